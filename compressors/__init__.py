@@ -1,0 +1,1 @@
+"""One file a paper; the parts they share live in ``distill`` and ``prune``."""

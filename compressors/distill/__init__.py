@@ -1,0 +1,1 @@
+"""The distillation engine: the only training loop of the project."""

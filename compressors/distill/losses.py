@@ -1,0 +1,57 @@
+"""Losses on masks, predicted IoUs and embeddings. All reduce to one number, in float32."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
+    """IoU of thresholded logits with a target, no gradient.
+
+    Args:
+        logits: ``[..., h, w]``.
+        target: coverage in [0, 1], same shape; cells at or above 0.5 count as mask.
+
+    Returns:
+        float ``[...]``; 1 where both are empty.
+    """
+    predicted, wanted = logits > 0, target >= 0.5
+    union = (predicted | wanted).flatten(-2).sum(-1)
+    intersection = (predicted & wanted).flatten(-2).sum(-1)
+    return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
+    """Focal loss (Lin et al. 2017, eq. 5) of each mask, for soft targets: ``[..., h, w]`` to ``[...]``."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    # |p - t| is 1 - p_t for hard targets and keeps soft ones meaningful.
+    hardness = (logits.sigmoid() - target).abs() ** gamma
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    return (weight * hardness * cross_entropy).flatten(-2).mean(-1)
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss (Milletari et al. 2016) of each mask: ``[..., h, w]`` to ``[...]``."""
+    probability = logits.sigmoid().flatten(-2)
+    target = target.flatten(-2)
+    overlap = 2 * (probability * target).sum(-1) + 1
+    return 1 - overlap / (probability.sum(-1) + target.sum(-1) + 1)
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy of each mask: ``[..., h, w]`` to ``[...]``."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(-2).mean(-1)
+
+
+def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean squared error of image embeddings over the cells that hold picture.
+
+    Args:
+        student, teacher: ``[B, C, g, g]``.
+        valid: bool ``[B, g, g]`` (see :func:`core.geometry.valid_cells`); None counts every cell.
+    """
+    squared = (student.float() - teacher.float()).square().mean(1)
+    if valid is None:
+        return squared.mean()
+    weight = valid.to(squared.dtype)
+    return (squared * weight).sum() / weight.sum().clamp(min=1)

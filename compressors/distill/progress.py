@@ -1,0 +1,41 @@
+"""What a person sees while a stage trains: a bar with loss, speed and time left, on standard error."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, steps: int, done: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
+    """Yields ``show(step, terms, images_per_s)``. Without a terminal it prints a line about every tenth of the way."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        next_line = [done]
+
+        def line(step: int, terms: Mapping[str, float], speed: float) -> None:
+            if step >= next_line[0] or step == steps:
+                next_line[0] = step + max(1, steps // 10)
+                parts = " ".join(f"{key} {value:.4g}" for key, value in terms.items())
+                console.print(f"{name}: step {step}/{steps}, {parts}, {speed:.1f} images/s", highlight=False, soft_wrap=True)
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        task = bar.add_task(name, total=steps, completed=done, loss="", speed="")
+
+        def show(step: int, terms: Mapping[str, float], speed: float) -> None:
+            loss = " ".join(f"{key} {value:.4g}" for key, value in terms.items())
+            bar.update(task, completed=step, loss=loss, speed=f"{speed:.1f} images/s")
+
+        yield show

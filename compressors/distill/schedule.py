@@ -1,0 +1,61 @@
+"""Optimizers and learning rates, as plain settings."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights are updated.
+
+    Attributes:
+        rate: highest learning rate.
+        optimizer: ``adam`` or ``adamw``.
+        betas: of Adam.
+        weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
+        schedule: ``constant``, ``cosine`` (to zero at the last step) or ``plateau`` (by validation).
+        warmup: steps of linear warm-up.
+        clip: largest norm of the gradient; 0 for none.
+        accumulate: batches a step; their gradients are averaged.
+        patience: validations without a better figure before ``plateau`` acts.
+        factor: what ``plateau`` multiplies the rate by.
+    """
+
+    rate: float = 1e-4
+    optimizer: str = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
+    clip: float = 0.0
+    accumulate: int = 1
+    patience: int = 4
+    factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("optimizer", self.optimizer, ("adam", "adamw")),
+            ("schedule", self.schedule, ("constant", "cosine", "plateau")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over the model's trainable parameters."""
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind([group for group in groups if group["params"]], lr=self.rate, betas=self.betas, fused=True)
+
+    def rate_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
+        """Learning rate of a step in ``[0, steps)``; ``plateau`` is the factor that schedule has reached."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "cosine":
+            return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        return self.rate * warm * (plateau if self.schedule == "plateau" else 1.0)

@@ -1,0 +1,1 @@
+"""Structured pruning of SAM's image encoder: what goes together, how it scores, how it is cut."""

@@ -1,0 +1,1 @@
+"""The vocabulary every other package speaks: prompts, masks, frames, seeds, costs, checkpoints and result rows."""

@@ -1,0 +1,134 @@
+"""Files of tensors: read without executing anything they contain, written whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (UTF-8)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hexadecimal SHA-256 of a model's parameters and buffers, by name, shape and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        # Bytes by view: numpy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_torch(path: Path) -> Any:
+    """Read a ``torch.save`` file, tensors and plain containers only.
+
+    Raises:
+        InputError: the file is missing, truncated, not a PyTorch file, or asks for code to be run.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asks = "Unsupported" in str(error) or "GLOBAL" in str(error)
+        reason = "asks for code to be run, which is refused" if asks else "is truncated or not a PyTorch file"
+        raise InputError(f"{path}: {reason} ({_first_line(error)})") from error
+    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{path}: truncated or not a PyTorch file ({_first_line(error)}); fetch it again") from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its metadata.
+
+    Raises:
+        InputError: the file is missing, truncated or not in this format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: truncated or not a safetensors file ({_first_line(error)})") from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors with metadata (each value as JSON) atomically."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            {key: json.dumps(value) for key, value in metadata.items()},
+        )
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict whose keys and shapes must match exactly.
+
+    Raises:
+        InputError: keys are missing or unexpected, or shapes differ; the message names ``origin`` and the first few.
+    """
+    wanted = model.state_dict()
+    problems = [f"missing {key}" for key in wanted if key not in tensors]
+    problems += [f"unexpected {key}" for key in tensors if key not in wanted]
+    problems += [
+        f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InputError(f"{origin}: does not fit this model: {'; '.join(problems[:5])}{more}")
+    model.load_state_dict(dict(tensors))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

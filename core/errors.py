@@ -1,0 +1,9 @@
+"""The one exception that means "what was given to the program is wrong"."""
+
+
+class InputError(ValueError):
+    """A wrong value, file or combination, told in one line that names it and says the fix.
+
+    The command line prints the message without a traceback and exits with status 2; everything else that is
+    raised is a defect of the program and keeps its traceback.
+    """

@@ -1,0 +1,112 @@
+"""What a model, a data set and an evaluator must look like. Plain data and structural types; nothing to inherit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from core.geometry import upscale_logits
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """``N`` prompts for one image, in pixels of the ORIGINAL image.
+
+    Attributes:
+        boxes_xyxy: float ``[N, 4]``, or None.
+        points_xy: float ``[N, P, 2]``, or None.
+        labels: int ``[N, P]``: 1 foreground, 0 background, -1 padding. Required with points.
+        mask_logits: float ``[N, 1, l, l]`` low-resolution logits of an earlier answer, or None.
+    """
+
+    boxes_xyxy: Tensor | None = None
+    points_xy: Tensor | None = None
+    labels: Tensor | None = None
+    mask_logits: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.points_xy is None) != (self.labels is None):
+            raise ValueError("a Prompt needs points_xy and labels together")
+        parts = (self.boxes_xyxy, self.points_xy, self.labels, self.mask_logits)
+        counts = {len(part) for part in parts if part is not None}
+        if len(counts) != 1:
+            raise ValueError(f"the parts of a Prompt must describe one number of prompts, got {sorted(counts)}")
+
+    def __len__(self) -> int:
+        """Number of prompts ``N``."""
+        first = self.boxes_xyxy if self.boxes_xyxy is not None else self.points_xy
+        return len(first if first is not None else self.mask_logits)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: slice) -> "Prompt":
+        """The prompts of a slice."""
+        parts = (self.boxes_xyxy, self.points_xy, self.labels, self.mask_logits)
+        return Prompt(*(None if part is None else part[index] for part in parts))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Answers to ``N`` prompts, ``M`` candidates each.
+
+    Attributes:
+        logits: float ``[N, M, l, l]`` low-resolution mask logits, in the model's frame.
+        iou_pred: float ``[N, M]``, the model's estimate of each candidate's IoU.
+        frame: side of the square frame the logits cover, padding included.
+    """
+
+    logits: Tensor
+    iou_pred: Tensor
+    frame: int
+
+    def binary(self, size_hw: tuple[int, int], threshold: float = 0.0) -> Tensor:
+        """The candidates as bool ``[N, M, H, W]`` at the original image's size."""
+        return upscale_logits(self.logits, size_hw, self.frame) > threshold
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A promptable segmentation model: all that ``evaluation`` ever sees."""
+
+    name: str
+    input_size: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised images ``[B, 3, S, S]`` (``S = input_size``) to embeddings ``[B, C, g, g]``."""
+        ...
+
+    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+        """Answer prompts on one image, whose embedding is ``[1, C, g, g]`` and whose original size is ``size_hw``.
+
+        ``multimask=False`` gives one candidate a prompt (M = 1), ``multimask=True`` SAM's three (M = 3).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure with what is needed to trust it: its unit, how many instances it rests on, and an interval."""
+
+    value: float
+    unit: str
+    n: int
+    higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+
+
+class Evaluator(Protocol):
+    """Scores a segmenter under one named protocol."""
+
+    protocol: str
+
+    def evaluate(self, model: Segmenter) -> Mapping[str, Metric]:
+        """Every metric of the protocol by name."""
+        ...
+
+
+def device_of(model: object) -> torch.device:
+    """The device of a model's parameters; the CPU for anything that has none."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if callable(parameters) else None
+    return torch.device("cpu") if first is None else first.device

@@ -1,0 +1,1 @@
+"""Image data sets with instance masks, and the prompts made from them."""

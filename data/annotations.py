@@ -1,0 +1,146 @@
+"""One COCO-style segmentation - polygons, compressed RLE or uncompressed RLE - checked, and turned into a mask."""
+
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
+
+from core.errors import InputError
+
+MAX_COORDINATE = 1e6
+"""Polygon coordinates beyond this are no pixels; pycocotools allocates in proportion to a polygon's length."""
+
+# A count is written five bits a character; seven characters hold more than any image has pixels.
+_LONGEST_COUNT = 7
+
+
+def check_segmentation(segmentation: object, size_hw: tuple[int, int], where: str) -> None:
+    """Check the structure of a segmentation without decoding it.
+
+    Args:
+        segmentation: list of polygons (flat ``x, y, x, y, ...``), or an RLE ``{"size": [h, w], "counts": ...}`` with
+            counts as str or bytes (compressed) or as a list (uncompressed).
+        size_hw: size ``(h, w)`` of the image.
+        where: file and annotation id, the beginning of every message.
+
+    Raises:
+        InputError: no or an unknown segmentation, a polygon of fewer than 3 points, an odd number of coordinates,
+            coordinates that are not finite numbers, an RLE of another size or that does not fill its size.
+    """
+    if isinstance(segmentation, list):
+        if not segmentation:
+            _refuse(where, "segmentation without polygons")
+        for polygon in segmentation:
+            _check_polygon(polygon, where)
+    elif isinstance(segmentation, dict):
+        _check_rle(segmentation, size_hw, where)
+    else:
+        _refuse(where, f"segmentation of type {type(segmentation).__name__} (polygons or an RLE are known)")
+
+
+def to_rle(segmentation: object, size_hw: tuple[int, int], where: str) -> dict[str, Any]:
+    """Any form as compressed RLE ``{"size": [h, w], "counts": bytes}``; the parts of an object are united.
+
+    Raises:
+        InputError: as :func:`check_segmentation`.
+    """
+    check_segmentation(segmentation, size_hw, where)
+    rle: dict[str, Any]
+    if isinstance(segmentation, list):
+        rle = mask_api.merge(mask_api.frPyObjects(segmentation, *size_hw))
+        return rle
+    assert isinstance(segmentation, dict)
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        rle = mask_api.frPyObjects({"size": list(size_hw), "counts": counts}, *size_hw)
+        return rle
+    return {"size": list(size_hw), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+
+
+def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
+    """The mask of an RLE that :func:`to_rle` returned: bool ``[H, W]``."""
+    return np.asarray(mask_api.decode(rle), dtype=np.bool_)
+
+
+def rle_area(rle: dict[str, Any]) -> int:
+    """How many pixels an RLE that :func:`to_rle` returned covers, without decoding it."""
+    return int(mask_api.area(rle))
+
+
+def decode_segmentation(segmentation: object, size_hw: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """The mask of a segmentation: bool ``[H, W]`` at the stored size of the image.
+
+    Raises:
+        InputError: as :func:`check_segmentation`.
+    """
+    return decode_rle(to_rle(segmentation, size_hw, where))
+
+
+def expand_counts(compressed: bytes) -> NDArray[np.int64] | None:
+    """The run lengths ``[R]`` that a compressed RLE string stands for; None if it is malformed.
+
+    pycocotools reads past the end of a malformed string, so strings are read here before it sees them.
+    """
+    chars = np.frombuffer(compressed, dtype=np.uint8).astype(np.int64) - 48
+    if len(chars) == 0 or chars.min() < 0 or chars.max() > 63:
+        return None
+    ends = np.flatnonzero((chars & 0x20) == 0)
+    if len(ends) == 0 or ends[-1] != len(chars) - 1:
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _LONGEST_COUNT:
+        return None
+    shifts = 5 * (np.arange(len(chars)) - np.repeat(starts, lengths))
+    values = np.add.reduceat((chars & 0x1F) << shifts, starts)
+    values -= np.where(chars[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
+    # From the fourth on, a count is stored as its difference from the count two before it.
+    counts = values.copy()
+    counts[1::2] = np.cumsum(values[1::2])
+    counts[2::2] = np.cumsum(values[2::2])
+    return counts
+
+
+def _refuse(where: str, problem: str) -> NoReturn:
+    raise InputError(f"{where}: {problem}; correct the annotation or remove it")
+
+
+def _check_polygon(polygon: object, where: str) -> None:
+    try:
+        coordinates = np.asarray(polygon)
+    except ValueError:
+        _refuse(where, "polygon that is no flat list x, y, x, y, ...")
+    if not isinstance(polygon, list) or coordinates.ndim != 1:
+        _refuse(where, "polygon that is no flat list x, y, x, y, ...")
+    if len(polygon) > 0 and coordinates.dtype.kind not in "iuf":
+        _refuse(where, "polygon with coordinates that are not numbers")
+    if len(polygon) % 2:
+        _refuse(where, f"polygon with an odd number of coordinates ({len(polygon)})")
+    if len(polygon) < 6:
+        _refuse(where, f"polygon with {len(polygon) // 2} points where at least 3 are needed")
+    # Written so that NaN fails too.
+    if not np.abs(coordinates).max() <= MAX_COORDINATE:
+        _refuse(where, "polygon with coordinates that are infinite, not a number or beyond any image")
+
+
+def _check_rle(rle: dict[str, Any], size_hw: tuple[int, int], where: str) -> None:
+    for key in ("size", "counts"):
+        if key not in rle:
+            _refuse(where, f'RLE without "{key}"')
+    size, counts = rle["size"], rle["counts"]
+    if not isinstance(size, list | tuple) or list(size) != list(size_hw):
+        _refuse(where, f"RLE of size {str(size)[:40]} on an image of size {list(size_hw)} (height, width)")
+    if isinstance(counts, str | bytes):
+        runs = expand_counts(counts.encode("utf-8") if isinstance(counts, str) else counts)
+        if runs is None:
+            _refuse(where, "RLE with a malformed counts string")
+    elif isinstance(counts, list):
+        runs = np.asarray(counts) if all(type(count) is int for count in counts) else np.array([-1])
+    else:
+        _refuse(where, f"RLE with counts of type {type(counts).__name__} (a string or a list is known)")
+    if len(runs) and (runs.dtype.kind not in "iu" or runs.min() < 0):
+        _refuse(where, "RLE with counts that are not whole numbers of at least 0")
+    total = sum(runs.tolist())
+    if total != size_hw[0] * size_hw[1]:
+        _refuse(where, f"RLE whose counts add up to {total} of {size_hw[0] * size_hw[1]} pixels")

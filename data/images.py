@@ -1,0 +1,125 @@
+"""Reading pictures as stored, and bringing them into the square frame a model sees."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from core.errors import InputError
+from core.geometry import normalise, resized_size
+
+MAX_PIXELS = 89_478_485
+"""Pictures with more pixels than this (Pillow's own limit) are refused as decompression bombs."""
+HEADER_CHECK_LIMIT = 2_000
+"""Data sets of up to so many pictures open every header when they are made; in larger ones damage shows on reading."""
+
+# What Pillow's decoders raise on damaged files, beside OSError; it differs from format to format.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8]:
+    """Read a picture as uint8 ``[H, W, 3]``, RGB, in stored pixels.
+
+    EXIF orientation is not applied, because COCO and SA-1B annotate stored pixels. Grayscale is repeated over the
+    channels, palettes are looked up, CMYK is converted, 16 bits are scaled to 8, transparency is dropped, and of an
+    animation the first frame is taken.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, too large, or not an image; the message names it.
+    """
+    with _opened(Path(path)) as picture:
+        picture.load()
+        return _rgb(picture, Path(path))
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Size ``(h, w)`` from the header alone; the pixels are not decoded.
+
+    Raises:
+        InputError: as :func:`read_image`, except for damage behind the header.
+    """
+    with _opened(Path(path)) as picture:
+        return picture.height, picture.width
+
+
+def require_size(path: Path, found_hw: tuple[int, int], listed_hw: tuple[int, int], source: Path) -> None:
+    """Refuse a picture whose size is not the one its annotations were made for.
+
+    Raises:
+        InputError: ``found_hw`` and ``listed_hw`` differ; the message gives both.
+    """
+    if found_hw != listed_hw:
+        raise InputError(
+            f"{path}: the picture is {found_hw[1]}x{found_hw[0]} (width x height) but {source} lists "
+            f"{listed_hw[1]}x{listed_hw[0]}; restore the picture that was annotated"
+        )
+
+
+def to_frame(image: NDArray[np.uint8], frame: int) -> Tensor:
+    """A picture uint8 ``[H, W, 3]`` as the model's input: float32 ``[3, frame, frame]``.
+
+    The longer side is resized to ``frame`` with Pillow's bilinear filter on uint8 (as SAM's ``ResizeLongestSide``),
+    then the picture is normalised and padded with zeros at the bottom and at the right.
+
+    Raises:
+        ValueError: not a uint8 ``[H, W, 3]`` array.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"to_frame needs uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    height, width = resized_size((image.shape[0], image.shape[1]), frame)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return normalise(torch.from_numpy(np.array(resized)).permute(2, 0, 1), frame)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture opened by Pillow, with everything that can go wrong told as InputError."""
+    try:
+        with warnings.catch_warnings():
+            # Between one and two times the limit Pillow only warns; our own check below refuses both alike.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    size = f"{picture.width}x{picture.height}"
+                    raise InputError(f"{path}: {size} is more than {MAX_PIXELS} pixels; scale the picture down")
+                yield picture
+    except InputError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such image file; check the path or fetch the file again") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, not an image file; give the path of a picture") from None
+    except PermissionError:
+        raise InputError(f"{path}: may not be read; change the file's permissions") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path}: more than {MAX_PIXELS} pixels; scale the picture down") from None
+    except UnidentifiedImageError:
+        what = "is empty" if path.stat().st_size == 0 else "is not an image (or of a format Pillow cannot read)"
+        raise InputError(f"{path}: {what}; fetch the file again or remove it") from None
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: truncated or damaged image ({reason}); fetch the file again") from None
+
+
+def _rgb(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """A loaded picture of any mode as uint8 ``[H, W, 3]``."""
+    if picture.mode == "F":
+        raise InputError(f"{path}: floating-point pixels have no defined range; save the picture with 8 bits a channel")
+    if picture.mode.startswith("I"):
+        # Pillow hands out 16-bit gray as "I;16*" or "I", and its own conversion to RGB would clip it at 255.
+        gray = np.asarray(picture).astype(np.int64)
+        if gray.min() < 0 or gray.max() > 65535:
+            raise InputError(f"{path}: pixels beyond 16 bits; save the picture with 8 bits a channel")
+        return np.repeat(((gray + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+    if picture.mode == "P" and "transparency" in picture.info:
+        # Converting such a palette straight to RGB warns; by way of RGBA the colours are the same.
+        picture = picture.convert("RGBA")
+    return np.array(picture.convert("RGB"))

@@ -1,0 +1,58 @@
+"""JSON files whose content is checked as it is read: every failure names the file and the key."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+
+LARGEST = 1e15
+"""Numbers beyond this are treated like infinity: no coordinate and no area comes near."""
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON file whose top level is an object.
+
+    Raises:
+        InputError: the file is missing, not JSON (perhaps truncated), or something else than an object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such annotation file; check the path or fetch the file again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON, perhaps truncated ({error}); fetch the file again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: the top level is a {type(content).__name__}, not an object; give an annotation file")
+    return content
+
+
+def value(raw: object, key: str, where: str) -> Any:
+    """``raw[key]``, or InputError when ``raw`` is no object or lacks the key."""
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: is a {type(raw).__name__}, not an object; correct the file")
+    if key not in raw:
+        raise InputError(f'{where}: the key "{key}" is missing; add it or fetch the file again')
+    return raw[key]
+
+
+def whole(raw: object, key: str, where: str, least: int | None = None) -> int:
+    """``raw[key]`` as an int (at least ``least``), or InputError."""
+    found = value(raw, key, where)
+    if type(found) is not int or (least is not None and found < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise InputError(f'{where}: "{key}" is {str(found)[:40]!r}, not a whole number{bound}; correct the file')
+    return found
+
+
+def numbers(found: object, length: int, key: str, where: str) -> list[float]:
+    """A JSON list of ``length`` finite numbers as floats, or InputError."""
+    if not isinstance(found, list) or len(found) != length or any(type(f) not in (int, float) for f in found):
+        raise InputError(f'{where}: "{key}" is {str(found)[:40]!r}, not {length} number(s); correct the annotation')
+    # Written so that NaN fails too, and so that an int too long for a float does not overflow.
+    if not all(abs(f) <= LARGEST for f in found):
+        raise InputError(f'{where}: "{key}" holds {str(found)[:40]!r}, which is not finite; correct the annotation')
+    return [float(f) for f in found]

@@ -1,0 +1,66 @@
+"""One image with its instances, and what every data set offers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """An image and the instances annotated on it, in pixels of the original image.
+
+    Attributes:
+        image_id: the data set's own id.
+        name: file name or item name, for messages.
+        image: uint8 ``[H, W, 3]``, RGB.
+        masks: bool ``[N, H, W]``.
+        boxes_xyxy: float64 ``[N, 4]``, the annotations' boxes.
+        areas: float64 ``[N]``, the annotations' areas in pixels (size classes go by these).
+        annotation_ids: one id an instance, unique in the data set.
+    """
+
+    image_id: int
+    name: str
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    boxes_xyxy: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    annotation_ids: tuple[int, ...]
+
+
+class ImageData(Protocol):
+    """A data set: images by index, with or without their annotations."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture alone, uint8 ``[H, W, 3]`` RGB: all that label-free distillation reads.
+
+        Raises:
+            InputError: the file is missing or is not an image; the message names it.
+        """
+        ...
+
+    def image_name(self, index: int) -> str:
+        """File name or item name, for messages and for the hash of the data."""
+        ...
+
+    def sample(self, index: int) -> ImageSample:
+        """The picture with its instances (perhaps none).
+
+        Raises:
+            InputError: as :meth:`image`, or an annotation cannot be read.
+        """
+        ...
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many annotations the written rules left out, by reason."""
+        ...

@@ -1,0 +1,189 @@
+"""The ``shapes`` data set written to disk in the layouts of SA-1B and of COCO, and as a contact sheet."""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from core.errors import InputError
+from data.sample import ImageSample
+from data.shapes import Shapes
+from data.shapes_drawing import KINDS
+
+COCO_SPLITS = {"train": "train2017", "validation": "val2017"}
+_WRITTEN = re.compile(r"(sa_\d{6}\.(jpg|json)|\d{12}\.png|instances_\w+2017\.json)(\.part)?")
+
+
+def write_data_set(
+    data: Shapes, out: Path, overwrite: bool = False, advance: Callable[[], None] = lambda: None
+) -> tuple[Path, Path]:
+    """Write every item under ``out/sa1b`` and ``out/coco``.
+
+    SA-1B's layout has a JPEG and a JSON file for each picture (``sa_000000.jpg``). COCO's has
+    ``annotations/instances_train2017.json`` beside ``train2017/``, or ``val2017`` for the validation split; its
+    pictures are PNG, so that pixels are exactly those of :class:`data.shapes.Shapes`.
+
+    Args:
+        data: what to write.
+        out: folder, made if need be.
+        overwrite: replace what an earlier run left in the two folders.
+        advance: called after each picture.
+
+    Returns:
+        The folders ``out/sa1b`` and ``out/coco``.
+
+    Raises:
+        InputError: ``out`` is a file, or the folders already hold a data set and ``overwrite`` is false.
+    """
+    split = COCO_SPLITS[data.split]
+    sa1b, coco = out / "sa1b", out / "coco"
+    pictures, listing = coco / split, coco / "annotations" / f"instances_{split}.json"
+    for folder in (sa1b, pictures, listing.parent):
+        _make_folder(folder)
+    earlier = [path for folder in (sa1b, pictures) for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]
+    if earlier and not overwrite:
+        raise InputError(f"{earlier[0].parent} already holds a data set; choose another --out or add --overwrite")
+    # All of it goes first: a shorter run must not leave the tail of a longer one behind.
+    for path in [*earlier, listing]:
+        path.unlink(missing_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(len(data)):
+        sample, kinds = data.sample(index), data.scene(index).kinds
+        height, width = sample.image.shape[:2]
+        runs = [encode_mask(mask) for mask in sample.masks]
+        stem = f"sa_{index:06d}"
+        write_picture(sa1b / f"{stem}.jpg", sample.image, "JPEG", quality=95, subsampling=0)
+        record = {
+            "image": {"image_id": index, "width": width, "height": height, "file_name": f"{stem}.jpg"},
+            "annotations": [_sa1b_annotation(sample, k, runs[k]) for k in range(len(runs))],
+        }
+        write_atomically(sa1b / f"{stem}.json", json.dumps(record).encode())
+        name = f"{index:012d}.png"
+        write_picture(pictures / name, sample.image, "PNG")
+        images.append({"id": index, "width": width, "height": height, "file_name": name})
+        for k, kind in enumerate(kinds):
+            annotations.append(_coco_annotation(sample, k, runs[k], KINDS.index(kind) + 1))
+        advance()
+    listing_text = json.dumps(
+        {
+            "info": {
+                "description": "procedural data set shapes",
+                "split": data.split,
+                "seed": data.seed,
+                "size": data.size,
+                "difficulty": data.difficulty,
+            },
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": number, "name": kind} for number, kind in enumerate(KINDS, start=1)],
+        }
+    )
+    write_atomically(listing, listing_text.encode())
+    return sa1b, coco
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run lengths of a bool ``[H, W]`` mask: ``size`` ``[H, W]`` and ``counts`` as text."""
+    runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
+
+
+def _box_xywh(sample: ImageSample, k: int) -> list[float]:
+    x0, y0, x1, y1 = (float(side) for side in sample.boxes_xyxy[k])
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _sa1b_annotation(sample: ImageSample, k: int, runs: dict[str, Any]) -> dict[str, Any]:
+    height, width = sample.image.shape[:2]
+    # The pixel of the mask nearest to its centroid: the centroid itself may lie in a hole.
+    rows, columns = np.nonzero(sample.masks[k])
+    away = (rows - int(rows.sum()) // len(rows)) ** 2 + (columns - int(columns.sum()) // len(columns)) ** 2
+    nearest = int(np.argmin(away))
+    return {
+        "id": sample.annotation_ids[k],
+        "segmentation": runs,
+        "bbox": _box_xywh(sample, k),
+        "area": int(sample.areas[k]),
+        "predicted_iou": 1.0,
+        "point_coords": [[float(columns[nearest]), float(rows[nearest])]],
+        "crop_box": [0.0, 0.0, float(width), float(height)],
+        "stability_score": 1.0,
+    }
+
+
+def _coco_annotation(sample: ImageSample, k: int, runs: dict[str, Any], category: int) -> dict[str, Any]:
+    return {
+        # COCO's own evaluation takes a match with annotation 0 for no match, so ids start at 1 here.
+        "id": sample.annotation_ids[k] + 1,
+        "image_id": sample.image_id,
+        "category_id": category,
+        "segmentation": runs,
+        "bbox": _box_xywh(sample, k),
+        "area": int(sample.areas[k]),
+        "iscrowd": 0,
+    }
+
+
+def contact_sheet(data: Shapes, columns: int = 8, rows: int = 6) -> NDArray[np.uint8]:
+    """Pictures beside the same pictures with masks outlined.
+
+    Args:
+        data: the first ``columns * rows`` items are shown, fewer if it has fewer.
+        columns, rows: of pairs.
+
+    Returns:
+        uint8 ``[rows * cell, 2 * columns * cell, 3]`` with ``cell`` the data set's size plus a margin of 4 pixels.
+    """
+    cell = data.size + 4
+    sheet = np.full((rows * cell, 2 * columns * cell, 3), 255, dtype=np.uint8)
+    for index in range(min(len(data), columns * rows)):
+        image, labels = data.label_map(index)
+        height, width = labels.shape
+        outlined = image.copy()
+        border = np.zeros(labels.shape, dtype=np.bool_)
+        border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+        border[1:] |= labels[1:] != labels[:-1]
+        outlined[border] = (255, 0, 255)
+        top, left = index // columns * cell, index % columns * 2 * cell
+        sheet[top : top + height, left : left + width] = image
+        sheet[top : top + height, left + cell : left + cell + width] = outlined
+    return sheet
+
+
+def write_picture(path: Path, image: NDArray[np.uint8], form: str, **options: Any) -> None:
+    """Encode uint8 ``[H, W, 3]`` as ``PNG`` or ``JPEG`` and put the file in place whole."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=form, **options)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that a stopped run leaves no half-written one.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as problem:
+        raise InputError(f"cannot write {path}: {problem.strerror or problem}") from problem
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as problem:
+        raise InputError(f"cannot make the folder {folder}: a file is in its way; choose another --out") from problem
+    except OSError as problem:
+        raise InputError(f"cannot make the folder {folder}: {problem.strerror or problem}") from problem

@@ -1,0 +1,1 @@
+"""Promptable segmentation, scored. Sees models only as :class:`core.protocols.Segmenter`."""

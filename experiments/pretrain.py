@@ -1,0 +1,206 @@
+"""Train the embedded teacher from scratch: ``python -m experiments.pretrain``.
+
+Segment Anything's recipe (appendix A, "Training algorithm" and "Losses") at a size for laptops: boxes with jitter and
+one to three points as prompts, several masks an image, focal, dice and cross-entropy loss on the masks and a squared
+error on the predicted IoUs. The command can be stopped and started again; it ends with the same weights.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compressors.distill.engine import Engine, Stage
+from compressors.distill.losses import binary_cross_entropy, dice_loss, focal_loss, mask_iou
+from compressors.distill.schedule import Optimisation
+from core.checkpoint import write_safetensors
+from core.geometry import normalise
+from core.protocols import Prompt
+from core.seeding import seed_for
+from data.prompts import jitter_boxes, random_points
+from data.shapes import DIFFICULTY, Shapes
+from evaluation.instances import score_instances
+from evaluation.metrics import mean_iou
+from evaluation.prompt_rules import RULES
+from experiments.pretrain_data import Pool, make_pool
+from teachers.catalog import MODELS
+from teachers.sam import Sam
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the teacher is trained on, and how.
+
+    Attributes:
+        images: distinct training pictures at full difficulty.
+        easy_images: distinct clear pictures, used in the first ``easy_share`` of the steps.
+        batch: pictures a step; each is flipped, turned and recoloured at random.
+        masks: instances a picture.
+        box_share: share of the steps with boxes; the others have one to three points.
+    """
+
+    steps: int = 7500
+    images: int = 16000
+    easy_images: int = 3000
+    easy_share: float = 0.15
+    easy_difficulty: float = 0.15
+    batch: int = 12
+    masks: int = 4
+    box_share: float = 0.6
+    box_jitter: float = 0.05
+    rate: float = 1.2e-3
+    warmup: int = 150
+    weight_decay: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PromptedBatch:
+    """Pictures with prompts and the masks they mean.
+
+    Attributes:
+        images: float ``[B, 3, S, S]``, normalised.
+        prompt: ``B * K`` prompts in the model's frame, those of one picture together.
+        targets: coverage ``[B * K, l, l]`` in [0, 1], at the resolution of the low-res logits.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    prompt: Prompt
+    targets: Tensor
+
+
+def training_batch(step: int, recipe: Recipe, easy: Pool, hard: Pool, frame: int) -> PromptedBatch:
+    """The batch of a step, a function of the recipe and the step alone."""
+    rng = np.random.Generator(np.random.PCG64(seed_for(recipe.seed, "pretrain", step)))
+    pool = easy if step < recipe.easy_share * recipe.steps else hard
+    boxes_step = rng.random() < recipe.box_share
+    point_count = int(rng.integers(1, 4))
+    images, prompts, targets, names = [], [], [], []
+    for index in rng.integers(0, len(pool), recipe.batch):
+        image, labels = pool.augmented(int(index), rng)
+        names.append(pool.name(int(index)))
+        images.append(normalise(torch.from_numpy(image).permute(2, 0, 1), frame))
+        for instance in _choose(labels, recipe.masks, rng):
+            mask = labels == instance
+            prompts.append(_box(mask, recipe, rng) if boxes_step else random_points(mask, point_count, rng))
+            targets.append(torch.from_numpy(np.pad(mask, [(0, frame - s) for s in mask.shape])))
+    coordinates = torch.from_numpy(np.stack(prompts)).float()
+    prompt = (
+        Prompt(boxes_xyxy=coordinates)
+        if boxes_step
+        else Prompt(points_xy=coordinates, labels=torch.ones(coordinates.shape[:2], dtype=torch.int64))
+    )
+    coverage = torch.nn.functional.avg_pool2d(torch.stack(targets).float()[:, None], 2)[:, 0]
+    return PromptedBatch(tuple(names), torch.stack(images), prompt, coverage)
+
+
+def _choose(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` instances of a label map, without repetition where there are enough."""
+    present = 1 + np.flatnonzero(np.bincount(labels.ravel(), minlength=2)[1:])
+    order = rng.permutation(present)
+    return np.resize(order, count)
+
+
+def _box(mask: NDArray[np.bool_], recipe: Recipe, rng: np.random.Generator) -> NDArray[np.float64]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    tight = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
+    return jitter_boxes(tight, (mask.shape[0], mask.shape[1]), recipe.box_jitter, rng)[0]
+
+
+def prompted_loss(model: Sam, batch: PromptedBatch) -> dict[str, Tensor]:
+    """Segment Anything's loss: the single mask, the best of the three others, and the predicted IoUs."""
+    embeddings = model.encode(batch.images)
+    repeats = len(batch.prompt) // len(batch.images)
+    decoded = model.decode_frame(embeddings.repeat_interleave(repeats, 0), batch.prompt)
+    # [N, 4, l, l]
+    logits = decoded.logits.float()
+    targets = batch.targets[:, None].expand_as(logits)
+    parts = {
+        "focal": 5 * focal_loss(logits, targets),
+        "dice": dice_loss(logits, targets),
+        "bce": 2 * binary_cross_entropy(logits, targets),
+    }
+    best = sum(parts.values()).detach()[:, 1:].argmin(1, keepdim=True) + 1  # type: ignore[union-attr]
+    terms = {name: part[:, 0].mean() + part.gather(1, best).mean() for name, part in parts.items()}
+    terms["iou"] = (decoded.iou_pred.float() - mask_iou(logits, targets)).square().mean()
+    return terms
+
+
+def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, device: torch.device) -> Sam:
+    """Train to the end of the recipe, continuing what ``folder`` holds, and save ``<model_name>.safetensors`` there."""
+    torch.manual_seed(seed_for(recipe.seed, "weights"))
+    model = Sam(MODELS[model_name].config, model_name)
+    initialise(model)
+    model.to(device)
+    easy = make_pool("train", recipe.easy_images, recipe.seed + 1, recipe.easy_difficulty, model.input_size)
+    hard = make_pool("train", recipe.images, recipe.seed, DIFFICULTY, model.input_size)
+    validation = Shapes("validation", 100, seed=recipe.seed)
+
+    def validate() -> float:
+        records = score_instances(model, validation, {"box": RULES["box"]})
+        return mean_iou(records["box"])["miou"].value
+
+    engine = Engine(folder, device=device, precision=precision)
+    stage = Stage(
+        name="pretrain",
+        key=json.dumps([asdict(recipe), model_name, precision]),
+        model=model,
+        batch=lambda step: training_batch(step, recipe, easy, hard, model.input_size),
+        loss=lambda batch: prompted_loss(model, batch),
+        steps=recipe.steps,
+        optimisation=Optimisation(
+            rate=recipe.rate,
+            optimizer="adamw",
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+            schedule="cosine",
+            warmup=recipe.warmup,
+            clip=1.0,
+        ),
+        validate=validate,
+        validate_every=500,
+    )
+    progress = engine.fit(stage)
+    metadata = {"name": model_name, "recipe": asdict(recipe), "seconds": progress.seconds, "images_seen": progress.images}
+    write_safetensors(folder / f"{model_name}.safetensors", model.state_dict(), metadata)
+    return model
+
+
+def initialise(model: Sam) -> None:
+    """Initial weights: truncated normal linear layers and positions, as ViTs are usually begun."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.trunc_normal_(module.weight, std=0.02 if module in model.image_encoder.modules() else 0.05)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+    torch.nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.pretrain",
+        description="Train the embedded teacher on procedural shapes. Stop it at any time; the same command goes on.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="folder for state, log and weights")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimizer steps")
+    parser.add_argument("--images", type=int, default=Recipe.images, help="distinct training pictures")
+    parser.add_argument("--batch", type=int, default=Recipe.batch, help="pictures a step")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of weights, pictures and prompts")
+    parser.add_argument("--model", choices=sorted(MODELS), default="sam_pocket", help="which shape to train")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="bfloat16")
+    options = parser.parse_args()
+    recipe = Recipe(steps=options.steps, images=options.images, batch=options.batch, seed=options.seed)
+    pretrain(recipe, options.model, options.out, options.precision, torch.device(options.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The Segment Anything Model, written once, with its named sizes and weights."""

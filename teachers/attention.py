@@ -1,0 +1,140 @@
+"""Self-attention of SAM's ViT: decomposed relative positions, windows, any attention width.
+
+Decomposed relative positions (Segment Anything, appendix A; Li et al., MViTv2, eq. 4) add ``q . rel_h[y - y']`` and
+``q . rel_w[x - x']`` to each logit. Written as one inner product of longer vectors,
+
+    [q * scale, q . rel_h, q . rel_w] . [k, onehot(y'), onehot(x')],
+
+the bias needs no ``heads x tokens x tokens`` tensor and any fused attention kernel computes it.
+
+On the meta device the textbook form is used, so that counters see the textbook number of operations.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALL_MAP = 256
+"""Up to this many tokens the CPU is faster with matrix products than with its fused kernel (above all backwards)."""
+
+
+def relative_table(rel_pos: Tensor, size: int) -> Tensor:
+    """Gather a table of relative positions for ``size`` queries and keys along one axis.
+
+    Args:
+        rel_pos: ``[2 * s - 1, d]`` learned vectors; resized linearly when ``s != size``.
+
+    Returns:
+        ``[size, size, d]``: entry ``[i, j]`` is the vector of offset ``i - j``.
+    """
+    length = 2 * size - 1
+    if rel_pos.shape[0] != length:
+        resized = F.interpolate(rel_pos.float().T[None], size=length, mode="linear", align_corners=False)
+        rel_pos = resized[0].T.to(rel_pos.dtype)
+    steps = torch.arange(size, device=rel_pos.device)
+    return rel_pos[steps[:, None] - steps[None, :] + size - 1]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention without a mask or a scale.
+
+    Args:
+        q, k: ``[B, heads, tokens, d']``.
+        v: ``[B, heads, tokens, d]`` with ``d <= d'``.
+
+    Returns:
+        ``[B, heads, tokens, d]``.
+    """
+    if q.device.type == "cpu" and q.shape[2] <= SMALL_MAP:
+        return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
+    # Fused kernels want one width for queries, keys and values; the padding never reaches the output.
+    padded = F.pad(v, (0, q.shape[-1] - v.shape[-1]))
+    return F.scaled_dot_product_attention(q, k, padded, scale=1.0)[..., : v.shape[-1]]
+
+
+def attend_by_definition(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """Softmax attention with relative positions, as it is defined: every logit in memory.
+
+    Args:
+        q, k, v: ``[B, heads, H * W, d]``, queries already scaled.
+        rel_h, rel_w: what relative positions add to the logits of a query, by the row and by the column of the key:
+            ``[B, heads, H, W, H]`` and ``[B, heads, H, W, W]``.
+
+    Returns:
+        ``[B, heads, H * W, d]``.
+    """
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2).flatten(2, 3)
+    return (q @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype) @ v
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over a map of tokens, with decomposed relative positions.
+
+    The attention width (``heads x head_dim``) is free of the embedding width, as pruning leaves it. Parameter names
+    are those of Meta's checkpoints.
+
+    Args:
+        embed_dim: embedding width ``D``.
+        width: attention width ``A``, a multiple of ``num_heads``.
+        num_heads: number of heads.
+        window: side ``s`` of the map the relative positions were made for, in tokens.
+    """
+
+    def __init__(self, embed_dim: int, width: int, num_heads: int, window: int) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"attention width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.scale = (width // num_heads) ** -0.5
+        self.qkv = nn.Linear(embed_dim, 3 * width)
+        self.proj = nn.Linear(width, embed_dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * window - 1, width // num_heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * window - 1, width // num_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each map: ``[B, H, W, D]`` to the same shape."""
+        batch, height, width, _ = x.shape
+        heads, tokens = self.num_heads, height * width
+        # q, k, v with shape [B, heads, H * W, d]
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        dim = q.shape[-1]
+
+        table_h = relative_table(self.rel_pos_h, height).to(q.dtype)
+        table_w = relative_table(self.rel_pos_w, width).to(q.dtype)
+        q_map = q.reshape(batch, heads, height, width, dim)
+        # [B, heads, H, W, H] and [B, heads, H, W, W]
+        rel_h = torch.einsum("bnhwd,hkd->bnhwk", q_map, table_h)
+        rel_w = torch.einsum("bnhwd,wkd->bnhwk", q_map, table_w)
+
+        if x.device.type == "meta":
+            out = attend_by_definition(q * self.scale, k, v, rel_h, rel_w)
+        else:
+            rows = torch.eye(height, device=x.device, dtype=q.dtype).repeat_interleave(width, 0)
+            columns = torch.eye(width, device=x.device, dtype=q.dtype).repeat(height, 1)
+            # [H * W, H + W]: where each key stands
+            places = torch.cat([rows, columns], 1).expand(batch, heads, tokens, height + width)
+
+            offsets = torch.cat([rel_h.flatten(2, 3), rel_w.flatten(2, 3)], -1)
+            out = attend(torch.cat([q * self.scale, offsets], -1), torch.cat([k, places], -1), v)
+        return self.proj(out.transpose(1, 2).reshape(batch, height, width, heads * dim))
+
+
+def partition_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
+    """Cut ``[B, H, W, D]`` into windows ``[B * n, window, window, D]``, zero-padding at the bottom and the right.
+
+    Returns:
+        The windows and the padded size ``(Hp, Wp)``.
+    """
+    batch, height, width, dim = x.shape
+    x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    padded_h, padded_w = x.shape[1:3]
+    x = x.reshape(batch, padded_h // window, window, padded_w // window, window, dim)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, window, window, dim), (padded_h, padded_w)
+
+
+def merge_windows(windows: Tensor, window: int, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Undo :func:`partition_windows`: windows ``[B * n, window, window, D]`` to ``[B, H, W, D]``."""
+    rows, columns = padded[0] // window, padded[1] // window
+    x = windows.reshape(-1, rows, columns, window, window, windows.shape[-1])
+    x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, padded[0], padded[1], windows.shape[-1])
+    return x[:, : size[0], : size[1]]

@@ -1,0 +1,87 @@
+"""SAM's named models: shapes, published files and where their weights come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachers.image_encoder import EncoderConfig
+from teachers.sam import SamConfig
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def vit(
+    depth: int, embed_dim: int, num_heads: int, global_blocks: Sequence[int], *, image_size: int = 1024
+) -> EncoderConfig:
+    """An encoder of Segment Anything's family: patches of 16, windows of 14, MLPs four times the width."""
+    return EncoderConfig(
+        image_size=image_size,
+        patch_size=16,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        attention_widths=(embed_dim,) * depth,
+        mlp_widths=(4 * embed_dim,) * depth,
+        window_size=14,
+        global_blocks=tuple(global_blocks),
+    )
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published weight file."""
+
+    url: str
+    sha256: str
+    licence: str = "Apache-2.0"
+    paper: str = "Segment Anything, arXiv 2304.02643"
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model people ask for by name.
+
+    Attributes:
+        config: its shape.
+        release: its published file, if it is one of Meta's.
+        packaged: its file inside this package, if it is shipped.
+    """
+
+    config: SamConfig
+    release: Release | None = None
+    packaged: Path | None = None
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+POCKET = SamConfig(
+    EncoderConfig(
+        image_size=128,
+        patch_size=8,
+        embed_dim=160,
+        num_heads=5,
+        attention_widths=(160,) * 6,
+        mlp_widths=(640,) * 6,
+        window_size=8,
+        global_blocks=(1, 3, 5),
+        out_channels=128,
+    ),
+    decoder_heads=4,
+    decoder_mlp_width=512,
+    iou_width=128,
+)
+
+MODELS = {
+    "sam_vit_b": NamedModel(
+        SamConfig(vit(12, 768, 12, (2, 5, 8, 11))),
+        Release(_META + "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    ),
+    "sam_vit_l": NamedModel(
+        SamConfig(vit(24, 1024, 16, (5, 11, 17, 23))),
+        Release(_META + "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    ),
+    "sam_vit_h": NamedModel(
+        SamConfig(vit(32, 1280, 16, (7, 15, 23, 31))),
+        Release(_META + "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    ),
+    "sam_pocket": NamedModel(POCKET, packaged=WEIGHTS / "sam_pocket.safetensors"),
+}

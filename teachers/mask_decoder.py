@@ -1,0 +1,94 @@
+"""SAM's mask decoder: a two-way transformer, four mask tokens and an IoU head (Segment Anything, appendix A)."""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from teachers.image_encoder import LayerNorm2d
+from teachers.two_way_transformer import TwoWayTransformer
+
+
+class Decoded(NamedTuple):
+    """What the decoder computes for ``N`` prompts.
+
+    Attributes:
+        logits: all four candidates ``[N, 4, 4g, 4g]``; the first is the single-mask answer.
+        iou_pred: ``[N, 4]``.
+        tokens: output tokens after the transformer, ``[N, 5, C]``: IoU token, then the mask tokens.
+    """
+
+    logits: Tensor
+    iou_pred: Tensor
+    tokens: Tensor
+
+
+class Perceptron(nn.Module):
+    """A multi-layer perceptron with ReLU between its layers."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, depth: int) -> None:
+        super().__init__()
+        widths = [inputs, *[hidden] * (depth - 1), outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., inputs]`` to ``[..., outputs]``."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class MaskDecoder(nn.Module):
+    """Image and prompt embeddings to mask logits and predicted IoUs.
+
+    Args:
+        channels: width ``C`` of the embeddings.
+        num_heads: heads of the two-way transformer.
+        mlp_width: hidden width of its MLPs.
+        iou_width: hidden width of the IoU head.
+    """
+
+    num_mask_tokens = 4
+
+    def __init__(self, channels: int = 256, num_heads: int = 8, mlp_width: int = 2048, iou_width: int = 256) -> None:
+        super().__init__()
+        self.transformer = TwoWayTransformer(2, channels, num_heads, mlp_width)
+        self.iou_token = nn.Embedding(1, channels)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, channels)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels // 4, 2, 2),
+            LayerNorm2d(channels // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels // 4, channels // 8, 2, 2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            Perceptron(channels, channels, channels // 8, 3) for _ in range(self.num_mask_tokens)
+        )
+        self.iou_prediction_head = Perceptron(channels, iou_width, self.num_mask_tokens, 3)
+
+    def forward(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Decoded:
+        """Decode ``N`` prompts.
+
+        Args:
+            embedding: image embeddings, one for all prompts ``[1, C, g, g]`` or one each ``[N, C, g, g]``.
+            position: position encoding of the image embedding, ``[1, C, g, g]``.
+            sparse: prompt embeddings ``[N, K, C]``.
+            dense: prompt embeddings ``[N, C, g, g]``.
+        """
+        count = len(sparse)
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([output_tokens.expand(count, -1, -1), sparse], 1)
+        source = embedding + dense
+        tokens, image = self.transformer(source, position, tokens)
+
+        # [N, C, g, g] back from [N, g * g, C]
+        image = image.transpose(1, 2).reshape(source.shape)
+        upscaled = self.output_upscaling(image)
+        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
+        # [N, 4, C / 8]: one dynamic linear classifier a mask token
+        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1)
+        logits = (weights @ upscaled.flatten(2)).reshape(count, -1, *upscaled.shape[-2:])
+        return Decoded(logits, self.iou_prediction_head(tokens[:, 0]), tokens[:, : 1 + self.num_mask_tokens])

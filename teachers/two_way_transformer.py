@@ -1,0 +1,99 @@
+"""The two-way transformer of SAM's mask decoder: prompts attend to the image, and the image to the prompts."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention between two sequences, with a narrower inner width.
+
+    Args:
+        dim: width of both sequences.
+        num_heads: number of heads.
+        downsample: how many times narrower the inner width is.
+    """
+
+    def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
+        super().__init__()
+        inner = dim // downsample
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries ``[N, Q, C]`` over keys and values ``[N, K, C]``, giving ``[N, Q, C]``."""
+        # [N, heads, tokens, d]
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(out.transpose(1, 2).flatten(-2))
+
+
+class TwoWayMLP(nn.Module):
+    """The MLP of a two-way block (ReLU)."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, width)
+        self.lin2 = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape unchanged."""
+        return self.lin2(F.relu(self.lin1(x)))
+
+
+class TwoWayBlock(nn.Module):
+    """Self-attention of the tokens, tokens to image, MLP, image to tokens; each followed by a norm."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_width: int, first: bool) -> None:
+        super().__init__()
+        self.self_attn = CrossAttention(dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = CrossAttention(dim, num_heads, downsample=2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = TwoWayMLP(dim, mlp_width)
+        self.norm3 = nn.LayerNorm(dim)
+        self.norm4 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = CrossAttention(dim, num_heads, downsample=2)
+        self.first = first
+
+    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens ``[N, K, C]`` and image ``[N, g * g, C]``, each with its position encoding; shapes unchanged."""
+        if self.first:
+            # The first block's tokens are their own position encoding; it has no residual either.
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            q = tokens + token_pe
+            tokens = tokens + self.self_attn(q, q, tokens)
+        tokens = self.norm1(tokens)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """Blocks of two-way attention and a last look of the tokens at the image."""
+
+    def __init__(self, depth: int, dim: int, num_heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_width, first=i == 0) for i in range(depth))
+        self.final_attn_token_to_image = CrossAttention(dim, num_heads, downsample=2)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image ``[N, C, g, g]``, its position encoding ``[1, C, g, g]`` and tokens ``[N, K, C]``.
+
+        Returns:
+            Tokens ``[N, K, C]`` and image ``[N, g * g, C]``.
+        """
+        image, image_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
+        token_pe = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, token_pe, image_pe)
+        attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens + attended), image

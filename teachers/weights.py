@@ -1,0 +1,226 @@
+"""From a name or a file to a loaded model: frozen, in eval mode, float32. Nothing is fetched, and no code is run."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.checkpoint import file_sha256, load_strictly, read_safetensors, read_torch
+from core.errors import InputError
+from teachers.catalog import MODELS, NamedModel
+from teachers.convert import from_hugging_face, hugging_face_config, is_hugging_face
+from teachers.image_encoder import EncoderConfig
+from teachers.sam import Sam, SamConfig
+
+# What a SamModel's config.json says that its tensors do not show, and what it means where it is left out.
+_NOT_IN_TENSORS: dict[str, dict[str, Any]] = {
+    "vision_config": {
+        "image_size": 1024,
+        "num_attention_heads": 12,
+        "window_size": 14,
+        "global_attn_indexes": [2, 5, 8, 11],
+    },
+    "mask_decoder_config": {"num_attention_heads": 8},
+}
+
+
+def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
+    """A named model with its weights: float32, on the CPU, frozen and in eval mode.
+
+    Args:
+        name: a key of :data:`teachers.catalog.MODELS`.
+        checkpoint: a file or folder for :func:`read_state`. Without one: the file inside this package, else the
+            published file where ``torch.hub`` keeps downloads, if its SHA-256 is right.
+
+    Raises:
+        InputError: an unknown name; no weights at hand (the message has the command that fetches them); a file that
+            is damaged, of another layout or shape, or holds values that are not finite.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(MODELS)}"
+        raise InputError(f"teacher {name!r} is unknown; {hint}")
+    model = MODELS[name]
+    path = _found(name, model) if checkpoint is None else Path(checkpoint).expanduser()
+    state = read_state(path)
+    if path.is_dir():
+        _check_folder(path, model.config)
+    return sam_from_state(model.config, state, str(path), name)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict of SAM, by Meta's names; dtypes and values as stored.
+
+    Args:
+        path: a ``.pth`` or ``.pt`` file (a state dict, or a dict with one under ``model`` or ``state_dict``), a
+            ``.safetensors`` file, or a folder of Hugging Face's ``SamModel``. Tensors may have Meta's names or those
+            of ``SamModel``.
+
+    Raises:
+        InputError: the file is missing, damaged, asks for code to be run, or is no dict of tensors.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if file.suffix == ".safetensors":
+        state = read_safetensors(file)[0]
+    elif file.suffix in (".pth", ".pt", ".bin"):
+        state = _tensors(read_torch(file), file)
+    else:
+        raise InputError(f"{path}: not a checkpoint by its name; give a .pth, .pt or .safetensors file, or a folder")
+    if not is_hugging_face(state):
+        return state
+    try:
+        return from_hugging_face(state)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, name: str = "sam") -> Sam:
+    """Build a model and load it: float32, frozen, in eval mode.
+
+    Args:
+        state: tensors by Meta's names, of any floating-point dtype.
+        origin: where they came from, for messages.
+
+    Raises:
+        InputError: keys or shapes differ, a tensor is not of floating point, or a value is not finite; the message
+            names ``origin`` and the first offending keys.
+    """
+    # No time and no random numbers are spent on initial values: strict loading replaces every one.
+    with torch.device("meta"):
+        model = Sam(config, name)
+    wanted = model.state_dict()
+    ready = dict(state)
+    for key in wanted.keys() & state.keys():
+        value = state[key]
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+            raise InputError(f"{origin}: {key} holds {value.dtype}, weights must be dense floating-point tensors")
+        ready[key] = value.float()
+    for key in wanted:
+        if key in ready and not ready[key].isfinite().all():
+            raise InputError(f"{origin}: {key} holds NaN or infinite values; use another copy of this checkpoint")
+    model.to_empty(device="cpu")
+    load_strictly(model, ready, origin)
+    return model.requires_grad_(False).eval()
+
+
+def infer_config(state: Mapping[str, Tensor], decoder_heads: int = 8, origin: str = "state dict") -> SamConfig:
+    """The shape of the model that a state dict by Meta's names belongs to.
+
+    Every block may have widths of its own. A block whose relative positions span the whole grid counts as global
+    (with windows as large as the grid that is the same function).
+
+    Args:
+        decoder_heads: heads of the mask decoder, which leave no trace in the tensors.
+        origin: where the tensors came from, for messages.
+
+    Raises:
+        InputError: a tensor that shows the shape is missing, or they contradict each other.
+    """
+
+    def size(key: str, axis: int) -> int:
+        if key not in state or state[key].ndim <= axis:
+            what = f"{key} has shape {tuple(state[key].shape)}" if key in state else f"there is no {key}"
+            raise InputError(f"{origin}: {what}, so this is not a SAM in Meta's layout (fused qkv, relative positions)")
+        return state[key].shape[axis]
+
+    prefix = "image_encoder.blocks."
+    depth = len({key.split(".")[2] for key in state if key.startswith(prefix)})
+    grid, patch = size("image_encoder.pos_embed", 1), size("image_encoder.patch_embed.proj.weight", 3)
+    attention = tuple(size(f"{prefix}{i}.attn.proj.weight", 1) for i in range(depth))
+    head_dims = [size(f"{prefix}{i}.attn.rel_pos_h", 1) for i in range(depth)]
+    heads = {width / max(dim, 1) for width, dim in zip(attention, head_dims, strict=True)}
+    if len(heads) != 1 or not min(heads).is_integer():
+        raise InputError(f"{origin}: attention widths {attention} and head widths {head_dims} give no one head count")
+    sides = [(size(f"{prefix}{i}.attn.rel_pos_h", 0) + 1) // 2 for i in range(depth)]
+    windows = set(sides) - {grid}
+    if len(windows) > 1:
+        raise InputError(f"{origin}: relative positions for windows of {sorted(windows)} tokens, expected one size")
+    encoder = EncoderConfig(
+        image_size=grid * patch,
+        patch_size=patch,
+        embed_dim=size("image_encoder.pos_embed", 3),
+        num_heads=int(heads.pop()),
+        attention_widths=attention,
+        mlp_widths=tuple(size(f"{prefix}{i}.mlp.lin1.weight", 0) for i in range(depth)),
+        window_size=windows.pop() if windows else grid,
+        global_blocks=tuple(i for i, side in enumerate(sides) if side == grid),
+        out_channels=size("image_encoder.neck.0.weight", 0),
+    )
+    return SamConfig(
+        encoder,
+        decoder_heads,
+        decoder_mlp_width=size("mask_decoder.transformer.layers.0.mlp.lin1.weight", 0),
+        iou_width=size("mask_decoder.iou_prediction_head.layers.0.weight", 0),
+    )
+
+
+def _found(name: str, model: NamedModel) -> Path:
+    """The weight file of a named model on this machine."""
+    if model.packaged is not None and model.packaged.is_file():
+        return model.packaged
+    if model.release is None:
+        raise InputError(
+            f"{name}: its weights {model.packaged} are not part of this installation; "
+            "install the package again, or give teacher.checkpoint=FILE"
+        )
+    url, expected = model.release.url, model.release.sha256
+    file = url.rsplit("/", 1)[-1]
+    fetch = f"curl -L -o {file} {url}"
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not cached.is_file():
+        raise InputError(
+            f"{name}: no weights on this machine; fetch them with `{fetch}` (sha256 {expected}) "
+            f"and give teacher.checkpoint={file}"
+        )
+    found = file_sha256(cached)
+    if found != expected:
+        raise InputError(
+            f"{cached}: sha256 is {found}, expected {expected}; remove it, fetch it again with `{fetch}` "
+            f"and give teacher.checkpoint={file}"
+        )
+    return cached
+
+
+def _tensors(stored: object, path: Path) -> dict[str, Tensor]:
+    """The one dict of tensors in what a file holds."""
+    candidates: list[object] = [stored]
+    if isinstance(stored, Mapping):
+        candidates += [stored[key] for key in ("model", "state_dict") if key in stored]
+    states = [dict(part) for part in candidates if isinstance(part, Mapping) and _all_tensors(part)]
+    if len(states) == 1:
+        return states[0]
+    what = f"a {type(stored).__name__}"
+    if isinstance(stored, Mapping):
+        what += f" with keys {', '.join(map(str, list(stored)[:5]))}" if stored else " that is empty"
+    raise InputError(
+        f"{path}: holds {what}, not a dict of tensors by name; save it with torch.save(model.state_dict())"
+    )
+
+
+def _all_tensors(part: Mapping[object, object]) -> bool:
+    return bool(part) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
+
+
+def _check_folder(folder: Path, config: SamConfig) -> None:
+    """Compare what only a SamModel's config.json tells with the named model."""
+    path = folder / "config.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        sections = {section: {**left_out, **stored.get(section, {})} for section, left_out in _NOT_IN_TENSORS.items()}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a folder of SamModel has it beside model.safetensors") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: is not the config.json of a SamModel ({error})") from None
+    wanted = hugging_face_config(config)
+    problems = [
+        f"{section}.{key} is {sections[section][key]}, expected {wanted[section][key]}"
+        for section, left_out in _NOT_IN_TENSORS.items()
+        for key in left_out
+        if sections[section][key] != wanted[section][key]
+    ]
+    if problems:
+        raise InputError(f"{path}: does not fit this model: {'; '.join(problems)}")
