@@ -70,7 +70,7 @@ def measure_cost(model: SamLike) -> Cost:
         model: a ``torch.nn.Module`` of this form, on any device, the meta device included.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"only a torch module's cost can be measured, not that of a {type(model).__name__}")
+        raise TypeError(f"only a torch module's cost can be measured, got {type(model).__name__}")
     shadow = _on_meta(model).float().eval().requires_grad_(False)
     size = model.input_size
     with torch.no_grad():
@@ -107,7 +107,8 @@ def count_macs(module: nn.Module) -> Iterator[Macs]:
     """Count the MACs of what is run inside the block.
 
     Args:
-        module: its submodules are those the counter ``modules`` sees; the counter ``full`` sees whatever runs.
+        module: its submodules are those the counter ``modules`` sees; the counter ``full`` sees whatever runs. Its
+            parameters must not require gradients.
     """
     macs = Macs()
 
@@ -139,7 +140,7 @@ def module_macs(module: nn.Module, inputs: torch.Size, output: torch.Size) -> in
     - ``BatchNorm1d/2d/3d, InstanceNorm1d/2d/3d, GroupNorm``: input elements, twice if affine.
     - ``MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool`` of every dimension: input elements.
 
-    ``LayerNorm`` is free. The torch-pruning of today (1.6) charges it two a element: 0.04 % of SAM-B.
+    ``LayerNorm`` is free. The torch-pruning of today (1.6) charges it two an element: 0.04 % of SAM-B's encoder.
     """
     rule = _RULES.get(type(module))
     return rule(module, inputs, output) if rule else 0

@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="train", help=f"{' or '.join(SPLITS)} (default: train)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole data set (default: 0)")
     parser.add_argument("--size", type=int, default=128, help="longer side in pixels (default: 128)")
-    parser.add_argument("--difficulty", type=float, default=DIFFICULTY, help="0 (flat, clear) to 1 (default: %(default)s)")
+    parser.add_argument(
+        "--difficulty", type=float, default=DIFFICULTY, help="0 (flat, clear) to 1 (default: %(default)s)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
     parser.add_argument(
         "--contact-sheet", type=Path, metavar="FILE", help="write a PNG of the first 48 pictures, masks outlined"

@@ -69,7 +69,9 @@ def score_image(
             zip(iou.tolist(), picked.iou_pred[:, 0].float().tolist(), chosen.tolist(), strict=True), start
         ):
             records.append(
-                InstanceRecord(sample.image_id, sample.annotation_ids[i], float(sample.areas[i]), value, predicted, index)
+                InstanceRecord(
+                    sample.image_id, sample.annotation_ids[i], float(sample.areas[i]), value, predicted, index
+                )
             )
     return records
 

@@ -97,7 +97,6 @@ def measure_latency(
         embedding = encode()
         clock = _CLOCKS[device.type]
         rounds = [(clock(encode, device), clock(lambda: decode(embedding), device)) for _ in range(warmup + runs)]
-        del embedding
         peak = peak_memory(lambda: decode(encode()), [*_tensors_of(model), image, box], device)
     encoder_ms, decoder_ms = np.array(rounds[warmup:]).T
     return Latency(
@@ -125,7 +124,7 @@ def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torc
 
     Args:
         work: what to run, once.
-        held: what is alive throughout, such as weights and inputs; tensors of other devices do not count.
+        held: all that ``work`` finds alive, such as weights and inputs; tensors of other devices do not count.
         device: the CPU or a CUDA device.
     """
     live = _LiveBytes(held, device)

@@ -20,7 +20,9 @@ def ground_truth_boxes(sample: ImageSample) -> Prompt:
 def central_points(sample: ImageSample) -> Prompt:
     """One foreground point an instance: the mask's pixel farthest from its border."""
     points = np.stack([central_point(mask) for mask in sample.masks])
-    return Prompt(points_xy=torch.from_numpy(points).float()[:, None], labels=torch.ones(len(points), 1, dtype=torch.int64))
+    return Prompt(
+        points_xy=torch.from_numpy(points).float()[:, None], labels=torch.ones(len(points), 1, dtype=torch.int64)
+    )
 
 
 def single(masks: Masks) -> Tensor:

@@ -29,6 +29,7 @@ from evaluation.metrics import mean_iou
 from evaluation.prompt_rules import RULES
 from experiments.pretrain_data import Pool, make_pool
 from teachers.catalog import MODELS
+from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
 
 
@@ -136,7 +137,7 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
     """Train to the end of the recipe, continuing what ``folder`` holds, and save ``<model_name>.safetensors`` there."""
     torch.manual_seed(seed_for(recipe.seed, "weights"))
     model = Sam(MODELS[model_name].config, model_name)
-    initialise(model)
+    initialise_sam(model)
     model.to(device)
     easy = make_pool("train", recipe.easy_images, recipe.seed + 1, recipe.easy_difficulty, model.input_size)
     hard = make_pool("train", recipe.images, recipe.seed, DIFFICULTY, model.input_size)
@@ -152,7 +153,7 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
         key=json.dumps([asdict(recipe), model_name, precision]),
         model=model,
         batch=lambda step: training_batch(step, recipe, easy, hard, model.input_size),
-        loss=lambda batch: prompted_loss(model, batch),
+        loss=lambda batch, _: prompted_loss(model, batch),
         steps=recipe.steps,
         optimisation=Optimisation(
             rate=recipe.rate,
@@ -167,19 +168,14 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
         validate_every=500,
     )
     progress = engine.fit(stage)
-    metadata = {"name": model_name, "recipe": asdict(recipe), "seconds": progress.seconds, "images_seen": progress.images}
+    metadata = {
+        "name": model_name,
+        "recipe": asdict(recipe),
+        "seconds": progress.seconds,
+        "images_seen": progress.images,
+    }
     write_safetensors(folder / f"{model_name}.safetensors", model.state_dict(), metadata)
     return model
-
-
-def initialise(model: Sam) -> None:
-    """Initial weights: truncated normal linear layers and positions, as ViTs are usually begun."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            torch.nn.init.trunc_normal_(module.weight, std=0.02 if module in model.image_encoder.modules() else 0.05)
-            if module.bias is not None:
-                torch.nn.init.zeros_(module.bias)
-    torch.nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
 
 
 def main() -> None:

@@ -56,7 +56,9 @@ def make_pool(split: str, count: int, seed: int, difficulty: float, size: int) -
     images = np.zeros((count, size, size, 3), np.uint8)
     labels = np.zeros((count, size, size), np.uint8)
     sizes = np.zeros((count, 2), np.int64)
-    for i in track(range(count), f"shapes {split}, difficulty {difficulty}", console=Console(stderr=True), transient=True):
+    for i in track(
+        range(count), f"shapes {split}, difficulty {difficulty}", console=Console(stderr=True), transient=True
+    ):
         image, label = data.label_map(i)
         height, width = label.shape
         images[i, :height, :width], labels[i, :height, :width], sizes[i] = image, label, (height, width)

@@ -72,11 +72,7 @@ def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
 
 
 def to_hugging_face(config: SamConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Meta's layout to that of ``SamModel``, with every key its ``load_state_dict`` asks for.
-
-    Args:
-        config: the shape of the model that ``state`` belongs to.
-        state: tensors by Meta's names, as ``Sam.state_dict()`` gives them.
+    """Meta's layout, of a model of shape ``config``, to that of ``SamModel``.
 
     Returns:
         The same tensors by Hugging Face's names, and a copy of the position matrix, which ``SamModel`` has twice.

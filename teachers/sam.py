@@ -1,7 +1,9 @@
 """The Segment Anything Model: image encoder, prompt encoder and mask decoder in one segmenter."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from core.geometry import boxes_to_frame, points_to_frame
@@ -46,6 +48,15 @@ class Sam(nn.Module):
         self.mask_decoder = MaskDecoder(
             encoder.out_channels, config.decoder_heads, config.decoder_mlp_width, config.iou_width
         )
+
+    def with_encoder(self, encoder: ImageEncoder, name: str) -> "Sam":
+        """This model with another image encoder (the module itself), and copies of its prompt encoder and decoder."""
+        with torch.device("meta"):
+            model = Sam(replace(self.config, encoder=encoder.config), name)
+        model.image_encoder = encoder
+        model.prompt_encoder = deepcopy(self.prompt_encoder)
+        model.mask_decoder = deepcopy(self.mask_decoder)
+        return model
 
     def encode(self, images: Tensor) -> Tensor:
         """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]``."""

@@ -89,8 +89,8 @@ def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, 
         InputError: keys or shapes differ, a tensor is not of floating point, or a value is not finite; the message
             names ``origin`` and the first offending keys.
     """
-    # No time and no random numbers are spent on initial values: strict loading replaces every one.
-    with torch.device("meta"):
+    # Strict loading replaces every initial value, so drawing them must not show elsewhere.
+    with torch.random.fork_rng(devices=[]):
         model = Sam(config, name)
     wanted = model.state_dict()
     ready = dict(state)
@@ -102,7 +102,6 @@ def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, 
     for key in wanted:
         if key in ready and not ready[key].isfinite().all():
             raise InputError(f"{origin}: {key} holds NaN or infinite values; use another copy of this checkpoint")
-    model.to_empty(device="cpu")
     load_strictly(model, ready, origin)
     return model.requires_grad_(False).eval()
 

@@ -33,7 +33,7 @@ class Stage(Generic[B]):
         key: what must be equal for a saved state to be continued (a hash of the configuration).
         model: whose trainable parameters are updated.
         batch: the batch of a step. A function of the step alone, so a resumed run sees what an undisturbed one sees.
-        loss: named, weighted terms of the loss; their sum is minimised.
+        loss: named, weighted terms of the loss of a batch at a step; their sum is minimised.
         steps: optimizer steps.
         optimisation: optimizer and learning rate.
         validate: the figure to maximise, or None.
@@ -45,7 +45,7 @@ class Stage(Generic[B]):
     key: str
     model: nn.Module
     batch: Callable[[int], B]
-    loss: Callable[[B], Mapping[str, Tensor]]
+    loss: Callable[[B, int], Mapping[str, Tensor]]
     steps: int
     optimisation: Optimisation
     validate: Callable[[], float] | None = None
@@ -86,6 +86,8 @@ class Engine:
         Raises:
             TrainingDiverged: the loss is no longer finite.
         """
+        if stage.optimisation.schedule == "plateau" and stage.validate is None:
+            raise ValueError(f"stage {stage.name}: the plateau schedule needs a validation")
         path = self.folder / f"{stage.name}.state"
         optimizer = stage.optimisation.build(stage.model)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
@@ -105,7 +107,9 @@ class Engine:
                 last = progress.step == stage.steps
                 if progress.step % self.log_every == 0 or last:
                     speed = progress.images / max(progress.seconds, 1e-9)
-                    log({"step": progress.step, "images": progress.images, "rate": rate, "images_per_s": speed, **terms})
+                    log(
+                        {"step": progress.step, "images": progress.images, "rate": rate, "images_per_s": speed, **terms}
+                    )
                     show(progress.step, terms, speed)
                 if stage.validate and (progress.step % stage.validate_every == 0 or last):
                     figure = self._validate(stage, progress)
@@ -132,10 +136,10 @@ class Engine:
             batch = stage.batch(step * parts + part)
             images += len(batch.names)
             with self.autocast():
-                terms = stage.loss(batch)
+                terms = stage.loss(batch, step)
             total = torch.stack([term.float() for term in terms.values()]).sum()
             if not torch.isfinite(total):
-                shown = {name: float(term) for name, term in terms.items()}
+                shown = {name: float(term.detach()) for name, term in terms.items()}
                 raise TrainingDiverged(
                     f"stage {stage.name}, step {step}: the loss is not finite ({shown}) on images "
                     f"{', '.join(batch.names)}; the last good state is {self.folder / f'{stage.name}.state'}"

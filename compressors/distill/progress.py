@@ -9,16 +9,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def progress_bar(name: str, steps: int, done: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
-    """Yields ``show(step, terms, images_per_s)``. Without a terminal it prints a line about every tenth of the way."""
+    """Yields ``show(step, terms, images_per_s)``. Without a terminal it prints a line at every quarter of the way."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        next_line = [done]
+        next_line = [done + max(1, steps // 4)]
 
         def line(step: int, terms: Mapping[str, float], speed: float) -> None:
             if step >= next_line[0] or step == steps:
-                next_line[0] = step + max(1, steps // 10)
-                parts = " ".join(f"{key} {value:.4g}" for key, value in terms.items())
-                console.print(f"{name}: step {step}/{steps}, {parts}, {speed:.1f} images/s", highlight=False, soft_wrap=True)
+                next_line[0] = step + max(1, steps // 4)
+                parts = [f"step {step}/{steps}", *(f"{key} {value:.4g}" for key, value in terms.items())]
+                parts += [f"{speed:.1f} images/s"] if speed else []
+                console.print(f"{name}: {', '.join(parts)}", highlight=False, soft_wrap=True)
 
         yield line
         return
@@ -36,6 +37,6 @@ def progress_bar(name: str, steps: int, done: int) -> Iterator[Callable[[int, Ma
 
         def show(step: int, terms: Mapping[str, float], speed: float) -> None:
             loss = " ".join(f"{key} {value:.4g}" for key, value in terms.items())
-            bar.update(task, completed=step, loss=loss, speed=f"{speed:.1f} images/s")
+            bar.update(task, completed=step, loss=loss, speed=f"{speed:.1f} images/s" if speed else "")
 
         yield show

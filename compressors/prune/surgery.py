@@ -1,0 +1,49 @@
+"""Cutting channels out of an image encoder, keeping what the cut need not change."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from compressors.prune.groups import dependency_graph, find_groups, pruning_function
+from compressors.prune.traceable import from_traceable, to_traceable
+from teachers.image_encoder import ImageEncoder
+
+
+def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "keep") -> ImageEncoder:
+    """A smaller encoder, with only the kept channels of each named group.
+
+    Relative positions are indexed by the kept within-head channels instead of being thrown away, and the change of
+    the softmax scale (``head_dim ** -0.5``) is folded into queries and relative positions, so that removing channels
+    whose weights are zero changes nothing.
+
+    Args:
+        encoder: left as it is.
+        kept: group name to the sorted indices of its kept channels (see :func:`compressors.prune.importance.keep`).
+        rel_pos: ``keep``, or ``reset`` to zero the tables of every encoder that is cut, as the released code does.
+    """
+    groups = find_groups(encoder.config)
+    traceable = to_traceable(encoder)
+    graph = dependency_graph(traceable)
+    for name, indices in kept.items():
+        group = groups[name]
+        gone = sorted(set(range(group.width)) - set(indices.tolist()))
+        if gone:
+            layer = traceable.get_submodule(group.root)
+            graph.get_pruning_group(layer, pruning_function(layer), idxs=gone).prune()
+
+    tables: dict[str, Tensor] = {}
+    for i, block in enumerate(encoder.blocks):
+        head_dim = encoder.config.attention_widths[i] // encoder.config.num_heads
+        indices = kept.get(f"attention.{i}")
+        # The pattern is the same in every head: the first head's part of the indices tells it.
+        pattern = torch.arange(head_dim) if indices is None else indices[indices < head_dim]
+        fold = (len(pattern) / head_dim) ** 0.5
+        with torch.no_grad():
+            traceable.blocks[i].attn.q.weight.mul_(fold)
+            traceable.blocks[i].attn.q.bias.mul_(fold)
+        for axis in "hw":
+            name = f"blocks.{i}.attn.rel_pos_{axis}"
+            table = getattr(block.attn, f"rel_pos_{axis}").detach()[:, pattern] / fold
+            tables[name] = torch.zeros_like(table) if rel_pos == "reset" else table
+    return from_traceable(traceable, encoder, tables).to(encoder.pos_embed.device)

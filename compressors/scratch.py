@@ -1,0 +1,78 @@
+"""The control of SlimSAM's table 2, "scratch distillation": the pruned shape, filled at random, distilled alike."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from compressors.context import Compressed, RunContext
+from compressors.distill.engine import Stage
+from compressors.distill.losses import embedding_mse
+from compressors.distill.schedule import Optimisation
+from core.errors import InputError
+from core.seeding import seed_for
+from data.batches import ImageBatch, ImageBatches
+from data.sample import ImageData
+from students.pruned_vit import pruned_shape
+from teachers.image_encoder import ImageEncoder
+from teachers.initial_weights import initialise_encoder
+from teachers.sam import Sam, SamConfig
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A randomly initialised encoder of the widths that SlimSAM would leave, distilled on the image embedding.
+
+    Attributes:
+        ratio: share of the channels missing from every width, in (0, 1).
+        steps: optimizer steps; twice SlimSAM's ``steps`` sees as many images.
+        batch: pictures a batch.
+        optimisation: of the distillation.
+    """
+
+    ratio: float
+    steps: int = 500
+    batch: int = 12
+    optimisation: Optimisation = field(default_factory=Optimisation)
+
+    paper: ClassVar[str] = "arXiv 2312.05284, Table 2"
+    knobs: ClassVar[frozenset[str]] = frozenset({"ratio"})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise InputError(f"ratio={self.ratio} is outside (0, 1); try ratio=0.5 or ratio=0.77")
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"method.{name}={getattr(self, name)} must be at least 1")
+
+    def shape(self, teacher: SamConfig) -> SamConfig:
+        """The student's shape, SlimSAM's at the same ratio."""
+        return pruned_shape(teacher, self.ratio)
+
+    def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
+        """Distil the final image embedding. Labels are never read."""
+        encoder = ImageEncoder(self.shape(teacher.config).encoder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(context.seed, "weights"))
+            initialise_encoder(encoder)
+        encoder.to(context.engine.device)
+        frame, grid = teacher.input_size, encoder.config.grid
+
+        def loss(batch: ImageBatch, step: int) -> dict[str, torch.Tensor]:
+            with torch.no_grad():
+                wanted = teacher.encode(batch.images)
+            return {"embedding": embedding_mse(encoder(batch.images), wanted, batch.valid)}
+
+        progress = context.engine.fit(
+            Stage(
+                name="scratch",
+                key=f"{self} seed={context.seed}",
+                model=encoder,
+                batch=ImageBatches(data, frame, grid, self.batch, context.seed, context.engine.device),
+                loss=loss,
+                steps=self.steps,
+                optimisation=self.optimisation,
+            )
+        )
+        student = teacher.with_encoder(encoder, f"{teacher.name}-scratch-{self.ratio}").eval().requires_grad_(False)
+        return Compressed(student, progress.images, progress.seconds)

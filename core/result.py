@@ -1,0 +1,128 @@
+"""One row of results: the columns of every table, JSON file and CSV of the project."""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from core.errors import InputError
+
+SCHEMA_VERSION = 1
+STATUSES = ("finished", "evaluated", "counted", "failed")
+"""Of a run, of one scored model, of costs alone, and of a run that ended in an error (``reason`` says which)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """What is known about one model. Raw numbers: mIoU in 0..1, MACs, bytes and counts as integers; None is unknown.
+
+    Attributes:
+        run_id: the run that measured it; None outside of runs.
+        method: what made the model; ``teacher``, ``filled_box`` and ``filled_ellipse`` are the comparisons.
+        ratio: share of the channels cut, of methods that cut.
+        teacher, student: names of the models.
+        data: the data set scored on.
+        protocol: prompts and choice of masks, with their version, such as ``box_point@1``.
+        miou: with boxes, over instances; by annotation area in ``miou_small``, ``miou_medium``, ``miou_large``.
+        miou_point: with one point.
+        macs_full, macs_modules: by the two counters of :mod:`core.cost`.
+        device: name of the processor or accelerator that everything was measured on.
+        images_seen, train_seconds: of training, over all stages.
+        instances, images: what ``miou`` rests on.
+        miou_low, miou_high: 95 % interval of ``miou``.
+        skipped: how many annotations the written rules left out, by reason.
+        reason: of a failure.
+    """
+
+    run_id: str | None = None
+    method: str
+    ratio: float | None = None
+    teacher: str | None = None
+    student: str | None = None
+    data: str | None = None
+    protocol: str | None = None
+    miou: float | None = None
+    miou_small: float | None = None
+    miou_medium: float | None = None
+    miou_large: float | None = None
+    miou_point: float | None = None
+    parameters: int | None = None
+    encoder_parameters: int | None = None
+    macs_full: int | None = None
+    macs_modules: int | None = None
+    encoder_macs_full: int | None = None
+    encoder_macs_modules: int | None = None
+    size_bytes: int | None = None
+    encoder_latency_ms: float | None = None
+    decoder_latency_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    seed: int | None = None
+    images_seen: int | None = None
+    train_seconds: float | None = None
+    status: str
+    git_sha: str | None = None
+    instances: int | None = None
+    images: int | None = None
+    miou_low: float | None = None
+    miou_high: float | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
+    reason: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every column in order, as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: object, source: str) -> "ResultRow":
+        """The row that :meth:`to_dict` gave.
+
+        Args:
+            source: the file it was read from, for messages.
+
+        Raises:
+            InputError: not such a mapping, of another schema version, or a value is of the wrong type or range.
+        """
+        if not isinstance(raw, Mapping):
+            raise InputError(f"{source}: a row is a {type(raw).__name__}, not a mapping; write the file again")
+        if "schema_version" in raw and raw["schema_version"] != SCHEMA_VERSION:
+            raise InputError(
+                f"{source}: rows of schema version {raw['schema_version']!r}, this version reads {SCHEMA_VERSION}; "
+                "run again with force=true"
+            )
+        problems = [f"unknown {key}" for key in raw if key not in COLUMNS]
+        problems += [f"missing {key}" for key in COLUMNS if key not in raw]
+        problems += [text for key in COLUMNS if key in raw and (text := _problem(key, raw[key]))]
+        if problems:
+            raise InputError(
+                f"{source}: not a result row: {'; '.join(map(str, problems[:5]))}; run again with force=true"
+            )
+        return cls(**raw)
+
+
+COLUMNS = tuple(part.name for part in fields(ResultRow))
+"""Names of the columns, in the order of every file."""
+_TYPES = get_type_hints(ResultRow)
+
+
+def _problem(key: str, value: object) -> str | None:
+    """What is wrong with a value of a column, if anything."""
+    hint = _TYPES[key]
+    allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None:
+        return None if type(None) in allowed else f"{key} is null"
+    if dict[str, int] in allowed:
+        whole = isinstance(value, Mapping) and all(type(k) is str and type(v) is int for k, v in value.items())
+        return None if whole else f"{key} does not map names to counts"
+    if float in allowed:
+        if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+            return f"{key} is {value!r}, not a finite number"
+        return f"{key} is {value}, not within 0 to 1" if key.startswith("miou") and not 0 <= value <= 1 else None  # type: ignore[operator]
+    if type(value) not in allowed:
+        return f"{key} is {value!r}, not {' or '.join(kind.__name__ for kind in allowed if kind is not type(None))}"
+    return (
+        f"status is {value!r}, not one of {', '.join(STATUSES)}" if key == "status" and value not in STATUSES else None
+    )

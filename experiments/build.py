@@ -1,0 +1,109 @@
+"""From settings to objects: the only place where a name in a YAML file becomes code."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from compressors.context import Compressor
+from core.errors import InputError
+from data.sample import ImageData
+from experiments.schema import DATA, EngineConfig, EvaluationConfig, TeacherConfig, target_class
+from teachers.sam import Sam
+from teachers.weights import load_sam
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+ENDLESS_IMAGES = 200
+"""Pictures a run scores on where the data set has no natural end (``shapes``)."""
+
+
+def build(settings: Any) -> Any:
+    """The object that settings with a ``_target_`` describe.
+
+    Raises:
+        InputError: the target is not of this project, or refuses its arguments.
+    """
+    arguments = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
+    target = target_class(arguments.pop("_target_"))
+    hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
+    return target(**{key: _typed(value, hints.get(key)) for key, value in arguments.items()})
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """A plain value as the field it is for wants it: nested settings as their class, lists as tuples."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        hints = get_type_hints(hint)
+        try:
+            return hint(**{key: _typed(part, hints.get(key)) for key, part in value.items()})
+        except ValueError as error:
+            raise InputError(f"{hint.__name__.lower()}: {error}") from None
+    return tuple(value) if isinstance(value, list) else value
+
+
+def build_method(settings: Any) -> Compressor:
+    """The compression method, its settings checked."""
+    method: Compressor = build(settings)
+    return method
+
+
+def build_data(settings: Any, labels: bool | None = None) -> ImageData:
+    """A data set.
+
+    Args:
+        labels: whether to read annotations, if that is to differ from the settings.
+    """
+    if labels is not None and hasattr(settings, "labels"):
+        settings = dataclasses.replace(settings, labels=labels)
+    data: ImageData = build(settings)
+    return data
+
+
+def data_name(settings: Any) -> str:
+    """The name of the data set that settings describe, as it is chosen on the command line."""
+    return next(name for name, schema in DATA.items() if schema._target_ == settings._target_)
+
+
+def evaluation_indices(settings: EvaluationConfig, data: ImageData, command: str) -> range:
+    """Which pictures count."""
+    limit = settings.images
+    if limit is None and command == "run" and data_name(settings.data) == "shapes":
+        limit = ENDLESS_IMAGES
+    return range(len(data) if limit is None else min(limit, len(data)))
+
+
+def build_teacher(settings: TeacherConfig, device: torch.device) -> Sam:
+    """The teacher with its weights, frozen, on a device."""
+    checkpoint = settings.checkpoint
+    return load_sam(settings.name, None if checkpoint is None else Path(checkpoint)).to(device)
+
+
+def build_device(settings: EngineConfig) -> torch.device:
+    """The device to compute on; sets the number of threads.
+
+    Raises:
+        InputError: there is no such device here, or it cannot compute in that precision.
+    """
+    if settings.precision not in PRECISIONS:
+        raise InputError(f"engine.precision={settings.precision} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if settings.threads is not None and settings.threads < 1:
+        raise InputError(f"engine.threads={settings.threads} must be at least 1")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if count else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise InputError(f"engine.device={name} is unknown; choose auto, cpu, cuda or cuda:0")
+    if kind == "cuda" and not count:
+        raise InputError(
+            f"engine.device={name}: this machine has no CUDA device that PyTorch can use; give engine.device=cpu"
+        )
+    if kind == "cuda" and int(index or 0) >= count:
+        raise InputError(f"engine.device={name}: there are {count} CUDA devices; give a number below {count}")
+    if kind == "cpu" and settings.precision == "float16":
+        raise InputError("engine.precision=float16 needs a CUDA device; on the CPU give float32 or bfloat16")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return torch.device(name)

@@ -1,0 +1,140 @@
+"""From arguments to an exit status: command word, Hydra, and every refusal in one line."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from core.errors import InputError
+from core.result import ResultRow
+from experiments.commands import COMMANDS
+from experiments.help_text import help_text
+from experiments.messages import group_overrides, nearest, told
+from experiments.schema import register
+from experiments.validate import settings_of
+
+FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
+"""What is passed to Hydra; ``--cfg job`` shows the composed settings."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit status: 0, or 2 with one line on standard error for what was given wrong."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(help_text())
+        return 0
+    try:
+        command, rest = _command(argv)
+        _check_flags(rest)
+        outcomes = _compose_and_call(command, rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
+    if outcomes and outcomes[0].format == "json":
+        rows = [row.to_dict() for outcome in outcomes for row in outcome.rows]
+        print(json.dumps({"rows": rows}, allow_nan=False))
+    refused = [outcome.error for outcome in outcomes if isinstance(outcome.error, InputError)]
+    for error in refused:
+        print(f"error: {error}", file=sys.stderr)
+    for outcome in outcomes:
+        if outcome.error is not None and not isinstance(outcome.error, InputError):
+            raise outcome.error
+    return 2 if refused else 0
+
+
+class Outcome:
+    """What one job gave: its rows, or the error that ended it."""
+
+    def __init__(self, form: str, rows: Sequence[ResultRow] = (), error: Exception | None = None) -> None:
+        self.format, self.rows, self.error = form, list(rows), error
+
+
+def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The command word, or ``run``, and the arguments without it."""
+    if not argv or "=" in argv[0] or argv[0].startswith(("-", "~")):
+        return "run", list(argv)
+    if argv[0] not in COMMANDS:
+        words = [name for name in COMMANDS if name != "run"]
+        raise InputError(
+            f"{argv[0]} is no command; {nearest(argv[0], words)} A run has none: method=slimsam ratio=0.77"
+        )
+    return argv[0], list(argv[1:])
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    values = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument.startswith("-"):
+            if argument.partition("=")[0] not in FLAGS:
+                raise InputError(f"{argument} is no option; settings are given as key=value, see --help")
+        elif "=" not in argument and not argument.startswith("~") and before not in values:
+            raise InputError(f"{argument!r} is no setting; settings are given as key=value, see --help")
+
+
+def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
+    """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them."""
+    register()
+    outcomes: list[Outcome] = []
+
+    def job(cfg: DictConfig) -> None:
+        form = str(cfg.format)
+        try:
+            settings = settings_of(cfg)
+            outcomes.append(Outcome(form, COMMANDS[command](settings, cfg)))
+        except Exception as error:
+            # A sweep goes on with its other jobs; main() tells what happened to this one.
+            outcomes.append(Outcome(form, error=error))
+            if not _in_this_process():
+                raise
+
+    name = "config" if command == "run" else command
+    try:
+        _call_hydra(job, name, arguments)
+    except (HydraException, OmegaConfBaseException) as error:
+        overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+        raise told(error, overrides, _known(name, overrides)) from error
+    return outcomes
+
+
+def _call_hydra(job: Callable[[DictConfig], None], name: str, arguments: Sequence[str]) -> None:
+    with _surroundings(arguments):
+        hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)()
+
+
+@contextmanager
+def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _in_this_process() -> bool:
+    """Whether jobs run here, one after the other, rather than in a launcher's own processes."""
+    launcher: Any = HydraConfig.get().launcher
+    return str(launcher.get("_target_", "")).endswith("BasicLauncher")
+
+
+def _known(name: str, overrides: Sequence[str]) -> DictConfig | None:
+    """The settings with nothing but the valid choices of groups, to look up what a wrong key may have meant."""
+    with hydra.initialize_config_module("conf", version_base="1.3"):
+        try:
+            return hydra.compose(name, group_overrides(overrides))
+        except (HydraException, OmegaConfBaseException):
+            return None

@@ -1,0 +1,49 @@
+"""The text of ``--help``, with every choice that ``conf/`` offers."""
+
+from experiments.schema import CONF
+
+_HEAD = """usage: python -m experiments [evaluate|cost|leaderboard] [key=value ...] [-m] [--cfg job]
+
+Compress the Segment Anything Model, and measure what that costs and keeps.
+
+commands
+  (none)        compress a teacher by a method, score both, write runs/<run_id>/ and the leaderboard
+  evaluate      score one model: checkpoint=NAME|FILE
+  cost          parameters and MACs of a teacher and its student, without weights or data
+  leaderboard   put all finished runs into runs/leaderboard.csv and show them
+"""
+_TAIL = """
+settings (every command: format=table|json, runs=FOLDER)
+  ratio=R       share of the channels to cut, in (0, 1)
+  seed=N        of everything random; default 0
+  force=true    start this run over
+  name=TEXT     first part of the run's name
+  -m            run every combination of values given as a,b,c
+  --cfg job     show all settings, with the choices made, and stop
+
+examples
+  python -m experiments method=slimsam ratio=0.77
+  python -m experiments -m method=slimsam,scratch ratio=0.5,0.77 seed=0,1
+  python -m experiments evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER"""
+_GROUPS = ("method", "teacher", "data", "evaluation", "engine", "experiment")
+
+
+def help_text() -> str:
+    """Commands, every choice with its line, settings and examples."""
+    parts = [_HEAD]
+    for group in _GROUPS:
+        lines = [f"  {name:<12}  {line}" for name, line in choices(group).items()]
+        parts.append("\n".join([f"{group}=...", *lines, ""]))
+    return "\n".join(parts) + _TAIL
+
+
+def choices(group: str) -> dict[str, str]:
+    """The files of a group of ``conf/``, each with what its first comment says."""
+    return {
+        path.stem: _first_comment(path.read_text(encoding="utf-8")) for path in sorted((CONF / group).glob("*.yaml"))
+    }
+
+
+def _first_comment(text: str) -> str:
+    comments = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    return next((comment for comment in comments if not comment.startswith("@package")), "")

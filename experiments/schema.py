@@ -1,0 +1,195 @@
+"""The types of every setting. A wrong name or type stops a command before anything else happens."""
+
+import dataclasses
+import importlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import conf
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from core.errors import InputError
+
+CONF = Path(conf.__file__).parent
+PACKAGES = ("compressors", "students", "data")
+"""Where a ``_target_`` may point: code of this project only."""
+
+
+@dataclass
+class TeacherConfig:
+    """A named model, and a file of weights if not its own."""
+
+    name: str = MISSING
+    checkpoint: str | None = None
+
+
+@dataclass
+class ShapesData:
+    """Arguments of :class:`data.shapes.Shapes`."""
+
+    _target_: str = "data.shapes.Shapes"
+    split: str = MISSING
+    count: int = MISSING
+    seed: int = 0
+    size: int = 128
+    difficulty: float = 0.7
+
+
+@dataclass
+class CocoData:
+    """Arguments of :class:`data.coco.Coco`."""
+
+    _target_: str = "data.coco.Coco"
+    root: str = MISSING
+    split: str = MISSING
+    annotations: str | None = None
+    images: str | None = None
+    labels: bool = True
+
+
+@dataclass
+class Sa1bData:
+    """Arguments of :class:`data.sa1b.Sa1b`."""
+
+    _target_: str = "data.sa1b.Sa1b"
+    root: str = MISSING
+    split: str = MISSING
+    validation_count: int = 50
+    labels: bool = True
+
+
+@dataclass
+class EvaluationConfig:
+    """What models are scored on, and how often their latency is taken.
+
+    Attributes:
+        protocol: prompts and choice of masks.
+        images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 200 in a run.
+        batch: prompts decoded together.
+        latency_runs: timed rounds.
+    """
+
+    protocol: str = "box_point@1"
+    images: int | None = None
+    batch: int = 64
+    latency_runs: int = 20
+    data: Any = MISSING
+
+
+@dataclass
+class EngineConfig:
+    """Device, precision and threads."""
+
+    device: str = "auto"
+    precision: str = "float32"
+    threads: int | None = None
+
+
+@dataclass
+class CommandConfig:
+    """What every command has."""
+
+    format: str = "table"
+    runs: str = "runs"
+
+
+@dataclass
+class RunConfig(CommandConfig):
+    """A compression run."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    method: Any = MISSING
+    data: Any = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    ratio: float | None = None
+    seed: int = 0
+    force: bool = False
+    name: str | None = None
+
+
+@dataclass
+class EvaluateConfig(CommandConfig):
+    """One model, scored."""
+
+    checkpoint: str = MISSING
+    data: Any = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class CostConfig(CommandConfig):
+    """What a teacher and a student cost."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    method: Any = MISSING
+    ratio: float | None = None
+
+
+@dataclass
+class LeaderboardConfig(CommandConfig):
+    """All finished runs."""
+
+
+COMMANDS: dict[str, type[CommandConfig]] = {
+    "run": RunConfig,
+    "evaluate": EvaluateConfig,
+    "cost": CostConfig,
+    "leaderboard": LeaderboardConfig,
+}
+DATA = {"shapes": ShapesData, "coco": CocoData, "sa1b": Sa1bData}
+
+
+def register() -> None:
+    """Put every schema where the YAML files name it; below ``schema/``, so that none shows as a choice."""
+    store = ConfigStore.instance()
+    for name, node in COMMANDS.items():
+        store.store(group="schema", name=name, node=node)
+    for name, data in DATA.items():
+        store.store(group="schema/data", name=name, node=data)
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            store.store(group="schema/method", name=path.stem, node=mirror(target_class(found[1]), found[1]))
+
+
+def target_class(target: str) -> type[Any]:
+    """The class a ``_target_`` names.
+
+    Raises:
+        InputError: it is outside this project's packages, or does not exist.
+    """
+    module, _, name = target.rpartition(".")
+    if module.split(".")[0] not in PACKAGES:
+        raise InputError(f"_target_={target}: only classes of {', '.join(PACKAGES)} may be built; name one of those")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise InputError(f"_target_={target}: there is no module {error.name}; correct the name") from None
+    except AttributeError:
+        raise InputError(f"_target_={target}: {module} has no {name}; correct the name") from None
+    if not isinstance(found, type):
+        raise InputError(f"_target_={target}: is not a class; name a class")
+    return found
+
+
+def mirror(settings: type[Any], target: str | None = None) -> type[Any]:
+    """A dataclass with the fields of another: types kept, values open, and not frozen, so that YAML can fill it."""
+    hints = get_type_hints(settings)
+    parts: list[Any] = [("_target_", str, field(default=target))] if target else []
+    for part in dataclasses.fields(settings):
+        hint, default, factory = hints[part.name], part.default, part.default_factory
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            hint = factory = mirror(hint)
+        if factory is not dataclasses.MISSING:
+            parts.append((part.name, hint, field(default_factory=factory)))
+        else:
+            parts.append((part.name, hint, field(default=MISSING if default is dataclasses.MISSING else default)))
+    return dataclasses.make_dataclass(settings.__name__, parts)

@@ -1,0 +1,80 @@
+"""What types cannot say about settings: refused in one line that names the key, the value and the fix."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.errors import InputError
+from experiments.schema import EvaluationConfig
+
+FORMATS = ("table", "json")
+PROTOCOLS = ("box_point@1",)
+EXAMPLES = {
+    "data.root": "FOLDER",
+    "evaluation.data.root": "FOLDER",
+    "checkpoint": "sam_pocket, or the path of a checkpoint file",
+}
+"""What may be given where there is no default."""
+
+
+def settings_of(cfg: DictConfig) -> Any:
+    """The composed configuration as plain dataclasses, checked as a whole.
+
+    Raises:
+        InputError: a value is missing, out of range, or does not belong to the method.
+    """
+    if cfg.format not in FORMATS:
+        raise InputError(f"format={cfg.format} is unknown; choose one of {', '.join(FORMATS)}")
+    _check_ratio(cfg)
+    _check_missing(cfg)
+    try:
+        settings: Any = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {_first_line(error)}") from error
+    if hasattr(settings, "evaluation"):
+        _check_evaluation(settings.evaluation)
+    name = getattr(settings, "name", None)
+    if name is not None and not (name and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-"):
+        raise InputError(f"name={name}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit")
+    return settings
+
+
+def _check_ratio(cfg: DictConfig) -> None:
+    """A ratio is given where, and only where, the method takes one."""
+    if "ratio" not in cfg:
+        return
+    if OmegaConf.is_missing(cfg, "method"):
+        raise InputError("method is missing; give one, for example method=slimsam ratio=0.77")
+    takes = "ratio" in cfg.method
+    name = str(cfg.method._target_).rpartition(".")[2]
+    if cfg.ratio is not None and not takes:
+        raise InputError(f"ratio={cfg.ratio}: {name} takes no ratio; leave it out")
+    if cfg.ratio is None and takes and OmegaConf.to_container(cfg.method, resolve=False)["ratio"] == "${ratio}":  # type: ignore[call-overload,index]
+        raise InputError(f"ratio is missing: {name} needs the share of channels to cut, in (0, 1); try ratio=0.5")
+
+
+def _check_missing(cfg: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        key = missing[0]
+        raise InputError(f"{key} is missing; give {key}={EXAMPLES.get(key, 'VALUE')}")
+    data = cfg.get("evaluation", {}).get("data", {})
+    if "root" in data:
+        try:
+            _ = data.root
+        except OmegaConfBaseException:
+            raise InputError("evaluation.data.root is missing; give evaluation.data.root=FOLDER") from None
+
+
+def _check_evaluation(settings: EvaluationConfig) -> None:
+    for key in ("images", "batch", "latency_runs"):
+        value = getattr(settings, key)
+        if value is not None and value < 1:
+            raise InputError(f"evaluation.{key}={value} must be at least 1")
+    if settings.protocol not in PROTOCOLS:
+        raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(PROTOCOLS)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,155 @@
+"""The training loop: resuming, accumulating, schedules, and what it does when the loss breaks."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressors.distill.engine import Engine, Stage, TrainingDiverged
+from compressors.distill.schedule import Optimisation
+from core.seeding import generator_for
+
+
+@dataclass(frozen=True)
+class Numbers:
+    names: tuple[str, ...]
+    x: Tensor
+
+
+class Killed(Exception):
+    pass
+
+
+def numbers(step: int, count: int = 4) -> Numbers:
+    return Numbers(tuple(f"{step}-{i}" for i in range(count)), torch.randn(count, 3, generator=generator_for(0, step)))
+
+
+def stage(steps: int = 12, kill_at: int | None = None, **changes: object) -> Stage[Numbers]:
+    torch.manual_seed(0)
+    # Dropout draws from the global generator, so a resume that loses its state is seen.
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def batch(step: int) -> Numbers:
+        if step == kill_at:
+            raise Killed
+        return numbers(step)
+
+    settings: dict = {
+        "name": "toy",
+        "key": "toy",
+        "model": model,
+        "batch": batch,
+        "loss": lambda b, step: {"square": model(b.x).square().mean(), "abs": model(b.x).abs().mean()},
+        "steps": steps,
+        "optimisation": Optimisation(rate=0.01, schedule="cosine", clip=1.0),
+    }
+    return Stage(**(settings | changes))
+
+
+def weights(of: Stage[Numbers]) -> list[Tensor]:
+    return [p.detach().clone() for p in of.model.parameters()]
+
+
+@pytest.mark.parametrize("kill_at", [1, 5, 11])
+def test_a_killed_run_ends_bit_identically(tmp_path: Path, kill_at: int) -> None:
+    undisturbed = stage()
+    Engine(tmp_path / "a", log_every=1).fit(undisturbed)
+
+    engine = Engine(tmp_path / "b", save_every_s=0, log_every=1)
+    with pytest.raises(Killed):
+        engine.fit(stage(kill_at=kill_at))
+    resumed = stage()
+    progress = engine.fit(resumed)
+
+    assert (progress.step, progress.images) == (12, 48)
+    for ours, theirs in zip(weights(resumed), weights(undisturbed), strict=True):
+        assert torch.equal(ours, theirs)
+    logs = [[json.loads(line) for line in (tmp_path / run / "toy.jsonl").read_text().splitlines()] for run in "ab"]
+    assert [[(entry["step"], entry["loss"]) for entry in log] for log in logs][0] == [
+        (entry["step"], entry["loss"]) for entry in logs[1]
+    ]
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    first = stage()
+    Engine(tmp_path).fit(first)
+    again = stage(kill_at=0)
+    assert Engine(tmp_path).fit(again).step == 12
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
+
+
+def test_a_state_of_another_configuration_is_not_continued(tmp_path: Path) -> None:
+    Engine(tmp_path).fit(stage(key="other"))
+    with pytest.raises(Killed):
+        Engine(tmp_path).fit(stage(kill_at=0))
+
+
+def test_a_damaged_state_starts_over(tmp_path: Path) -> None:
+    (tmp_path / "toy.state").write_bytes(b"not a checkpoint")
+    assert Engine(tmp_path).fit(stage()).step == 12
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
+    def linear(accumulate: int) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+
+        def batch(step: int) -> Numbers:
+            if accumulate == 2:
+                return numbers(step, 4)
+            return Numbers(("a",) * 8, torch.cat([numbers(2 * step, 4).x, numbers(2 * step + 1, 4).x]))
+
+        run = stage(
+            model=model,
+            batch=batch,
+            loss=lambda b, step: {"square": model(b.x).square().mean()},
+            optimisation=Optimisation(rate=0.01, accumulate=accumulate),
+            steps=3,
+        )
+        Engine(tmp_path / str(accumulate)).fit(run)
+        return weights(run)
+
+    for ours, theirs in zip(linear(2), linear(1), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_with_names(tmp_path: Path) -> None:
+    broken = stage(loss=lambda b, step: {"square": torch.tensor(math.nan if step == 3 else 0.0, requires_grad=True)})
+    with pytest.raises(TrainingDiverged, match=r"stage toy, step 3.*3-0, 3-1, 3-2, 3-3.*toy\.state"):
+        Engine(tmp_path).fit(broken)
+
+
+def test_the_best_validation_is_kept(tmp_path: Path) -> None:
+    figures = iter([0.2, 0.9, 0.5])
+    seen: list[list[Tensor]] = []
+    run = stage(steps=6, validate_every=2, keep_best=True)
+
+    def validate() -> float:
+        seen.append(weights(run))
+        return next(figures)
+
+    run.validate = validate
+    assert Engine(tmp_path).fit(run).best == 0.9
+    assert all(torch.equal(a, b) for a, b in zip(weights(run), seen[1], strict=True))
+
+
+def test_plateau_halves_the_rate_after_patience(tmp_path: Path) -> None:
+    flat = Optimisation(rate=0.01, schedule="plateau", patience=1)
+    run = stage(steps=8, validate_every=1, validate=lambda: 0.5, optimisation=flat)
+    assert Engine(tmp_path).fit(run).rate == 0.125
+    with pytest.raises(ValueError, match="needs a validation"):
+        Engine(tmp_path / "b").fit(stage(optimisation=flat))
+
+
+def test_schedules() -> None:
+    cosine = Optimisation(rate=2.0, schedule="cosine", warmup=4)
+    assert cosine.rate_at(0, 100) == pytest.approx(0.5)
+    assert cosine.rate_at(50, 100) == pytest.approx(1.0)
+    assert cosine.rate_at(99, 100) == pytest.approx(0.0, abs=1e-3)
+    assert Optimisation(rate=2.0).rate_at(99, 100) == 2.0
+    with pytest.raises(ValueError, match="schedule must be one of constant, cosine, plateau, got 'linear'"):
+        Optimisation(schedule="linear")

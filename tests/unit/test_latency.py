@@ -1,0 +1,151 @@
+"""Latency and peak memory: shapes of the answer and exactness of the memory, no assertion on time."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.protocols import Masks, Prompt
+from evaluation.latency import Latency, device_name, measure_latency, peak_memory
+from teachers.catalog import MODELS
+from teachers.sam import Sam, SamConfig
+
+CPU = torch.device("cpu")
+
+
+class Toy(nn.Module):
+    """A segmenter whose every tensor is known: 1 KiB is 256 floats."""
+
+    name, input_size = "toy", 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(256))
+        self.register_buffer("offset", torch.ones(512))
+        self.dropout = nn.Dropout(0.5)
+        self.modes: list[bool] = []
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        wide = torch.ones(1, 16, 16, 16)
+        wider = torch.cat([wide, wide], 1)
+        del wide
+        return wider[:, :1].clone()
+
+    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+        return Masks(embedding + 1, torch.ones(1, 1), self.input_size)
+
+
+KIB = 1024
+TOY_BYTES = 3 * KIB + 3 * KIB + 16  # weight and offset, image, box
+
+
+def check(latency: Latency) -> None:
+    values = asdict(latency)
+    assert all(values[key] > 0 and values[key] < float("inf") for key in values if key.endswith(("_ms", "_bytes")))
+    assert latency.encoder_latency_ms <= latency.encoder_latency_p95_ms
+    assert latency.decoder_latency_ms <= latency.decoder_latency_p95_ms
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_pocket_model(precision: str) -> None:
+    model = Sam(MODELS["sam_pocket"].config, "sam_pocket")
+    latency = measure_latency(model, runs=3, warmup=1, precision=precision)
+    check(latency)
+    assert (latency.precision, latency.runs, latency.threads) == (precision, 3, torch.get_num_threads())
+    assert latency.device == device_name(CPU) != ""
+    weights = 4 * sum(value.numel() for value in [*model.parameters(), *model.buffers()])
+    assert weights < latency.peak_memory_bytes < 3 * weights
+    assert model.training
+
+
+def test_memory_is_that_of_the_live_tensors() -> None:
+    # Encoding peaks with both copies of 16 KiB and their concatenation of 32 KiB alive.
+    assert measure_latency(Toy(), runs=1, warmup=0).peak_memory_bytes == TOY_BYTES + 48 * KIB
+
+
+def test_memory_is_the_same_again_and_after_any_number_of_runs() -> None:
+    model = Sam(SamConfig(MODELS["sam_pocket"].config.encoder, 4, 512, 128))
+    peaks = {measure_latency(model, runs=runs, warmup=0).peak_memory_bytes for runs in (1, 2)}
+    assert len(peaks) == 1
+
+
+def test_each_storage_counts_once_until_its_last_view_is_gone() -> None:
+    def work() -> None:
+        first = torch.zeros(1000)
+        view = first.view(10, 100)[3]
+        del first
+        view.add_(1)
+        view.expand(50, 100)
+        second = torch.zeros(100)  # 4,400 bytes: the view holds all of the first
+        del view
+        torch.zeros(900, dtype=torch.int32)  # 400 + 3,600
+        assert second.sum() == 0
+
+    assert peak_memory(work, [], CPU) == 4400
+
+
+def test_what_is_held_counts_once_and_only_on_its_device() -> None:
+    held = torch.zeros(250)
+    other = torch.zeros(1, device="meta")
+    assert peak_memory(lambda: None, [held, held[3:], other], CPU) == 1000
+    # In place and views take nothing; a result that is dropped at once still counts.
+    assert peak_memory(lambda: held.add_(1).view(5, 50), [held], CPU) == 1000
+    assert peak_memory(lambda: held + 1, [held], CPU) == 2000
+
+
+def test_memory_inside_modules_is_seen() -> None:
+    model = nn.Sequential(nn.Linear(100, 200, bias=False), nn.Linear(200, 50, bias=False))
+    with torch.no_grad():
+        peak = peak_memory(lambda: model(torch.zeros(1, 100)), model.parameters(), CPU)
+    # The caller's input lives on while the hidden layer of 200 and the output of 50 do.
+    assert peak == 4 * (100 * 200 + 200 * 50 + 100 + 200 + 50)
+
+
+def test_the_model_is_evaluated_and_then_as_it_was() -> None:
+    model = Toy()
+    model.dropout.eval()
+    measure_latency(model, runs=2, warmup=1)
+    assert model.modes and not any(model.modes)
+    assert model.training and not model.dropout.training
+
+
+def test_a_segmenter_need_not_be_a_module() -> None:
+    class Plain:
+        name, input_size = "plain", 16
+        encode = staticmethod(lambda images: images * 2)
+
+        def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+            return Masks(embedding, torch.ones(1, 1), 16)
+
+    latency = measure_latency(Plain(), runs=2, warmup=0)
+    check(latency)
+    assert latency.peak_memory_bytes == 3 * KIB + 16 + 3 * KIB + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": 0}, "runs"),
+        ({"warmup": -1}, "warmup"),
+        ({"precision": "int4"}, "float32, bfloat16, float16"),
+        ({"device": torch.device("meta")}, "cpu or cuda"),
+    ],
+)
+def test_wrong_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure_latency(Toy(), **options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cuda(precision: str) -> None:
+    model = Sam(MODELS["sam_pocket"].config, "sam_pocket").cuda()
+    bystander = torch.zeros(2**26, device="cuda")
+    latency = measure_latency(model, runs=5, warmup=2, precision=precision)
+    check(latency)
+    assert latency.device == torch.cuda.get_device_name()
+    weights = 4 * sum(value.numel() for value in [*model.parameters(), *model.buffers()])
+    # The bystander's 256 MiB are not the model's.
+    assert weights < latency.peak_memory_bytes < 4 * weights + bystander.nbytes // 4

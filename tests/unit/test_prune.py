@@ -1,0 +1,165 @@
+"""Groups, scores and surgery: what goes together, which channels stay, and what the cut leaves unchanged."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from compressors.prune.groups import find_groups
+from compressors.prune.importance import disturbed_gradients, keep, magnitude_scores, score, taylor_scores
+from compressors.prune.surgery import prune
+from compressors.prune.traceable import from_traceable, split_qkv, to_traceable
+from core.errors import InputError
+from data.batches import ImageBatch
+from students.pruned_vit import kept_width, pruned_shape
+from teachers.catalog import MODELS
+from teachers.image_encoder import EncoderConfig, ImageEncoder
+
+# A grid of 5 does not divide into windows of 3: padding takes part.
+CONFIG = EncoderConfig(40, 8, 24, 3, (24, 24, 24), (48, 48, 48), 3, (1,), 16)
+
+
+@pytest.fixture
+def encoder() -> ImageEncoder:
+    torch.manual_seed(0)
+    model = ImageEncoder(CONFIG).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.2)
+    return model
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_embedding_group_has_the_published_members() -> None:
+    groups = find_groups(MODELS["sam_vit_b"].config.encoder)
+    assert len(groups["embedding"].members) == 74
+    assert sum(member.axis == 0 for member in groups["embedding"].members) == 25
+    names = {(m.name.removeprefix("blocks.3.attn."), m.axis) for m in groups["attention.3"].members}
+    assert names == {("q.weight", 0), ("k.weight", 0), ("v.weight", 0), ("proj.weight", 1)}
+    assert {(m.name.removeprefix("blocks.3.mlp."), m.axis) for m in groups["mlp.3"].members} == {
+        ("lin1.weight", 0),
+        ("lin2.weight", 1),
+    }
+    assert [groups[name].slices for name in ("embedding", "attention.3", "mlp.3")] == [1, 12, 1]
+
+
+def test_the_traceable_form_holds_the_same_weights(encoder: ImageEncoder, images: Tensor) -> None:
+    tables = {k: v for k, v in encoder.state_dict().items() if "rel_pos" in k}
+    again = from_traceable(to_traceable(encoder), encoder, tables)
+    assert torch.equal(again(images), encoder(images))
+
+
+def test_removing_nothing_changes_nothing(encoder: ImageEncoder, images: Tensor) -> None:
+    everything = {name: torch.arange(group.width) for name, group in find_groups(CONFIG).items()}
+    assert torch.equal(prune(encoder, everything)(images), encoder(images))
+
+
+def test_removing_dead_channels_changes_nothing(encoder: ImageEncoder, images: Tensor) -> None:
+    """Scale and relative positions are carried over: only channels that do nothing are cut, and nothing is lost."""
+    kept = {
+        "attention.0": keep(torch.rand(24, generator=torch.Generator().manual_seed(2)), 15, 3),
+        "attention.1": keep(torch.rand(24, generator=torch.Generator().manual_seed(3)), 6, 3),
+        "mlp.2": keep(torch.rand(48, generator=torch.Generator().manual_seed(4)), 9, 1),
+    }
+    for name, indices in kept.items():
+        kind, block = name.split(".")
+        width = len(set(range(48 if kind == "mlp" else 24)))
+        gone = sorted(set(range(width)) - set(indices.tolist()))
+        if kind == "mlp":
+            encoder.blocks[int(block)].mlp.lin2.weight[:, gone] = 0
+        else:
+            attention = encoder.blocks[int(block)].attn
+            attention.qkv.weight[gone], attention.qkv.bias[gone] = 0, 0
+            attention.proj.weight[:, gone] = 0
+    smaller = prune(encoder, kept)
+    assert smaller.config.attention_widths == (15, 6, 24)
+    assert smaller.config.mlp_widths == (48, 48, 9)
+    torch.testing.assert_close(smaller(images), encoder(images), rtol=1e-4, atol=1e-4)
+
+
+def test_kept_weights_are_the_original_ones(encoder: ImageEncoder) -> None:
+    kept = keep(torch.rand(24, generator=torch.Generator().manual_seed(5)), 12, 1)
+    smaller = prune(encoder, {"embedding": kept})
+    assert torch.equal(smaller.patch_embed.proj.weight, encoder.patch_embed.proj.weight[kept])
+    assert torch.equal(smaller.pos_embed, encoder.pos_embed[..., kept])
+    assert torch.equal(smaller.blocks[1].attn.qkv.weight, encoder.blocks[1].attn.qkv.weight[:, kept])
+    assert torch.equal(smaller.blocks[1].norm2.bias, encoder.blocks[1].norm2.bias[kept])
+    assert torch.equal(smaller.blocks[2].mlp.lin2.bias, encoder.blocks[2].mlp.lin2.bias[kept])
+    assert torch.equal(smaller.neck[0].weight, encoder.neck[0].weight[:, kept])
+    assert torch.equal(smaller.blocks[0].attn.rel_pos_h, encoder.blocks[0].attn.rel_pos_h)
+
+
+def test_relative_positions_can_be_reset(encoder: ImageEncoder) -> None:
+    smaller = prune(encoder, {"embedding": torch.arange(12)}, rel_pos="reset")
+    assert not any(block.attn.rel_pos_h.any() for block in smaller.blocks)
+
+
+@pytest.mark.parametrize(
+    ("model", "ratio", "widths"),
+    [
+        ("sam_vit_b", 0.5, (384, 384, 1536)),
+        ("sam_vit_b", 0.77, (168, 168, 696)),
+        ("sam_vit_l", 0.5, (512, 512, 2048)),
+        ("sam_vit_l", 0.77, (224, 224, 928)),
+        ("sam_vit_h", 0.5, (640, 640, 2560)),
+        ("sam_vit_h", 0.77, (288, 288, 1168)),
+    ],
+)
+def test_published_widths(model: str, ratio: float, widths: tuple[int, int, int]) -> None:
+    shape = pruned_shape(MODELS[model].config, ratio).encoder
+    assert (shape.embed_dim, *set(shape.attention_widths), *set(shape.mlp_widths)) == widths
+
+
+def test_a_ratio_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"ratio=0\.99 leaves none of 24 channels"):
+        kept_width(24, 0.99, 3)
+
+
+def test_keep_ties_slices_and_prefers_low_indices() -> None:
+    # Slices of four; summed scores 0, 5, 5, 1: the pattern {1, 2} in both.
+    scores = torch.tensor([0.0, 5, 0, 1, 0, 0, 5, 0])
+    assert keep(scores, 4, 2).tolist() == [1, 2, 5, 6]
+    assert keep(torch.ones(6), 3, 1).tolist() == [0, 1, 2]
+
+
+def test_taylor_scores_by_hand() -> None:
+    group = find_groups(CONFIG)["mlp.0"]
+    weights = {"blocks.0.mlp.lin1.weight": torch.ones(48, 24), "blocks.0.mlp.lin2.weight": 2 * torch.ones(24, 48)}
+    gradients = {name: torch.full_like(weight, -3.0) for name, weight in weights.items()}
+    # lin1: 24 entries a row of |1 * -3|; lin2: 24 entries a column of |2 * -3|; their mean.
+    assert torch.equal(taylor_scores(group, weights, gradients), torch.full((48,), (72.0 + 144.0) / 2))
+    assert torch.equal(magnitude_scores(group, weights), torch.full((48,), (24.0 + 96.0) / 2))
+
+
+def _batches() -> list[ImageBatch]:
+    generator = torch.Generator().manual_seed(6)
+    valid = torch.ones(2, 5, 5, dtype=torch.bool)
+    return [ImageBatch(("a", "b"), torch.randn(2, 3, 40, 40, generator=generator), valid) for _ in range(2)]
+
+
+def test_the_disturbance_gives_gradients_whose_ranking_does_not_depend_on_its_size(encoder: ImageEncoder) -> None:
+    small = disturbed_gradients(encoder, _batches(), 0.01, 0)
+    large = disturbed_gradients(encoder, _batches(), 0.1, 0)
+    assert all(not parameter.requires_grad for parameter in encoder.parameters())
+    for name, group in find_groups(CONFIG).items():
+        few, many = (score("disturbed_taylor", group, encoder, g, 0) for g in (small, large))
+        assert few.min() > 0
+        torch.testing.assert_close(many / many.sum(), few / few.sum(), rtol=1e-3, atol=1e-6)
+        assert name in ("embedding", *(f"{kind}.{i}" for kind in ("attention", "mlp") for i in range(3)))
+
+
+def test_gradients_add_up_over_batches(encoder: ImageEncoder) -> None:
+    first, second = _batches()
+    both = disturbed_gradients(encoder, [first, second], 0.01, 0)
+    alone = disturbed_gradients(encoder, [first], 0.01, 0)
+    name = "blocks.0.mlp.lin1.weight"
+    assert not torch.allclose(both[name], alone[name])
+
+
+def test_qkv_is_split_by_rows(encoder: ImageEncoder) -> None:
+    state = encoder.state_dict()
+    split = split_qkv(state)
+    assert torch.equal(split["blocks.0.attn.k.bias"], state["blocks.0.attn.qkv.bias"][24:48])
+    assert not any("rel_pos" in name or "qkv" in name for name in split)
