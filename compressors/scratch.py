@@ -51,9 +51,10 @@ class Scratch:
 
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """Distil the final image embedding. Labels are never read."""
-        encoder = ImageEncoder(self.shape(teacher.config).encoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(context.seed, "weights"))
+            # Its convolutions draw their weights when they are made.
+            encoder = ImageEncoder(self.shape(teacher.config).encoder)
             initialise_encoder(encoder)
         encoder.to(context.engine.device)
         frame, grid = teacher.input_size, encoder.config.grid

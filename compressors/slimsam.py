@@ -19,7 +19,7 @@ from core.errors import InputError
 from core.seeding import seed_for
 from data.batches import ImageBatches
 from data.sample import ImageData
-from students.pruned_vit import kept_width, load_model, pruned_shape, save_model
+from students.pruned_vit import kept_width, load_model, pruned_shape, read_about, save_model
 from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam, SamConfig
 
@@ -71,6 +71,8 @@ class SlimSam:
         for name in ("importance_images", "steps", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"method.{name}={getattr(self, name)} must be at least 1")
+        if not self.noise > 0:
+            raise InputError(f"method.noise={self.noise} must be above 0, or every channel scores the same")
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """The student's shape: every width cut by the ratio, to a multiple of the number of heads."""
@@ -91,12 +93,15 @@ class SlimSam:
         student = teacher.with_encoder(v2, f"{teacher.name}-slimsam-{self.ratio}").eval().requires_grad_(False)
         return Compressed(student, progress1.images + progress2.images, progress1.seconds + progress2.seconds)
 
+    def _key(self, context: RunContext) -> str:
+        return f"{self} seed={context.seed}"
+
     def _slim(
         self, teacher: Sam, encoder: ImageEncoder, part: str, batches: ImageBatches, context: RunContext
     ) -> ImageEncoder:
         """Score and cut the channels of ``embedding`` or ``bottleneck``; once done, read back from the folder."""
-        path = context.folder / f"{part}_pruned.safetensors"
-        if path.exists():
+        path, key = context.folder / f"{part}_pruned.safetensors", self._key(context)
+        if path.exists() and read_about(path).get("key") == key:
             return load_model(path).image_encoder.to(context.engine.device)
         groups = {n: g for n, g in find_groups(encoder.config).items() if (n == "embedding") == (part == "embedding")}
         gradients = None
@@ -109,7 +114,7 @@ class SlimSam:
             scores = score(self.importance, group, encoder, gradients, context.seed)
             kept[name] = keep(scores, kept_width(group.width, self.ratio, heads), slices)
         slimmed = prune(encoder, kept, self.rel_pos)
-        save_model(path, teacher.with_encoder(slimmed, teacher.name))
+        save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": key})
         return slimmed
 
     def _gradients(self, encoder: ImageEncoder, batches: ImageBatches, seed: int, part: str) -> dict[str, torch.Tensor]:
@@ -133,7 +138,7 @@ class SlimSam:
         loss = bottleneck_aligning if name == "bottleneck_aligning" else embedding_aligning
         stage = Stage(
             name=name,
-            key=f"{self} seed={context.seed}",
+            key=self._key(context),
             model=student.requires_grad_(True),
             batch=batches,
             loss=loss(student, *models, steps=self.steps, features=self.aligning),

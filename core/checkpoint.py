@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
+
+# What reading a damaged PyTorch file raises, by where the damage is; files of the old format add the last three.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    BadZipFile,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    struct.error,
+    TypeError,
+    AssertionError,
+)
 
 
 @contextlib.contextmanager
@@ -73,10 +88,11 @@ def read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asks = "Unsupported" in str(error) or "GLOBAL" in str(error)
-        reason = "asks for code to be run, which is refused" if asks else "is truncated or not a PyTorch file"
-        raise InputError(f"{path}: {reason} ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError, IndexError) as error:
+        # PyTorch's own words end in the advice to allow execution, so they are not passed on here.
+        if "GLOBAL" in str(error) or "Unsupported global" in str(error):
+            raise InputError(f"{path}: asks for code to be run, which is refused; only tensors are read") from error
+        raise InputError(f"{path}: truncated or not a PyTorch file; fetch it again") from error
+    except _DAMAGED as error:
         raise InputError(f"{path}: truncated or not a PyTorch file ({_first_line(error)}); fetch it again") from error
 
 
@@ -107,6 +123,19 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
             temporary,
             {key: json.dumps(value) for key, value in metadata.items()},
         )
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata in order: the library writes them in a random one, and hashes would differ."""
+    with open(path, "r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size:
+            stream.seek(8)
+            stream.write(text)
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -12,7 +12,7 @@ from data.shapes_scene import Scene, compose
 
 SPLITS = ("train", "validation")
 SMALLEST_SIZE = 32
-DIFFICULTY = 0.7
+DIFFICULTY = 0.5
 """Of the data set as the tables use it: textured, shaded and cluttered, every object visible to a person."""
 IDS_PER_IMAGE = 16
 

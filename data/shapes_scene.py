@@ -21,8 +21,8 @@ from data.shapes_texture import (
 )
 
 MOST_OBJECTS = 7
-LEAST_PICTURE_SHARE = (2, 100)
-"""Every instance shows at least 2 % of the picture."""
+LEAST_PICTURE_SHARE = (3, 100)
+"""Every instance shows at least 3 % of the picture."""
 LEAST_OWN_SHARE = (4, 10)
 """Every instance shows at least 40 % of what was drawn of it."""
 _ATTEMPTS = 40
@@ -103,7 +103,7 @@ def _ground(
 def _place(rng: np.random.Generator, height: int, width: int) -> Figure:
     kind = KINDS[int(rng.integers(len(KINDS)))]
     u = float(rng.random())
-    radius = min(height, width) * (0.14 + 0.28 * u * (0.4 + 0.6 * u))
+    radius = min(height, width) * (0.17 + 0.27 * u * (0.4 + 0.6 * u))
     center = (width * between(rng, 0.1, 0.9), height * between(rng, 0.1, 0.9))
     return draw_figure(rng, kind, center, radius, height, width)
 

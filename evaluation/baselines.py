@@ -26,7 +26,9 @@ def filled_ellipses(boxes_xyxy: NDArray[np.float64], size_hw: tuple[int, int]) -
 
 def _centres(size_hw: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """x ``[1, 1, W]`` and y ``[1, H, 1]`` of the pixels' centres."""
-    return np.arange(size_hw[1])[None, None, :] + 0.5, np.arange(size_hw[0])[None, :, None] + 0.5
+    height, width = size_hw
+    x, y = np.linspace(0.5, width - 0.5, width), np.linspace(0.5, height - 0.5, height)
+    return x[None, None, :], y[None, :, None]
 
 
 BASELINES: Mapping[str, Callable[[NDArray[np.float64], tuple[int, int]], NDArray[np.bool_]]] = {

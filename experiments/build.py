@@ -19,8 +19,11 @@ ENDLESS_IMAGES = 200
 """Pictures a run scores on where the data set has no natural end (``shapes``)."""
 
 
-def build(settings: Any) -> Any:
+def build(settings: Any, key: str) -> Any:
     """The object that settings with a ``_target_`` describe.
+
+    Args:
+        key: where the settings stand in the configuration, for messages.
 
     Raises:
         InputError: the target is not of this project, or refuses its arguments.
@@ -28,23 +31,23 @@ def build(settings: Any) -> Any:
     arguments = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
     target = target_class(arguments.pop("_target_"))
     hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
-    return target(**{key: _typed(value, hints.get(key)) for key, value in arguments.items()})
+    return target(**{name: _typed(value, hints.get(name), f"{key}.{name}") for name, value in arguments.items()})
 
 
-def _typed(value: Any, hint: Any) -> Any:
+def _typed(value: Any, hint: Any, key: str) -> Any:
     """A plain value as the field it is for wants it: nested settings as their class, lists as tuples."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         hints = get_type_hints(hint)
         try:
-            return hint(**{key: _typed(part, hints.get(key)) for key, part in value.items()})
+            return hint(**{name: _typed(part, hints.get(name), f"{key}.{name}") for name, part in value.items()})
         except ValueError as error:
-            raise InputError(f"{hint.__name__.lower()}: {error}") from None
+            raise InputError(f"{key}: {error}") from None
     return tuple(value) if isinstance(value, list) else value
 
 
 def build_method(settings: Any) -> Compressor:
     """The compression method, its settings checked."""
-    method: Compressor = build(settings)
+    method: Compressor = build(settings, "method")
     return method
 
 
@@ -56,13 +59,13 @@ def build_data(settings: Any, labels: bool | None = None) -> ImageData:
     """
     if labels is not None and hasattr(settings, "labels"):
         settings = dataclasses.replace(settings, labels=labels)
-    data: ImageData = build(settings)
+    data: ImageData = build(settings, "data")
     return data
 
 
 def data_name(settings: Any) -> str:
     """The name of the data set that settings describe, as it is chosen on the command line."""
-    return next(name for name, schema in DATA.items() if schema._target_ == settings._target_)
+    return next(name for name, schema in DATA.items() if schema()._target_ == settings._target_)
 
 
 def evaluation_indices(settings: EvaluationConfig, data: ImageData, command: str) -> range:

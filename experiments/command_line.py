@@ -15,10 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
 from core.result import ResultRow
-from experiments.commands import COMMANDS
 from experiments.help_text import help_text
 from experiments.messages import group_overrides, nearest, told
-from experiments.schema import register
+from experiments.schema import COMMANDS, register
 from experiments.validate import settings_of
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
@@ -44,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         rows = [row.to_dict() for outcome in outcomes for row in outcome.rows]
         print(json.dumps({"rows": rows}, allow_nan=False))
     refused = [outcome.error for outcome in outcomes if isinstance(outcome.error, InputError)]
-    for error in refused:
-        print(f"error: {error}", file=sys.stderr)
+    for reason in refused:
+        print(f"error: {reason}", file=sys.stderr)
     for outcome in outcomes:
         if outcome.error is not None and not isinstance(outcome.error, InputError):
             raise outcome.error
@@ -66,7 +65,7 @@ def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
     if argv[0] not in COMMANDS:
         words = [name for name in COMMANDS if name != "run"]
         raise InputError(
-            f"{argv[0]} is no command; {nearest(argv[0], words)} A run has none: method=slimsam ratio=0.77"
+            f"{argv[0]} is no command; {nearest(argv[0], words)} (a run has none: method=slimsam ratio=0.77)"
         )
     return argv[0], list(argv[1:])
 
@@ -83,6 +82,9 @@ def _check_flags(arguments: Sequence[str]) -> None:
 
 def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them."""
+    # Here, so that neither --help nor a wrong word waits for PyTorch.
+    from experiments.commands import FUNCTIONS
+
     register()
     outcomes: list[Outcome] = []
 
@@ -90,7 +92,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
         form = str(cfg.format)
         try:
             settings = settings_of(cfg)
-            outcomes.append(Outcome(form, COMMANDS[command](settings, cfg)))
+            outcomes.append(Outcome(form, FUNCTIONS[command](settings, cfg)))
         except Exception as error:
             # A sweep goes on with its other jobs; main() tells what happened to this one.
             outcomes.append(Outcome(form, error=error))
@@ -100,7 +102,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     name = "config" if command == "run" else command
     try:
         _call_hydra(job, name, arguments)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
         raise told(error, overrides, _known(name, overrides)) from error
     return outcomes

@@ -5,17 +5,15 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
 from core.errors import InputError
+from experiments.schema import CONF
 
 
-def told(
-    error: HydraException | OmegaConfBaseException, overrides: Sequence[str], known: DictConfig | None
-) -> InputError:
+def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
     """The error of a composition as an :class:`InputError`.
 
     Args:
@@ -27,17 +25,21 @@ def told(
     if isinstance(error, MissingConfigException):
         return _missing(error)
     chain = list(_chain(error))
+    of_type = any(isinstance(part, ValidationError) for part in chain)
     for part in chain:
         text = _line(part)
-        if match := re.search(r"Could not override '([^']+)'", text):
-            if not any(isinstance(e, ValidationError) for e in chain):
-                return _unknown(match[1], known)
+        if not of_type and (match := re.search(r"Could not override '([^']+)'", text)):
+            return unknown(match[1], known)
     for part in chain:
         if isinstance(part, ValidationError) and part.full_key:
             return InputError(f"{_typed(part.full_key, overrides)}: {_kind(_line(part))}")
     for part in chain:
         if isinstance(part, ConfigKeyError | ConfigAttributeError) and part.full_key:
-            return _unknown(part.full_key, known)
+            return unknown(part.full_key, known)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if (CONF / key).is_dir() and value in ("null", ""):
+            return InputError(f"{text}: {nearest(value, _options(key))}")
     text = _line(error)
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return InputError(f"{match[1]} gives several values; add -m to run each of them")
@@ -51,6 +53,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(choices)}"
 
 
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
 def _missing(error: MissingConfigException) -> InputError:
     group, _, name = (error.missing_cfg_file or "").removesuffix(".yaml").rpartition("/")
     options = sorted(error.options or ())
@@ -61,7 +67,7 @@ def _missing(error: MissingConfigException) -> InputError:
     return InputError(f"{group}={name} is unknown; {nearest(name, options)}")
 
 
-def _unknown(key: str, known: DictConfig | None) -> InputError:
+def unknown(key: str, known: DictConfig | None) -> InputError:
     """A key that does not exist, with the one that was probably meant."""
     node: Any = known
     parents = key.split(".")
@@ -115,8 +121,6 @@ def group_overrides(overrides: Sequence[str]) -> list[str]:
 
     Composed alone they show which keys there are for the others.
     """
-    from experiments.schema import CONF
-
     kept = []
     for text in overrides:
         key, _, value = text.partition("=")
@@ -124,6 +128,3 @@ def group_overrides(overrides: Sequence[str]) -> list[str]:
         if (CONF / key).is_dir() and (CONF / key / f"{first}.yaml").is_file():
             kept.append(f"{key}={first}")
     return kept
-
-
-__all__ = ["ConfigCompositionException", "OverridesParser", "group_overrides", "nearest", "told"]

@@ -45,15 +45,15 @@ class Recipe:
         box_share: share of the steps with boxes; the others have one to three points.
     """
 
-    steps: int = 7500
-    images: int = 16000
-    easy_images: int = 3000
-    easy_share: float = 0.15
+    steps: int = 5200
+    images: int = 10000
+    easy_images: int = 2000
+    easy_share: float = 0.1
     easy_difficulty: float = 0.15
     batch: int = 12
     masks: int = 4
     box_share: float = 0.6
-    box_jitter: float = 0.05
+    box_jitter: float = 0.04
     rate: float = 1.2e-3
     warmup: int = 150
     weight_decay: float = 0.05
@@ -157,7 +157,7 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
         steps=recipe.steps,
         optimisation=Optimisation(
             rate=recipe.rate,
-            optimizer="adamw",
+            optimizer="muon",
             betas=(0.9, 0.98),
             weight_decay=recipe.weight_decay,
             schedule="cosine",
@@ -165,7 +165,7 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
             clip=1.0,
         ),
         validate=validate,
-        validate_every=500,
+        validate_every=400,
     )
     progress = engine.fit(stage)
     metadata = {

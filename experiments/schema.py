@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import conf
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+import conf
 from core.errors import InputError
 
 CONF = Path(conf.__file__).parent
@@ -141,7 +141,11 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "cost": CostConfig,
     "leaderboard": LeaderboardConfig,
 }
-DATA = {"shapes": ShapesData, "coco": CocoData, "sa1b": Sa1bData}
+DATA: dict[str, type[ShapesData] | type[CocoData] | type[Sa1bData]] = {
+    "shapes": ShapesData,
+    "coco": CocoData,
+    "sa1b": Sa1bData,
+}
 
 
 def register() -> None:
@@ -187,8 +191,9 @@ def mirror(settings: type[Any], target: str | None = None) -> type[Any]:
         hint, default, factory = hints[part.name], part.default, part.default_factory
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
-            hint = factory = mirror(hint)
-        if factory is not dataclasses.MISSING:
+            nested = mirror(hint)
+            parts.append((part.name, nested, field(default_factory=nested)))
+        elif factory is not dataclasses.MISSING:
             parts.append((part.name, hint, field(default_factory=factory)))
         else:
             parts.append((part.name, hint, field(default=MISSING if default is dataclasses.MISSING else default)))

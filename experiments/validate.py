@@ -1,11 +1,14 @@
 """What types cannot say about settings: refused in one line that names the key, the value and the fix."""
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
+from experiments.messages import nearest
 from experiments.schema import EvaluationConfig
 
 FORMATS = ("table", "json")
@@ -32,6 +35,7 @@ def settings_of(cfg: DictConfig) -> Any:
         settings: Any = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {_first_line(error)}") from error
+    _check_known(cfg, settings)
     if hasattr(settings, "evaluation"):
         _check_evaluation(settings.evaluation)
     name = getattr(settings, "name", None)
@@ -55,16 +59,31 @@ def _check_ratio(cfg: DictConfig) -> None:
 
 
 def _check_missing(cfg: DictConfig) -> None:
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        key = missing[0]
-        raise InputError(f"{key} is missing; give {key}={EXAMPLES.get(key, 'VALUE')}")
-    data = cfg.get("evaluation", {}).get("data", {})
-    if "root" in data:
-        try:
-            _ = data.root
-        except OmegaConfBaseException:
-            raise InputError("evaluation.data.root is missing; give evaluation.data.root=FOLDER") from None
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in _leaves(raw, ""):
+        if value == "???":
+            raise InputError(f"{key} is missing; give {key}={EXAMPLES.get(key, 'VALUE')}")
+    root = raw.get("evaluation", {}).get("data", {}).get("root")
+    if root == "${data.root}" and "root" not in raw["data"]:
+        raise InputError("evaluation.data.root is missing; give evaluation.data.root=FOLDER")
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_known(node: DictConfig, settings: Any, prefix: str = "") -> None:
+    """Every key belongs to a field: ``+key=value`` would otherwise be taken and have no effect."""
+    names = [part.name for part in dataclasses.fields(settings)]
+    for key in map(str, node):
+        if key not in names:
+            raise InputError(f"{prefix}{key} is no setting; {nearest(key, names)}")
+        if dataclasses.is_dataclass(getattr(settings, key)):
+            _check_known(node[key], getattr(settings, key), f"{prefix}{key}.")
 
 
 def _check_evaluation(settings: EvaluationConfig) -> None:

@@ -53,6 +53,19 @@ def save_model(path: Path, model: Sam, about: Mapping[str, Any] | None = None) -
     write_safetensors(path, model.state_dict(), metadata)
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """The facts that :func:`save_model` kept beside the weights; none in a file of another kind.
+
+    Raises:
+        InputError: not a safetensors file.
+    """
+    try:
+        about = json.loads(read_safetensors(path)[1]["about"])
+    except (KeyError, json.JSONDecodeError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
 def load_model(path: Path) -> Sam:
     """Read a model that :func:`save_model` wrote; frozen, in eval mode.
 
@@ -68,7 +81,7 @@ def load_model(path: Path) -> Sam:
         for key in ("attention_widths", "mlp_widths", "global_blocks"):
             encoder[key] = tuple(encoder[key])
         model = Sam(SamConfig(EncoderConfig(**encoder), **shape), json.loads(metadata["name"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: its metadata does not describe a model ({type(error).__name__}: {error})") from error

@@ -82,7 +82,7 @@ class MaskDecoder(nn.Module):
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(count, -1, -1), sparse], 1)
         source = embedding + dense
-        tokens, image = self.transformer(source, position, tokens)
+        tokens, image = self.transformer(source, position.to(source.dtype), tokens)
 
         # [N, C, g, g] back from [N, g * g, C]
         image = image.transpose(1, 2).reshape(source.shape)

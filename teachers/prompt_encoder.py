@@ -83,7 +83,7 @@ class PromptEncoder(nn.Module):
         count = next(len(part) for part in (*sparse, masks) if part is not None)
         dim = self.no_mask_embed.weight.shape[1]
         if masks is not None:
-            dense = self.mask_downscaling(masks)
+            dense = self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
         else:
             dense = self.no_mask_embed.weight.reshape(1, dim, 1, 1).expand(count, dim, self.grid, self.grid)
         empty = self.no_mask_embed.weight.new_zeros(count, 0, dim)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ class Optimisation:
 
     Attributes:
         rate: highest learning rate.
-        optimizer: ``adam`` or ``adamw``.
+        optimizer: ``adam``, ``adamw``, or ``muon`` (on the weights of linear layers, AdamW on the rest).
         betas: of Adam.
         weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
         schedule: ``constant``, ``cosine`` (to zero at the last step) or ``plateau`` (by validation).
@@ -37,7 +38,7 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
-            ("optimizer", self.optimizer, ("adam", "adamw")),
+            ("optimizer", self.optimizer, ("adam", "adamw", "muon")),
             ("schedule", self.schedule, ("constant", "cosine", "plateau")),
         ):
             if value not in allowed:
@@ -46,6 +47,14 @@ class Optimisation:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the model's trainable parameters."""
         trainable = [p for p in model.parameters() if p.requires_grad]
+        if self.optimizer == "muon":
+            linear = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
+            matrices = [p for p in trainable if id(p) in linear]
+            muon = torch.optim.Muon(
+                matrices, lr=self.rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+            rest = [p for p in trainable if id(p) not in linear]
+            return Paired(muon, torch.optim.AdamW(rest, lr=self.rate, betas=self.betas, weight_decay=0.0, fused=True))
         groups = [
             {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
@@ -59,3 +68,32 @@ class Optimisation:
         if self.schedule == "cosine":
             return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         return self.rate * warm * (plateau if self.schedule == "plateau" else 1.0)
+
+
+class Paired(torch.optim.Optimizer):
+    """Two optimizers over different parameters, used as one."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self.pair = (first, second)
+        self.param_groups = [*first.param_groups, *second.param_groups]
+
+    def step(self, closure: Any = None) -> None:
+        """One step of both."""
+        for optimizer in self.pair:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of both."""
+        for optimizer in self.pair:
+            optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.pair)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the states of both back."""
+        for i, optimizer in enumerate(self.pair):
+            optimizer.load_state_dict(state_dict[str(i)])
+        # Loading replaces the groups.
+        self.param_groups = [group for optimizer in self.pair for group in optimizer.param_groups]

@@ -26,10 +26,10 @@ class Taps:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> dict[str, Tensor]:
-        for path in self.paths:
-            name, _, side = path.partition(":")
-            module = self.model.get_submodule(name)
-            if side == "in":
+        # Every module is found before the first hook is set: an unknown path leaves no hook behind.
+        modules = [self.model.get_submodule(path.removesuffix(":in")) for path in self.paths]
+        for path, module in zip(self.paths, modules, strict=True):
+            if path.endswith(":in"):
                 self._handles.append(module.register_forward_pre_hook(self._keep_input(path)))
             else:
                 self._handles.append(module.register_forward_hook(self._keep_output(path)))

@@ -1,6 +1,7 @@
 """Meta's own ``segment-anything`` against this project's SAM, at a small size with random weights."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -149,6 +150,16 @@ def test_prompts_and_decoding(pair: tuple[MetaSam, Sam], embedding: Tensor, kind
     assert masks.logits.shape == (len(prompt), 3 if multimask else 1, 4 * GRID, 4 * GRID)
     close(masks.logits, logits)
     close(masks.iou_pred, iou)
+
+
+@pytest.mark.parametrize("kind", ["boxes", "everything"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision(pair: tuple[MetaSam, Sam], embedding: Tensor, dtype: torch.dtype, kind: str) -> None:
+    half, prompt = deepcopy(pair[1]).to(dtype), PROMPTS[kind]()
+    found = half.decode(embedding.to(dtype), prompt, (FRAME, FRAME), multimask=True)
+    expected = pair[1].decode(embedding, prompt, (FRAME, FRAME), multimask=True)
+    assert found.logits.dtype == found.iou_pred.dtype == dtype
+    assert (found.logits - expected.logits).std() < 0.1 * expected.logits.std()
 
 
 SIZES = [(90, 128), (128, 77), (300, 200), (61, 100), (128, 128), (1, 400)]

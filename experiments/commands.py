@@ -1,0 +1,94 @@
+"""What each command word does with its settings. Every command returns rows and prints its table."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from compressors.distill.engine import Engine
+from core import provenance
+from core.errors import InputError
+from core.result import ResultRow
+from evaluation.latency import device_name
+from experiments.build import build_data, build_device, build_method, data_name, evaluation_indices
+from experiments.checkpoints import find_model
+from experiments.identity import method_name
+from experiments.leaderboard import fold, print_leaderboard
+from experiments.measuring import cost_columns, cost_of_shape, latency_columns
+from experiments.messages import nearest
+from experiments.report import print_comparison
+from experiments.run import run
+from experiments.schema import CostConfig, EvaluateConfig, LeaderboardConfig
+from experiments.scoring import Held, score_model
+from teachers.catalog import MODELS
+
+
+def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Score one model; nothing is written."""
+    device = build_device(settings.engine)
+    evaluation, precision = settings.evaluation, settings.engine.precision
+    data = build_data(evaluation.data)
+    indices = evaluation_indices(evaluation, data, "evaluate")
+    found = find_model(settings.checkpoint)
+    model = found.model.to(device)
+    held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol)
+    autocast = Engine(Path(settings.runs), device, precision).autocast()
+    about: dict[str, Any] = {key: found.about.get(key) for key in ("run_id", "method", "ratio", "teacher", "seed")}
+    row = ResultRow(
+        **{**about, "method": about["method"] or "unknown"},
+        student=None if about["method"] == "teacher" else model.name,
+        device=device_name(device),
+        precision=precision,
+        status="evaluated",
+        git_sha=provenance.git_sha(),
+        **score_model(model, held, autocast),
+        **cost_columns(model),
+        **latency_columns(model, evaluation.latency_runs, device, precision),
+    )
+    if settings.format == "table":
+        print_comparison([row])
+    return [row]
+
+
+def cost(settings: CostConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Count a teacher and its student, from shapes alone."""
+    name = settings.teacher.name
+    if name not in MODELS:
+        raise InputError(f"teacher.name={name} is unknown; {nearest(name, MODELS)}")
+    config = MODELS[name].config
+    student = build_method(settings.method).shape(config)
+    shared: dict[str, Any] = {"teacher": name, "status": "counted", "git_sha": provenance.git_sha()}
+    method = method_name(settings)
+    ratio = f"-{settings.ratio:g}" if settings.ratio is not None else ""
+    rows = [
+        ResultRow(method="teacher", **shared, **cost_of_shape(config)),
+        ResultRow(
+            method=method,
+            ratio=settings.ratio,
+            student=f"{name}-{method}{ratio}",
+            **shared,
+            **cost_of_shape(student),
+        ),
+    ]
+    if settings.format == "table":
+        print_comparison(rows)
+    return rows
+
+
+def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Put all runs into one CSV file and show them."""
+    rows = fold(Path(settings.runs))
+    if not rows:
+        raise InputError(f"runs={settings.runs}: no finished run there; start one with method=slimsam ratio=0.77")
+    if settings.format == "table":
+        print_leaderboard(rows)
+    return rows
+
+
+FUNCTIONS: dict[str, Callable[[Any, DictConfig], list[ResultRow]]] = {
+    "run": run,
+    "evaluate": evaluate,
+    "cost": cost,
+    "leaderboard": leaderboard,
+}

@@ -1,0 +1,80 @@
+"""What makes two runs the same run: settings, weights and data, but no paths and no ways of reporting."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from core.checkpoint import file_sha256
+from core.errors import InputError
+from data.sample import ImageData
+from experiments.build import build_data
+from experiments.schema import RunConfig, TeacherConfig
+from teachers.catalog import MODELS
+
+_REPORTING = ("format", "runs", "force", "name")
+_PATHS = (("teacher", "checkpoint"), ("data", "root"), ("data", "annotations"), ("data", "images"))
+
+
+def run_id(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:
+    """``<method>-r<ratio>-s<seed>-<hash>``: the same command gives the same name, on every machine.
+
+    Instead of the paths of weights and pictures, what lies there counts.
+    """
+    parts = [settings.name or method_name(settings)]
+    if settings.ratio is not None:
+        parts.append(f"r{settings.ratio:g}")
+    return "-".join([*parts, f"s{settings.seed}", config_hash(settings, cfg, device)])
+
+
+def method_name(settings: Any) -> str:
+    """The name of a method in rows: that of the file it is in."""
+    return str(settings.method._target_).split(".")[-2]
+
+
+def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:
+    """Eight hexadecimal digits of the settings' SHA-256."""
+    content: dict[str, Any] = resolved(cfg)
+    for key in _REPORTING:
+        del content[key]
+    for part in (content, content["evaluation"]):
+        for group, key in _PATHS:
+            part.get(group, {}).pop(key, None)
+    content["engine"] = {"device": device.type, "precision": settings.engine.precision}
+    del content["evaluation"]["latency_runs"]
+    content["weights"] = weights_identity(settings.teacher)
+    content["pictures"] = [
+        fingerprint(build_data(data, labels=False)) for data in (settings.data, settings.evaluation.data)
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The composed settings as plain values."""
+    content: Any = OmegaConf.to_container(cfg, resolve=True)
+    return content
+
+
+def weights_identity(settings: TeacherConfig) -> str | None:
+    """SHA-256 of the file a teacher is loaded from; None where it cannot be known without loading."""
+    model = MODELS.get(settings.name)
+    if settings.checkpoint is not None:
+        path = Path(settings.checkpoint).expanduser()
+        path = path / "model.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(f"teacher.checkpoint={settings.checkpoint}: no such file; check the path")
+        return file_sha256(path)
+    if model is not None and model.packaged is not None and model.packaged.is_file():
+        return file_sha256(model.packaged)
+    return model.release.sha256 if model is not None and model.release is not None else None
+
+
+def fingerprint(data: ImageData) -> str:
+    """SHA-256 of a data set's name and the names of its pictures, in order."""
+    digest = hashlib.sha256(data.name.encode())
+    for index in range(len(data)):
+        digest.update(b"\0" + data.image_name(index).encode())
+    return digest.hexdigest()

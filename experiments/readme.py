@@ -1,0 +1,119 @@
+"""The tables of README.md, made from committed result rows: ``python -m experiments.readme``."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from core.checkpoint import write_text
+from core.result import ResultRow
+from experiments.measuring import cost_of_shape
+from experiments.report import count, milliseconds, size
+from experiments.result_file import read_rows
+from students.pruned_vit import pruned_shape
+from teachers.catalog import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "scratch")
+
+
+def committed_rows(data: str, teacher: str = "sam_pocket") -> list[ResultRow]:
+    """Rows of ``results/`` on one data set, under one teacher (baselines have none)."""
+    rows = [row for path in sorted((ROOT / "results").glob("*/*.json")) for row in read_rows(path)]
+    return [row for row in rows if row.data == data and row.teacher in (teacher, None) and row.status == "finished"]
+
+
+def quality_table(rows: Sequence[ResultRow]) -> str:
+    """Mean over seeds and its spread (standard deviation), one line a model; one measurement of each comparison."""
+    groups: dict[tuple[int, float, str], list[ResultRow]] = {}
+    for row in rows:
+        groups.setdefault((ORDER.index(row.method), row.ratio or 0.0, row.method), []).append(row)
+    lines = [
+        "| model | seeds | images seen | mIoU box | mIoU point | to teacher, box / point (points) | parameters "
+        "| MACs `full` | MACs `modules` | file | encoder, CPU |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    teacher = next(row for row in rows if row.method == "teacher")
+    for (_, ratio, method), group in sorted(groups.items()):
+        # A comparison was scored once a run, with the same result each time.
+        seeds = {row.seed: row for row in group}
+        several = list(seeds.values())
+        first = several[0]
+        cells = [
+            f"{method.replace('_', ' ')}{f' {ratio:g}' if ratio else ''}",
+            str(len(several)) if method not in ORDER[:3] else "",
+            f"{first.images_seen:,}" if first.images_seen else "",
+            _over_seeds([row.miou for row in several]),
+            _over_seeds([row.miou_point for row in several]),
+            _to_teacher(several, teacher),
+            *(count(value) if value else "" for value in (first.parameters, first.macs_full, first.macs_modules)),
+            size(first.size_bytes) if first.size_bytes else "",
+            milliseconds(mean(r.encoder_latency_ms or 0 for r in several)) if first.encoder_latency_ms else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def conditions(rows: Sequence[ResultRow]) -> str:
+    """What the table was measured on."""
+    row = next(row for row in rows if row.method == "teacher")
+    return (
+        f"Protocol `{row.protocol}` on held-out `{row.data}`, {row.instances:,} instances in {row.images:,} images; "
+        f"{row.device}, {row.precision}; mean ± standard deviation over seeds. Commands: `results/README.md`."
+    )
+
+
+def cost_table() -> str:
+    """Parameters and MACs of SAM and of SlimSAM's shapes, counted from the shapes."""
+    lines = [
+        "| model | parameters | encoder | encoder MACs `full` | encoder MACs `modules` |",
+        "|---|---|---|---|---|",
+    ]
+    shapes = {name: MODELS[name].config for name in ("sam_vit_h", "sam_vit_l", "sam_vit_b")}
+    shapes |= {f"sam_vit_b, slimsam {ratio}": pruned_shape(shapes["sam_vit_b"], ratio) for ratio in (0.5, 0.77)}
+    for name, shape in shapes.items():
+        cost = cost_of_shape(shape)
+        figures = [f"{cost[key]:,}" for key in ("parameters", "encoder_parameters")]
+        figures += [f"{cost[key] / 1e9:.1f} G" for key in ("encoder_macs_full", "encoder_macs_modules")]
+        lines.append("| " + " | ".join([name, *figures]) + " |")
+    return "\n".join(lines)
+
+
+def with_tables(text: str) -> str:
+    """A README with its tables made anew between their ``<!-- table:NAME -->`` marks."""
+    shapes = committed_rows("shapes")
+    photographs = committed_rows("coco")
+    tables = {
+        "pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}",
+        "coco": f"{conditions(photographs)}\n\n{quality_table(photographs)}",
+        "cost": cost_table(),
+    }
+    for name, table in tables.items():
+        text = re.sub(
+            rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)",
+            lambda marks, table=table: f"{marks[1]}{table}\n{marks[2]}",  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+def _over_seeds(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    spread = f" ± {stdev(known):.4f}" if len(known) > 1 else ""
+    return f"{mean(known):.4f}{spread}"
+
+
+def _to_teacher(rows: Sequence[ResultRow], teacher: ResultRow) -> str:
+    if rows[0].method == "teacher" or teacher.miou is None or teacher.miou_point is None:
+        return ""
+    box = 100 * (mean(row.miou or 0 for row in rows) - teacher.miou)
+    if rows[0].miou_point is None:
+        return f"{box:+.1f}"
+    return f"{box:+.1f} / {100 * (mean(row.miou_point or 0 for row in rows) - teacher.miou_point):+.1f}"
+
+
+if __name__ == "__main__":
+    write_text(ROOT / "README.md", with_tables((ROOT / "README.md").read_text(encoding="utf-8")))

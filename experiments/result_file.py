@@ -1,0 +1,34 @@
+"""``result.json``: everything one run found, written last and whole; its presence is what "finished" means."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.checkpoint import write_text
+from core.errors import InputError
+from core.result import ResultRow
+
+NAME = "result.json"
+FAILED = "failed.json"
+
+
+def write_result(path: Path, rows: Sequence[ResultRow], about: Mapping[str, Any]) -> None:
+    """Write rows and what goes with them (settings, provenance, hashes), atomically."""
+    content = {"rows": [row.to_dict() for row in rows], **about}
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_rows(path: Path) -> list[ResultRow]:
+    """The rows of a result file.
+
+    Raises:
+        InputError: damaged, or of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run again with force=true") from None
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
+        raise InputError(f"{path}: holds no rows; run again with force=true")
+    return [ResultRow.from_dict(raw, str(path)) for raw in content["rows"]]

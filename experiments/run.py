@@ -1,0 +1,204 @@
+"""One run: compress a teacher, score student and teacher by the same code, and keep what was found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from compressors.context import Compressed, Compressor, RunContext
+from compressors.distill.engine import Engine
+from core import provenance
+from core.checkpoint import file_sha256, weights_sha256
+from core.errors import InputError
+from core.result import ResultRow
+from core.seeding import seed_for
+from data.images import to_frame
+from data.sample import ImageData
+from evaluation.latency import device_name
+from experiments.build import build_data, build_device, build_method, build_teacher, data_name, evaluation_indices
+from experiments.identity import fingerprint, method_name, resolved, run_id
+from experiments.leaderboard import fold
+from experiments.measuring import cost_columns, cost_of_shape, latency_columns
+from experiments.report import print_comparison
+from experiments.result_file import FAILED, NAME, read_rows, write_result
+from experiments.run_folder import held_folder
+from experiments.schema import RunConfig
+from experiments.scoring import Held, score_fillings, score_model
+from students.pruned_vit import load_model, save_model
+from teachers.sam import Sam
+
+STUDENT = "student.safetensors"
+PICTURE = "masks.png"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with, built and checked."""
+
+    settings: RunConfig
+    run_id: str
+    folder: Path
+    device: torch.device
+    method: Compressor
+    teacher: Sam
+    data: ImageData
+    held: Held
+
+
+def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Do a run, continue one that was stopped, or read one that is finished; returns its rows and prints them.
+
+    Raises:
+        InputError: something was given wrong; nothing is left behind.
+    """
+    device = build_device(settings.engine)
+    method = build_method(settings.method)
+    name = run_id(settings, cfg, device)
+    folder = Path(settings.runs) / name
+    if (folder / NAME).is_file() and not settings.force:
+        rows = read_rows(folder / NAME)
+        _say(f"{folder}: finished earlier; force=true does it again")
+    else:
+        teacher = build_teacher(settings.teacher, device)
+        # Fails here rather than halfway where nothing would be left, or a width does not divide.
+        _shape(method, teacher)
+        held = _held(settings)
+        parts = Parts(settings, name, folder, device, method, teacher, build_data(settings.data), held)
+        with held_folder(folder, fresh=settings.force):
+            rows = _do(parts, resolved(cfg))
+        fold(Path(settings.runs))
+    if settings.format == "table":
+        print_comparison(rows, folder)
+    return rows
+
+
+def _held(settings: RunConfig) -> Held:
+    evaluation = settings.evaluation
+    data = build_data(evaluation.data)
+    indices = evaluation_indices(evaluation, data, "run")
+    return Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol)
+
+
+def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
+    about = {"config": config, "provenance": provenance.capture(device_name(parts.device), provenance.command_line())}
+    (parts.folder / FAILED).unlink(missing_ok=True)
+    try:
+        return _work(parts, about)
+    except InputError:
+        raise
+    except Exception as error:
+        row = ResultRow(
+            **_about_student(parts), data=parts.held.name, status="failed", reason=f"{type(error).__name__}: {error}"
+        )
+        write_result(parts.folder / FAILED, [row], about)
+        raise
+
+
+def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
+    settings, teacher = parts.settings, parts.teacher
+    torch.manual_seed(seed_for(settings.seed, "run"))
+    engine = Engine(parts.folder, parts.device, settings.engine.precision)
+    compressed = parts.method.compress(teacher, parts.data, RunContext(settings.seed, parts.folder, engine))
+    file = parts.folder / STUDENT
+    facts = {
+        "method": method_name(settings),
+        "ratio": settings.ratio,
+        "seed": settings.seed,
+        "teacher": teacher.name,
+        "teacher_sha256": weights_sha256(teacher),
+        "run_id": parts.run_id,
+    }
+    save_model(file, compressed.student, facts)
+    # What is scored is what was saved.
+    student = load_model(file).to(parts.device)
+    check_student(student, parts)
+    rows = _rows(parts, compressed, student, engine)
+    # Here, so that a finished run is shown without waiting for matplotlib.
+    from experiments.pictures import draw_masks
+
+    draw_masks(parts.folder / PICTURE, {"teacher": teacher, "student": student}, parts.held)
+    files = {
+        "student_sha256": file_sha256(file),
+        "teacher_sha256": facts["teacher_sha256"],
+        "training_pictures_sha256": fingerprint(parts.data),
+        "scored_pictures_sha256": fingerprint(parts.held.data),
+        "paper": parts.method.paper,
+    }
+    write_result(parts.folder / NAME, rows, {**about, **files})
+    for state in parts.folder.glob("*.state"):
+        # Only a run that was cut off needs them, and they are several times the size of the model.
+        state.unlink()
+    return rows
+
+
+def _rows(parts: Parts, compressed: Compressed, student: Sam, engine: Engine) -> list[ResultRow]:
+    """Both baselines, the teacher and the student, all scored on the same pictures."""
+    settings, held = parts.settings, parts.held
+    shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": provenance.git_sha(), "status": "finished"}
+    machine = {"device": device_name(parts.device), "precision": settings.engine.precision}
+    rows = [ResultRow(method=name, **shared, **found) for name, found in score_fillings(held).items()]
+    for model in (parts.teacher, student):
+        about = {"method": "teacher", "teacher": parts.teacher.name}
+        if model is student:
+            about = _about_student(parts, student.name) | {
+                "images_seen": compressed.images_seen,
+                "train_seconds": compressed.train_seconds,
+            }
+        measured = {
+            **score_model(model, held, engine.autocast()),
+            **cost_columns(model),
+            **latency_columns(model, settings.evaluation.latency_runs, parts.device, settings.engine.precision),
+        }
+        rows.append(ResultRow(**{**shared, **machine, **about, **measured}))
+    return rows
+
+
+def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
+    settings = parts.settings
+    return {
+        "run_id": parts.run_id,
+        "method": method_name(settings),
+        "ratio": settings.ratio,
+        "teacher": parts.teacher.name,
+        "student": name,
+        "seed": settings.seed,
+        "git_sha": provenance.git_sha(),
+    }
+
+
+def _shape(method: Compressor, teacher: Sam) -> dict[str, Any] | None:
+    """Costs of the shape a method promises; None where the shape depends on weights."""
+    try:
+        return cost_of_shape(method.shape(teacher.config))
+    except NotImplementedError:
+        return None
+
+
+def check_student(student: Sam, parts: Parts) -> None:
+    """What must hold of every student, whatever made it.
+
+    Raises:
+        RuntimeError: an answer is not finite or of another shape than the teacher's, or the parameters did not fall to
+            what the method promised.
+    """
+    size = student.input_size
+    image = to_frame(parts.held.data.image(parts.held.indices[0]), size)[None].to(parts.device)
+    with torch.inference_mode():
+        found, wanted = student.encode(image), parts.teacher.encode(image)
+    if found.shape != wanted.shape or not found.isfinite().all():
+        raise RuntimeError(
+            f"{parts.run_id}: the student's embedding {tuple(found.shape)} is not finite or not the teacher's"
+        )
+    before, after = (sum(p.numel() for p in model.parameters()) for model in (parts.teacher, student))
+    promised = _shape(parts.method, parts.teacher)
+    if after >= before or (promised and promised["parameters"] != after):
+        promise = f", the method promised {promised['parameters']}" if promised else ""
+        raise RuntimeError(f"{parts.run_id}: the student has {after} parameters, the teacher {before}{promise}")
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True, style="dim")

@@ -1,0 +1,85 @@
+"""One model on one data set: both prompts of the protocol, with a bar on standard error."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from core.protocols import Metric, Segmenter
+from data.sample import ImageData
+from evaluation.baselines import score_baselines
+from evaluation.instances import InstanceRecord, score_instances
+from evaluation.metrics import mean_iou
+from evaluation.prompt_rules import RULES
+
+
+@dataclass(frozen=True)
+class Held:
+    """Pictures that models are scored on.
+
+    Attributes:
+        data: the data set, with labels.
+        name: of the data set in rows.
+        indices: which pictures.
+        batch: prompts decoded together.
+        protocol: name and version of prompts and choice of masks.
+    """
+
+    data: ImageData
+    name: str
+    indices: Sequence[int]
+    batch: int
+    protocol: str
+
+
+def score_model(model: Segmenter, held: Held, autocast: torch.autocast) -> dict[str, Any]:
+    """The columns of ``core.result`` that scoring fills, for a model."""
+    with counted(f"scoring {model.name}", len(held.indices)) as done, autocast:
+        records = score_instances(model, held.data, RULES, batch=held.batch, indices=held.indices, on_image=done)
+    return columns(records["box"], held) | {"miou_point": _value(mean_iou(records["point"]), "miou")}
+
+
+def score_fillings(held: Held) -> dict[str, dict[str, Any]]:
+    """The same columns for each baseline; none of them answers to a point."""
+    with counted("scoring filled boxes and ellipses", len(held.indices)) as done:
+        records = score_baselines(held.data, indices=held.indices, on_image=done)
+    return {name: columns(of_baseline, held) for name, of_baseline in records.items()}
+
+
+def columns(records: Sequence[InstanceRecord], held: Held) -> dict[str, Any]:
+    """Records of box prompts as columns."""
+    metrics = mean_iou(records)
+    names = ("miou", "miou_small", "miou_medium", "miou_large")
+    overall = metrics.get("miou")
+    return {
+        "data": held.name,
+        "protocol": held.protocol,
+        **{name: _value(metrics, name) for name in names},
+        "instances": len(records),
+        "images": len({record.image_id for record in records}),
+        "miou_low": overall.low if overall else None,
+        "miou_high": overall.high if overall else None,
+        "skipped": {reason: count for reason, count in held.data.skipped.items() if count},
+    }
+
+
+def _value(metrics: Mapping[str, Metric], name: str) -> float | None:
+    return metrics[name].value if name in metrics else None
+
+
+@contextlib.contextmanager
+def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over pictures on standard error; a line where that is no terminal. Yields ``done(count)``."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"{what}: {total} pictures", highlight=False, soft_wrap=True)
+        yield lambda count: None
+        return
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*shown, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.update(task, completed=count)

@@ -1,0 +1,24 @@
+"""Committed rows are whole, and every table of the README is made from them."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.readme import ROOT, with_tables
+from experiments.result_file import read_rows
+
+FILES = sorted((ROOT / "results").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_committed_file_is_whole(path: Path) -> None:
+    rows = read_rows(path)
+    assert {row.run_id for row in rows} == {path.stem}
+    assert rows[-1].method == path.parent.name
+    assert rows[-1].status in ("finished", "evaluated")
+
+
+def test_the_readme_says_what_the_rows_say() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_tables(text) == text
+    assert text.count("<!-- table:") == 3

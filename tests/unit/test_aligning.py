@@ -1,0 +1,179 @@
+"""SlimSAM's two losses: zero for a perfect student, their weights over the steps, and what they compare."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+
+from compressors.aligning import Loss, bottleneck_aligning, embedding_aligning
+from compressors.distill.losses import embedding_mse
+from compressors.distill.taps import Taps
+from data.batches import ImageBatch
+from teachers.catalog import MODELS
+from teachers.image_encoder import ImageEncoder
+from tests.unit.tiny import ENCODER, tiny_encoder
+
+
+@pytest.fixture
+def batch() -> ImageBatch:
+    valid = torch.ones(2, 4, 4, dtype=torch.bool)
+    valid[1, 2:] = False
+    return ImageBatch(("a", "b"), torch.randn(2, 3, 64, 64), valid)
+
+
+def features(encoder: ImageEncoder, batch: ImageBatch, paths: list[str]) -> list[Tensor]:
+    with torch.no_grad(), Taps(encoder, paths) as seen:
+        encoder(batch.images)
+    return [seen[path] for path in paths]
+
+
+def mse(a: list[Tensor], b: list[Tensor]) -> float:
+    """As one MSE over the maps laid side by side, which is what the paper writes."""
+    return torch.nn.functional.mse_loss(torch.stack(a), torch.stack(b)).item()
+
+
+@pytest.fixture(params=["bottleneck", "embedding"])
+def copied(request: pytest.FixtureRequest) -> tuple[Loss, ImageEncoder, list[ImageEncoder]]:
+    """A loss, its student, and the frozen encoders it looks at, all equal."""
+    v0 = tiny_encoder()
+    student = deepcopy(v0).requires_grad_(True)
+    if request.param == "bottleneck":
+        return bottleneck_aligning(student, v0, steps=20), student, [v0]
+    v1 = deepcopy(v0)
+    return embedding_aligning(student, v0, v1, steps=20), student, [v0, v1]
+
+
+def test_a_copy_of_the_teacher_has_nothing_to_learn(copied: tuple, batch: ImageBatch) -> None:
+    loss, _, _ = copied
+    for step in (0, 5, 15):
+        terms = loss(batch, step)
+        assert all(term.item() == 0 for term in terms.values())
+    assert len(loss(batch, 0)) > 1
+
+
+def test_gradients_reach_the_student_only(copied: tuple, batch: ImageBatch) -> None:
+    loss, student, teachers = copied
+    for teacher in teachers:
+        teacher.requires_grad_(True)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    torch.stack(list(loss(batch, 0).values())).sum().backward()
+    missing = [name for name, parameter in student.named_parameters() if parameter.grad is None]
+    assert not missing
+    assert all(parameter.grad.any() for parameter in student.parameters())
+    assert all(parameter.grad is None for teacher in teachers for parameter in teacher.parameters())
+
+
+def test_no_hook_is_left(copied: tuple, batch: ImageBatch) -> None:
+    loss, student, teachers = copied
+    loss(batch, 0)
+    for encoder in (student, *teachers):
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in encoder.modules())
+
+
+def test_bottleneck_terms_by_hand(batch: ImageBatch) -> None:
+    v0, student = tiny_encoder(0), tiny_encoder(1)
+    loss = bottleneck_aligning(student, v0, steps=20)
+    qkv, mlp = ([f"blocks.{i}.{part}" for i in range(3)] for part in ("attn.qkv", "mlp.act"))
+    wanted, found = v0(batch.images), student(batch.images)
+    distance = embedding_mse(found, wanted, batch.valid).item()
+    expected = {
+        "embedding": 0.5 * distance,
+        "window_qkv": 0.5 * mse(*(features(m, batch, [qkv[0], qkv[2]]) for m in (student, v0))),
+        "global_qkv": 0.5 * mse(*(features(m, batch, [qkv[1]]) for m in (student, v0))),
+        "mlp": 0.5 * mse(*(features(m, batch, mlp) for m in (student, v0))),
+    }
+    for step in (0, 1, 9):
+        assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx(expected, rel=1e-5)
+    for step in (10, 11, 19):
+        assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx({"embedding": distance}, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "weights"),
+    [
+        (20, {0: 0.9, 1: 0.8, 4: 0.5, 8: 0.1, 9: 0.0, 10: 0.0, 19: 0.0}),
+        (40, {0: 0.9, 1: 0.9, 2: 0.8, 3: 0.8, 17: 0.1, 18: 0.0, 39: 0.0}),
+        (250, {0: 0.9, 12: 0.9, 13: 0.8, 24: 0.8, 25: 0.7, 112: 0.1, 113: 0.0, 249: 0.0}),
+        (2, {0: 0.9, 1: 0.0}),
+    ],
+)
+def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[int, float]) -> None:
+    v0, v1, student = (tiny_encoder(seed) for seed in range(3))
+    loss = embedding_aligning(student, v0, v1, steps=steps)
+    # What enters each attention, each MLP and the neck: 25 maps in SAM-B.
+    stream = [f"blocks.{i}.{norm}:in" for i in range(3) for norm in ("norm1", "norm2")]
+    maps = [[*features(m, batch, stream), features(m, batch, ["neck.0:in"])[0].permute(0, 2, 3, 1)] for m in (student, v1)]
+    final = [m(batch.images) for m in (v0, v1, student)]
+    to_v0, to_v1 = (embedding_mse(final[2], other, batch.valid).item() for other in final[:2])
+    for step, weight in weights.items():
+        expected = {"embedding": (1 - weight) * to_v0}
+        if weight:
+            expected |= {"stream": weight * mse(*maps), "earlier": weight * to_v1}
+        assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_ten_stairs_fall_by_a_tenth(batch: ImageBatch) -> None:
+    v0, student = tiny_encoder(0), tiny_encoder(1)
+    distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
+    loss = embedding_aligning(student, v0, student, steps=20)
+    weights = [1 - loss(batch, step)["embedding"].item() / distance for step in range(20)]
+    assert weights == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] + [0.0] * 10, abs=1e-5)
+
+
+def test_global_attention_is_aligned_too(batch: ImageBatch) -> None:
+    """The released code compares the student's global q/k/v with themselves, which is always 0."""
+    v0 = tiny_encoder()
+    student = deepcopy(v0)
+    student.blocks[1].attn.qkv.weight += 0.1
+    student.requires_grad_(True)
+    terms = bottleneck_aligning(student, v0, steps=20)(batch, 0)
+    assert terms["global_qkv"].item() > 0
+    terms["global_qkv"].backward()
+    assert student.blocks[1].attn.qkv.weight.grad.any()
+
+
+def test_an_encoder_without_global_blocks_has_no_such_term(batch: ImageBatch) -> None:
+    from dataclasses import replace
+
+    encoder = ImageEncoder(replace(ENCODER, global_blocks=()))
+    assert set(bottleneck_aligning(encoder, encoder, steps=2)(batch, 0)) == {"embedding", "window_qkv", "mlp"}
+
+
+def test_without_features_only_the_embedding_is_compared(batch: ImageBatch) -> None:
+    v0, v1, student = (tiny_encoder(seed) for seed in range(3))
+    distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
+    for loss in (
+        bottleneck_aligning(student, v0, steps=20, features=False),
+        embedding_aligning(student, v0, v1, steps=20, features=False),
+    ):
+        for step in (0, 19):
+            assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx({"embedding": distance})
+
+
+def test_feature_shapes_include_padded_windows(batch: ImageBatch) -> None:
+    """A grid of 4 in windows of 3 is padded to 6: four windows a picture."""
+    windowed, whole, mlp = features(
+        tiny_encoder(), batch, ["blocks.0.attn.qkv", "blocks.1.attn.qkv", "blocks.0.mlp.act"]
+    )
+    assert windowed.numel() == 2 * 4 * 9 * 72
+    assert whole.numel() == 2 * 16 * 72
+    assert mlp.shape == (2, 4, 4, 48)
+
+
+def test_feature_sizes_of_sam_vit_b_are_the_published_ones() -> None:
+    """At 1024 pixels: 25 windows of 14 x 14 and q, k and v of 768; the whole grid of 64 x 64; MLPs of 3072."""
+    with torch.device("meta"):
+        encoder = ImageEncoder(MODELS["sam_vit_b"].config.encoder)
+        image = torch.zeros(1, 3, 1024, 1024)
+    paths = ["blocks.0.attn.qkv", "blocks.2.attn.qkv", "blocks.0.mlp.act", "blocks.0.norm2:in", "neck.0:in"]
+    with torch.no_grad(), Taps(encoder, paths) as seen:
+        assert encoder(image).shape == (1, 256, 64, 64)
+    windowed, whole, mlp, inside, last = (seen[path] for path in paths)
+    assert windowed.numel() == 75 * 14 * 14 * 768
+    assert whole.numel() == 3 * 64 * 64 * 768
+    assert mlp.shape == (1, 64, 64, 3072)
+    assert inside.shape == (1, 64, 64, 768)
+    assert last.shape == (1, 768, 64, 64)

@@ -1,0 +1,190 @@
+"""SlimSAM and its control, from teacher to student: shapes, repeatability, resuming, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressors.context import Compressed, Compressor, RunContext
+from compressors.distill.engine import Engine
+from compressors.distill.schedule import Optimisation
+from compressors.scratch import Scratch
+from compressors.slimsam import SlimSam
+from core.checkpoint import weights_sha256
+from core.errors import InputError
+from data.batches import ImageBatches
+from students.pruned_vit import load_model
+from tests.unit.tiny import CONFIG, Killed, Pictures, tiny_sam
+
+OPTIMISATION = Optimisation(rate=0.01)
+SLIM = SlimSam(0.5, importance_images=3, steps=4, batch=2, optimisation=OPTIMISATION)
+SCRATCH = Scratch(0.5, steps=8, batch=2, optimisation=OPTIMISATION)
+# Pictures read: 3 for the first importance, 8 in the first distillation, and the same again.
+READ = {"slimsam": 22, "scratch": 16}
+METHODS: dict[str, Compressor] = {"slimsam": SLIM, "scratch": SCRATCH}
+
+
+def compress(method: Compressor, folder: Path, data: Pictures | None = None, seed: int = 0) -> Compressed:
+    engine = Engine(folder, save_every_s=-1.0)
+    return method.compress(tiny_sam(), data or Pictures(), RunContext(seed, folder, engine))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_student_has_the_promised_shape_and_is_frozen(tmp_path: Path, name: str) -> None:
+    method, data = METHODS[name], Pictures()
+    compressed = compress(method, tmp_path, data)
+    student, shape = compressed.student, method.shape(CONFIG)
+    assert student.config == shape == student.config
+    assert (shape.encoder.embed_dim, shape.encoder.attention_widths, shape.encoder.mlp_widths) == (
+        12,
+        (12,) * 3,
+        (24,) * 3,
+    )
+    assert (student.name, compressed.images_seen) == (f"tiny-{name}-0.5", 16)
+    assert compressed.train_seconds > 0
+    assert len(data.read) == READ[name]
+    assert not student.training
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    teacher = tiny_sam().state_dict()
+    for key, value in student.state_dict().items():
+        assert value.isfinite().all()
+        if not key.startswith("image_encoder."):
+            assert torch.equal(value, teacher[key])
+    assert student.encode(torch.zeros(1, 3, 64, 64)).shape == (1, 16, 4, 4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_teacher_is_left_as_it_was(tmp_path: Path, name: str) -> None:
+    teacher = tiny_sam()
+    before = weights_sha256(teacher)
+    METHODS[name].compress(teacher, Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
+    assert weights_sha256(teacher) == before
+    assert not teacher.training
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SLIM,
+        replace(SLIM, importance="random", aligning=False),
+        replace(SLIM, importance="magnitude", embedding="tied", rel_pos="reset"),
+        SCRATCH,
+    ],
+)
+def test_the_same_run_twice_is_bit_identical_whatever_was_drawn_before(tmp_path: Path, method: Compressor) -> None:
+    found = []
+    for name in "ab":
+        torch.manual_seed(ord(name))
+        found.append(weights_sha256(compress(method, tmp_path / name).student))
+    assert found[0] == found[1]
+    assert weights_sha256(compress(method, tmp_path / "c", seed=1).student) != found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kill_at"),
+    [("slimsam", 1), ("slimsam", 4), ("slimsam", 8), ("slimsam", 12), ("slimsam", 19), ("scratch", 1), ("scratch", 9)],
+)
+def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, name: str, kill_at: int) -> None:
+    undisturbed = compress(METHODS[name], tmp_path / "a")
+    with pytest.raises(Killed):
+        compress(METHODS[name], tmp_path / "b", Pictures(kill_at=kill_at))
+    torch.manual_seed(99)
+    rest = Pictures()
+    resumed = compress(METHODS[name], tmp_path / "b", rest)
+    assert weights_sha256(resumed.student) == weights_sha256(undisturbed.student)
+    assert resumed.images_seen == undisturbed.images_seen
+    # It went on rather than starting over; a step or a scoring that was cut off is done again.
+    assert len(rest.read) <= READ[name] - kill_at + 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_finished_run_reads_nothing(tmp_path: Path, name: str) -> None:
+    first = compress(METHODS[name], tmp_path)
+    again = compress(METHODS[name], tmp_path, Pictures(kill_at=0))
+    assert weights_sha256(again.student) == weights_sha256(first.student)
+    assert again.images_seen == first.images_seen
+
+
+def test_a_folder_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    compress(SLIM, tmp_path / "used")
+    for name, other in {"random": replace(SLIM, importance="random"), "ratio": replace(SLIM, ratio=0.75)}.items():
+        fresh = weights_sha256(compress(other, tmp_path / name).student)
+        assert weights_sha256(compress(other, tmp_path / "used").student) == fresh
+
+
+def test_the_pruned_encoders_are_kept_beside_the_states(tmp_path: Path) -> None:
+    compress(SLIM, tmp_path)
+    embedding = load_model(tmp_path / "embedding_pruned.safetensors").config.encoder
+    assert (embedding.embed_dim, embedding.attention_widths, embedding.mlp_widths) == (12, (24,) * 3, (48,) * 3)
+    assert load_model(tmp_path / "bottleneck_pruned.safetensors").config == SLIM.shape(CONFIG)
+
+
+def test_more_importance_images_than_pictures_are_no_error(tmp_path: Path) -> None:
+    data = Pictures(3)
+    compress(replace(SLIM, importance_images=1000), tmp_path, data)
+    assert len(data.read) == 22
+
+
+def test_settings_change_the_student(tmp_path: Path) -> None:
+    variants = {
+        "default": SLIM,
+        "importance": replace(SLIM, importance="magnitude"),
+        "embedding": replace(SLIM, embedding="tied"),
+        "rel_pos": replace(SLIM, rel_pos="reset"),
+        "aligning": replace(SLIM, aligning=False),
+    }
+    found = {name: weights_sha256(compress(method, tmp_path / name).student) for name, method in variants.items()}
+    assert len(set(found.values())) == len(variants)
+
+
+def test_the_student_learns(tmp_path: Path) -> None:
+    """After enough steps it is nearer to the teacher than where it was cut."""
+    method = replace(SLIM, steps=40, optimisation=Optimisation(rate=3e-3))
+    student = compress(method, tmp_path).student
+    cut = load_model(tmp_path / "embedding_pruned.safetensors")
+    images = ImageBatches(Pictures(), 64, 4, 5, 0).of(range(5)).images
+    wanted = tiny_sam().encode(images)
+    assert (student.encode(images) - wanted).square().mean() < 0.9 * (cut.encode(images) - wanted).square().mean()
+
+
+def test_the_control_sees_as_many_images_as_slimsam() -> None:
+    """With the defaults of both: two distillations against one."""
+    slim, scratch = SlimSam(0.5), Scratch(0.5)
+    assert 2 * slim.steps * slim.batch == scratch.steps * scratch.batch
+    assert slim.optimisation == scratch.optimisation
+    assert slim.shape(CONFIG) == scratch.shape(CONFIG)
+    assert slim.knobs == scratch.knobs == {"ratio"}
+
+
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (lambda: SlimSam(0.0), r"ratio=0\.0 is outside \(0, 1\); try ratio=0\.5 or ratio=0\.77"),
+    (lambda: SlimSam(1.0), r"ratio=1\.0 is outside \(0, 1\)"),
+    (lambda: SlimSam(-0.5), r"ratio=-0\.5 is outside \(0, 1\)"),
+    (lambda: SlimSam(float("nan")), r"ratio=nan is outside \(0, 1\)"),
+    (
+        lambda: SlimSam(0.5, importance="hessian"),
+        "method.importance=hessian is not one of disturbed_taylor, magnitude, random",
+    ),
+    (lambda: SlimSam(0.5, embedding="loose"), "method.embedding=loose is not one of free, tied"),
+    (lambda: SlimSam(0.5, rel_pos="drop"), "method.rel_pos=drop is not one of keep, reset"),
+    (lambda: SlimSam(0.5, importance_images=0), "method.importance_images=0 must be at least 1"),
+    (lambda: SlimSam(0.5, steps=0), "method.steps=0 must be at least 1"),
+    (lambda: SlimSam(0.5, batch=-3), "method.batch=-3 must be at least 1"),
+    (lambda: SlimSam(0.5, noise=0.0), r"method\.noise=0\.0 must be above 0"),
+    (lambda: SlimSam(0.5, noise=float("nan")), r"method\.noise=nan must be above 0"),
+    (lambda: Scratch(0.0), r"ratio=0\.0 is outside \(0, 1\); try ratio=0\.5 or ratio=0\.77"),
+    (lambda: Scratch(2.0), r"ratio=2\.0 is outside \(0, 1\)"),
+    (lambda: Scratch(0.5, steps=0), "method.steps=0 must be at least 1"),
+    (lambda: Scratch(0.5, batch=0), "method.batch=0 must be at least 1"),
+    (lambda: SlimSam(0.95).shape(CONFIG), r"ratio=0\.95 leaves none of 24 channels \(in multiples of 2\)"),
+    (lambda: Scratch(0.95).shape(CONFIG), r"ratio=0\.95 leaves none of 24 channels \(in multiples of 2\)"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), REFUSED)
+def test_refused_settings(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make()

@@ -1,0 +1,153 @@
+"""Everything that can be typed wrong is refused in one line with status 2, and nothing is written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.provenance import ROOT
+from experiments.command_line import main
+from experiments.help_text import choices
+from teachers.catalog import MODELS
+from teachers.sam import Sam
+
+TRUNCATED = "teacher.checkpoint=truncated.pth"
+
+REFUSED = [
+    ("method=slimsam ratio=1.5", ["ratio=1.5", "(0, 1)", "ratio=0.5"]),
+    ("method=slimsam ratio=0", ["ratio=0", "(0, 1)"]),
+    ("method=slimsam ratio=nan", ["ratio=nan", "(0, 1)"]),
+    ("method=slimsam ratio=abc", ["ratio=abc", "a number"]),
+    ("method=slimsam ratio=", ["ratio=", "a number"]),
+    ("method=slimsam", ["ratio is missing", "ratio=0.5"]),
+    ("methd=slimsam", ["methd is no setting", "did you mean method?"]),
+    ("xyzzy=3", ["xyzzy is no setting", "method", "teacher"]),
+    ("+foo=3 ratio=0.5", ["foo is no setting"]),
+    ("+method.foo=3 ratio=0.5", ["method.foo is no setting"]),
+    ("method=slimsm ratio=0.5", ["method=slimsm is unknown", "did you mean slimsam?"]),
+    ("method=slimsam ratio=0.5 teacher=sam_vitb", ["teacher=sam_vitb is unknown", "sam_vit_b"]),
+    ("ratio=0.5 data=imagenet", ["data=imagenet is unknown", "coco"]),
+    ("ratio=0.5 method.stpes=5", ["method.stpes is no setting", "did you mean method.steps?"]),
+    ("ratio=0.5 method.steps=many", ["method.steps=many", "a whole number"]),
+    ("ratio=0.5 method.steps=0", ["method.steps=0", "at least 1"]),
+    ("ratio=0.5 method.optimisation.schedule=cosin", ["method.optimisation", "cosin", "cosine"]),
+    ("ratio=0.5 method._target_=os.system", ["_target_=os.system", "compressors"]),
+    ("ratio=0.5 method._target_=compressors.slimsam.Slim", ["compressors.slimsam has no Slim"]),
+    ("ratio=0.5,0.7", ["ratio", "add -m"]),
+    ("ratio=[0.5", ["ratio=[0.5", "cannot be read"]),
+    ("ratio=0.5 seed=1.5", ["seed=1.5", "a whole number"]),
+    ("ratio=0.5 seed=null", ["seed", "null"]),
+    ("ratio=0.5 teacher=null", ["teacher=null", "sam_pocket"]),
+    ("ratio=0.5 name=../x", ["name=../x"]),
+    ("ratio=0.5 format=xml", ["format=xml", "table, json"]),
+    ("ratio=0.5 data=coco", ["data.root is missing", "data.root=FOLDER"]),
+    ("ratio=0.5 evaluation=coco", ["evaluation.data.root is missing", "evaluation.data.root=FOLDER"]),
+    ("ratio=0.77 data=coco data.root=/nowhere", ["/nowhere", "no such folder"]),
+    ("ratio=0.77 data=sa1b data.root=/nowhere", ["/nowhere", "no such folder"]),
+    ("ratio=0.5 data.count=0", ["count is 0", "at least 1"]),
+    ("ratio=0.5 evaluation.images=0", ["evaluation.images=0", "at least 1"]),
+    ("ratio=0.5 evaluation.protocol=box@9", ["evaluation.protocol=box@9", "box_point@1"]),
+    ("ratio=0.5 engine.device=cuda:99", ["engine.device=cuda:99"]),
+    ("ratio=0.5 engine.device=tpu", ["engine.device=tpu is unknown", "cpu"]),
+    ("ratio=0.5 engine.precision=float16 engine.device=cpu", ["engine.precision=float16", "CUDA"]),
+    ("ratio=0.5 engine.precision=int8", ["engine.precision=int8", "bfloat16"]),
+    (f"ratio=0.5 {TRUNCATED}", ["truncated.pth", "truncated"]),
+    ("ratio=0.5 teacher.checkpoint=other.pth", ["other.pth", "missing image_encoder.pos_embed"]),
+    ("ratio=0.5 teacher.checkpoint=nowhere.pth", ["nowhere.pth", "no such file"]),
+    ("ratio=0.99 teacher.checkpoint=pocket.pth", ["ratio=0.99", "leaves none"]),
+    ("evaluate", ["checkpoint is missing", "sam_pocket"]),
+    ("evaluate checkpoint=sam_poket", ["sam_poket", "did you mean sam_pocket"]),
+    ("evaluate checkpoint=truncated.pth", ["truncated.pth"]),
+    ("evaluate checkpoint=truncated.safetensors", ["truncated.safetensors"]),
+    ("evaluate checkpoint=sam_pocket method=slimsam", ["method is no setting"]),
+    ("evaluate checkpoint=sam_pocket evaluation=coco data.root=/nowhere", ["/nowhere"]),
+    ("cost teacher=sam_vit_b method=slimsam", ["ratio is missing"]),
+    ("cost teacher=sam_vit_b method=slimsam ratio=2", ["ratio=2"]),
+    ("leaderboard", ["no finished run"]),
+    ("evalute checkpoint=sam_pocket", ["evalute is no command", "did you mean evaluate?"]),
+    ("ratio=0.5 slimsam", ["'slimsam' is no setting", "key=value"]),
+    ("--verbose", ["--verbose is no option", "--help"]),
+]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in, with a whole, a truncated and a foreign checkpoint in another one beside it."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    torch.save(Sam(MODELS["sam_pocket"].config).state_dict(), folder / "pocket.pth")
+    torch.save({"weight": torch.zeros(3)}, folder / "other.pth")
+    whole = (folder / "pocket.pth").read_bytes()
+    for name in ("truncated.pth", "truncated.safetensors"):
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+def _arguments(command: str, folder: Path) -> list[str]:
+    """A command's words, with the checkpoints' names as paths."""
+    names = [path.name for path in folder.iterdir()]
+    words = command.split(" ")
+    for name in names:
+        words = [word.replace(f"={name}", f"={folder / name}") for word in words]
+    return words
+
+
+def test_bad_input_is_refused_in_one_line(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = []
+    for command, said in REFUSED:
+        status = main(_arguments(command, workplace.parent / "files"))
+        output = capsys.readouterr()
+        line = output.err
+        ok = status == 2 and not output.out and line.count("\n") == 1 and line.startswith("error: ")
+        if not ok or not all(part in line for part in said):
+            wrong.append(f"{command}: status {status}, said {line!r} and {output.out!r}")
+        left = [path.name for path in workplace.rglob("*")]
+        if left:
+            wrong.append(f"{command}: left {left}")
+            break
+    assert not wrong, "\n".join(wrong)
+
+
+def test_ratio_is_refused_by_a_method_without_one(workplace: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from core.errors import InputError
+    from experiments.validate import settings_of
+
+    cfg = OmegaConf.create({"format": "table", "ratio": 0.5, "method": {"_target_": "compressors.x.MobileSam", "steps": 1}})
+    with pytest.raises(InputError, match=r"ratio=0\.5: MobileSam takes no ratio; leave it out"):
+        settings_of(cfg)
+
+
+def test_a_refused_run_leaves_what_was_there(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = workplace / "runs" / "earlier"
+    kept.mkdir(parents=True)
+    (kept / "note.txt").write_text("mine")
+    assert main(["method=slimsam", "ratio=1.5", "force=true"]) == 2
+    assert [path.name for path in workplace.rglob("*")] == ["runs", "earlier", "note.txt"]
+
+
+def test_help_lists_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("-h", "--help"):
+        assert main([flag]) == 0
+        text = capsys.readouterr().out
+        for group in ("method", "teacher", "data", "evaluation", "experiment"):
+            for name, line in choices(group).items():
+                assert f"{name} " in text and line and line in text
+        assert all(word in text for word in ("evaluate", "cost", "leaderboard", "examples"))
+
+
+@pytest.mark.parametrize("arguments", [["method=slimsam", "ratio=1.5"], ["methd=slimsam"]])
+def test_as_a_command(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 2
+    assert not done.stdout
+    assert done.stderr.count("\n") == 1 and arguments[-1].partition("=")[0] in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,72 @@
+"""A SAM small enough to train within a test, and pictures held in memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.sample import ImageSample
+from teachers.image_encoder import EncoderConfig, ImageEncoder
+from teachers.sam import Sam, SamConfig
+
+# A grid of 4 does not divide into windows of 3: padding takes part.
+ENCODER = EncoderConfig(64, 16, 24, 2, (24, 24, 24), (48, 48, 48), 3, (1,), 16)
+CONFIG = SamConfig(ENCODER, decoder_heads=2, decoder_mlp_width=20, iou_width=12)
+
+
+class Killed(Exception):
+    """What stops an interrupted run."""
+
+
+def tiny_sam(seed: int = 0) -> Sam:
+    """A frozen teacher with random weights everywhere, relative positions included."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Sam(CONFIG, "tiny").eval().requires_grad_(False)
+    # Buffers too: the prompt encoder's frequencies are drawn at random.
+    for tensor in model.state_dict().values():
+        tensor.normal_(std=0.2, generator=generator)
+    return model
+
+
+def tiny_encoder(seed: int = 0) -> ImageEncoder:
+    """The image encoder of :func:`tiny_sam`."""
+    return tiny_sam(seed).image_encoder
+
+
+@dataclass
+class Pictures:
+    """Random pictures of several sizes, without annotations.
+
+    Attributes:
+        count: how many.
+        kill_at: how many pictures may be read before :class:`Killed` is raised, or None.
+        read: indices of the pictures read so far.
+    """
+
+    count: int = 5
+    kill_at: int | None = None
+    name: str = "pictures"
+    read: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        if len(self.read) == self.kill_at:
+            raise Killed
+        self.read.append(index)
+        rng = np.random.Generator(np.random.PCG64(index))
+        size = [(64, 64), (40, 64), (64, 20)][index % 3]
+        return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+
+    def image_name(self, index: int) -> str:
+        return f"picture-{index}"
+
+    def sample(self, index: int) -> ImageSample:
+        raise AssertionError("labels are never read")
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        return {}
