@@ -19,7 +19,7 @@ ALIGNED_SHARE = 0.5
 def bottleneck_aligning(student: ImageEncoder, v0: ImageEncoder, *, steps: int, features: bool = True) -> Loss:
     """Step 1: widths inside the blocks are still the teacher's, so q/k/v and MLP activations can be compared.
 
-    With weight ``a = 0.5`` in the first half and 0 after: ``(1 - a) MSE(t1, t0) + a (windowed q/k/v + global q/k/v + MLP)``.
+    ``(1 - a) MSE(t1, t0) + a (windowed q/k/v + global q/k/v + MLP)``, where ``a`` is 0.5 in the first half and then 0.
     Global q/k/v are aligned too; the released code compares them with themselves.
     """
     depth = student.config.depth

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from core.errors import InputError
 from experiments.messages import nearest
 from students.pruned_vit import FORMAT, load_model
 from teachers.catalog import MODELS
+from teachers.inferred_shape import infer_config
+from teachers.inferred_shape import infer_config
 from teachers.sam import Sam
-from teachers.weights import infer_config, load_sam, read_state, sam_from_state
+from teachers.weights import load_sam, read_state, sam_from_state
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ def find_model(checkpoint: str) -> Found:
         return Found(load_sam(name, path), {"method": "teacher", "teacher": name})
     state = read_state(path)
     config = infer_config(state, origin=str(path))
-    known = next((name for name, model in MODELS.items() if model.config == config), None)
+    # The decoder's heads leave no trace in the tensors; a known shape has its own.
+    known = next(
+        (n for n, m in MODELS.items() if replace(m.config, decoder_heads=config.decoder_heads) == config), None
+    )
+    config = MODELS[known].config if known else config
     model = sam_from_state(config, state, str(path), known or path.stem)
     return Found(model, {"method": "teacher", "teacher": known or path.stem})
 

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 import conf
 from core.errors import InputError
+from data.shapes import DIFFICULTY
 
 CONF = Path(conf.__file__).parent
 PACKAGES = ("compressors", "students", "data")
@@ -35,7 +36,7 @@ class ShapesData:
     count: int = MISSING
     seed: int = 0
     size: int = 128
-    difficulty: float = 0.7
+    difficulty: float = DIFFICULTY
 
 
 @dataclass

@@ -13,7 +13,6 @@ from core.checkpoint import file_sha256, load_strictly, read_safetensors, read_t
 from core.errors import InputError
 from teachers.catalog import MODELS, NamedModel
 from teachers.convert import from_hugging_face, hugging_face_config, is_hugging_face
-from teachers.image_encoder import EncoderConfig
 from teachers.sam import Sam, SamConfig
 
 # What a SamModel's config.json says that its tensors do not show, and what it means where it is left out.
@@ -104,57 +103,6 @@ def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, 
             raise InputError(f"{origin}: {key} holds NaN or infinite values; use another copy of this checkpoint")
     load_strictly(model, ready, origin)
     return model.requires_grad_(False).eval()
-
-
-def infer_config(state: Mapping[str, Tensor], decoder_heads: int = 8, origin: str = "state dict") -> SamConfig:
-    """The shape of the model that a state dict by Meta's names belongs to.
-
-    Every block may have widths of its own. A block whose relative positions span the whole grid counts as global
-    (with windows as large as the grid that is the same function).
-
-    Args:
-        decoder_heads: heads of the mask decoder, which leave no trace in the tensors.
-        origin: where the tensors came from, for messages.
-
-    Raises:
-        InputError: a tensor that shows the shape is missing, or they contradict each other.
-    """
-
-    def size(key: str, axis: int) -> int:
-        if key not in state or state[key].ndim <= axis:
-            what = f"{key} has shape {tuple(state[key].shape)}" if key in state else f"there is no {key}"
-            raise InputError(f"{origin}: {what}, so this is not a SAM in Meta's layout (fused qkv, relative positions)")
-        return state[key].shape[axis]
-
-    prefix = "image_encoder.blocks."
-    depth = len({key.split(".")[2] for key in state if key.startswith(prefix)})
-    grid, patch = size("image_encoder.pos_embed", 1), size("image_encoder.patch_embed.proj.weight", 3)
-    attention = tuple(size(f"{prefix}{i}.attn.proj.weight", 1) for i in range(depth))
-    head_dims = [size(f"{prefix}{i}.attn.rel_pos_h", 1) for i in range(depth)]
-    heads = {width / max(dim, 1) for width, dim in zip(attention, head_dims, strict=True)}
-    if len(heads) != 1 or not min(heads).is_integer():
-        raise InputError(f"{origin}: attention widths {attention} and head widths {head_dims} give no one head count")
-    sides = [(size(f"{prefix}{i}.attn.rel_pos_h", 0) + 1) // 2 for i in range(depth)]
-    windows = set(sides) - {grid}
-    if len(windows) > 1:
-        raise InputError(f"{origin}: relative positions for windows of {sorted(windows)} tokens, expected one size")
-    encoder = EncoderConfig(
-        image_size=grid * patch,
-        patch_size=patch,
-        embed_dim=size("image_encoder.pos_embed", 3),
-        num_heads=int(heads.pop()),
-        attention_widths=attention,
-        mlp_widths=tuple(size(f"{prefix}{i}.mlp.lin1.weight", 0) for i in range(depth)),
-        window_size=windows.pop() if windows else grid,
-        global_blocks=tuple(i for i, side in enumerate(sides) if side == grid),
-        out_channels=size("image_encoder.neck.0.weight", 0),
-    )
-    return SamConfig(
-        encoder,
-        decoder_heads,
-        decoder_mlp_width=size("mask_decoder.transformer.layers.0.mlp.lin1.weight", 0),
-        iou_width=size("mask_decoder.iou_prediction_head.layers.0.weight", 0),
-    )
 
 
 def _found(name: str, model: NamedModel) -> Path:

@@ -1,6 +1,5 @@
 """The only training loop of the project: any model, any loss, any stage."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from compressors.distill.log import StageLog
 from compressors.distill.progress import progress_bar
 from compressors.distill.schedule import Optimisation
 from compressors.distill.state import Progress, load_state, save_state
@@ -18,7 +18,10 @@ from compressors.distill.state import Progress, load_state, save_state
 class Batch(Protocol):
     """What a stage trains on in one step: anything that counts its images and names them."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name an image."""
+        ...
 
 
 B = TypeVar("B", bound=Batch)
@@ -95,7 +98,10 @@ class Engine:
         trained = [p for p in stage.model.parameters() if p.requires_grad]
         saved = began = time.monotonic()
         before = progress.seconds
-        with progress_bar(stage.name, stage.steps, progress.step) as show, _log(self.folder, stage, progress) as log:
+        with (
+            progress_bar(stage.name, stage.steps, progress.step) as show,
+            StageLog(self.folder / f"{stage.name}.jsonl", progress.step) as log,
+        ):
             while progress.step < stage.steps:
                 rate = stage.optimisation.rate_at(progress.step, stage.steps, progress.rate)
                 for group in optimizer.param_groups:
@@ -169,24 +175,3 @@ class Engine:
             if progress.plateau > stage.optimisation.patience:
                 progress.plateau, progress.rate = 0, progress.rate * stage.optimisation.factor
         return figure
-
-
-class _log:
-    """Appends JSON lines to the stage's log; lines past the resumed step are from a run that was cut off."""
-
-    def __init__(self, folder: Path, stage: Stage[Any], progress: Progress) -> None:
-        self.path = folder / f"{stage.name}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if progress.step and self.path.exists():
-            for line in self.path.read_text().splitlines():
-                if line.endswith("}") and json.loads(line)["step"] <= progress.step:
-                    kept.append(line + "\n")
-        self.path.write_text("".join(kept))
-
-    def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
-        self.stream = open(self.path, "a", buffering=1)
-        return lambda entry: print(json.dumps(entry), file=self.stream)
-
-    def __exit__(self, *_: object) -> None:
-        self.stream.close()

@@ -77,7 +77,7 @@ class Paired(torch.optim.Optimizer):
         self.pair = (first, second)
         self.param_groups = [*first.param_groups, *second.param_groups]
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One step of both."""
         for optimizer in self.pair:
             optimizer.step()

@@ -13,7 +13,7 @@ from teachers.image_encoder import EncoderConfig
 
 @dataclass(frozen=True)
 class Member:
-    """A weight whose rows (``axis`` 0) or columns (``axis`` 1) belong to a group; ``name`` as in a traceable encoder."""
+    """A weight whose rows (``axis`` 0) or columns (``axis`` 1) belong to a group, by its name in a traceable encoder."""
 
     name: str
     axis: int
@@ -72,6 +72,7 @@ def pruning_function(layer: nn.Module) -> tp.function.BasePruningFunc:
 
 def _group(graph: tp.DependencyGraph, model: TraceableEncoder, name: str, root: str, slices: int) -> Group:
     layer = model.get_submodule(root)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
     width = layer.weight.shape[0]
     traced = graph.get_pruning_group(layer, pruning_function(layer), idxs=list(range(width)))
     names = {module: path for path, module in model.named_modules()}

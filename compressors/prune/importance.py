@@ -25,8 +25,8 @@ def disturbed_gradients(
     """Gradients of the disturbed loss (SlimSAM, section 3.3): label-free, and not zero where student equals teacher.
 
     The target is the encoder's own embedding plus Gaussian noise of standard deviation ``noise``, so the loss is
-    ``MSE(t + eps, t)`` and its gradient ``-(2 / N) J^T eps``: a random probe of how much each weight moves the embedding.
-    Gradients add up over all batches with their signs, as in the reference.
+    ``MSE(t + eps, t)`` and its gradient ``-(2 / N) J^T eps``: a random probe of how much each weight moves the
+    embedding. Gradients add up over all batches with their signs, as in the reference.
 
     Returns:
         The summed gradient of every parameter, by the encoder's parameter names.

@@ -33,17 +33,17 @@ def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "kee
             graph.get_pruning_group(layer, pruning_function(layer), idxs=gone).prune()
 
     tables: dict[str, Tensor] = {}
-    for i, block in enumerate(encoder.blocks):
+    for i in range(encoder.config.depth):
         head_dim = encoder.config.attention_widths[i] // encoder.config.num_heads
-        indices = kept.get(f"attention.{i}")
+        channels = kept.get(f"attention.{i}", torch.arange(head_dim))
         # The pattern is the same in every head: the first head's part of the indices tells it.
-        pattern = torch.arange(head_dim) if indices is None else indices[indices < head_dim]
+        pattern = channels[channels < head_dim]
         fold = (len(pattern) / head_dim) ** 0.5
         with torch.no_grad():
-            traceable.blocks[i].attn.q.weight.mul_(fold)
-            traceable.blocks[i].attn.q.bias.mul_(fold)
+            for parameter in traceable.get_submodule(f"blocks.{i}.attn.q").parameters():
+                parameter.mul_(fold)
         for axis in "hw":
             name = f"blocks.{i}.attn.rel_pos_{axis}"
-            table = getattr(block.attn, f"rel_pos_{axis}").detach()[:, pattern] / fold
+            table = encoder.get_parameter(name).detach()[:, pattern] / fold
             tables[name] = torch.zeros_like(table) if rel_pos == "reset" else table
     return from_traceable(traceable, encoder, tables).to(encoder.pos_embed.device)

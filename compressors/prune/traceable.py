@@ -98,14 +98,14 @@ def from_traceable(traceable: TraceableEncoder, original: ImageEncoder, rel_pos:
         original: where the rest of the neck comes from.
         rel_pos: the pruned encoder's tables of relative positions, by parameter name.
     """
+    parts, depth = traceable.state_dict(), original.config.depth
     config = replace(
         original.config,
         embed_dim=traceable.pos_embed.shape[-1],
-        attention_widths=tuple(block.attn.proj.in_features for block in traceable.blocks),
-        mlp_widths=tuple(block.mlp.lin1.out_features for block in traceable.blocks),
+        attention_widths=tuple(parts[f"blocks.{i}.attn.proj.weight"].shape[1] for i in range(depth)),
+        mlp_widths=tuple(parts[f"blocks.{i}.mlp.lin1.weight"].shape[0] for i in range(depth)),
     )
     state = {name: tensor for name, tensor in original.state_dict().items() if name.startswith("neck.")} | rel_pos
-    parts = traceable.state_dict()
     for name, tensor in parts.items():
         if ".attn.q." in name:
             state[name.replace(".q.", ".qkv.")] = torch.cat([parts[name.replace(".q.", f".{p}.")] for p in "qkv"])

@@ -17,8 +17,9 @@ from core.geometry import upscale_logits
 from core.protocols import Prompt
 from data.images import to_frame
 from teachers.catalog import MODELS
+from teachers.inferred_shape import infer_config
 from teachers.sam import Sam
-from teachers.weights import infer_config, load_sam
+from teachers.weights import load_sam
 
 SIZE = (600, 800)
 PROMPTS = {

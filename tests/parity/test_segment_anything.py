@@ -18,8 +18,8 @@ from core.geometry import resized_size, upscale_logits
 from core.protocols import Masks, Prompt
 from data.images import to_frame
 from teachers.image_encoder import EncoderConfig
+from teachers.inferred_shape import infer_config
 from teachers.sam import Sam, SamConfig
-from teachers.weights import infer_config
 
 FRAME, PATCH, DIM, HEADS, WINDOW, GLOBAL, CHANNELS, DECODER_HEADS = 128, 16, 48, 4, 3, (1, 3), 32, 4
 GRID = FRAME // PATCH  # not a multiple of the window, so windows are padded

@@ -17,8 +17,9 @@ from core.protocols import Prompt
 from teachers.catalog import MODELS, NamedModel, vit
 from teachers.convert import POSITIONS, from_hugging_face, hugging_face_config, to_hugging_face
 from teachers.image_encoder import EncoderConfig
+from teachers.inferred_shape import infer_config
 from teachers.sam import Sam, SamConfig
-from teachers.weights import infer_config, load_sam
+from teachers.weights import load_sam
 
 Model = TypeVar("Model", bound=nn.Module)
 FRAME, GRID = 128, 8

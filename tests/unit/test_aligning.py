@@ -1,6 +1,7 @@
 """SlimSAM's two losses: zero for a perfect student, their weights over the steps, and what they compare."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -105,7 +106,9 @@ def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[in
     loss = embedding_aligning(student, v0, v1, steps=steps)
     # What enters each attention, each MLP and the neck: 25 maps in SAM-B.
     stream = [f"blocks.{i}.{norm}:in" for i in range(3) for norm in ("norm1", "norm2")]
-    maps = [[*features(m, batch, stream), features(m, batch, ["neck.0:in"])[0].permute(0, 2, 3, 1)] for m in (student, v1)]
+    maps = [
+        [*features(m, batch, stream), features(m, batch, ["neck.0:in"])[0].permute(0, 2, 3, 1)] for m in (student, v1)
+    ]
     final = [m(batch.images) for m in (v0, v1, student)]
     to_v0, to_v1 = (embedding_mse(final[2], other, batch.valid).item() for other in final[:2])
     for step, weight in weights.items():
@@ -127,17 +130,17 @@ def test_global_attention_is_aligned_too(batch: ImageBatch) -> None:
     """The released code compares the student's global q/k/v with themselves, which is always 0."""
     v0 = tiny_encoder()
     student = deepcopy(v0)
-    student.blocks[1].attn.qkv.weight += 0.1
+    weight = student.get_parameter("blocks.1.attn.qkv.weight")
+    weight += 0.1
     student.requires_grad_(True)
     terms = bottleneck_aligning(student, v0, steps=20)(batch, 0)
     assert terms["global_qkv"].item() > 0
     terms["global_qkv"].backward()
-    assert student.blocks[1].attn.qkv.weight.grad.any()
+    assert weight.grad is not None
+    assert weight.grad.any()
 
 
 def test_an_encoder_without_global_blocks_has_no_such_term(batch: ImageBatch) -> None:
-    from dataclasses import replace
-
     encoder = ImageEncoder(replace(ENCODER, global_blocks=()))
     assert set(bottleneck_aligning(encoder, encoder, steps=2)(batch, 0)) == {"embedding", "window_qkv", "mlp"}
 

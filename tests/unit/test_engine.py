@@ -69,9 +69,8 @@ def test_a_killed_run_ends_bit_identically(tmp_path: Path, kill_at: int) -> None
     for ours, theirs in zip(weights(resumed), weights(undisturbed), strict=True):
         assert torch.equal(ours, theirs)
     logs = [[json.loads(line) for line in (tmp_path / run / "toy.jsonl").read_text().splitlines()] for run in "ab"]
-    assert [[(entry["step"], entry["loss"]) for entry in log] for log in logs][0] == [
-        (entry["step"], entry["loss"]) for entry in logs[1]
-    ]
+    undisturbed_log, resumed_log = ([(entry["step"], entry["loss"]) for entry in log] for log in logs)
+    assert resumed_log == undisturbed_log
 
 
 def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ def test_every_name_and_the_seed_matter() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_seed_of_another_integer_type_is_the_same_seed() -> None:
-    assert seed_for(int(np.int64(7)), "a", np.int64(3)) == seed_for(np.int64(7), "a", 3) == seed_for(7, "a", "3")
+def test_a_number_of_numpy_is_the_same_number() -> None:
+    assert seed_for(int(np.int64(7)), "a", int(np.int64(3))) == seed_for(7, "a", "3")
+    assert seed_for(*np.array([7, 3])) == seed_for(7, 3)
 
 
 def test_generators_of_one_name_are_equal_and_of_two_names_differ() -> None:

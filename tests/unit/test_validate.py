@@ -119,7 +119,9 @@ def test_ratio_is_refused_by_a_method_without_one(workplace: Path) -> None:
     from core.errors import InputError
     from experiments.validate import settings_of
 
-    cfg = OmegaConf.create({"format": "table", "ratio": 0.5, "method": {"_target_": "compressors.x.MobileSam", "steps": 1}})
+    cfg = OmegaConf.create(
+        {"format": "table", "ratio": 0.5, "method": {"_target_": "compressors.x.MobileSam", "steps": 1}}
+    )
     with pytest.raises(InputError, match=r"ratio=0\.5: MobileSam takes no ratio; leave it out"):
         settings_of(cfg)
 
@@ -146,7 +148,9 @@ def test_help_lists_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
 def test_as_a_command(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments", *arguments]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120, check=False
+    )
     assert done.returncode == 2
     assert not done.stdout
     assert done.stderr.count("\n") == 1 and arguments[-1].partition("=")[0] in done.stderr

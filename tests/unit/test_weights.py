@@ -15,8 +15,9 @@ from core.checkpoint import write_safetensors
 from core.errors import InputError
 from teachers.catalog import MODELS, NamedModel, Release, vit
 from teachers.image_encoder import EncoderConfig
+from teachers.inferred_shape import infer_config
 from teachers.sam import Sam, SamConfig
-from teachers.weights import infer_config, load_sam, read_state, sam_from_state
+from teachers.weights import load_sam, read_state, sam_from_state
 
 URL = "https://example.org/models/sam_tiny_012345.pth"
 CONFIG = SamConfig(

@@ -1,0 +1,30 @@
+"""The log of a stage: one JSON object a line."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class StageLog:
+    """Appends entries that have a ``step``; lines past the step a run resumes from are of a run that was cut off.
+
+    Args:
+        path: the file, ``<stage>.jsonl``.
+        step: the step the stage continues from; 0 begins a new log.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
+        # A kill can leave half a line at the end.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self.path = path
+
+    def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
+        self.stream = open(self.path, "a", buffering=1, encoding="utf-8")
+        return lambda entry: print(json.dumps(entry), file=self.stream)
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()

@@ -1,0 +1,149 @@
+"""Every file of conf/ composes, names a class that exists, and has that class's own fields, types and defaults."""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from data.sa1b import Sa1b
+from data.shapes import Shapes
+from experiments.build import build_data, build_method
+from experiments.help_text import choices
+from experiments.identity import method_name
+from experiments.schema import COMMANDS, CONF, DATA, register, target_class
+from experiments.validate import settings_of
+from teachers.catalog import MODELS
+
+FILES = sorted(path for path in CONF.rglob("*.yaml") if "local" not in path.parts)
+METHODS = sorted(choices("method"))
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> Iterator[None]:
+    register()
+    with initialize_config_module("conf", version_base="1.3"):
+        yield
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    """A command's settings, with what it requires."""
+    given = [
+        f"{key}={value}" for key, value in {"run": {"ratio": 0.5}, "cost": {"ratio": 0.5}}.get(command, {}).items()
+    ]
+    given += ["checkpoint=sam_pocket"] if command == "evaluate" else []
+    chosen = [text for text in given if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)]
+    return compose("config" if command == "run" else command, [*chosen, *overrides])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command: str) -> None:
+    settings = settings_of(composed(command))
+    assert isinstance(settings, COMMANDS[command])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
+def test_every_file_composes(path: Path) -> None:
+    group = path.parent.relative_to(CONF).as_posix()
+    if group == ".":
+        assert path.stem in ("base", "config", *COMMANDS)
+        return
+    overrides = [f"{group}={path.stem}"]
+    if path.stem in ("coco", "sa1b"):
+        overrides.append("data.root=somewhere")
+        overrides += [f"data={path.stem}"] if group == "evaluation" else []
+    settings = settings_of(composed("run", *overrides))
+    if group in ("data", "evaluation"):
+        chosen = settings.data if group == "data" else settings.evaluation.data
+        assert chosen._target_ == DATA[path.stem]()._target_
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
+def test_every_file_says_what_it_is(path: Path) -> None:
+    assert choices(path.parent.relative_to(CONF).as_posix())[path.stem]
+    if path.stem == "config":
+        assert len(path.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_the_fields_of_its_class(name: str) -> None:
+    raw = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    cfg = composed("run", f"method={name}")
+    target = target_class(raw["_target_"])
+    assert [str(key) for key in cfg.method if key != "_target_"] == [part.name for part in dataclasses.fields(target)]
+    built: Any = build_method(settings_of(cfg).method)
+    assert isinstance(built, target) and built.ratio == 0.5
+    assert hash(built) == hash(dataclasses.replace(built)), "settings are plain values, nested ones rebuilt"
+    assert method_name(settings_of(cfg)) == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_file_shows_every_setting(name: str) -> None:
+    """Whoever opens the file sees all that can be changed."""
+    shown = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    target = target_class(shown["_target_"])
+    names = {part.name for part in dataclasses.fields(target)}
+    assert set(shown) - {"defaults", "_target_"} == names
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_data_set_has_the_arguments_of_its_class(name: str) -> None:
+    schema = DATA[name]()
+    arguments = inspect.signature(target_class(schema._target_)).parameters
+    fields = {part.name: part.default for part in dataclasses.fields(schema) if part.name != "_target_"}
+    assert set(fields) == set(arguments)
+    for key, default in fields.items():
+        if default != "???" and arguments[key].default is not inspect.Parameter.empty:
+            assert default == arguments[key].default, key
+    assert target_class(schema._target_).name == name
+
+
+@pytest.mark.parametrize("name", choices("teacher"))
+def test_a_teacher_is_in_the_catalogue(name: str) -> None:
+    assert composed("run", f"teacher={name}").teacher.name == name
+    assert set(choices("teacher")) == set(MODELS)
+
+
+def test_evaluation_follows_the_data() -> None:
+    cfg = composed("run", "data=coco", "data.root=here")
+    assert cfg.evaluation.data._target_ == "data.coco.Coco"
+    assert (cfg.evaluation.data.root, cfg.evaluation.data.split, cfg.evaluation.data.labels) == (
+        "here",
+        "validation",
+        True,
+    )
+    assert (cfg.data.split, cfg.data.labels) == ("train", False)
+    cfg = composed("evaluate", "evaluation=sa1b", "data.root=here")
+    assert (cfg.evaluation.data._target_, cfg.evaluation.data.root) == ("data.sa1b.Sa1b", "here")
+    assert Sa1b.__name__ in cfg.data._target_
+
+
+def test_a_run_never_trains_on_what_it_is_scored_on() -> None:
+    for name in DATA:
+        cfg = composed("run", f"data={name}", *([] if name == "shapes" else ["data.root=here"]))
+        assert (cfg.data.split, cfg.evaluation.data.split) == ("train", "validation")
+
+
+def test_presets_beat_the_defaults_and_the_command_line_beats_presets() -> None:
+    assert composed("run", "experiment=smoke").method.steps == 4
+    assert composed("run", "experiment=smoke", "method.steps=7").method.steps == 7
+    assert compose("config", ["experiment=smoke"]).ratio == 0.5
+
+
+def test_hydra_leaves_no_folders() -> None:
+    cfg = compose("config", ["ratio=0.5"], return_hydra_config=True)
+    assert cfg.hydra.output_subdir is None and cfg.hydra.run.dir == "." and cfg.hydra.job.chdir is False
+    assert cfg.hydra.job.name == "experiments"
+    assert cfg.hydra.job_logging.root is None
+
+
+def test_data_sets_are_built_with_their_arguments() -> None:
+    settings = settings_of(composed("run", "data.count=3", "data.size=64", "data.seed=5"))
+    data = build_data(settings.data)
+    assert isinstance(data, Shapes) and (len(data), data.size, data.seed, data.split) == (3, 64, 5, "train")
+    assert OmegaConf.is_config(composed("run"))

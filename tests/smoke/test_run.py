@@ -1,0 +1,216 @@
+"""Whole runs at pocket scale, with a teacher of random weights: the path, the files and what a second call does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from compressors.distill.engine import TrainingDiverged
+from compressors.slimsam import SlimSam
+from core.checkpoint import file_sha256
+from core.errors import InputError
+from core.provenance import ROOT
+from core.result import COLUMNS
+from experiments.command_line import main
+from experiments.run_folder import held_folder
+from students.pruned_vit import load_model
+from teachers.catalog import MODELS
+from teachers.initial_weights import initialise_encoder
+from teachers.sam import Sam
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random weights in the shape of sam_pocket."""
+    torch.manual_seed(0)
+    model = Sam(MODELS["sam_pocket"].config)
+    initialise_encoder(model.image_encoder)
+    path = tmp_path_factory.mktemp("teacher") / "pocket.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, the only one below its ``runs``."""
+    runs = tmp_path_factory.mktemp("first") / "runs"
+    assert main([*_words(teacher, runs), "format=json"]) == 0
+    (folder,) = (path for path in runs.iterdir() if path.is_dir())
+    return folder
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
+    """Run a command from an empty folder: status, standard output, standard error."""
+    (tmp_path / "place").mkdir()
+    monkeypatch.chdir(tmp_path / "place")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main(words)
+        output = capfd.readouterr()
+        return status, output.out, output.err
+
+    yield run
+    assert not list((tmp_path / "place").iterdir()), "a command may leave nothing where it is called"
+
+
+def _words(teacher: Path, runs: Path) -> list[str]:
+    return ["experiment=smoke", f"teacher.checkpoint={teacher}", f"runs={runs}"]
+
+
+def test_a_run_leaves_rows_student_picture_and_leaderboard(first: Path) -> None:
+    content = json.loads((first / "result.json").read_text())
+    rows = content["rows"]
+    assert [row["method"] for row in rows] == ["filled_box", "filled_ellipse", "teacher", "slimsam"]
+    assert all(tuple(row) == COLUMNS for row in rows)
+    assert {row["instances"] for row in rows} == {rows[0]["instances"]} and {row["images"] for row in rows} == {4}
+    assert {row["run_id"] for row in rows} == {first.name} and first.name.startswith("smoke-r0.5-s0-")
+    box, ellipse, of_teacher, student = rows
+    assert box["miou"] > 0.4 and ellipse["miou_point"] is None and box["parameters"] is None
+    assert student["encoder_parameters"] < 0.4 * of_teacher["encoder_parameters"]
+    assert student["images_seen"] == 2 * 4 * 2 and student["train_seconds"] > 0
+    assert all(student[name] is not None for name in COLUMNS if name not in ("reason", "miou_large"))
+    model = load_model(first / "student.safetensors")
+    assert sum(p.numel() for p in model.parameters()) == student["parameters"]
+    assert content["student_sha256"] == file_sha256(first / "student.safetensors")
+    assert content["config"]["method"]["steps"] == 4 and content["provenance"]["git_sha"] == student["git_sha"]
+    assert (first / "masks.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(first.glob("*.state")), "a finished run keeps no training state"
+    table = pd.read_csv(first.parent / "leaderboard.csv")
+    assert list(table.columns) == list(COLUMNS) and len(table) == 4
+    assert sorted(path.name for path in first.parent.iterdir()) == ["leaderboard.csv", first.name]
+
+
+def test_the_second_call_shows_the_finished_run_without_training(
+    first: Path, teacher: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing is to be loaded")
+
+    monkeypatch.setattr("experiments.run.build_teacher", refuse)
+    before = (first / "result.json").read_bytes()
+    status, out, err = call(*_words(teacher, first.parent))
+    assert status == 0 and "finished earlier" in err
+    assert "filled" in out and "to teacher, points" in out and "box_point@1 on shapes" in out and "pocket scale" in out
+    assert max(map(len, out.splitlines())) <= 120
+    status, out, err = call(*_words(teacher, first.parent), "format=json")
+    assert status == 0 and json.loads(out) == {"rows": json.loads(before)["rows"]}
+    assert (first / "result.json").read_bytes() == before
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_the_same(
+    first: Path, teacher: Path, call: Call, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "experiments", *_words(teacher, runs)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = runs / first.name / "bottleneck_aligning.state"
+    give_up = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists() and not (runs / first.name / "result.json").exists()
+    pruned = (state.parent / "embedding_pruned.safetensors").stat().st_mtime_ns
+    status, out, _ = call(*_words(teacher, runs), "format=json")
+    assert status == 0
+    assert (state.parent / "embedding_pruned.safetensors").stat().st_mtime_ns == pruned, "the first step was not redone"
+    again, before = (json.loads((folder / "result.json").read_text()) for folder in (state.parent, first))
+    assert _measured(again["rows"]) == _measured(before["rows"])
+    tensors = (load_model(folder / "student.safetensors").state_dict() for folder in (state.parent, first))
+    assert all(torch.equal(a, b) for a, b in zip(*(t.values() for t in tensors), strict=True))
+    assert _measured(json.loads(out)["rows"]) == _measured(before["rows"])
+
+
+def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what the clock decides."""
+    timed = ("encoder_latency_ms", "decoder_latency_ms", "train_seconds")
+    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+
+
+def test_one_process_at_a_time(first: Path, teacher: Path, call: Call) -> None:
+    with held_folder(first, fresh=False):
+        status, _, err = call(*_words(teacher, first.parent), "force=true")
+    assert status == 2 and "another process works on this run" in err
+    assert (first / "result.json").exists()
+
+
+def test_a_failure_is_a_row_and_the_next_call_starts_again(
+    teacher: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> None:
+        raise TrainingDiverged("the loss is not finite")
+
+    runs = tmp_path / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr(SlimSam, "compress", diverge)
+        with pytest.raises(TrainingDiverged):
+            call(*_words(teacher, runs))
+    (folder,) = runs.iterdir()
+    assert not (folder / "result.json").exists()
+    status, out, _ = call("leaderboard", f"runs={runs}", "format=json")
+    (row,) = json.loads(out)["rows"]
+    assert status == 0 and row["status"] == "failed" and row["reason"] == "TrainingDiverged: the loss is not finite"
+    assert row["miou"] is None and row["run_id"] == folder.name and row["seed"] == 0
+
+
+def test_input_that_turns_out_wrong_during_a_run_leaves_nothing(
+    teacher: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("picture.jpg: truncated")
+
+    monkeypatch.setattr(SlimSam, "compress", refuse)
+    status, out, err = call(*_words(teacher, tmp_path / "runs"))
+    assert status == 2 and not out and err.splitlines()[-1] == "error: picture.jpg: truncated"
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_evaluate_scores_a_student_and_a_teacher(first: Path, teacher: Path, call: Call) -> None:
+    rows = json.loads((first / "result.json").read_text())["rows"]
+    small = ("evaluation=shapes", "evaluation.images=4", "evaluation.latency_runs=1")
+    status, out, _ = call("evaluate", f"checkpoint={first / 'student.safetensors'}", *small, "format=json")
+    (row,) = json.loads(out)["rows"]
+    assert status == 0 and row["status"] == "evaluated"
+    same = ("run_id", "method", "ratio", "teacher", "student", "seed", "miou", "miou_point", "parameters", "size_bytes")
+    assert [row[key] for key in same] == [rows[3][key] for key in same]
+    status, out, _ = call("evaluate", f"checkpoint={teacher}", *small)
+    assert status == 0 and "mIoU, one point" in out
+
+
+def test_cost_needs_no_weights_and_no_data(call: Call) -> None:
+    status, out, err = call("cost", "teacher=sam_vit_b", "method=slimsam", "ratio=0.77", "format=json")
+    teacher, student = json.loads(out)["rows"]
+    assert status == 0 and not err
+    assert (teacher["encoder_parameters"], student["encoder_parameters"]) == (89_670_912, 5_658_968)
+    assert student["parameters"] == 9_723_528 and student["status"] == "counted" and student["ratio"] == 0.77
+    assert tuple(student) == COLUMNS
+
+
+def test_a_sweep_runs_every_combination(call: Call) -> None:
+    words = ("-m", "teacher=sam_pocket,sam_vit_b", "method=slimsam", "ratio=0.5,0.77", "format=json")
+    # Costs, because they take no time; runs go through the same door.
+    status, out, _ = call("cost", *words, f"runs={Path.cwd().parent / 'sweep'}")
+    rows = json.loads(out)["rows"]
+    assert status == 0
+    assert [(row["teacher"], row["ratio"]) for row in rows if row["ratio"]] == [
+        (teacher, ratio) for teacher in ("sam_pocket", "sam_vit_b") for ratio in (0.5, 0.77)
+    ]
+
+
+def test_settings_can_be_shown(call: Call) -> None:
+    status, out, _ = call("--cfg", "job", "ratio=0.5")
+    assert status == 0 and "difficulty" in out and "ratio: 0.5" in out

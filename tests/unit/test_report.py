@@ -1,0 +1,123 @@
+"""Tables: nothing lost, nothing rounded in the CSV, and readable at eighty columns."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from core.result import COLUMNS, ResultRow
+from experiments.leaderboard import collect, fold, print_leaderboard
+from experiments.report import comparison, conditions, count, print_comparison
+from experiments.result_file import FAILED, NAME, write_result
+
+THIRD = 1 / 3
+
+
+def rows_of(run: str, seed: int, latency: float = 12.345678901234567) -> list[ResultRow]:
+    """Four rows as a run has them."""
+    shared = {"run_id": run, "data": "shapes", "protocol": "box_point@1", "status": "finished", "git_sha": "f" * 40}
+    machine = {
+        "device": "a processor",
+        "precision": "float32",
+        "encoder_latency_ms": latency,
+        "instances": 7,
+        "images": 2,
+    }
+    return [
+        ResultRow(method="filled_box", miou=0.6, **shared, instances=7, images=2),  # type: ignore[arg-type]
+        ResultRow(method="filled_ellipse", miou=2 * THIRD, **shared, instances=7, images=2),  # type: ignore[arg-type]
+        ResultRow(  # type: ignore[arg-type]
+            method="teacher", teacher="sam_pocket", miou=0.9, miou_point=0.8, parameters=2_863_849, **shared, **machine
+        ),
+        ResultRow(  # type: ignore[arg-type]
+            method="slimsam", ratio=0.77, teacher="sam_pocket", student="sam_pocket-slimsam-0.77", seed=seed,
+            miou=0.1 + 0.2, miou_point=THIRD, parameters=1_000_001, images_seen=6000, skipped={"crowd": 2, "a, b": 1},
+            **shared, **machine,
+        ),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for seed in (0, 1):
+        write_result(tmp_path / f"run-s{seed}" / NAME, rows_of(f"run-s{seed}", seed, 12.3 + seed), {})
+    return tmp_path
+
+
+def test_the_csv_equals_the_rows_to_the_last_digit(runs: Path) -> None:
+    rows = fold(runs)
+    text = (runs / "leaderboard.csv").read_text()
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        for name, value in row.to_dict().items():
+            if value is None:
+                assert line[name] == ""
+            elif name == "skipped":
+                assert json.loads(line[name]) == value
+            else:
+                assert type(value)(line[name]) == value, name
+                assert line[name] == str(value), name
+
+
+def test_a_comparison_that_every_run_made_is_there_once(runs: Path) -> None:
+    assert [(row.method, row.seed) for row in collect(runs)] == [
+        ("filled_box", None), ("filled_ellipse", None), ("teacher", None), ("slimsam", 0), ("slimsam", 1),
+    ]  # fmt: skip
+    other = [replace(row, images=3) for row in rows_of("run-s2", 2)]
+    write_result(runs / "run-s2" / NAME, other, {})
+    assert [row.method for row in collect(runs)].count("teacher") == 2, "other pictures are another comparison"
+
+
+def test_failures_are_rows_and_damaged_files_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = ResultRow(run_id="run-s3", method="slimsam", ratio=0.5, status="failed", reason="TrainingDiverged: x")
+    write_result(runs / "run-s3" / FAILED, [failed], {})
+    (runs / "run-s4").mkdir()
+    (runs / "run-s4" / NAME).write_text("{")
+    rows = fold(runs)
+    assert rows[-1] == failed and len(rows) == 6, rows
+    assert "run-s4" in capsys.readouterr().err
+    print_leaderboard(rows)
+    assert "failed" in capsys.readouterr().out
+
+
+def test_folding_twice_gives_the_same_file(runs: Path) -> None:
+    fold(runs)
+    before = (runs / "leaderboard.csv").read_bytes()
+    fold(runs)
+    assert (runs / "leaderboard.csv").read_bytes() == before
+    assert not fold(runs / "nowhere") and not (runs / "nowhere").exists()
+
+
+def test_the_table_fits_eighty_columns_and_shows_the_differences() -> None:
+    rows = rows_of("run-s0", 0)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(comparison(rows))
+    text = console.export_text()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    lines = {line.split("│")[0].strip(): [cell.strip() for cell in line.split("│")[1:]] for line in text.splitlines()}
+    assert lines["mIoU, box"] == ["0.6000", "0.6667", "0.9000", "0.3000"]
+    assert next(line for line in text.splitlines() if "to teacher" in line).split("│")[1:][3].strip() == "-60.00"
+    assert lines["parameters"] == ["-", "-", "2.864 M", "1 M"]
+    assert "MACs, counter full" not in lines, "what nobody has is left out"
+    for heading in ("filled", "ellipse", "sam_pocket", "slimsam", "ratio 0.77"):
+        assert heading in text
+
+
+def test_the_line_above_says_what_it_was_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of("run-s0", 3)
+    assert conditions(rows) == "box_point@1 on shapes: 7 instances in 2 images, a processor, float32, seed 3"
+    print_comparison(rows, Path("runs/run-s0"))
+    assert "pocket scale" in capsys.readouterr().out
+    big = [replace(row, teacher="sam_vit_b" if row.teacher else None) for row in rows]
+    print_comparison(big)
+    assert "pocket scale" not in capsys.readouterr().out
+
+
+def test_numbers_for_people() -> None:
+    assert [count(n) for n in (999, 5_658_968, 371_814_000_000)] == ["999", "5.659 M", "371.8 G"]
