@@ -25,13 +25,13 @@ class Scratch:
 
     Attributes:
         ratio: share of the channels missing from every width, in (0, 1).
-        steps: optimizer steps; twice SlimSAM's ``steps`` sees as many images.
+        steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
         batch: pictures a batch.
         optimisation: of the distillation.
     """
 
     ratio: float
-    steps: int = 500
+    steps: int = 250
     batch: int = 12
     optimisation: Optimisation = field(default_factory=Optimisation)
 
@@ -71,7 +71,7 @@ class Scratch:
                 model=encoder,
                 batch=ImageBatches(data, frame, grid, self.batch, context.seed, context.engine.device),
                 loss=loss,
-                steps=self.steps,
+                steps=2 * self.steps,
                 optimisation=self.optimisation,
             )
         )

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +35,7 @@ def capture(device: str, argv: Sequence[str] = ()) -> dict[str, Any]:
         "device": device,
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "argv": [_impersonal(argument) for argument in argv],
+        "argv": impersonal(list(argv)),
         "constraints_sha256": hashlib.sha256(constraints.read_bytes()).hexdigest() if constraints.is_file() else None,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -74,11 +74,17 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _impersonal(argument: str) -> str:
-    """An argument without the folders of one person or one machine."""
-    argument = argument.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
+def impersonal(value: Any) -> Any:
+    """Plain values without the folders of one person: the repository's own is left out, the home folder is ``~``."""
+    if isinstance(value, Mapping):
+        return {key: impersonal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [impersonal(part) for part in value]
+    if not isinstance(value, str):
+        return value
     home = str(Path.home())
-    return argument.replace(home, "~") if len(home) > 1 else argument
+    text = value.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
+    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def command_line() -> list[str]:

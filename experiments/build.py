@@ -86,10 +86,8 @@ def build_device(settings: EngineConfig) -> torch.device:
     """The device to compute on; sets the number of threads.
 
     Raises:
-        InputError: there is no such device here, or it cannot compute in that precision.
+        InputError: there is no such device here.
     """
-    if settings.precision not in PRECISIONS:
-        raise InputError(f"engine.precision={settings.precision} is unknown; choose one of {', '.join(PRECISIONS)}")
     if settings.threads is not None and settings.threads < 1:
         raise InputError(f"engine.threads={settings.threads} must be at least 1")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -105,8 +103,22 @@ def build_device(settings: EngineConfig) -> torch.device:
         )
     if kind == "cuda" and int(index or 0) >= count:
         raise InputError(f"engine.device={name}: there are {count} CUDA devices; give a number below {count}")
-    if kind == "cpu" and settings.precision == "float16":
-        raise InputError("engine.precision=float16 needs a CUDA device; on the CPU give float32 or bfloat16")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return torch.device(name)
+
+
+def check_precision(key: str, precision: str, device: torch.device) -> str:
+    """The precision, if a device can compute in it.
+
+    Args:
+        key: the setting it comes from, for messages.
+
+    Raises:
+        InputError: an unknown name, or float16 on the CPU.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"{key}={precision} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if device.type == "cpu" and precision == "float16":
+        raise InputError(f"{key}=float16 needs a CUDA device; on the CPU give float32 or bfloat16")
+    return precision

@@ -11,7 +11,6 @@ from experiments.messages import nearest
 from students.pruned_vit import FORMAT, load_model
 from teachers.catalog import MODELS
 from teachers.inferred_shape import infer_config
-from teachers.inferred_shape import infer_config
 from teachers.sam import Sam
 from teachers.weights import load_sam, read_state, sam_from_state
 

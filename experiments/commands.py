@@ -6,12 +6,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from compressors.distill.engine import Engine
 from core import provenance
 from core.errors import InputError
 from core.result import ResultRow
 from evaluation.latency import device_name
-from experiments.build import build_data, build_device, build_method, data_name, evaluation_indices
+from experiments.build import (
+    build_data,
+    build_device,
+    build_method,
+    check_precision,
+    data_name,
+    evaluation_indices,
+)
 from experiments.checkpoints import find_model
 from experiments.identity import method_name
 from experiments.leaderboard import fold, print_leaderboard
@@ -27,13 +33,13 @@ from teachers.catalog import MODELS
 def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     """Score one model; nothing is written."""
     device = build_device(settings.engine)
-    evaluation, precision = settings.evaluation, settings.engine.precision
+    evaluation = settings.evaluation
+    precision = check_precision("evaluation.precision", evaluation.precision, device)
     data = build_data(evaluation.data)
     indices = evaluation_indices(evaluation, data, "evaluate")
     found = find_model(settings.checkpoint)
     model = found.model.to(device)
-    held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol)
-    autocast = Engine(Path(settings.runs), device, precision).autocast()
+    held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, precision)
     about: dict[str, Any] = {key: found.about.get(key) for key in ("run_id", "method", "ratio", "teacher", "seed")}
     row = ResultRow(
         **{**about, "method": about["method"] or "unknown"},
@@ -42,7 +48,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         precision=precision,
         status="evaluated",
         git_sha=provenance.git_sha(),
-        **score_model(model, held, autocast),
+        **score_model(model, held),
         **cost_columns(model),
         **latency_columns(model, evaluation.latency_runs, device, precision),
     )

@@ -60,17 +60,16 @@ def _readable(path: Path) -> list[ResultRow]:
 def print_leaderboard(rows: Sequence[ResultRow]) -> None:
     """Print the best-known figures of every row, best box mIoU first within a data set and a teacher."""
     table = Table(show_edge=False, pad_edge=False)
-    for name in ("method", "ratio", "seed", "teacher", "data"):
+    table.add_column("model", no_wrap=True)
+    for name in ("teacher", "data"):
         table.add_column(name)
     for name in ("box", "point", "params", "MACs", "encoder"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row.data or "", row.teacher or "", -(row.miou or 0))):
         table.add_row(
-            row.method if row.status != "failed" else f"{row.method} (failed)",
-            _plain(row.ratio),
-            _plain(row.seed),
-            _plain(row.teacher),
-            _plain(row.data),
+            _model(row),
+            row.teacher or "-",
+            row.data or "-",
             "-" if row.miou is None else points(row.miou),
             "-" if row.miou_point is None else points(row.miou_point),
             "-" if row.parameters is None else count(row.parameters),
@@ -82,5 +81,9 @@ def print_leaderboard(rows: Sequence[ResultRow]) -> None:
     console.print("mIoU with boxes and with one point; MACs by the counter full; times hold for the device in the CSV")
 
 
-def _plain(value: object) -> str:
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def _model(row: ResultRow) -> str:
+    """Method, ratio and seed in one cell."""
+    parts = [row.method.replace("_", " ")]
+    parts += [] if row.ratio is None else [f"{row.ratio:g}"]
+    parts += [] if row.seed is None else [f"s{row.seed}"]
+    return " ".join([*parts, "failed"] if row.status == "failed" else parts)

@@ -23,6 +23,8 @@ COLOURS = np.array(
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
 )
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
+WIDTH = 2.6
+"""Of one picture, in inches."""
 OBJECTS = 5
 """Prompts shown a picture, the largest objects first."""
 
@@ -32,9 +34,11 @@ def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held, pictures
     samples = [sample for index in held.indices[: 4 * pictures] if len((sample := held.data.sample(index)).masks)]
     samples = samples[:pictures]
     titles = ["boxes asked", "ground truth", *models]
-    figure = Figure(figsize=(2.6 * len(titles), 2.75 * len(samples) + 0.3), dpi=110, layout="constrained")
+    heights = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
+    size = (WIDTH * len(titles), sum(WIDTH * height + 0.25 for height in heights))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(samples), len(titles), squeeze=False)
+    axes = figure.subplots(len(samples), len(titles), squeeze=False, height_ratios=heights)
     for place, (row, sample) in enumerate(zip(axes, samples, strict=True)):
         chosen = np.argsort(-sample.areas)[:OBJECTS]
         truth = sample.masks[chosen]

@@ -19,10 +19,18 @@ from core.seeding import seed_for
 from data.images import to_frame
 from data.sample import ImageData
 from evaluation.latency import device_name
-from experiments.build import build_data, build_device, build_method, build_teacher, data_name, evaluation_indices
+from experiments.build import (
+    build_data,
+    build_device,
+    build_method,
+    build_teacher,
+    check_precision,
+    data_name,
+    evaluation_indices,
+)
 from experiments.identity import fingerprint, method_name, resolved, run_id
 from experiments.leaderboard import fold
-from experiments.measuring import cost_columns, cost_of_shape, latency_columns
+from experiments.measuring import cost_columns, latency_columns
 from experiments.report import print_comparison
 from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.run_folder import held_folder
@@ -56,6 +64,8 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         InputError: something was given wrong; nothing is left behind.
     """
     device = build_device(settings.engine)
+    check_precision("engine.precision", settings.engine.precision, device)
+    check_precision("evaluation.precision", settings.evaluation.precision, device)
     method = build_method(settings.method)
     name = run_id(settings, cfg, device)
     folder = Path(settings.runs) / name
@@ -65,7 +75,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     else:
         teacher = build_teacher(settings.teacher, device)
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
-        _shape(method, teacher)
+        _promised(method, teacher)
         held = _held(settings)
         parts = Parts(settings, name, folder, device, method, teacher, build_data(settings.data), held)
         with held_folder(folder, fresh=settings.force):
@@ -80,10 +90,11 @@ def _held(settings: RunConfig) -> Held:
     evaluation = settings.evaluation
     data = build_data(evaluation.data)
     indices = evaluation_indices(evaluation, data, "run")
-    return Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol)
+    return Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, evaluation.precision)
 
 
 def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
+    config = provenance.impersonal(config)
     about = {"config": config, "provenance": provenance.capture(device_name(parts.device), provenance.command_line())}
     (parts.folder / FAILED).unlink(missing_ok=True)
     try:
@@ -92,7 +103,11 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
         raise
     except Exception as error:
         row = ResultRow(
-            **_about_student(parts), data=parts.held.name, status="failed", reason=f"{type(error).__name__}: {error}"
+            **_about_student(parts),
+            git_sha=about["provenance"]["git_sha"],
+            data=parts.held.name,
+            status="failed",
+            reason=f"{type(error).__name__}: {error}",
         )
         write_result(parts.folder / FAILED, [row], about)
         raise
@@ -116,7 +131,7 @@ def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
     # What is scored is what was saved.
     student = load_model(file).to(parts.device)
     check_student(student, parts)
-    rows = _rows(parts, compressed, student, engine)
+    rows = _rows(parts, compressed, student, about["provenance"]["git_sha"])
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.pictures import draw_masks
 
@@ -135,11 +150,11 @@ def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
     return rows
 
 
-def _rows(parts: Parts, compressed: Compressed, student: Sam, engine: Engine) -> list[ResultRow]:
+def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> list[ResultRow]:
     """Both baselines, the teacher and the student, all scored on the same pictures."""
     settings, held = parts.settings, parts.held
-    shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": provenance.git_sha(), "status": "finished"}
-    machine = {"device": device_name(parts.device), "precision": settings.engine.precision}
+    shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
+    machine = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
     rows = [ResultRow(method=name, **shared, **found) for name, found in score_fillings(held).items()]
     for model in (parts.teacher, student):
         about = {"method": "teacher", "teacher": parts.teacher.name}
@@ -149,9 +164,9 @@ def _rows(parts: Parts, compressed: Compressed, student: Sam, engine: Engine) ->
                 "train_seconds": compressed.train_seconds,
             }
         measured = {
-            **score_model(model, held, engine.autocast()),
+            **score_model(model, held),
             **cost_columns(model),
-            **latency_columns(model, settings.evaluation.latency_runs, parts.device, settings.engine.precision),
+            **latency_columns(model, settings.evaluation.latency_runs, parts.device, settings.evaluation.precision),
         }
         rows.append(ResultRow(**{**shared, **machine, **about, **measured}))
     return rows
@@ -166,16 +181,20 @@ def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
         "teacher": parts.teacher.name,
         "student": name,
         "seed": settings.seed,
-        "git_sha": provenance.git_sha(),
     }
 
 
-def _shape(method: Compressor, teacher: Sam) -> dict[str, Any] | None:
-    """Costs of the shape a method promises; None where the shape depends on weights."""
+def _promised(method: Compressor, teacher: Sam) -> int | None:
+    """Parameters of the shape a method promises; None where the shape depends on weights."""
     try:
-        return cost_of_shape(method.shape(teacher.config))
+        with torch.device("meta"):
+            return _parameters(Sam(method.shape(teacher.config)))
     except NotImplementedError:
         return None
+
+
+def _parameters(model: Sam) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_student(student: Sam, parts: Parts) -> None:
@@ -193,10 +212,10 @@ def check_student(student: Sam, parts: Parts) -> None:
         raise RuntimeError(
             f"{parts.run_id}: the student's embedding {tuple(found.shape)} is not finite or not the teacher's"
         )
-    before, after = (sum(p.numel() for p in model.parameters()) for model in (parts.teacher, student))
-    promised = _shape(parts.method, parts.teacher)
-    if after >= before or (promised and promised["parameters"] != after):
-        promise = f", the method promised {promised['parameters']}" if promised else ""
+    before, after = _parameters(parts.teacher), _parameters(student)
+    promised = _promised(parts.method, parts.teacher)
+    if after >= before or promised not in (None, after):
+        promise = f", the method promised {promised}" if promised else ""
         raise RuntimeError(f"{parts.run_id}: the student has {after} parameters, the teacher {before}{promise}")
 
 

@@ -20,11 +20,33 @@ PACKAGES = ("compressors", "students", "data")
 
 
 @dataclass
+class RecipeConfig:
+    """How a teacher is distilled where a method's settings do not say otherwise.
+
+    Attributes:
+        steps: optimizer steps of each of a method's two stages.
+        batch: pictures a batch.
+        accumulate: batches a step.
+        rate: highest learning rate.
+        optimizer: of :class:`compressors.distill.schedule.Optimisation`.
+        importance_images: pictures behind the scores of channels.
+    """
+
+    steps: int = MISSING
+    batch: int = MISSING
+    accumulate: int = MISSING
+    rate: float = MISSING
+    optimizer: str = MISSING
+    importance_images: int = MISSING
+
+
+@dataclass
 class TeacherConfig:
-    """A named model, and a file of weights if not its own."""
+    """A named model, a file of weights if not its own, and how it is distilled."""
 
     name: str = MISSING
     checkpoint: str | None = None
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
 
 
 @dataclass
@@ -71,18 +93,20 @@ class EvaluationConfig:
         images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 200 in a run.
         batch: prompts decoded together.
         latency_runs: timed rounds.
+        precision: what models compute in while they are scored and timed; ``float32`` is the reference.
     """
 
     protocol: str = "box_point@1"
     images: int | None = None
     batch: int = 64
     latency_runs: int = 20
+    precision: str = "float32"
     data: Any = MISSING
 
 
 @dataclass
 class EngineConfig:
-    """Device, precision and threads."""
+    """Device, precision of training, and threads."""
 
     device: str = "auto"
     precision: str = "float32"

@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core.protocols import Metric, Segmenter
+from core.protocols import Metric, Segmenter, device_of
 from data.sample import ImageData
 from evaluation.baselines import score_baselines
 from evaluation.instances import InstanceRecord, score_instances
+from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
 from evaluation.prompt_rules import RULES
 
@@ -27,6 +28,7 @@ class Held:
         indices: which pictures.
         batch: prompts decoded together.
         protocol: name and version of prompts and choice of masks.
+        precision: what models compute in while they are scored.
     """
 
     data: ImageData
@@ -34,11 +36,14 @@ class Held:
     indices: Sequence[int]
     batch: int
     protocol: str
+    precision: str = "float32"
 
 
-def score_model(model: Segmenter, held: Held, autocast: torch.autocast) -> dict[str, Any]:
+def score_model(model: Segmenter, held: Held) -> dict[str, Any]:
     """The columns of ``core.result`` that scoring fills, for a model."""
-    with counted(f"scoring {model.name}", len(held.indices)) as done, autocast:
+    cast = PRECISIONS[held.precision]
+    computing = torch.autocast(device_of(model).type, cast, enabled=cast is not None)
+    with counted(f"scoring {model.name}", len(held.indices)) as done, computing:
         records = score_instances(model, held.data, RULES, batch=held.batch, indices=held.indices, on_image=done)
     return columns(records["box"], held) | {"miou_point": _value(mean_iou(records["point"]), "miou")}
 

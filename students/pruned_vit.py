@@ -17,16 +17,10 @@ FORMAT = "sampress-sam-1"
 def kept_width(width: int, ratio: float, multiple: int) -> int:
     """Channels left of ``width`` after pruning ``ratio`` of them, rounded down to a multiple (SlimSAM's rule).
 
-    Raises:
-        InputError: nothing would be left.
+    At least one multiple stays (one channel a head), however high the ratio.
     """
     kept = int(width * (1 - ratio))
-    kept -= kept % multiple
-    if kept < multiple:
-        raise InputError(
-            f"ratio={ratio} leaves none of {width} channels (in multiples of {multiple}); give a smaller one"
-        )
-    return kept
+    return max(multiple, kept - kept % multiple)
 
 
 def pruned_shape(config: SamConfig, ratio: float) -> SamConfig:

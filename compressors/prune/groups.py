@@ -13,7 +13,7 @@ from teachers.image_encoder import EncoderConfig
 
 @dataclass(frozen=True)
 class Member:
-    """A weight whose rows (``axis`` 0) or columns (``axis`` 1) belong to a group, by its name in a traceable encoder."""
+    """A weight, by its name in a traceable encoder, whose rows (``axis`` 0) or columns (1) belong to a group."""
 
     name: str
     axis: int

@@ -54,15 +54,17 @@ def weights(of: Stage[Numbers]) -> list[Tensor]:
     return [p.detach().clone() for p in of.model.parameters()]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("kill_at", [1, 5, 11])
-def test_a_killed_run_ends_bit_identically(tmp_path: Path, kill_at: int) -> None:
-    undisturbed = stage()
+def test_a_killed_run_ends_bit_identically(tmp_path: Path, kill_at: int, optimizer: str) -> None:
+    optimisation = Optimisation(rate=0.01, optimizer=optimizer, schedule="cosine", clip=1.0)
+    undisturbed = stage(optimisation=optimisation)
     Engine(tmp_path / "a", log_every=1).fit(undisturbed)
 
     engine = Engine(tmp_path / "b", save_every_s=0, log_every=1)
     with pytest.raises(Killed):
-        engine.fit(stage(kill_at=kill_at))
-    resumed = stage()
+        engine.fit(stage(kill_at=kill_at, optimisation=optimisation))
+    resumed = stage(optimisation=optimisation)
     progress = engine.fit(resumed)
 
     assert (progress.step, progress.images) == (12, 48)

@@ -20,7 +20,7 @@ from tests.unit.tiny import CONFIG, Killed, Pictures, tiny_sam
 
 OPTIMISATION = Optimisation(rate=0.01)
 SLIM = SlimSam(0.5, importance_images=3, steps=4, batch=2, optimisation=OPTIMISATION)
-SCRATCH = Scratch(0.5, steps=8, batch=2, optimisation=OPTIMISATION)
+SCRATCH = Scratch(0.5, steps=4, batch=2, optimisation=OPTIMISATION)
 # Pictures read: 3 for the first importance, 8 in the first distillation, and the same again.
 READ = {"slimsam": 22, "scratch": 16}
 METHODS: dict[str, Compressor] = {"slimsam": SLIM, "scratch": SCRATCH}
@@ -29,6 +29,13 @@ METHODS: dict[str, Compressor] = {"slimsam": SLIM, "scratch": SCRATCH}
 def compress(method: Compressor, folder: Path, data: Pictures | None = None, seed: int = 0) -> Compressed:
     engine = Engine(folder, save_every_s=-1.0)
     return method.compress(tiny_sam(), data or Pictures(), RunContext(seed, folder, engine))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
+    """What each method ends with if nothing stops it: the hash of the student, and the images seen."""
+    runs = {name: compress(method, tmp_path_factory.mktemp(name)) for name, method in METHODS.items()}
+    return {name: (weights_sha256(run.student), run.images_seen) for name, run in runs.items()}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -65,52 +72,48 @@ def test_the_teacher_is_left_as_it_was(tmp_path: Path, name: str) -> None:
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        SLIM,
-        replace(SLIM, importance="random", aligning=False),
-        replace(SLIM, importance="magnitude", embedding="tied", rel_pos="reset"),
-        SCRATCH,
-    ],
-)
-def test_the_same_run_twice_is_bit_identical_whatever_was_drawn_before(tmp_path: Path, method: Compressor) -> None:
-    found = []
-    for name in "ab":
-        torch.manual_seed(ord(name))
-        found.append(weights_sha256(compress(method, tmp_path / name).student))
-    assert found[0] == found[1]
-    assert weights_sha256(compress(method, tmp_path / "c", seed=1).student) != found[0]
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_run_twice_is_bit_identical_whatever_was_drawn_before(
+    tmp_path: Path, undisturbed: dict[str, tuple[str, int]], name: str
+) -> None:
+    torch.manual_seed(99)
+    assert weights_sha256(compress(METHODS[name], tmp_path / "a").student) == undisturbed[name][0]
+    assert weights_sha256(compress(METHODS[name], tmp_path / "b", seed=1).student) != undisturbed[name][0]
+
+
+def test_the_other_settings_are_repeatable_too(tmp_path: Path) -> None:
+    method = replace(SLIM, importance="random", embedding="tied", rel_pos="reset", aligning=False)
+    first, again = (weights_sha256(compress(method, tmp_path / name).student) for name in "ab")
+    assert first == again
 
 
 @pytest.mark.parametrize(
-    ("name", "kill_at"),
-    [("slimsam", 1), ("slimsam", 4), ("slimsam", 8), ("slimsam", 12), ("slimsam", 19), ("scratch", 1), ("scratch", 9)],
+    ("name", "kill_at"), [("slimsam", 1), ("slimsam", 8), ("slimsam", 12), ("slimsam", 19), ("scratch", 9)]
 )
-def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, name: str, kill_at: int) -> None:
-    undisturbed = compress(METHODS[name], tmp_path / "a")
+def test_an_interrupted_run_ends_bit_identically(
+    tmp_path: Path, undisturbed: dict[str, tuple[str, int]], name: str, kill_at: int
+) -> None:
     with pytest.raises(Killed):
-        compress(METHODS[name], tmp_path / "b", Pictures(kill_at=kill_at))
+        compress(METHODS[name], tmp_path, Pictures(kill_at=kill_at))
     torch.manual_seed(99)
     rest = Pictures()
-    resumed = compress(METHODS[name], tmp_path / "b", rest)
-    assert weights_sha256(resumed.student) == weights_sha256(undisturbed.student)
-    assert resumed.images_seen == undisturbed.images_seen
+    resumed = compress(METHODS[name], tmp_path, rest)
+    assert (weights_sha256(resumed.student), resumed.images_seen) == undisturbed[name]
     # It went on rather than starting over; a step or a scoring that was cut off is done again.
     assert len(rest.read) <= READ[name] - kill_at + 2
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_finished_run_reads_nothing(tmp_path: Path, name: str) -> None:
-    first = compress(METHODS[name], tmp_path)
+def test_a_finished_run_reads_nothing(tmp_path: Path, undisturbed: dict[str, tuple[str, int]], name: str) -> None:
+    compress(METHODS[name], tmp_path)
     again = compress(METHODS[name], tmp_path, Pictures(kill_at=0))
-    assert weights_sha256(again.student) == weights_sha256(first.student)
-    assert again.images_seen == first.images_seen
+    assert (weights_sha256(again.student), again.images_seen) == undisturbed[name]
 
 
 def test_a_folder_of_other_settings_is_not_continued(tmp_path: Path) -> None:
-    compress(SLIM, tmp_path / "used")
-    for name, other in {"random": replace(SLIM, importance="random"), "ratio": replace(SLIM, ratio=0.75)}.items():
+    short = replace(SLIM, steps=1)
+    compress(short, tmp_path / "used")
+    for name, other in {"random": replace(short, importance="random"), "ratio": replace(short, ratio=0.75)}.items():
         fresh = weights_sha256(compress(other, tmp_path / name).student)
         assert weights_sha256(compress(other, tmp_path / "used").student) == fresh
 
@@ -124,39 +127,52 @@ def test_the_pruned_encoders_are_kept_beside_the_states(tmp_path: Path) -> None:
 
 def test_more_importance_images_than_pictures_are_no_error(tmp_path: Path) -> None:
     data = Pictures(3)
-    compress(replace(SLIM, importance_images=1000), tmp_path, data)
-    assert len(data.read) == 22
+    compress(replace(SLIM, importance_images=1000, steps=1), tmp_path, data)
+    assert len(data.read) == 2 * (3 + 2)
 
 
 def test_settings_change_the_student(tmp_path: Path) -> None:
-    variants = {
-        "default": SLIM,
-        "importance": replace(SLIM, importance="magnitude"),
-        "embedding": replace(SLIM, embedding="tied"),
-        "rel_pos": replace(SLIM, rel_pos="reset"),
-        "aligning": replace(SLIM, aligning=False),
+    variants: dict[str, dict[str, object]] = {
+        "default": {},
+        "importance": {"importance": "magnitude"},
+        "embedding": {"embedding": "tied"},
+        "rel_pos": {"rel_pos": "reset"},
+        "aligning": {"aligning": False},
     }
-    found = {name: weights_sha256(compress(method, tmp_path / name).student) for name, method in variants.items()}
-    assert len(set(found.values())) == len(variants)
+    found = set()
+    for name, changes in variants.items():
+        method = replace(SLIM, steps=1, **changes)  # type: ignore[arg-type]
+        found.add(weights_sha256(compress(method, tmp_path / name).student))
+    assert len(found) == len(variants)
 
 
 def test_the_student_learns(tmp_path: Path) -> None:
     """After enough steps it is nearer to the teacher than where it was cut."""
-    method = replace(SLIM, steps=40, optimisation=Optimisation(rate=3e-3))
+    method = replace(SLIM, steps=20, optimisation=Optimisation(rate=5e-3))
+    # Half of the steps of each distillation are for the features.
     student = compress(method, tmp_path).student
     cut = load_model(tmp_path / "embedding_pruned.safetensors")
     images = ImageBatches(Pictures(), 64, 4, 5, 0).of(range(5)).images
     wanted = tiny_sam().encode(images)
-    assert (student.encode(images) - wanted).square().mean() < 0.9 * (cut.encode(images) - wanted).square().mean()
+    assert (student.encode(images) - wanted).square().mean() < 0.5 * (cut.encode(images) - wanted).square().mean()
 
 
 def test_the_control_sees_as_many_images_as_slimsam() -> None:
     """With the defaults of both: two distillations against one."""
     slim, scratch = SlimSam(0.5), Scratch(0.5)
-    assert 2 * slim.steps * slim.batch == scratch.steps * scratch.batch
+    assert slim.steps * slim.batch == scratch.steps * scratch.batch
     assert slim.optimisation == scratch.optimisation
     assert slim.shape(CONFIG) == scratch.shape(CONFIG)
     assert slim.knobs == scratch.knobs == {"ratio"}
+
+
+def test_the_highest_ratio_leaves_one_channel_a_head(tmp_path: Path) -> None:
+    method = replace(SLIM, ratio=0.999, steps=1)
+    student = compress(method, tmp_path).student
+    assert student.config == method.shape(CONFIG)
+    encoder = student.config.encoder
+    assert (encoder.embed_dim, encoder.attention_widths, encoder.mlp_widths) == (2, (2,) * 3, (2,) * 3)
+    assert student.encode(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
@@ -179,8 +195,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Scratch(2.0), r"ratio=2\.0 is outside \(0, 1\)"),
     (lambda: Scratch(0.5, steps=0), "method.steps=0 must be at least 1"),
     (lambda: Scratch(0.5, batch=0), "method.batch=0 must be at least 1"),
-    (lambda: SlimSam(0.95).shape(CONFIG), r"ratio=0\.95 leaves none of 24 channels \(in multiples of 2\)"),
-    (lambda: Scratch(0.95).shape(CONFIG), r"ratio=0\.95 leaves none of 24 channels \(in multiples of 2\)"),
 ]
 
 
