@@ -1,16 +1,43 @@
 """Label-free training batches: the batch of a step is a function of the seed and the step alone."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from core.geometry import valid_cells
 from core.seeding import generator_for
 from data.images import to_frame
 from data.sample import ImageData
+
+CACHE_BYTES = 512_000_000
+"""Decoded pictures are kept up to this size: small data sets are decoded once, large ones always anew."""
+
+
+class PictureCache:
+    """Decoded pictures by index, up to a size; what does not fit is read each time.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.free = limit
+        self.kept: dict[int, NDArray[np.uint8]] = {}
+
+    def get(self, index: int, read: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The picture of an index, read if it is not kept: uint8 ``[H, W, 3]``."""
+        if index in self.kept:
+            return self.kept[index]
+        picture = read(index)
+        if picture.nbytes <= self.free:
+            self.free -= picture.nbytes
+            self.kept[index] = picture
+        return picture
 
 
 @dataclass(frozen=True)
@@ -42,6 +69,7 @@ class ImageBatches:
         grid: side of its embedding.
         batch: pictures a batch.
         seed: of the order.
+        pictures: those read so far: a second stage sees the first one's again.
     """
 
     data: ImageData
@@ -50,6 +78,7 @@ class ImageBatches:
     batch: int
     seed: int
     device: torch.device = torch.device("cpu")
+    pictures: "PictureCache" = field(default_factory=lambda: PictureCache(CACHE_BYTES))
 
     def __call__(self, step: int) -> ImageBatch:
         """The batch of a step; batches run on across the ends of epochs."""
@@ -59,7 +88,7 @@ class ImageBatches:
 
     def of(self, indices: Sequence[int]) -> ImageBatch:
         """The batch of chosen pictures."""
-        pictures = [self.data.image(i) for i in indices]
+        pictures = [self.pictures.get(i, self.data.image) for i in indices]
         batch = ImageBatch(
             names=tuple(self.data.image_name(i) for i in indices),
             images=torch.stack([to_frame(picture, self.frame) for picture in pictures]),

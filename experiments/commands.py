@@ -26,12 +26,12 @@ from experiments.messages import nearest
 from experiments.report import print_comparison
 from experiments.run import run
 from experiments.schema import CostConfig, EvaluateConfig, LeaderboardConfig
-from experiments.scoring import Held, score_model
+from experiments.scoring import Held, score_fillings, score_model
 from teachers.catalog import MODELS
 
 
 def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
-    """Score one model; nothing is written."""
+    """Score one model and, after it, the filled box and the filled ellipse; nothing is written."""
     device = build_device(settings.engine)
     evaluation = settings.evaluation
     precision = check_precision("evaluation.precision", evaluation.precision, device)
@@ -52,9 +52,13 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         **cost_columns(model),
         **latency_columns(model, evaluation.latency_runs, device, precision),
     )
+    fillings = [
+        ResultRow(method=name, status="evaluated", git_sha=row.git_sha, **found)
+        for name, found in score_fillings(held).items()
+    ]
     if settings.format == "table":
-        print_comparison([row])
-    return [row]
+        print_comparison([*fillings, row])
+    return [row, *fillings]
 
 
 def cost(settings: CostConfig, cfg: DictConfig) -> list[ResultRow]:

@@ -1,10 +1,12 @@
 """Label-free batches: each step's batch depends on the seed and the step, on nothing that was asked before."""
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from core.geometry import valid_cells
-from data.batches import ImageBatch, ImageBatches
+from data.batches import ImageBatch, ImageBatches, PictureCache
 from data.images import to_frame
 from tests.unit.tiny import Pictures
 
@@ -73,8 +75,21 @@ def test_pictures_and_valid_cells_match_the_names() -> None:
 
 def test_only_the_pictures_asked_for_are_read() -> None:
     data = Pictures(7)
-    made = ImageBatches(data, 64, 4, 3, 0)
+    made = ImageBatches(data, 64, 4, 3, 0, pictures=PictureCache(0))
     made.of([4, 2])
     assert data.read == [4, 2]
     made(100)
     assert len(data.read) == 5
+
+
+def test_pictures_are_kept_up_to_a_size() -> None:
+    read: list[int] = []
+
+    def picture(index: int) -> NDArray[np.uint8]:
+        read.append(index)
+        return np.full((2, 2, 3), index, np.uint8)
+
+    cache = PictureCache(24)
+    for index in (0, 1, 2, 0, 1, 2):
+        assert (cache.get(index, picture) == index).all()
+    assert read == [0, 1, 2, 2]

@@ -180,8 +180,9 @@ def test_a_file_without_metadata_has_none(tmp_path: Path) -> None:
 
 
 def test_the_same_content_makes_the_same_file(tmp_path: Path) -> None:
+    metadata = {f"größe {i}": [i, '"\n'] for i in range(10)}
     for name in "ab":
-        write_safetensors(tmp_path / name, {"x": torch.arange(4.0), "y": torch.ones(2)}, {"p": 1, "q": 2})
+        write_safetensors(tmp_path / name, {"x": torch.arange(4.0), "y": torch.ones(2)}, metadata)
     assert file_sha256(tmp_path / "a") == file_sha256(tmp_path / "b")
 
 

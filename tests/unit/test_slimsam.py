@@ -1,6 +1,6 @@
 """SlimSAM and its control, from teacher to student: shapes, repeatability, resuming, and what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,14 @@ METHODS: dict[str, Compressor] = {"slimsam": SLIM, "scratch": SCRATCH}
 def compress(method: Compressor, folder: Path, data: Pictures | None = None, seed: int = 0) -> Compressed:
     engine = Engine(folder, save_every_s=-1.0)
     return method.compress(tiny_sam(), data or Pictures(), RunContext(seed, folder, engine))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_picture_is_read_anew() -> Iterator[None]:
+    """Interruptions are placed by the number of pictures read, so none may be kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.batches.CACHE_BYTES", 0)
+        yield
 
 
 @pytest.fixture(scope="module")
