@@ -109,7 +109,7 @@ def build_device(settings: EngineConfig) -> torch.device:
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> str:
-    """The precision, if a device can compute in it.
+    """The precision, if a device can compute in it; ``auto`` is bfloat16 where the device has instructions for it.
 
     Args:
         key: the setting it comes from, for messages.
@@ -117,8 +117,17 @@ def check_precision(key: str, precision: str, device: torch.device) -> str:
     Raises:
         InputError: an unknown name, or float16 on the CPU.
     """
+    if precision == "auto":
+        return "bfloat16" if _has_bfloat16(device) else "float32"
     if precision not in PRECISIONS:
-        raise InputError(f"{key}={precision} is unknown; choose one of {', '.join(PRECISIONS)}")
+        raise InputError(f"{key}={precision} is unknown; choose one of auto, {', '.join(PRECISIONS)}")
     if device.type == "cpu" and precision == "float16":
         raise InputError(f"{key}=float16 needs a CUDA device; on the CPU give float32 or bfloat16")
     return precision
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions bfloat16 is slower than float32 on a CPU.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from data.sample import ImageData
-from experiments.build import build_data
+from experiments.build import build_data, check_precision
 from experiments.schema import RunConfig, TeacherConfig
 from teachers.catalog import MODELS
 
@@ -43,7 +43,10 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
     for part in (content, content["evaluation"]):
         for group, key in _PATHS:
             part.get(group, {}).pop(key, None)
-    content["engine"] = {"device": device.type, "precision": settings.engine.precision}
+    content["engine"] = {
+        "device": device.type,
+        "precision": check_precision("engine.precision", settings.engine.precision, device),
+    }
     del content["evaluation"]["latency_runs"]
     content["weights"] = weights_identity(settings.teacher)
     content["pictures"] = [

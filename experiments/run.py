@@ -64,7 +64,6 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         InputError: something was given wrong; nothing is left behind.
     """
     device = build_device(settings.engine)
-    check_precision("engine.precision", settings.engine.precision, device)
     check_precision("evaluation.precision", settings.evaluation.precision, device)
     method = build_method(settings.method)
     name = run_id(settings, cfg, device)
@@ -116,7 +115,8 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
 def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
     settings, teacher = parts.settings, parts.teacher
     torch.manual_seed(seed_for(settings.seed, "run"))
-    engine = Engine(parts.folder, parts.device, settings.engine.precision)
+    precision = check_precision("engine.precision", settings.engine.precision, parts.device)
+    engine = Engine(parts.folder, parts.device, precision)
     compressed = parts.method.compress(teacher, parts.data, RunContext(settings.seed, parts.folder, engine))
     file = parts.folder / STUDENT
     facts = {
@@ -142,6 +142,7 @@ def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
         "training_pictures_sha256": fingerprint(parts.data),
         "scored_pictures_sha256": fingerprint(parts.held.data),
         "paper": parts.method.paper,
+        "training_precision": precision,
     }
     write_result(parts.folder / NAME, rows, {**about, **files})
     for state in parts.folder.glob("*.state"):

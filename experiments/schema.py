@@ -109,7 +109,7 @@ class EngineConfig:
     """Device, precision of training, and threads."""
 
     device: str = "auto"
-    precision: str = "float32"
+    precision: str = "auto"
     threads: int | None = None
 
 
