@@ -49,7 +49,7 @@ class Compressor(Protocol):
         """The student's shape, without weights or data.
 
         Raises:
-            InputError: the shape depends on weights under these settings.
+            NotImplementedError: the shape depends on weights under these settings.
         """
         ...
 

@@ -39,6 +39,11 @@ class Prompt:
         first = self.boxes_xyxy if self.boxes_xyxy is not None else self.points_xy
         return len(first if first is not None else self.mask_logits)  # type: ignore[arg-type]
 
+    def to(self, device: torch.device) -> "Prompt":
+        """The same prompts on a device."""
+        parts = (self.boxes_xyxy, self.points_xy, self.labels, self.mask_logits)
+        return Prompt(*(None if part is None else part.to(device) for part in parts))
+
     def __getitem__(self, index: slice) -> "Prompt":
         """The prompts of a slice."""
         parts = (self.boxes_xyxy, self.points_xy, self.labels, self.mask_logits)

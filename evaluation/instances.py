@@ -55,7 +55,7 @@ def score_image(
 ) -> list[InstanceRecord]:
     """Score every instance of one image under one rule; ``embedding`` is ``[1, C, g, g]``."""
     size_hw = sample.image.shape[:2]
-    prompt = _to(rule.prompt(sample), embedding.device)
+    prompt = rule.prompt(sample).to(embedding.device)
     truth = torch.from_numpy(sample.masks)
     records: list[InstanceRecord] = []
     for masks in decode_in_batches(model, embedding, prompt, size_hw, rule.multimask, batch):
@@ -108,8 +108,3 @@ def score_instances(
             if on_image:
                 on_image(done)
     return records
-
-
-def _to(prompt: Prompt, device: torch.device) -> Prompt:
-    parts = (prompt.boxes_xyxy, prompt.points_xy, prompt.labels, prompt.mask_logits)
-    return Prompt(*(None if part is None else part.to(device) for part in parts))

@@ -75,9 +75,13 @@ class PromptedBatch:
     prompt: Prompt
     targets: Tensor
 
+    def to(self, device: torch.device) -> "PromptedBatch":
+        """The same batch on a device."""
+        return PromptedBatch(self.names, self.images.to(device), self.prompt.to(device), self.targets.to(device))
 
-def training_batch(step: int, recipe: Recipe, easy: Pool, hard: Pool, frame: int) -> PromptedBatch:
-    """The batch of a step, a function of the recipe and the step alone."""
+
+def training_batch(step: int, recipe: Recipe, easy: Pool, hard: Pool, frame: int, low_res: int) -> PromptedBatch:
+    """The batch of a step, a function of the recipe and the step alone; masks at ``low_res`` cells a side."""
     rng = np.random.Generator(np.random.PCG64(seed_for(recipe.seed, "pretrain", step)))
     pool = easy if step < recipe.easy_share * recipe.steps else hard
     boxes_step = rng.random() < recipe.box_share
@@ -97,7 +101,7 @@ def training_batch(step: int, recipe: Recipe, easy: Pool, hard: Pool, frame: int
         if boxes_step
         else Prompt(points_xy=coordinates, labels=torch.ones(coordinates.shape[:2], dtype=torch.int64))
     )
-    coverage = torch.nn.functional.avg_pool2d(torch.stack(targets).float()[:, None], 2)[:, 0]
+    coverage = torch.nn.functional.avg_pool2d(torch.stack(targets).float()[:, None], frame // low_res)[:, 0]
     return PromptedBatch(tuple(names), torch.stack(images), prompt, coverage)
 
 
@@ -147,12 +151,13 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
         records = score_instances(model, validation, {"box": RULES["box"]})
         return mean_iou(records["box"])["miou"].value
 
+    low_res = 4 * model.config.encoder.grid
     engine = Engine(folder, device=device, precision=precision)
     stage = Stage(
         name="pretrain",
         key=json.dumps([asdict(recipe), model_name, precision]),
         model=model,
-        batch=lambda step: training_batch(step, recipe, easy, hard, model.input_size),
+        batch=lambda step: training_batch(step, recipe, easy, hard, model.input_size, low_res).to(device),
         loss=lambda batch, _: prompted_loss(model, batch),
         steps=recipe.steps,
         optimisation=Optimisation(

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from core.checkpoint import write_text
 from core.result import ResultRow
 from experiments.measuring import cost_of_shape
-from experiments.report import count, milliseconds, size
+from experiments.report import count, size
 from experiments.result_file import read_rows
 from students.pruned_vit import pruned_shape
 from teachers.catalog import MODELS
@@ -30,8 +30,8 @@ def quality_table(rows: Sequence[ResultRow]) -> str:
         groups.setdefault((ORDER.index(row.method), row.ratio or 0.0, row.method), []).append(row)
     lines = [
         "| model | seeds | images seen | mIoU box | mIoU point | to teacher, box / point (points) | parameters "
-        "| MACs `full` | MACs `modules` | file | encoder, CPU |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| MACs `full` | MACs `modules` | file |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     teacher = next(row for row in rows if row.method == "teacher")
     for (_, ratio, method), group in sorted(groups.items()):
@@ -48,7 +48,6 @@ def quality_table(rows: Sequence[ResultRow]) -> str:
             _to_teacher(several, teacher),
             *(count(value) if value else "" for value in (first.parameters, first.macs_full, first.macs_modules)),
             size(first.size_bytes) if first.size_bytes else "",
-            milliseconds(mean(r.encoder_latency_ms or 0 for r in several)) if first.encoder_latency_ms else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -82,12 +81,7 @@ def cost_table() -> str:
 def with_tables(text: str) -> str:
     """A README with its tables made anew between their ``<!-- table:NAME -->`` marks."""
     shapes = committed_rows("shapes")
-    photographs = committed_rows("coco")
-    tables = {
-        "pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}",
-        "coco": f"{conditions(photographs)}\n\n{quality_table(photographs)}",
-        "cost": cost_table(),
-    }
+    tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
     for name, table in tables.items():
         text = re.sub(
             rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)",

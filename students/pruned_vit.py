@@ -19,7 +19,8 @@ def kept_width(width: int, ratio: float, multiple: int) -> int:
 
     At least one multiple stays (one channel a head), however high the ratio.
     """
-    kept = int(width * (1 - ratio))
+    # The small addend keeps 1280 * (1 - 0.9) from becoming 127.
+    kept = int(width * (1 - ratio) + 1e-9)
     return max(multiple, kept - kept % multiple)
 
 

@@ -104,7 +104,8 @@ def test_the_second_call_shows_the_finished_run_without_training(
     status, out, err = call(*_words(teacher, first.parent))
     assert status == 0 and "finished earlier" in err
     assert "filled" in out and "to teacher, points" in out and "box_point@1 on shapes" in out and "pocket scale" in out
-    assert max(map(len, out.splitlines())) <= 120
+    # The folder's path is as long as it is.
+    assert max(len(line) for line in out.splitlines() if not line.startswith("files:")) <= 80
     status, out, err = call(*_words(teacher, first.parent), "format=json")
     assert status == 0 and json.loads(out) == {"rows": json.loads(before)["rows"]}
     assert (first / "result.json").read_bytes() == before

@@ -44,7 +44,7 @@ def painted(prefix: str, count: int = 4) -> Pool:
 
 
 def batch_of(step: int, recipe: Recipe = RECIPE) -> PromptedBatch:
-    return training_batch(step, recipe, painted("easy"), painted("hard"), FRAME)
+    return training_batch(step, recipe, painted("easy"), painted("hard"), FRAME, FRAME // 2)
 
 
 def label_maps(batch: PromptedBatch) -> NDArray[np.int64]:

@@ -56,7 +56,6 @@ REFUSED = [
     (f"ratio=0.5 {TRUNCATED}", ["truncated.pth", "truncated"]),
     ("ratio=0.5 teacher.checkpoint=other.pth", ["other.pth", "missing image_encoder.pos_embed"]),
     ("ratio=0.5 teacher.checkpoint=nowhere.pth", ["nowhere.pth", "no such file"]),
-    ("ratio=0.99 teacher.checkpoint=pocket.pth", ["ratio=0.99", "leaves none"]),
     ("evaluate", ["checkpoint is missing", "sam_pocket"]),
     ("evaluate checkpoint=sam_poket", ["sam_poket", "did you mean sam_pocket"]),
     ("evaluate checkpoint=truncated.pth", ["truncated.pth"]),
