@@ -11,58 +11,99 @@ from data.batches import ImageBatch
 from teachers.image_encoder import ImageEncoder
 
 Loss = Callable[[ImageBatch, int], Mapping[str, Tensor]]
+Wanted = Callable[[ImageBatch], Tensor]
+"""Gives the teacher's embeddings of a batch."""
 
 ALIGNED_SHARE = 0.5
 """Features are aligned in the first half of the steps (epochs 0 to 9 of the published 20)."""
+WEIGHTS = ("constant", "dynamic", "released", "none")
 
 
-def bottleneck_aligning(student: ImageEncoder, v0: ImageEncoder, *, steps: int, features: bool = True) -> Loss:
+def feature_weight(kind: str, step: int, steps: int) -> float:
+    """The weight ``a`` of intermediate features at a step; 0 in the second half.
+
+    - ``constant``: 0.5 (eq. 6).
+    - ``dynamic``: falls in ten stairs, ``(N - n - 1) / N`` at stair ``n`` of ``N = 10`` (eq. 8).
+    - ``released``: ``(10 - n) / 11``, the stairs of the released code.
+    - ``none``: 0 throughout.
+    """
+    if kind == "none" or step >= ALIGNED_SHARE * steps:
+        return 0.0
+    if kind == "constant":
+        return 0.5
+    stair = int(10 * step / (ALIGNED_SHARE * steps))
+    return (10 - stair) / 11 if kind == "released" else (10 - stair - 1) / 10
+
+
+def embedding_only(student: ImageEncoder, wanted: Wanted) -> Loss:
+    """The image embedding alone."""
+
+    def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
+        return {"embedding": embedding_mse(student(batch.images), wanted(batch), batch.valid)}
+
+    return loss
+
+
+def bottleneck_aligning(
+    student: ImageEncoder,
+    v0: ImageEncoder,
+    wanted: Wanted,
+    *,
+    steps: int,
+    weights: str = "constant",
+    global_qkv: bool = True,
+) -> Loss:
     """Step 1: widths inside the blocks are still the teacher's, so q/k/v and MLP activations can be compared.
 
-    ``(1 - a) MSE(t1, t0) + a (windowed q/k/v + global q/k/v + MLP)``, where ``a`` is 0.5 in the first half and then 0.
-    Global q/k/v are aligned too; the released code compares them with themselves.
+    ``(1 - a) MSE(t1, t0) + a (windowed q/k/v + global q/k/v + MLP)``.
+
+    Args:
+        wanted: the final embeddings of ``v0``.
+        weights: how ``a`` goes; see :func:`feature_weight`.
+        global_qkv: whether q/k/v of global blocks are aligned; the released code compares them with themselves.
     """
     depth = student.config.depth
     qkv = [f"blocks.{i}.attn.qkv" for i in range(depth)]
-    global_qkv = [qkv[i] for i in student.config.global_blocks]
-    window_qkv = [path for path in qkv if path not in global_qkv]
-    mlp = [f"blocks.{i}.mlp.act" for i in range(depth)]
+    whole = [qkv[i] for i in student.config.global_blocks]
+    windowed = [path for path in qkv if path not in whole]
+    groups = {"window_qkv": windowed, "mlp": [f"blocks.{i}.mlp.act" for i in range(depth)]}
+    if global_qkv:
+        groups["global_qkv"] = whole
+    groups = {name: paths for name, paths in groups.items() if paths}
+    tapped = [path for paths in groups.values() for path in paths]
 
     def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-        weight = 0.5 if features and step < ALIGNED_SHARE * steps else 0.0
-        paths = [*qkv, *mlp] if weight else []
-        wanted, reference = _run(v0, batch, paths, teacher=True)
-        embedding, seen = _run(student, batch, paths)
-        terms = {"embedding": (1 - weight) * embedding_mse(embedding, wanted, batch.valid)}
-        if weight:
-            for name, group in (("window_qkv", window_qkv), ("global_qkv", global_qkv), ("mlp", mlp)):
-                if group:
-                    terms[name] = weight * _features_mse(seen, reference, group)
-        return terms
+        weight = feature_weight(weights, step, steps)
+        if not weight:
+            return {"embedding": embedding_mse(student(batch.images), wanted(batch), batch.valid)}
+        final, reference = _run(v0, batch, tapped, teacher=True)
+        embedding, seen = _run(student, batch, tapped)
+        terms = {"embedding": (1 - weight) * embedding_mse(embedding, final, batch.valid)}
+        return terms | {name: weight * _features_mse(seen, reference, paths) for name, paths in groups.items()}
 
     return loss
 
 
 def embedding_aligning(
-    student: ImageEncoder, v0: ImageEncoder, v1: ImageEncoder, *, steps: int, features: bool = True
+    student: ImageEncoder, v1: ImageEncoder, wanted: Wanted, *, steps: int, weights: str = "dynamic"
 ) -> Loss:
     """Step 2: the embedding width is that of step 1's student ``v1``, so the residual stream can be compared with its.
 
-    ``(1 - a) MSE(t2, t0) + a MSE(stream2, stream1) + a MSE(t2, t1)``, where ``a`` falls in ten stairs over the first
-    half: ``a = (N - n - 1) / N`` at stair ``n`` of ``N = 10`` (eq. 8), then 0.
+    ``(1 - a) MSE(t2, t0) + a MSE(stream2, stream1) + a MSE(t2, t1)``.
+
+    Args:
+        wanted: the final embeddings of the teacher, ``t0``.
+        weights: how ``a`` goes; see :func:`feature_weight`.
     """
     depth = student.config.depth
     stream = [f"blocks.{i}.{norm}:in" for i in range(depth) for norm in ("norm1", "norm2")] + ["neck.0:in"]
 
     def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-        stair = int(10 * step / (ALIGNED_SHARE * steps))
-        weight = max(0.0, (10 - stair - 1) / 10) if features else 0.0
-        paths = stream if weight else []
-        wanted, _ = _run(v0, batch, [], teacher=True)
-        embedding, seen = _run(student, batch, paths)
-        terms = {"embedding": (1 - weight) * embedding_mse(embedding, wanted, batch.valid)}
+        weight = feature_weight(weights, step, steps)
+        embedding, seen = _run(student, batch, stream if weight else [])
+        terms = {"embedding": (1 - weight) * embedding_mse(embedding, wanted(batch), batch.valid)}
         if weight:
-            earlier, reference = _run(v1, batch, paths, teacher=True)
+            earlier, reference = _run(v1, batch, stream, teacher=True)
             terms["stream"] = weight * _features_mse(seen, reference, stream)
             terms["earlier"] = weight * embedding_mse(embedding, earlier, batch.valid)
         return terms

@@ -1,10 +1,13 @@
 """What a method is given to work with, and what it gives back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from compressors.distill.engine import Engine
+from compressors.distill.state import Progress
+from compressors.distill.teacher_outputs import TeacherEmbeddings, keeper
 from data.sample import ImageData
 from teachers.sam import Sam, SamConfig
 
@@ -17,11 +20,23 @@ class RunContext:
         seed: the run's seed; every use of randomness derives its own from it by name.
         folder: where stages keep their state; a rerun continues from it.
         engine: the training loop, with its device and precision.
+        cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
+        cache_folder: where on disk; other runs find them there. None: in ``folder``.
+        validate: scores a model on held-out labelled pictures, higher being better; None where there are none.
     """
 
     seed: int
     folder: Path
     engine: Engine
+    cache: str = "memory"
+    cache_folder: Path | None = None
+    validate: Callable[[Sam], float] | None = None
+
+    def teacher_embeddings(self, teacher: Sam) -> TeacherEmbeddings:
+        """The teacher's image embeddings, kept as the settings say."""
+        encoder = teacher.image_encoder
+        kept = keeper(self.cache, self.cache_folder or self.folder / "embeddings", encoder)
+        return TeacherEmbeddings(encoder, self.engine, kept)
 
 
 @dataclass(frozen=True)
@@ -30,13 +45,31 @@ class Compressed:
 
     Attributes:
         student: the compressed model, in eval mode.
-        images_seen: training images, counted as often as they were used.
-        train_seconds: time spent in training loops, over all runs of the stages.
+        stages: what its training took, stage by stage.
     """
 
     student: Sam
-    images_seen: int
-    train_seconds: float
+    stages: tuple[Progress, ...]
+
+    @property
+    def images_seen(self) -> int:
+        """Training images, counted as often as they were used."""
+        return sum(stage.images for stage in self.stages)
+
+    @property
+    def train_seconds(self) -> float:
+        """Time spent in training loops, over all runs of the stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def device_hours(self) -> float:
+        """The same in hours, of all devices together."""
+        return sum(stage.seconds * stage.devices for stage in self.stages) / 3600
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Most memory a training process needed (see :mod:`compressors.distill.memory`)."""
+        return max(stage.peak_memory_bytes for stage in self.stages)
 
 
 class Compressor(Protocol):

@@ -57,23 +57,22 @@ class Scratch:
             encoder = ImageEncoder(self.shape(teacher.config).encoder)
             initialise_encoder(encoder)
         encoder.to(context.engine.device)
-        frame, grid = teacher.input_size, encoder.config.grid
+        wanted = context.teacher_embeddings(teacher)
 
         def loss(batch: ImageBatch, step: int) -> dict[str, torch.Tensor]:
-            with torch.no_grad():
-                wanted = teacher.encode(batch.images)
-            return {"embedding": embedding_mse(encoder(batch.images), wanted, batch.valid)}
+            return {"embedding": embedding_mse(encoder(batch.images), wanted(batch), batch.valid)}
 
         progress = context.engine.fit(
             Stage(
                 name="scratch",
                 key=f"{self} seed={context.seed}",
                 model=encoder,
-                batch=ImageBatches(data, frame, grid, self.batch, context.seed, context.engine.device),
+                batch=ImageBatches(data, teacher.input_size, encoder.config.grid, context.seed),
+                batch_size=self.batch,
                 loss=loss,
                 steps=2 * self.steps,
                 optimisation=self.optimisation,
             )
         )
         student = teacher.with_encoder(encoder, f"{teacher.name}-scratch-{self.ratio}").eval().requires_grad_(False)
-        return Compressed(student, progress.images, progress.seconds)
+        return Compressed(student, (progress,))

@@ -8,7 +8,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+ADDED = {2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours")}
+"""Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
 """Of a run, of one scored model, of costs alone, and of a run that ended in an error (``reason`` says which)."""
 
@@ -20,6 +22,7 @@ class ResultRow:
     Attributes:
         run_id: the run that measured it; None outside of runs.
         method: what made the model; ``teacher``, ``filled_box`` and ``filled_ellipse`` are the comparisons.
+        variant: the name its run was given, where it was given one: which of several settings of the method it is.
         ratio: share of the channels cut, of methods that cut.
         teacher, student: names of the models.
         data: the data set scored on.
@@ -28,7 +31,10 @@ class ResultRow:
         miou_point: with one point.
         macs_full, macs_modules: by the two counters of :mod:`core.cost`.
         device: name of the processor or accelerator that everything was measured on.
-        images_seen, train_seconds: of training, over all stages.
+        images_seen, train_seconds: of training, over all stages; ``train_images_per_s`` is their ratio.
+        train_peak_memory_bytes: most memory a training process needed: what the CUDA allocator held, or on a CPU all of
+            the process's resident pages.
+        device_hours: training time of all devices together.
         instances, images: what ``miou`` rests on.
         miou_low, miou_high: 95 % interval of ``miou``.
         skipped: how many annotations the written rules left out, by reason.
@@ -70,6 +76,10 @@ class ResultRow:
     miou_high: float | None = None
     skipped: dict[str, int] = field(default_factory=dict)
     reason: str | None = None
+    variant: str | None = None
+    train_images_per_s: float | None = None
+    train_peak_memory_bytes: int | None = None
+    device_hours: float | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,7 +98,11 @@ class ResultRow:
         """
         if not isinstance(raw, Mapping):
             raise InputError(f"{source}: a row is a {type(raw).__name__}, not a mapping; write the file again")
-        if "schema_version" in raw and raw["schema_version"] != SCHEMA_VERSION:
+        version = raw.get("schema_version", SCHEMA_VERSION)
+        if type(version) is int and 1 <= version < SCHEMA_VERSION:
+            later = [key for added, keys in ADDED.items() if added > version for key in keys]
+            raw = {**dict.fromkeys(later), **raw, "schema_version": SCHEMA_VERSION}
+        elif version != SCHEMA_VERSION:
             raise InputError(
                 f"{source}: rows of schema version {raw['schema_version']!r}, this version reads {SCHEMA_VERSION}; "
                 "run again with force=true"

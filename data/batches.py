@@ -1,5 +1,7 @@
-"""Label-free training batches: the batch of a step is a function of the seed and the step alone."""
+"""Label-free training batches: pictures at given places of an endless training order, drawn from a seed alone."""
 
+import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +21,7 @@ CACHE_BYTES = 512_000_000
 
 
 class PictureCache:
-    """Decoded pictures by index, up to a size; what does not fit is read each time.
+    """Decoded pictures by index, up to a size; what does not fit is read each time. Threads may share it.
 
     Args:
         limit: bytes.
@@ -28,15 +30,17 @@ class PictureCache:
     def __init__(self, limit: int) -> None:
         self.free = limit
         self.kept: dict[int, NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
 
     def get(self, index: int, read: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """The picture of an index, read if it is not kept: uint8 ``[H, W, 3]``."""
         if index in self.kept:
             return self.kept[index]
         picture = read(index)
-        if picture.nbytes <= self.free:
-            self.free -= picture.nbytes
-            self.kept[index] = picture
+        with self._lock:
+            if index not in self.kept and picture.nbytes <= self.free:
+                self.free -= picture.nbytes
+                self.kept[index] = picture
         return picture
 
 
@@ -48,26 +52,32 @@ class ImageBatch:
         names: of the pictures, for messages.
         images: float32 ``[B, 3, S, S]``, normalised and zero-padded.
         valid: bool ``[B, g, g]``, the cells of the embedding grid that hold picture.
+        digests: SHA-256 of each picture's size and pixels as decoded, by which what a model made of it is kept.
     """
 
     names: tuple[str, ...]
     images: Tensor
     valid: Tensor
+    digests: tuple[bytes, ...] = ()
+
+    def pin_memory(self) -> "ImageBatch":
+        """The same batch in page-locked memory."""
+        return ImageBatch(self.names, self.images.pin_memory(), self.valid.pin_memory(), self.digests)
 
     def to(self, device: torch.device) -> "ImageBatch":
-        """The same batch on a device."""
-        return ImageBatch(self.names, self.images.to(device), self.valid.to(device))
+        """The same batch on a device; from page-locked memory without waiting."""
+        images, valid = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.valid))
+        return ImageBatch(self.names, images, valid, self.digests)
 
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Batches of a data set's pictures, every picture once an epoch, in an order drawn for each epoch.
+    """A data set's pictures, every picture once an epoch, in an order drawn for each epoch.
 
     Attributes:
         data: the pictures; annotations are never read.
         frame: side of the model's square input.
         grid: side of its embedding.
-        batch: pictures a batch.
         seed: of the order.
         pictures: those read so far: a second stage sees the first one's again.
     """
@@ -75,26 +85,27 @@ class ImageBatches:
     data: ImageData
     frame: int
     grid: int
-    batch: int
     seed: int
-    device: torch.device = torch.device("cpu")
     pictures: "PictureCache" = field(default_factory=lambda: PictureCache(CACHE_BYTES))
 
-    def __call__(self, step: int) -> ImageBatch:
-        """The batch of a step; batches run on across the ends of epochs."""
+    def __call__(self, places: range) -> ImageBatch:
+        """The batch at consecutive places of the order; it may run on across the end of an epoch."""
         count = len(self.data)
-        places = range(step * self.batch, (step + 1) * self.batch)
         return self.of([_order(self.seed, place // count, count)[place % count] for place in places])
 
     def of(self, indices: Sequence[int]) -> ImageBatch:
         """The batch of chosen pictures."""
         pictures = [self.pictures.get(i, self.data.image) for i in indices]
-        batch = ImageBatch(
+        return ImageBatch(
             names=tuple(self.data.image_name(i) for i in indices),
             images=torch.stack([to_frame(picture, self.frame) for picture in pictures]),
             valid=torch.stack([valid_cells((p.shape[0], p.shape[1]), self.frame, self.grid) for p in pictures]),
+            digests=tuple(_digest(picture) for picture in pictures),
         )
-        return batch.to(self.device)
+
+
+def _digest(picture: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
 
 
 @lru_cache(maxsize=2)

@@ -8,6 +8,8 @@ from typing import Any, get_type_hints
 import torch
 
 from compressors.context import Compressor
+from compressors.distill.engine import Engine
+from core import processes
 from core.errors import InputError
 from data.sample import ImageData
 from experiments.schema import DATA, EngineConfig, EvaluationConfig, TeacherConfig, target_class
@@ -94,6 +96,8 @@ def build_device(settings: EngineConfig) -> torch.device:
     name = settings.device
     if name == "auto":
         name = "cuda" if count else "cpu"
+    if name == "cuda" and processes.announced() > 1:
+        name = f"cuda:{processes.local_rank()}"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise InputError(f"engine.device={name} is unknown; choose auto, cpu, cuda or cuda:0")
@@ -105,7 +109,22 @@ def build_device(settings: EngineConfig) -> torch.device:
         raise InputError(f"engine.device={name}: there are {count} CUDA devices; give a number below {count}")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    if kind == "cuda":
+        torch.cuda.set_device(int(index or 0))
     return torch.device(name)
+
+
+def build_engine(settings: EngineConfig, folder: Path, device: torch.device) -> Engine:
+    """The training loop.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+    if settings.workers is not None and settings.workers < 0:
+        raise InputError(f"engine.workers={settings.workers} must be at least 0")
+    workers = (8 if device.type == "cuda" else 1) if settings.workers is None else settings.workers
+    precision = check_precision("engine.precision", settings.precision, device)
+    return Engine(folder, device, precision, workers, settings.compile)
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> str:

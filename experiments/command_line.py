@@ -34,21 +34,31 @@ def main(argv: Sequence[str]) -> int:
         _check_flags(rest)
         outcomes = _compose_and_call(command, rest)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return 130
-    if outcomes and outcomes[0].format == "json":
+    if outcomes and outcomes[0].format == "json" and _speaks():
         rows = [row.to_dict() for outcome in outcomes for row in outcome.rows]
         print(json.dumps({"rows": rows}, allow_nan=False))
     refused = [outcome.error for outcome in outcomes if isinstance(outcome.error, InputError)]
     for reason in refused:
-        print(f"error: {reason}", file=sys.stderr)
+        _complain(reason)
     for outcome in outcomes:
         if outcome.error is not None and not isinstance(outcome.error, InputError):
             raise outcome.error
     return 2 if refused else 0
+
+
+def _speaks() -> bool:
+    """Whether this is the process that prints, of those that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _complain(error: Exception) -> None:
+    if _speaks():
+        print(f"error: {error}", file=sys.stderr)
 
 
 class Outcome:
@@ -83,6 +93,7 @@ def _check_flags(arguments: Sequence[str]) -> None:
 def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them."""
     # Here, so that neither --help nor a wrong word waits for PyTorch.
+    from core import processes
     from experiments.commands import FUNCTIONS
 
     register()
@@ -105,6 +116,8 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
         raise told(error, overrides, _known(name, overrides)) from error
+    finally:
+        processes.leave()
     return outcomes
 
 

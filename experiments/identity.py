@@ -15,7 +15,7 @@ from experiments.build import build_data, check_precision
 from experiments.schema import RunConfig, TeacherConfig
 from teachers.catalog import MODELS
 
-_REPORTING = ("format", "runs", "force", "name")
+_REPORTING = ("format", "runs", "force", "name", "cache")
 _PATHS = (("teacher", "checkpoint"), ("data", "root"), ("data", "annotations"), ("data", "images"))
 
 
@@ -46,6 +46,7 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
     content["engine"] = {
         "device": device.type,
         "precision": check_precision("engine.precision", settings.engine.precision, device),
+        "compile": settings.engine.compile,
     }
     del content["evaluation"]["latency_runs"]
     content["weights"] = weights_identity(settings.teacher)

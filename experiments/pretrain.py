@@ -75,6 +75,10 @@ class PromptedBatch:
     prompt: Prompt
     targets: Tensor
 
+    def pin_memory(self) -> "PromptedBatch":
+        """The same batch; it is small, and stays where it is."""
+        return self
+
     def to(self, device: torch.device) -> "PromptedBatch":
         """The same batch on a device."""
         return PromptedBatch(self.names, self.images.to(device), self.prompt.to(device), self.targets.to(device))
@@ -157,7 +161,11 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
         name="pretrain",
         key=json.dumps([asdict(recipe), model_name, precision]),
         model=model,
-        batch=lambda step: training_batch(step, recipe, easy, hard, model.input_size, low_res).to(device),
+        # A batch of the recipe is drawn as a whole: its number is that of the step.
+        batch=lambda places: training_batch(
+            places.start // recipe.batch, recipe, easy, hard, model.input_size, low_res
+        ),
+        batch_size=recipe.batch,
         loss=lambda batch, _: prompted_loss(model, batch),
         steps=recipe.steps,
         optimisation=Optimisation(

@@ -1,6 +1,7 @@
 """One run: compress a teacher, score student and teacher by the same code, and keep what was found."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from compressors.context import Compressed, Compressor, RunContext
-from compressors.distill.engine import Engine
-from core import provenance
+from core import processes, provenance
 from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
 from core.result import ResultRow
@@ -22,6 +22,7 @@ from evaluation.latency import device_name
 from experiments.build import (
     build_data,
     build_device,
+    build_engine,
     build_method,
     build_teacher,
     check_precision,
@@ -35,7 +36,7 @@ from experiments.report import print_comparison
 from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.run_folder import held_folder
 from experiments.schema import RunConfig
-from experiments.scoring import Held, score_fillings, score_model
+from experiments.scoring import Held, score_fillings, score_model, training_score
 from students.pruned_vit import load_model, save_model
 from teachers.sam import Sam
 
@@ -66,23 +67,34 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     device = build_device(settings.engine)
     check_precision("evaluation.precision", settings.evaluation.precision, device)
     method = build_method(settings.method)
+    build_engine(settings.engine, Path(settings.runs), device)
     name = run_id(settings, cfg, device)
     folder = Path(settings.runs) / name
-    if (folder / NAME).is_file() and not settings.force:
+    finished = (folder / NAME).is_file() and not settings.force
+    if finished:
         rows = read_rows(folder / NAME)
         _say(f"{folder}: finished earlier; force=true does it again")
     else:
         teacher = build_teacher(settings.teacher, device)
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         _promised(method, teacher)
-        held = _held(settings)
-        parts = Parts(settings, name, folder, device, method, teacher, build_data(settings.data), held)
-        with held_folder(folder, fresh=settings.force):
+        data = build_data(settings.data, labels=True if _reads_labels(method) else None)
+        parts = Parts(settings, name, folder, device, method, teacher, data, _held(settings))
+        processes.join(device)
+        # Everybody has looked for the finished run before the first process begins it.
+        processes.wait()
+        with held_folder(folder, fresh=settings.force) if processes.is_first() else nullcontext():
+            processes.wait()
             rows = _do(parts, resolved(cfg))
-        fold(Path(settings.runs))
-    if settings.format == "table":
+        if processes.is_first():
+            fold(Path(settings.runs))
+    if settings.format == "table" and processes.is_first():
         print_comparison(rows, folder)
-    return rows
+    return rows if processes.is_first() else []
+
+
+def _reads_labels(method: Compressor) -> bool:
+    return bool(getattr(method, "reads_labels", False))
 
 
 def _held(settings: RunConfig) -> Held:
@@ -95,12 +107,15 @@ def _held(settings: RunConfig) -> Held:
 def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
     config = provenance.impersonal(config)
     about = {"config": config, "provenance": provenance.capture(device_name(parts.device), provenance.command_line())}
-    (parts.folder / FAILED).unlink(missing_ok=True)
+    if processes.is_first():
+        (parts.folder / FAILED).unlink(missing_ok=True)
     try:
         return _work(parts, about)
     except InputError:
         raise
     except Exception as error:
+        if not processes.is_first():
+            raise
         row = ResultRow(
             **_about_student(parts),
             git_sha=about["provenance"]["git_sha"],
@@ -115,9 +130,18 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
 def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
     settings, teacher = parts.settings, parts.teacher
     torch.manual_seed(seed_for(settings.seed, "run"))
-    precision = check_precision("engine.precision", settings.engine.precision, parts.device)
-    engine = Engine(parts.folder, parts.device, precision)
-    compressed = parts.method.compress(teacher, parts.data, RunContext(settings.seed, parts.folder, engine))
+    engine = build_engine(settings.engine, parts.folder, parts.device)
+    context = RunContext(
+        seed=settings.seed,
+        folder=parts.folder,
+        engine=engine,
+        cache=settings.engine.cache,
+        cache_folder=Path(settings.engine.cache_folder),
+        validate=training_score(parts.data, settings.evaluation.batch) if _reads_labels(parts.method) else None,
+    )
+    compressed = parts.method.compress(teacher, parts.data, context)
+    if not processes.is_first():
+        return []
     file = parts.folder / STUDENT
     facts = {
         "method": method_name(settings),
@@ -142,7 +166,7 @@ def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
         "training_pictures_sha256": fingerprint(parts.data),
         "scored_pictures_sha256": fingerprint(parts.held.data),
         "paper": parts.method.paper,
-        "training_precision": precision,
+        "training_precision": engine.precision,
     }
     write_result(parts.folder / NAME, rows, {**about, **files})
     for state in parts.folder.glob("*.state"):
@@ -163,6 +187,9 @@ def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> l
             about = _about_student(parts, student.name) | {
                 "images_seen": compressed.images_seen,
                 "train_seconds": compressed.train_seconds,
+                "train_images_per_s": compressed.images_seen / max(compressed.train_seconds, 1e-9),
+                "train_peak_memory_bytes": compressed.peak_memory_bytes,
+                "device_hours": compressed.device_hours,
             }
         measured = {
             **score_model(model, held),
@@ -178,6 +205,7 @@ def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
     return {
         "run_id": parts.run_id,
         "method": method_name(settings),
+        "variant": settings.name,
         "ratio": settings.ratio,
         "teacher": parts.teacher.name,
         "student": name,
@@ -221,4 +249,6 @@ def check_student(student: Sam, parts: Parts) -> None:
 
 
 def _say(text: str) -> None:
+    if not processes.is_first():
+        return
     Console(stderr=True).print(text, highlight=False, soft_wrap=True, style="dim")

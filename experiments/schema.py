@@ -106,11 +106,25 @@ class EvaluationConfig:
 
 @dataclass
 class EngineConfig:
-    """Device, precision of training, and threads."""
+    """Where students are trained, and how.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
+        precision: of training, in autocast over float32 weights.
+        threads: of the CPU; null leaves it to PyTorch.
+        workers: threads that make batches ahead; null: one on the CPU, eight beside an accelerator.
+        compile: whether the student is compiled (``torch.compile``); pays on a GPU and in long runs.
+        cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
+        cache_folder: where on disk; all runs share it.
+    """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    workers: int | None = None
+    compile: bool = False
+    cache: str = "disk"
+    cache_folder: str = "runs/.embeddings"
 
 
 @dataclass
@@ -132,6 +146,7 @@ class RunConfig(CommandConfig):
     engine: EngineConfig = field(default_factory=EngineConfig)
     ratio: float | None = None
     seed: int = 0
+    cache: str = "disk"
     force: bool = False
     name: str | None = None
 

@@ -9,13 +9,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from core.errors import InputError
 from core.protocols import Metric, Segmenter, device_of
 from data.sample import ImageData
 from evaluation.baselines import score_baselines
 from evaluation.instances import InstanceRecord, score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import RULES
+from evaluation.prompt_rules import RULES, PromptRule, central_points, single
+
+VALIDATION_IMAGES = 50
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,23 @@ def score_model(model: Segmenter, held: Held) -> dict[str, Any]:
     with counted(f"scoring {model.name}", len(held.indices)) as done, computing:
         records = score_instances(model, held.data, RULES, batch=held.batch, indices=held.indices, on_image=done)
     return columns(records["box"], held) | {"miou_point": _value(mean_iou(records["point"]), "miou")}
+
+
+def training_score(data: ImageData, batch: int) -> Callable[[Segmenter], float]:
+    """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training pictures.
+
+    These are the last of the training set. Held-out pictures never choose anything.
+    """
+    rule = PromptRule(central_points, multimask=False, choose=single)
+    indices = range(max(0, len(data) - VALIDATION_IMAGES), len(data))
+
+    def score(model: Segmenter) -> float:
+        records = score_instances(model, data, {"point": rule}, batch=batch, indices=indices)
+        if not records["point"]:
+            raise InputError(f"{data.name}: the last {len(indices)} training pictures have no instances to validate on")
+        return mean_iou(records["point"])["miou"].value
+
+    return score
 
 
 def score_fillings(held: Held) -> dict[str, dict[str, Any]]:

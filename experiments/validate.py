@@ -9,10 +9,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
 from experiments.messages import nearest
-from experiments.schema import EvaluationConfig
+from experiments.schema import EvaluationConfig, RunConfig
 
 FORMATS = ("table", "json")
 PROTOCOLS = ("box_point@1",)
+CACHES = ("disk", "memory", "off")
 EXAMPLES = {
     "data.root": "FOLDER",
     "evaluation.data.root": "FOLDER",
@@ -36,6 +37,8 @@ def settings_of(cfg: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {_first_line(error)}") from error
     _check_known(cfg, settings)
+    if hasattr(settings, "cache"):
+        _check_cache(settings)
     if hasattr(settings, "evaluation"):
         _check_evaluation(settings.evaluation)
     name = getattr(settings, "name", None)
@@ -84,6 +87,12 @@ def _check_known(node: DictConfig, settings: Any, prefix: str = "") -> None:
             raise InputError(f"{prefix}{key} is no setting; {nearest(key, names)}")
         if dataclasses.is_dataclass(getattr(settings, key)):
             _check_known(node[key], getattr(settings, key), f"{prefix}{key}.")
+
+
+def _check_cache(settings: RunConfig) -> None:
+    mode = settings.engine.cache
+    if mode not in CACHES:
+        raise InputError(f"cache={mode} is unknown; choose one of {', '.join(CACHES)}")
 
 
 def _check_evaluation(settings: EvaluationConfig) -> None:

@@ -1,63 +1,25 @@
-"""The only training loop of the project: any model, any loss, any stage."""
+"""The only training loop of the project: any model, any loss, any stage, one process or many."""
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compressors.distill.divergence import StepLosses, TrainingDiverged
 from compressors.distill.log import StageLog
+from compressors.distill.memory import peak_memory_bytes
+from compressors.distill.prefetch import ahead, chunks
 from compressors.distill.progress import progress_bar
-from compressors.distill.schedule import Optimisation
+from compressors.distill.stage import B, Batch, Stage
 from compressors.distill.state import Progress, load_state, save_state
+from compressors.distill.validation import validate
+from core import processes
 
-
-class Batch(Protocol):
-    """What a stage trains on in one step: anything that counts its images and names them."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """One name an image."""
-        ...
-
-
-B = TypeVar("B", bound=Batch)
-
-
-@dataclass
-class Stage(Generic[B]):
-    """One stage of training.
-
-    Attributes:
-        name: of the stage; its state and log carry it.
-        key: what must be equal for a saved state to be continued (a hash of the configuration).
-        model: whose trainable parameters are updated.
-        batch: the batch of a step. A function of the step alone, so a resumed run sees what an undisturbed one sees.
-        loss: named, weighted terms of the loss of a batch at a step; their sum is minimised.
-        steps: optimizer steps.
-        optimisation: optimizer and learning rate.
-        validate: the figure to maximise, or None.
-        validate_every: steps between validations (and at the end).
-        keep_best: end with the weights of the best validation instead of the last.
-    """
-
-    name: str
-    key: str
-    model: nn.Module
-    batch: Callable[[int], B]
-    loss: Callable[[B, int], Mapping[str, Tensor]]
-    steps: int
-    optimisation: Optimisation
-    validate: Callable[[], float] | None = None
-    validate_every: int = 500
-    keep_best: bool = False
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message says at which step, on which images, and what was saved last."""
+__all__ = ["Batch", "Engine", "Stage", "TrainingDiverged"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +30,8 @@ class Engine:
         folder: where ``<stage>.state`` and ``<stage>.jsonl`` go.
         device: of the models it trains.
         precision: ``float32``, ``bfloat16`` or ``float16``: what autocast computes in; weights stay float32.
+        workers: threads that make batches ahead of their use; 0 makes them when they are needed.
+        compile: whether models that are trained are compiled.
         save_every_s: seconds between saved states.
         log_every: steps between lines of the log.
     """
@@ -75,6 +39,8 @@ class Engine:
     folder: Path
     device: torch.device = torch.device("cpu")
     precision: str = "float32"
+    workers: int = 0
+    compile: bool = False
     save_every_s: float = 60.0
     log_every: int = 20
 
@@ -88,90 +54,102 @@ class Engine:
 
         Raises:
             TrainingDiverged: the loss is no longer finite.
+            ValueError: a step's images cannot be shared by the processes, or a plateau schedule has no validation.
         """
         if stage.optimisation.schedule == "plateau" and stage.validate is None:
             raise ValueError(f"stage {stage.name}: the plateau schedule needs a validation")
+        processes.share(stage.places(0))
         path = self.folder / f"{stage.name}.state"
         optimizer = stage.optimisation.build(stage.model)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
-        progress = load_state(path, stage.key, stage.model, optimizer)
-        trained = [p for p in stage.model.parameters() if p.requires_grad]
-        saved = began = time.monotonic()
-        before = progress.seconds
+        parts: dict[str, Any] = {"model": stage.model, "optimizer": optimizer, "scaler": scaler}
+        average = None
+        if stage.optimisation.ema:
+            average = AveragedModel(
+                stage.model, multi_avg_fn=get_ema_multi_avg_fn(stage.optimisation.ema), use_buffers=True
+            )
+            parts["average"] = average
+        progress = load_state(path, stage.key, parts)
+        progress.devices = processes.count()
+        # Nobody writes a new state before everybody has read the old one.
+        processes.wait()
+        began, saved = time.monotonic() - progress.seconds, time.monotonic()
+        todo = (
+            chunk
+            for step in range(progress.step, stage.steps)
+            for chunk in chunks(processes.share(stage.places(step)), stage.batch_size)
+        )
+        earlier: StepLosses | None = None
         with (
             progress_bar(stage.name, stage.steps, progress.step) as show,
             StageLog(self.folder / f"{stage.name}.jsonl", progress.step) as log,
+            ahead(self._made(stage), todo, self.workers) as following,
         ):
             while progress.step < stage.steps:
                 rate = stage.optimisation.rate_at(progress.step, stage.steps, progress.rate)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                terms, images = self._step(stage, progress.step, optimizer, scaler, trained)
+                losses = StepLosses(stage.name, progress.step, path)
+                self._step(stage, losses, following, optimizer, scaler)
+                if average:
+                    average.update_parameters(stage.model)
+                if earlier:
+                    earlier.read()
+                earlier = losses
                 progress.step += 1
-                progress.images += images
-                progress.seconds = before + time.monotonic() - began
+                progress.images += stage.images_per_step
                 last = progress.step == stage.steps
-                if progress.step % self.log_every == 0 or last:
+                logged = progress.step % self.log_every == 0 or last
+                validated = stage.validate and (progress.step % stage.validate_every == 0 or last)
+                due = last or (processes.is_first() and time.monotonic() - saved > self.save_every_s)
+                if logged or validated or due:
+                    terms = losses.read()
+                    progress.seconds = time.monotonic() - began
+                    progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
+                if logged:
                     speed = progress.images / max(progress.seconds, 1e-9)
-                    log(
-                        {"step": progress.step, "images": progress.images, "rate": rate, "images_per_s": speed, **terms}
-                    )
+                    entry = {"step": progress.step, "images": progress.images, "rate": rate, "images_per_s": speed}
+                    log(entry | terms)
                     show(progress.step, terms, speed)
-                if stage.validate and (progress.step % stage.validate_every == 0 or last):
-                    figure = self._validate(stage, progress)
-                    log({"step": progress.step, "validation": figure})
-                if last or time.monotonic() - saved > self.save_every_s:
-                    save_state(path, stage.key, stage.model, optimizer, progress)
+                if validated:
+                    log({"step": progress.step, "validation": validate(stage, progress, average)})
+                if due:
+                    if processes.is_first():
+                        save_state(path, stage.key, parts, progress)
                     saved = time.monotonic()
         if stage.keep_best and progress.best_weights:
             stage.model.load_state_dict(progress.best_weights)
+        elif average:
+            stage.model.load_state_dict(average.module.state_dict())
         return progress
+
+    def _made(self, stage: Stage[B]) -> Any:
+        if self.device.type != "cuda":
+            return stage.batch
+        return lambda places: stage.batch(places).pin_memory()
 
     def _step(
         self,
         stage: Stage[Any],
-        step: int,
+        losses: StepLosses,
+        following: Any,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        trained: list[nn.Parameter],
-    ) -> tuple[dict[str, float], int]:
+    ) -> None:
+        """One update of the weights, over this process's share of the step's images."""
         stage.model.train()
-        sums: dict[str, float] = {}
-        images, parts = 0, stage.optimisation.accumulate
-        for part in range(parts):
-            batch = stage.batch(step * parts + part)
-            images += len(batch.names)
+        share = processes.share(stage.places(losses.step))
+        for places in chunks(share, stage.batch_size):
+            batch = following().to(self.device)
             with self.autocast():
-                terms = stage.loss(batch, step)
-            total = torch.stack([term.float() for term in terms.values()]).sum()
-            if not torch.isfinite(total):
-                shown = {name: float(term.detach()) for name, term in terms.items()}
-                raise TrainingDiverged(
-                    f"stage {stage.name}, step {step}: the loss is not finite ({shown}) on images "
-                    f"{', '.join(batch.names)}; the last good state is {self.folder / f'{stage.name}.state'}"
-                )
-            scaler.scale(total / parts).backward()
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(term.detach()) / parts
+                terms = stage.loss(batch, losses.step)
+            part = len(places) / len(share)
+            scaler.scale(losses.add(batch.names, terms, part) * part).backward()
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        processes.average(p.grad for p in trained if p.grad is not None)
         if stage.optimisation.clip:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(trained, stage.optimisation.clip)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        return {"loss": sum(sums.values()), **sums}, images
-
-    @staticmethod
-    def _validate(stage: Stage[Any], progress: Progress) -> float:
-        assert stage.validate is not None
-        stage.model.eval()
-        figure = stage.validate()
-        if progress.best is None or figure > progress.best:
-            progress.best, progress.plateau = figure, 0
-            if stage.keep_best:
-                progress.best_weights = {k: v.detach().cpu().clone() for k, v in stage.model.state_dict().items()}
-        else:
-            progress.plateau += 1
-            if progress.plateau > stage.optimisation.patience:
-                progress.plateau, progress.rate = 0, progress.rate * stage.optimisation.factor
-        return figure

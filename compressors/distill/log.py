@@ -1,9 +1,12 @@
 """The log of a stage: one JSON object a line."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from core import processes
 
 
 class StageLog:
@@ -15,15 +18,19 @@ class StageLog:
     """
 
     def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        if not processes.is_first():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
         # A kill can leave half a line at the end.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self.path = path
 
     def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
-        self.stream = open(self.path, "a", buffering=1, encoding="utf-8")
+        # Of several processes only the first writes.
+        target = self.path if processes.is_first() else os.devnull
+        self.stream = open(target, "a", buffering=1, encoding="utf-8")
         return lambda entry: print(json.dumps(entry), file=self.stream)
 
     def __exit__(self, *_: object) -> None:

@@ -44,7 +44,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean squared error of image embeddings over the cells that hold picture.
+    """Mean squared error of image embeddings over the cells that hold picture, each image counting alike.
 
     Args:
         student, teacher: ``[B, C, g, g]``.
@@ -54,4 +54,5 @@ def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None)
     if valid is None:
         return squared.mean()
     weight = valid.to(squared.dtype)
-    return (squared * weight).sum() / weight.sum().clamp(min=1)
+    # By image, so that parts of a batch average to the whole, on one device or on many.
+    return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()

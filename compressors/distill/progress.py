@@ -6,11 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from core import processes
+
 
 @contextlib.contextmanager
 def progress_bar(name: str, steps: int, done: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
-    """Yields ``show(step, terms, images_per_s)``. Without a terminal it prints a line at every quarter of the way."""
+    """Yields ``show(step, terms, images_per_s)``. Without a terminal it prints a line at every quarter of the way.
+
+    Of several processes only the first shows anything.
+    """
     console = Console(stderr=True)
+    if not processes.is_first():
+        yield lambda step, terms, speed: None
+        return
     if not console.is_terminal:
         next_line = [done + max(1, steps // 4)]
 

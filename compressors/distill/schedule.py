@@ -17,12 +17,15 @@ class Optimisation:
         optimizer: ``adam``, ``adamw``, or ``muon`` (on the weights of linear layers, AdamW on the rest).
         betas: of Adam.
         weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
-        schedule: ``constant``, ``cosine`` (to zero at the last step) or ``plateau`` (by validation).
+        schedule: ``constant``, ``cosine`` (to zero at the last step), ``step`` (by ``factor`` at each milestone) or
+            ``plateau`` (by ``factor``, when validation stops rising).
+        milestones: shares of the steps after which ``step`` acts.
         warmup: steps of linear warm-up.
         clip: largest norm of the gradient; 0 for none.
         accumulate: batches a step; their gradients are averaged.
         patience: validations without a better figure before ``plateau`` acts.
-        factor: what ``plateau`` multiplies the rate by.
+        factor: what ``plateau`` and ``step`` multiply the rate by.
+        ema: decay of an exponential moving average of the weights, with which the stage then ends; 0 for none.
     """
 
     rate: float = 1e-4
@@ -35,14 +38,22 @@ class Optimisation:
     accumulate: int = 1
     patience: int = 4
     factor: float = 0.5
+    milestones: tuple[float, ...] = (0.6, 0.85)
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("optimizer", self.optimizer, ("adam", "adamw", "muon")),
-            ("schedule", self.schedule, ("constant", "cosine", "plateau")),
+            ("schedule", self.schedule, ("constant", "cosine", "step", "plateau")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate} must be at least 1")
+        if not self.rate > 0:
+            raise ValueError(f"rate={self.rate} must be above 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema} must be in [0, 1)")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the model's trainable parameters."""
@@ -67,6 +78,8 @@ class Optimisation:
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.schedule == "cosine":
             return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if self.schedule == "step":
+            return self.rate * warm * self.factor ** sum(step >= share * steps for share in self.milestones)
         return self.rate * warm * (plateau if self.schedule == "plateau" else 1.0)
 
 

@@ -1,11 +1,12 @@
 """What a stage needs to go on as if it had never stopped."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.checkpoint import read_torch, replacing
 from core.errors import InputError
@@ -17,8 +18,10 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        images: training images seen.
+        images: training images seen, by all processes together.
         seconds: training time so far, over all runs of the stage.
+        devices: how many processes, each with its device, shared the work.
+        peak_memory_bytes: most memory of a process so far (see :mod:`compressors.distill.memory`).
         best: best validation figure, if there was a validation.
         best_weights: the model's state at ``best``.
         plateau: validations in a row that did not beat ``best``.
@@ -28,18 +31,31 @@ class Progress:
     step: int = 0
     images: int = 0
     seconds: float = 0.0
+    devices: int = 1
+    peak_memory_bytes: int = 0
     best: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     plateau: int = 0
     rate: float = 1.0
 
 
-def save_state(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+class Stateful(Protocol):
+    """A model, an optimizer, a scaler of losses, an average of weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it holds."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Put it back."""
+        ...
+
+
+def save_state(path: Path, key: str, parts: Mapping[str, Stateful], progress: Progress) -> None:
     """Write everything a resume needs, atomically. ``key`` says which stage it belongs to."""
     state = {
         "key": key,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "parts": {name: part.state_dict() for name, part in parts.items()},
         "progress": vars(progress),
         "random": torch.get_rng_state(),
     }
@@ -47,7 +63,7 @@ def save_state(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Op
         torch.save(state, temporary)
 
 
-def load_state(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(path: Path, key: str, parts: Mapping[str, Stateful]) -> Progress:
     """Put a saved state back; a fresh :class:`Progress` when there is none, or it belongs to another stage."""
     if not path.exists():
         return Progress()
@@ -56,9 +72,9 @@ def load_state(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Op
     except InputError:
         # Writing is atomic, so only a damaged disk brings this about: start over rather than stop.
         return Progress()
-    if state["key"] != key:
+    if not isinstance(state, dict) or state.get("key") != key or set(state.get("parts", ())) != set(parts):
         return Progress()
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["random"])
     return Progress(**state["progress"])

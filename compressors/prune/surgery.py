@@ -10,7 +10,7 @@ from compressors.prune.traceable import from_traceable, to_traceable
 from teachers.image_encoder import ImageEncoder
 
 
-def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "keep") -> ImageEncoder:
+def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "keep", fold: bool = True) -> ImageEncoder:
     """A smaller encoder, with only the kept channels of each named group.
 
     Relative positions are indexed by the kept within-head channels instead of being thrown away, and the change of
@@ -19,8 +19,9 @@ def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "kee
 
     Args:
         encoder: left as it is.
-        kept: group name to the sorted indices of its kept channels (see :func:`compressors.prune.importance.keep`).
+        kept: group name to the sorted indices of its kept channels (see :func:`compressors.prune.selection.keep`).
         rel_pos: ``keep``, or ``reset`` to zero the tables of every encoder that is cut, as the released code does.
+        fold: whether the change of the softmax scale is folded in; the released code lets the temperature change.
     """
     groups = find_groups(encoder.config)
     traceable = to_traceable(encoder)
@@ -38,12 +39,12 @@ def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "kee
         channels = kept.get(f"attention.{i}", torch.arange(head_dim))
         # The pattern is the same in every head: the first head's part of the indices tells it.
         pattern = channels[channels < head_dim]
-        fold = (len(pattern) / head_dim) ** 0.5
+        factor = (len(pattern) / head_dim) ** 0.5 if fold else 1.0
         with torch.no_grad():
             for parameter in traceable.get_submodule(f"blocks.{i}.attn.q").parameters():
-                parameter.mul_(fold)
+                parameter.mul_(factor)
         for axis in "hw":
             name = f"blocks.{i}.attn.rel_pos_{axis}"
-            table = encoder.get_parameter(name).detach()[:, pattern] / fold
+            table = encoder.get_parameter(name).detach()[:, pattern] / factor
             tables[name] = torch.zeros_like(table) if rel_pos == "reset" else table
     return from_traceable(traceable, encoder, tables).to(encoder.pos_embed.device)

@@ -46,7 +46,7 @@ def first(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, the only one below its ``runs``."""
     runs = tmp_path_factory.mktemp("first") / "runs"
     assert main([*_words(teacher, runs), "format=json"]) == 0
-    (folder,) = (path for path in runs.iterdir() if path.is_dir())
+    (folder,) = (path.parent for path in runs.glob("*/result.json"))
     return folder
 
 
@@ -82,6 +82,9 @@ def test_a_run_leaves_rows_student_picture_and_leaderboard(first: Path) -> None:
     assert student["encoder_parameters"] < 0.4 * of_teacher["encoder_parameters"]
     assert student["images_seen"] == 2 * 4 * 2 and student["train_seconds"] > 0
     assert all(student[name] is not None for name in COLUMNS if name not in ("reason", "miou_large"))
+    assert student["device_hours"] == pytest.approx(student["train_seconds"] / 3600)
+    assert student["train_images_per_s"] == pytest.approx(16 / student["train_seconds"])
+    assert student["variant"] == "smoke"
     model = load_model(first / "student.safetensors")
     assert sum(p.numel() for p in model.parameters()) == student["parameters"]
     assert content["student_sha256"] == file_sha256(first / "student.safetensors")
@@ -90,7 +93,7 @@ def test_a_run_leaves_rows_student_picture_and_leaderboard(first: Path) -> None:
     assert not list(first.glob("*.state")), "a finished run keeps no training state"
     table = pd.read_csv(first.parent / "leaderboard.csv")
     assert list(table.columns) == list(COLUMNS) and len(table) == 4
-    assert sorted(path.name for path in first.parent.iterdir()) == ["leaderboard.csv", first.name]
+    assert sorted(path.name for path in first.parent.iterdir()) == [".embeddings", "leaderboard.csv", first.name]
 
 
 def test_the_second_call_shows_the_finished_run_without_training(
@@ -138,7 +141,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(
 
 def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what the clock decides."""
-    timed = ("encoder_latency_ms", "decoder_latency_ms", "train_seconds")
+    timed = ("encoder_latency_ms", "decoder_latency_ms", "train_seconds", "device_hours")
+    timed += ("train_images_per_s", "train_peak_memory_bytes")
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 
 

@@ -1,5 +1,6 @@
 """SlimSAM's two losses: zero for a perfect student, their weights over the steps, and what they compare."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressors.aligning import Loss, bottleneck_aligning, embedding_aligning
+from compressors.aligning import Loss, bottleneck_aligning, embedding_aligning, feature_weight
 from compressors.distill.losses import embedding_mse
 from compressors.distill.taps import Taps
 from data.batches import ImageBatch
@@ -21,6 +22,16 @@ def batch() -> ImageBatch:
     valid = torch.ones(2, 4, 4, dtype=torch.bool)
     valid[1, 2:] = False
     return ImageBatch(("a", "b"), torch.randn(2, 3, 64, 64), valid)
+
+
+def wanted(v0: ImageEncoder) -> Callable[[ImageBatch], Tensor]:
+    """The teacher's embeddings, made anew each time."""
+
+    def embeddings(batch: ImageBatch) -> Tensor:
+        with torch.no_grad():
+            return v0(batch.images)
+
+    return embeddings
 
 
 def features(encoder: ImageEncoder, batch: ImageBatch, paths: list[str]) -> list[Tensor]:
@@ -40,9 +51,9 @@ def copied(request: pytest.FixtureRequest) -> tuple[Loss, ImageEncoder, list[Ima
     v0 = tiny_encoder()
     student = deepcopy(v0).requires_grad_(True)
     if request.param == "bottleneck":
-        return bottleneck_aligning(student, v0, steps=20), student, [v0]
+        return bottleneck_aligning(student, v0, wanted(v0), steps=20), student, [v0]
     v1 = deepcopy(v0)
-    return embedding_aligning(student, v0, v1, steps=20), student, [v0, v1]
+    return embedding_aligning(student, v1, wanted(v0), steps=20), student, [v0, v1]
 
 
 def test_a_copy_of_the_teacher_has_nothing_to_learn(copied: tuple, batch: ImageBatch) -> None:
@@ -76,10 +87,10 @@ def test_no_hook_is_left(copied: tuple, batch: ImageBatch) -> None:
 
 def test_bottleneck_terms_by_hand(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
-    loss = bottleneck_aligning(student, v0, steps=20)
+    loss = bottleneck_aligning(student, v0, wanted(v0), steps=20)
     qkv, mlp = ([f"blocks.{i}.{part}" for i in range(3)] for part in ("attn.qkv", "mlp.act"))
-    wanted, found = v0(batch.images), student(batch.images)
-    distance = embedding_mse(found, wanted, batch.valid).item()
+    final, found = v0(batch.images), student(batch.images)
+    distance = embedding_mse(found, final, batch.valid).item()
     expected = {
         "embedding": 0.5 * distance,
         "window_qkv": 0.5 * mse(*(features(m, batch, [qkv[0], qkv[2]]) for m in (student, v0))),
@@ -103,7 +114,7 @@ def test_bottleneck_terms_by_hand(batch: ImageBatch) -> None:
 )
 def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[int, float]) -> None:
     v0, v1, student = (tiny_encoder(seed) for seed in range(3))
-    loss = embedding_aligning(student, v0, v1, steps=steps)
+    loss = embedding_aligning(student, v1, wanted(v0), steps=steps)
     # What enters each attention, each MLP and the neck: 25 maps in SAM-B.
     stream = [f"blocks.{i}.{norm}:in" for i in range(3) for norm in ("norm1", "norm2")]
     maps = [
@@ -121,7 +132,7 @@ def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[in
 def test_weights_of_ten_stairs_fall_by_a_tenth(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
     distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
-    loss = embedding_aligning(student, v0, student, steps=20)
+    loss = embedding_aligning(student, student, wanted(v0), steps=20)
     weights = [1 - loss(batch, step)["embedding"].item() / distance for step in range(20)]
     assert weights == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] + [0.0] * 10, abs=1e-5)
 
@@ -133,24 +144,45 @@ def test_global_attention_is_aligned_too(batch: ImageBatch) -> None:
     weight = student.get_parameter("blocks.1.attn.qkv.weight")
     weight += 0.1
     student.requires_grad_(True)
-    terms = bottleneck_aligning(student, v0, steps=20)(batch, 0)
+    terms = bottleneck_aligning(student, v0, wanted(v0), steps=20)(batch, 0)
     assert terms["global_qkv"].item() > 0
     terms["global_qkv"].backward()
     assert weight.grad is not None
     assert weight.grad.any()
 
 
+def test_as_the_released_code_has_it_global_attention_is_not_aligned(batch: ImageBatch) -> None:
+    v0, student = tiny_encoder(0), tiny_encoder(1)
+    terms = bottleneck_aligning(student, v0, wanted(v0), steps=20, global_qkv=False)(batch, 0)
+    assert set(terms) == {"embedding", "window_qkv", "mlp"}
+
+
+def test_weights_of_features() -> None:
+    """Twenty epochs of the paper and of the released code, one step each."""
+    weights = {
+        kind: [feature_weight(kind, step, 20) for step in range(20)] for kind in ("constant", "dynamic", "released")
+    }
+    assert weights["constant"] == [0.5] * 10 + [0.0] * 10
+    assert weights["dynamic"] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] + [0.0] * 10)
+    assert weights["released"] == pytest.approx([(10 - n) / 11 for n in range(10)] + [0.0] * 10)
+    assert not any(feature_weight("none", step, 20) for step in range(20))
+
+
 def test_an_encoder_without_global_blocks_has_no_such_term(batch: ImageBatch) -> None:
     encoder = ImageEncoder(replace(ENCODER, global_blocks=()))
-    assert set(bottleneck_aligning(encoder, encoder, steps=2)(batch, 0)) == {"embedding", "window_qkv", "mlp"}
+    assert set(bottleneck_aligning(encoder, encoder, wanted(encoder), steps=2)(batch, 0)) == {
+        "embedding",
+        "window_qkv",
+        "mlp",
+    }
 
 
 def test_without_features_only_the_embedding_is_compared(batch: ImageBatch) -> None:
     v0, v1, student = (tiny_encoder(seed) for seed in range(3))
     distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
     for loss in (
-        bottleneck_aligning(student, v0, steps=20, features=False),
-        embedding_aligning(student, v0, v1, steps=20, features=False),
+        bottleneck_aligning(student, v0, wanted(v0), steps=20, weights="none"),
+        embedding_aligning(student, v1, wanted(v0), steps=20, weights="none"),
     ):
         for step in (0, 19):
             assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx({"embedding": distance})

@@ -19,13 +19,21 @@ class Numbers:
     names: tuple[str, ...]
     x: Tensor
 
+    def pin_memory(self) -> "Numbers":
+        return self
+
+    def to(self, device: torch.device) -> "Numbers":
+        return self
+
 
 class Killed(Exception):
     pass
 
 
-def numbers(step: int, count: int = 4) -> Numbers:
-    return Numbers(tuple(f"{step}-{i}" for i in range(count)), torch.randn(count, 3, generator=generator_for(0, step)))
+def numbers(places: range) -> Numbers:
+    return Numbers(
+        tuple(map(str, places)), torch.stack([torch.randn(3, generator=generator_for(0, p)) for p in places])
+    )
 
 
 def stage(steps: int = 12, kill_at: int | None = None, **changes: object) -> Stage[Numbers]:
@@ -33,16 +41,17 @@ def stage(steps: int = 12, kill_at: int | None = None, **changes: object) -> Sta
     # Dropout draws from the global generator, so a resume that loses its state is seen.
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
 
-    def batch(step: int) -> Numbers:
-        if step == kill_at:
+    def batch(places: range) -> Numbers:
+        if kill_at is not None and places.start // 4 == kill_at:
             raise Killed
-        return numbers(step)
+        return numbers(places)
 
     settings: dict = {
         "name": "toy",
         "key": "toy",
         "model": model,
         "batch": batch,
+        "batch_size": 4,
         "loss": lambda b, step: {"square": model(b.x).square().mean(), "abs": model(b.x).abs().mean()},
         "steps": steps,
         "optimisation": Optimisation(rate=0.01, schedule="cosine", clip=1.0),
@@ -94,33 +103,83 @@ def test_a_damaged_state_starts_over(tmp_path: Path) -> None:
     assert Engine(tmp_path).fit(stage()).step == 12
 
 
-def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
-    def linear(accumulate: int) -> list[Tensor]:
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 2), (2, 4), (1, 8)])
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, batch_size: int, accumulate: int) -> None:
+    def linear(batch_size: int, accumulate: int) -> list[Tensor]:
         torch.manual_seed(0)
         model = nn.Linear(3, 1)
-
-        def batch(step: int) -> Numbers:
-            if accumulate == 2:
-                return numbers(step, 4)
-            return Numbers(("a",) * 8, torch.cat([numbers(2 * step, 4).x, numbers(2 * step + 1, 4).x]))
-
         run = stage(
             model=model,
-            batch=batch,
+            batch=numbers,
+            batch_size=batch_size,
             loss=lambda b, step: {"square": model(b.x).square().mean()},
             optimisation=Optimisation(rate=0.01, accumulate=accumulate),
             steps=3,
         )
-        Engine(tmp_path / str(accumulate)).fit(run)
+        Engine(tmp_path / f"{batch_size}-{accumulate}").fit(run)
         return weights(run)
 
-    for ours, theirs in zip(linear(2), linear(1), strict=True):
+    for ours, theirs in zip(linear(batch_size, accumulate), linear(8, 1), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_made_ahead_are_the_same_batches(tmp_path: Path, workers: int) -> None:
+    plain = stage()
+    Engine(tmp_path / "a").fit(plain)
+    ahead = stage()
+    Engine(tmp_path / "b", workers=workers).fit(ahead)
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(ahead), strict=True))
+    with pytest.raises(Killed):
+        Engine(tmp_path / "c", workers=workers).fit(stage(kill_at=3))
+
+
+@pytest.mark.parametrize("kill_at", [2, 7])
+def test_the_average_of_the_weights_is_the_definitions_and_survives_a_kill(tmp_path: Path, kill_at: int) -> None:
+    decay = 0.8
+    optimisation = Optimisation(rate=0.05, ema=decay)
+    live = stage(optimisation=Optimisation(rate=0.05))
+    seen: list[list[Tensor]] = []
+    live.validate, live.validate_every = (lambda: seen.append(weights(live)) or 0.0), 1  # type: ignore[func-returns-value]
+    Engine(tmp_path / "live").fit(live)
+    expected = seen[0]
+    for step in seen[1:]:
+        expected = [decay * mean + (1 - decay) * now for mean, now in zip(expected, step, strict=True)]
+
+    averaged = stage(optimisation=optimisation)
+    Engine(tmp_path / "a").fit(averaged)
+    for ours, wanted in zip(weights(averaged), expected, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
+
+    engine = Engine(tmp_path / "b", save_every_s=0)
+    with pytest.raises(Killed):
+        engine.fit(stage(kill_at=kill_at, optimisation=optimisation))
+    resumed = stage(optimisation=optimisation)
+    engine.fit(resumed)
+    assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(averaged), strict=True))
+
+
+def test_validation_sees_the_averaged_weights_and_leaves_the_live_ones(tmp_path: Path) -> None:
+    run = stage(optimisation=Optimisation(rate=0.05, ema=0.9))
+    seen: list[list[Tensor]] = []
+    run.validate, run.validate_every = (lambda: seen.append(weights(run)) or 0.0), 12  # type: ignore[func-returns-value]
+    Engine(tmp_path / "a").fit(run)
+    plain = stage(optimisation=Optimisation(rate=0.05, ema=0.9))
+    Engine(tmp_path / "b").fit(plain)
+    assert all(torch.equal(a, b) for a, b in zip(seen[-1], weights(run), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(run), strict=True))
+
+
+def test_what_training_took_is_noted(tmp_path: Path) -> None:
+    progress = Engine(tmp_path).fit(stage())
+    assert (progress.images, progress.devices) == (48, 1)
+    assert progress.seconds > 0
+    assert progress.peak_memory_bytes > 50_000_000
 
 
 def test_a_loss_that_is_not_finite_stops_with_names(tmp_path: Path) -> None:
     broken = stage(loss=lambda b, step: {"square": torch.tensor(math.nan if step == 3 else 0.0, requires_grad=True)})
-    with pytest.raises(TrainingDiverged, match=r"stage toy, step 3.*3-0, 3-1, 3-2, 3-3.*toy\.state"):
+    with pytest.raises(TrainingDiverged, match=r"stage toy, step 3.*12, 13, 14, 15.*toy\.state"):
         Engine(tmp_path).fit(broken)
 
 
@@ -152,5 +211,10 @@ def test_schedules() -> None:
     assert cosine.rate_at(50, 100) == pytest.approx(1.0)
     assert cosine.rate_at(99, 100) == pytest.approx(0.0, abs=1e-3)
     assert Optimisation(rate=2.0).rate_at(99, 100) == 2.0
-    with pytest.raises(ValueError, match="schedule must be one of constant, cosine, plateau, got 'linear'"):
+    stairs = Optimisation(rate=2.0, schedule="step", milestones=(0.5, 0.9), factor=0.1)
+    assert [stairs.rate_at(step, 100) for step in (0, 49, 50, 89, 90)] == pytest.approx([2, 2, 0.2, 0.2, 0.02])
+    for wrong in ({"accumulate": 0}, {"rate": 0.0}, {"ema": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Optimisation(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="schedule must be one of constant, cosine, step, plateau, got 'linear'"):
         Optimisation(schedule="linear")

@@ -1,17 +1,24 @@
 """Groups, scores and surgery: what goes together, which channels stay, and what the cut leaves unchanged."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from compressors.prune.gradients import disturbed_gradients, label_gradients
 from compressors.prune.groups import find_groups
-from compressors.prune.importance import disturbed_gradients, keep, magnitude_scores, score, taylor_scores
+from compressors.prune.importance import hessian_scores, magnitude_scores, score, taylor_scores
+from compressors.prune.selection import NORMALISATIONS, keep, keep_globally, keep_locally
 from compressors.prune.surgery import prune
 from compressors.prune.traceable import from_traceable, split_qkv, to_traceable
 from data.batches import ImageBatch
+from data.sample import ImageSample
 from students.pruned_vit import kept_width, pruned_shape
 from teachers.catalog import MODELS
 from teachers.image_encoder import EncoderConfig, ImageEncoder
+from tests.unit.tiny import tiny_sam
 
 # A grid of 5 does not divide into windows of 3: padding takes part.
 CONFIG = EncoderConfig(40, 8, 24, 3, (24, 24, 24), (48, 48, 48), 3, (1,), 16)
@@ -123,6 +130,59 @@ def test_keep_ties_slices_and_prefers_low_indices() -> None:
     assert keep(torch.ones(6), 3, 1).tolist() == [0, 1, 2]
 
 
+def test_local_pruning_cuts_every_group_alike() -> None:
+    groups = find_groups(CONFIG)
+    scores = {name: torch.rand(g.width, generator=torch.Generator().manual_seed(1)) for name, g in groups.items()}
+    kept = keep_locally(scores, groups, 0.5, 3)
+    assert {name: len(indices) for name, indices in kept.items()} == {
+        name: 12 if name == "embedding" or "attention" in name else 24 for name in groups
+    }
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.77])
+def test_global_pruning_keeps_the_budget_of_all_blocks_together(normalisation: str, ratio: float) -> None:
+    groups = {name: group for name, group in find_groups(CONFIG).items() if name != "embedding"}
+    generator = torch.Generator().manual_seed(2)
+    # Blocks of very different levels: what normalisation is for.
+    scores = {n: 10.0**i * torch.rand(g.width, generator=generator) for i, (n, g) in enumerate(groups.items())}
+    kept = keep_globally(scores, groups, ratio, normalisation, 3)
+    attention = [len(kept[f"attention.{i}"]) for i in range(3)]
+    mlp = [len(kept[f"mlp.{i}"]) for i in range(3)]
+    # Three heads of eight channels a block, 24 patterns in all; 144 channels of MLPs, rounded up by block.
+    assert sum(attention) == 3 * int(24 * (1 - ratio) + 1e-9)
+    assert int(144 * (1 - ratio)) <= sum(mlp) <= int(144 * (1 - ratio)) + 6
+    assert all(width % 3 == 0 and width >= 3 for width in attention + mlp)
+    for name, indices in kept.items():
+        pattern = indices[indices < groups[name].width // groups[name].slices]
+        assert len(indices) == len(pattern) * groups[name].slices
+    smaller = prune(ImageEncoder(CONFIG), kept)
+    assert smaller.config.attention_widths == tuple(attention)
+    assert smaller.config.mlp_widths == tuple(mlp)
+
+
+def test_global_pruning_keeps_the_best_of_each_block_and_drops_the_lowest_of_all() -> None:
+    groups = {name: group for name, group in find_groups(CONFIG).items() if name.startswith("attention")}
+    level = torch.arange(8.0).repeat(3)
+    scores = {"attention.0": level, "attention.1": level + 100, "attention.2": level + 50}
+    kept = keep_globally(scores, groups, 0.5, "mean", 3)
+    # By the mean, the block of the lowest scores varies most: its low channels go, its high ones stay.
+    first = kept["attention.0"]
+    assert first[first < 8].tolist()[-1] == 7
+    assert sum(map(len, kept.values())) == 36
+    raw = keep_globally({k: v + 1 for k, v in scores.items()}, groups, 0.9, "sum", 3)
+    assert all(len(part) >= 3 for part in raw.values())
+
+
+def test_the_temperature_of_attention_is_kept_or_left_to_change(encoder: ImageEncoder) -> None:
+    kept = {"attention.0": keep(torch.rand(24, generator=torch.Generator().manual_seed(2)), 6, 3)}
+    folded, rescaled = prune(encoder, kept), prune(encoder, kept, fold=False)
+    rows = kept["attention.0"]
+    weight = encoder.blocks[0].attn.qkv.weight[:24][rows]
+    assert torch.equal(rescaled.blocks[0].attn.qkv.weight[:6], weight)
+    torch.testing.assert_close(folded.blocks[0].attn.qkv.weight[:6], weight * (2 / 8) ** 0.5)
+
+
 def test_taylor_scores_by_hand() -> None:
     group = find_groups(CONFIG)["mlp.0"]
     weights = {"blocks.0.mlp.lin1.weight": torch.ones(48, 24), "blocks.0.mlp.lin2.weight": 2 * torch.ones(24, 48)}
@@ -130,6 +190,9 @@ def test_taylor_scores_by_hand() -> None:
     # lin1: 24 entries a row of |1 * -3|; lin2: 24 entries a column of |2 * -3|; their mean.
     assert torch.equal(taylor_scores(group, weights, gradients), torch.full((48,), (72.0 + 144.0) / 2))
     assert torch.equal(magnitude_scores(group, weights), torch.full((48,), (24.0 + 96.0) / 2))
+    # 24 entries of 1 * 9 / 2 and 24 of 4 * 9 / 2.
+    squares = {name: gradient.square() for name, gradient in gradients.items()}
+    assert torch.equal(hessian_scores(group, weights, squares), torch.full((48,), (108.0 + 432.0) / 2))
 
 
 def _batches() -> list[ImageBatch]:
@@ -154,7 +217,37 @@ def test_gradients_add_up_over_batches(encoder: ImageEncoder) -> None:
     both = disturbed_gradients(encoder, [first, second], 0.01, 0)
     alone = disturbed_gradients(encoder, [first], 0.01, 0)
     name = "blocks.0.mlp.lin1.weight"
-    assert not torch.allclose(both[name], alone[name])
+    assert not torch.allclose(both.sums[name], alone.sums[name])
+    torch.testing.assert_close(alone.squares[name], alone.sums[name].square())
+    assert (both.squares[name] >= alone.squares[name]).all()
+
+
+def test_gradients_of_the_task_are_summed_image_by_image() -> None:
+    sam = tiny_sam()
+    samples = [_sample(seed) for seed in range(3)]
+    empty = replace(samples[0], masks=samples[0].masks[:0], boxes_xyxy=samples[0].boxes_xyxy[:0])
+    single = [label_gradients(sam, sam.image_encoder, [sample]) for sample in samples]
+    seen: list[None] = []
+    together = label_gradients(sam, sam.image_encoder, [empty, *samples], lambda: seen.append(None))
+    assert len(seen) == 3
+    assert not any(parameter.requires_grad for parameter in sam.parameters())
+    for name in ("blocks.0.attn.qkv.weight", "neck.0.weight", "pos_embed"):
+        assert single[0].sums[name].any()
+        torch.testing.assert_close(together.sums[name], sum(one.sums[name] for one in single))
+        torch.testing.assert_close(together.squares[name], sum(one.squares[name] for one in single))
+    groups = find_groups(sam.image_encoder.config)
+    for importance in ("taylor", "hessian"):
+        scores = {name: score(importance, group, sam.image_encoder, together, 0) for name, group in groups.items()}
+        assert all(of_group.min() > 0 for of_group in scores.values())
+
+
+def _sample(seed: int) -> ImageSample:
+    rng = np.random.Generator(np.random.PCG64(seed))
+    masks = np.zeros((2, 40, 64), dtype=np.bool_)
+    masks[0, 5:20, 10:30] = masks[1, 22:37, 33:60] = True
+    boxes = np.array([[10, 5, 30, 20], [33, 22, 60, 37]], dtype=np.float64)
+    image = rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    return ImageSample(seed, f"{seed}", image, masks, boxes, masks.sum((1, 2)).astype(np.float64), (1, 2))
 
 
 def test_qkv_is_split_by_rows(encoder: ImageEncoder) -> None:

@@ -51,9 +51,17 @@ ROW = ResultRow(
 def test_columns_keep_their_names_and_order() -> None:
     assert list(COLUMNS[: len(FIRST_DAY)]) == FIRST_DAY
     assert COLUMNS[len(FIRST_DAY) :] == (
-        "instances", "images", "miou_low", "miou_high", "skipped", "reason", "schema_version",
+        "instances", "images", "miou_low", "miou_high", "skipped", "reason", "variant", "train_images_per_s",
+        "train_peak_memory_bytes", "device_hours", "schema_version",
     )  # fmt: skip
     assert tuple(ROW.to_dict()) == COLUMNS
+
+
+def test_a_row_of_the_first_version_lacks_what_came_later() -> None:
+    raw = ROW.to_dict() | {"schema_version": 1}
+    for name in ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"):
+        del raw[name]
+    assert ResultRow.from_dict(raw, "x.json") == ROW
 
 
 def test_a_row_survives_json() -> None:
@@ -72,7 +80,7 @@ def test_a_row_survives_json() -> None:
         ({"method": None}, "method is null"),
         ({"status": "done"}, "status is 'done', not one of finished"),
         ({"skipped": {"crowd": "3"}}, "skipped does not map names to counts"),
-        ({"schema_version": 99}, "schema version 99, this version reads 1"),
+        ({"schema_version": 99}, "schema version 99, this version reads 2"),
     ],
 )
 def test_what_is_no_row_is_refused(change: dict[str, object], said: str) -> None:

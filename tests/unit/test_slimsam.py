@@ -90,7 +90,7 @@ def test_the_same_run_twice_is_bit_identical_whatever_was_drawn_before(
 
 
 def test_the_other_settings_are_repeatable_too(tmp_path: Path) -> None:
-    method = replace(SLIM, importance="random", embedding="tied", rel_pos="reset", aligning=False)
+    method = replace(SLIM, importance="random", embedding="tied", rel_pos="reset", alternate=False)
     first, again = (weights_sha256(compress(method, tmp_path / name).student) for name in "ab")
     assert first == again
 
@@ -130,7 +130,7 @@ def test_the_pruned_encoders_are_kept_beside_the_states(tmp_path: Path) -> None:
     compress(SLIM, tmp_path)
     embedding = load_model(tmp_path / "embedding_pruned.safetensors").config.encoder
     assert (embedding.embed_dim, embedding.attention_widths, embedding.mlp_widths) == (12, (24,) * 3, (48,) * 3)
-    assert load_model(tmp_path / "bottleneck_pruned.safetensors").config == SLIM.shape(CONFIG)
+    assert load_model(tmp_path / "attention_and_mlp_pruned.safetensors").config == SLIM.shape(CONFIG)
 
 
 def test_more_importance_images_than_pictures_are_no_error(tmp_path: Path) -> None:
@@ -145,7 +145,12 @@ def test_settings_change_the_student(tmp_path: Path) -> None:
         "importance": {"importance": "magnitude"},
         "embedding": {"embedding": "tied"},
         "rel_pos": {"rel_pos": "reset"},
-        "aligning": {"aligning": False},
+        "step 1": {"bottleneck_weights": "none"},
+        "step 2": {"embedding_weights": "none"},
+        "global q/k/v": {"align_global_qkv": False},
+        "softmax": {"softmax": "rescale"},
+        "one step": {"alternate": False},
+        "global": {"scope": "global"},
     }
     found = set()
     for name, changes in variants.items():
@@ -160,7 +165,7 @@ def test_the_student_learns(tmp_path: Path) -> None:
     # Half of the steps of each distillation are for the features.
     student = compress(method, tmp_path).student
     cut = load_model(tmp_path / "embedding_pruned.safetensors")
-    images = ImageBatches(Pictures(), 64, 4, 5, 0).of(range(5)).images
+    images = ImageBatches(Pictures(), 64, 4, 0).of(range(5)).images
     wanted = tiny_sam().encode(images)
     assert (student.encode(images) - wanted).square().mean() < 0.5 * (cut.encode(images) - wanted).square().mean()
 
@@ -189,10 +194,18 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SlimSam(-0.5), r"ratio=-0\.5 is outside \(0, 1\)"),
     (lambda: SlimSam(float("nan")), r"ratio=nan is outside \(0, 1\)"),
     (
-        lambda: SlimSam(0.5, importance="hessian"),
-        "method.importance=hessian is not one of disturbed_taylor, magnitude, random",
+        lambda: SlimSam(0.5, importance="fisher"),
+        "method.importance=fisher is not one of disturbed_taylor, taylor, hessian, magnitude, random",
     ),
     (lambda: SlimSam(0.5, embedding="loose"), "method.embedding=loose is not one of free, tied"),
+    (lambda: SlimSam(0.5, scope="block"), "method.scope=block is not one of local, global"),
+    (lambda: SlimSam(0.5, normalisation="l2"), "method.normalisation=l2 is not one of mean, max, sum, gaussian"),
+    (lambda: SlimSam(0.5, embedding_weights="fixed"), "method.embedding_weights=fixed is not one of constant, dynamic"),
+    (lambda: SlimSam(0.5, validations=-1), "method.validations=-1 must be at least 0"),
+    (
+        lambda: SlimSam(0.5, optimisation=Optimisation(schedule="plateau")),
+        "schedule=plateau goes by validation; give method.validations=20",
+    ),
     (lambda: SlimSam(0.5, rel_pos="drop"), "method.rel_pos=drop is not one of keep, reset"),
     (lambda: SlimSam(0.5, importance_images=0), "method.importance_images=0 must be at least 1"),
     (lambda: SlimSam(0.5, steps=0), "method.steps=0 must be at least 1"),

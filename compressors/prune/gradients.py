@@ -1,0 +1,122 @@
+"""Gradients behind the scores of channels: without labels (SlimSAM's disturbed loss), or of the task's own loss."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressors.distill.losses import dice_loss, embedding_mse, focal_loss
+from core.geometry import upscale_logits
+from core.protocols import Prompt
+from core.seeding import generator_for
+from data.batches import ImageBatch
+from data.images import to_frame
+from data.prompts import central_point
+from data.sample import ImageSample
+from teachers.image_encoder import ImageEncoder
+from teachers.sam import Sam
+
+MASKS_PER_IMAGE = 16
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of every parameter of an encoder, by name, over all images.
+
+    Attributes:
+        sums: gradients added up with their signs, as in the reference.
+        squares: their squares added up batch by batch (image by image where labels are read).
+    """
+
+    sums: dict[str, Tensor]
+    squares: dict[str, Tensor]
+
+
+def disturbed_gradients(
+    encoder: ImageEncoder,
+    batches: Iterable[ImageBatch],
+    noise: float,
+    seed: int,
+    on_batch: Callable[[], None] | None = None,
+) -> Gradients:
+    """Gradients of the disturbed loss (SlimSAM, section 3.3): label-free, and not zero where student equals teacher.
+
+    The target is the encoder's own embedding plus Gaussian noise of standard deviation ``noise``, so the loss is
+    ``MSE(t + eps, t)`` and its gradient ``-(2 / N) J^T eps``: a random probe of how much each weight moves the
+    embedding. Cells of padding are left out.
+    """
+
+    def losses() -> Iterator[Tensor]:
+        for number, batch in enumerate(batches):
+            embedding = encoder(batch.images)
+            eps = torch.randn(embedding.shape, generator=generator_for(seed, "disturbance", number))
+            yield embedding_mse(embedding, embedding.detach() + noise * eps.to(embedding.device), batch.valid)
+
+    return _summed(encoder, losses(), on_batch)
+
+
+def label_gradients(
+    sam: Sam, encoder: ImageEncoder, samples: Iterable[ImageSample], on_image: Callable[[], None] | None = None
+) -> Gradients:
+    """Gradients of SAM's loss on annotated masks (focal 20, dice 1), as "Taylor" and "Hessian" pruning need them.
+
+    Up to ``MASKS_PER_IMAGE`` instances an image, each prompted by its box and by its central point and answered by the
+    single mask. Images without instances are passed over.
+
+    Args:
+        sam: whose prompt encoder and mask decoder answer.
+        encoder: whose gradients are taken.
+    """
+    device = encoder.pos_embed.device
+
+    def losses() -> Iterator[Tensor]:
+        for sample in samples:
+            if not len(sample.masks):
+                continue
+            size_hw = (sample.image.shape[0], sample.image.shape[1])
+            masks = torch.from_numpy(sample.masks[:MASKS_PER_IMAGE]).to(device).float()[:, None]
+            embedding = encoder(to_frame(sample.image, sam.input_size)[None].to(device))
+            terms = []
+            for prompt in _prompts(sample):
+                answer = sam.decode(embedding, prompt.to(device), size_hw)
+                logits = upscale_logits(answer.logits.float(), size_hw, answer.frame)
+                terms += [20 * focal_loss(logits, masks).mean(), dice_loss(logits, masks).mean()]
+            yield torch.stack(terms).sum()
+
+    return _summed(encoder, losses(), on_image)
+
+
+def _prompts(sample: ImageSample) -> tuple[Prompt, Prompt]:
+    count = min(len(sample.masks), MASKS_PER_IMAGE)
+    points = [torch.from_numpy(central_point(mask)).float() for mask in sample.masks[:count]]
+    return (
+        Prompt(boxes_xyxy=torch.from_numpy(sample.boxes_xyxy[:count]).float()),
+        Prompt(points_xy=torch.stack(points)[:, None], labels=torch.ones(count, 1, dtype=torch.int64)),
+    )
+
+
+def _summed(encoder: ImageEncoder, losses: Iterator[Tensor], on_loss: Callable[[], None] | None) -> Gradients:
+    parameters = dict(encoder.named_parameters())
+    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    with _trainable(encoder):
+        for loss in losses:
+            for name, gradient in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+                sums[name] += gradient
+                squares[name] += gradient.square()
+            if on_loss:
+                on_loss()
+    return Gradients(sums, squares)
+
+
+@contextmanager
+def _trainable(encoder: ImageEncoder) -> Iterator[None]:
+    wanted = {parameter: parameter.requires_grad for parameter in encoder.parameters()}
+    encoder.requires_grad_(True).eval()
+    try:
+        yield
+    finally:
+        for parameter, was in wanted.items():
+            parameter.requires_grad_(was)

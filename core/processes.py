@@ -1,0 +1,90 @@
+"""The processes of one run, as ``torchrun`` starts them; a single one where it does not."""
+
+import datetime
+import os
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = datetime.timedelta(hours=12)
+"""How long processes wait for each other: the first one may score a large data set while the others idle."""
+
+
+def announced() -> int:
+    """How many processes ``torchrun`` says there are; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine: which of its accelerators it takes."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes, over NCCL where ``device`` is a CUDA device, else over gloo. Once met, does nothing."""
+    if announced() == 1 or dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, device_id=device if backend == "nccl" else None)
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    """How many processes met."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them, from 0."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return rank() == 0
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def share(places: range) -> range:
+    """This process's part of consecutive places; all parts are equally long.
+
+    Raises:
+        ValueError: the places cannot be shared equally.
+    """
+    parts = count()
+    if len(places) % parts:
+        raise ValueError(f"{len(places)} pictures a step cannot be shared by {parts} processes")
+    part = len(places) // parts
+    return places[rank() * part : (rank() + 1) * part]
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in place and in one exchange."""
+    if count() == 1:
+        return
+    together = list(tensors)
+    flat = torch.cat([tensor.flatten().float() for tensor in together])
+    dist.all_reduce(flat)
+    flat /= count()
+    _spread(flat, together)
+
+
+def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+        start += tensor.numel()
