@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from compressors.distill.losses import embedding_mse
@@ -120,5 +121,5 @@ def _run(
 
 def _features_mse(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], paths: Sequence[str]) -> Tensor:
     """Mean over blocks of the squared error, as one MSE over the stacked features is."""
-    errors = [(student[path].float() - teacher[path].float()).square().mean() for path in paths]
+    errors = [F.mse_loss(student[path].float(), teacher[path].float()) for path in paths]
     return torch.stack(errors).mean()
