@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core.errors import InputError
+
 PATIENCE = datetime.timedelta(hours=12)
 """How long processes wait for each other: the first one may score a large data set while the others idle."""
 
@@ -63,11 +65,14 @@ def share(places: range) -> range:
     """This process's part of consecutive places; all parts are equally long.
 
     Raises:
-        ValueError: the places cannot be shared equally.
+        InputError: the places cannot be shared equally.
     """
     parts = count()
     if len(places) % parts:
-        raise ValueError(f"{len(places)} pictures a step cannot be shared by {parts} processes")
+        raise InputError(
+            f"{len(places)} pictures a step cannot be shared by {parts} processes; "
+            "choose a batch (times accumulated batches) that they divide"
+        )
     part = len(places) // parts
     return places[rank() * part : (rank() + 1) * part]
 

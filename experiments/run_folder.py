@@ -36,6 +36,9 @@ def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
             ) from None
         if fresh:
             _empty(folder)
+        for half in folder.glob(".*.part"):
+            # What a killed process was writing; nobody else writes here now.
+            half.unlink()
         try:
             yield
         except InputError:

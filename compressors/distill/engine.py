@@ -54,7 +54,8 @@ class Engine:
 
         Raises:
             TrainingDiverged: the loss is no longer finite.
-            ValueError: a step's images cannot be shared by the processes, or a plateau schedule has no validation.
+            InputError: a step's images cannot be shared by the processes.
+            ValueError: a plateau schedule has no validation.
         """
         if stage.optimisation.schedule == "plateau" and stage.validate is None:
             raise ValueError(f"stage {stage.name}: the plateau schedule needs a validation")

@@ -23,9 +23,7 @@ from core.result import COLUMNS
 from experiments.command_line import main
 from experiments.run_folder import held_folder
 from students.pruned_vit import load_model
-from teachers.catalog import MODELS
-from teachers.initial_weights import initialise_encoder
-from teachers.sam import Sam
+from tests.unit.tiny import pocket_file
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -33,12 +31,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of random weights in the shape of sam_pocket."""
-    torch.manual_seed(0)
-    model = Sam(MODELS["sam_pocket"].config)
-    initialise_encoder(model.image_encoder)
-    path = tmp_path_factory.mktemp("teacher") / "pocket.pth"
-    torch.save(model.state_dict(), path)
-    return path
+    return pocket_file(tmp_path_factory.mktemp("teacher") / "pocket.pth")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +144,13 @@ def test_one_process_at_a_time(first: Path, teacher: Path, call: Call) -> None:
         status, _, err = call(*_words(teacher, first.parent), "force=true")
     assert status == 2 and "another process works on this run" in err
     assert (first / "result.json").exists()
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    half, whole = tmp_path / ".stage.state.x1y2.part", tmp_path / "stage.state"
+    half.touch(), whole.touch()
+    with held_folder(tmp_path, fresh=False):
+        assert whole.exists() and not half.exists()
 
 
 def test_a_failure_is_a_row_and_the_next_call_starts_again(

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from data.sample import ImageSample
+from teachers.catalog import MODELS
 from teachers.image_encoder import EncoderConfig, ImageEncoder
+from teachers.initial_weights import initialise_encoder
 from teachers.sam import Sam, SamConfig
 
 # A grid of 4 does not divide into windows of 3: padding takes part.
@@ -28,6 +31,15 @@ def tiny_sam(seed: int = 0) -> Sam:
     for tensor in model.state_dict().values():
         tensor.normal_(std=0.2, generator=generator)
     return model
+
+
+def pocket_file(path: Path) -> Path:
+    """A file of random weights in the shape of sam_pocket, for commands to take as their teacher."""
+    torch.manual_seed(0)
+    model = Sam(MODELS["sam_pocket"].config)
+    initialise_encoder(model.image_encoder)
+    torch.save(model.state_dict(), path)
+    return path
 
 
 def tiny_encoder(seed: int = 0) -> ImageEncoder:
