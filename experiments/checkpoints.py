@@ -12,7 +12,7 @@ from students.pruned_vit import FORMAT, load_model
 from teachers.catalog import MODELS
 from teachers.inferred_shape import infer_config
 from teachers.sam import Sam
-from teachers.weights import load_sam, read_state, sam_from_state
+from teachers.weights import hugging_face_decoder_heads, load_sam, read_state, sam_from_state
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ def find_model(checkpoint: str) -> Found:
     if name in MODELS:
         return Found(load_sam(name, path), {"method": "teacher", "teacher": name})
     state = read_state(path)
+    # The decoder's heads leave no trace in the tensors: a folder's config.json tells them, a known shape has its own.
+    if path.is_dir():
+        config = infer_config(state, hugging_face_decoder_heads(path), str(path))
+        return Found(sam_from_state(config, state, str(path), path.resolve().name))
     config = infer_config(state, origin=str(path))
-    # The decoder's heads leave no trace in the tensors; a known shape has its own.
     known = next(
         (n for n, m in MODELS.items() if replace(m.config, decoder_heads=config.decoder_heads) == config), None
     )

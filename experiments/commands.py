@@ -19,6 +19,7 @@ from experiments.build import (
     evaluation_indices,
 )
 from experiments.checkpoints import find_model
+from experiments.convert import convert
 from experiments.identity import method_name
 from experiments.leaderboard import fold, print_leaderboard
 from experiments.measuring import cost_columns, cost_of_shape, latency_columns
@@ -100,5 +101,6 @@ FUNCTIONS: dict[str, Callable[[Any, DictConfig], list[ResultRow]]] = {
     "run": run,
     "evaluate": evaluate,
     "cost": cost,
+    "convert": convert,
     "leaderboard": leaderboard,
 }

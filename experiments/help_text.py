@@ -2,7 +2,7 @@
 
 from experiments.schema import CONF
 
-_HEAD = """usage: python -m experiments [evaluate|cost|leaderboard] [key=value ...] [-m] [--cfg job]
+_HEAD = """usage: python -m experiments [evaluate|cost|convert|leaderboard] [key=value ...] [-m] [--cfg job]
 
 Compress the Segment Anything Model, and measure what that costs and keeps.
 
@@ -10,12 +10,14 @@ commands
   (none)        compress a teacher by a method, score both, write runs/<run_id>/ and the leaderboard
   evaluate      score one model: checkpoint=NAME|FILE
   cost          parameters and MACs of a teacher and its student, without weights or data
+  convert       write a checkpoint in another layout: checkpoint=NAME|FILE to=hf|meta|sampress out=PATH
   leaderboard   put all finished runs into runs/leaderboard.csv and show them
 """
 _TAIL = """
 settings (every command: format=table|json, runs=FOLDER)
   ratio=R       share of the channels to cut, in (0, 1)
   seed=N        of everything random; default 0
+  cache=MODE    of the teacher's embeddings: disk (shared by all runs), memory (of this run), off
   force=true    start this run over
   name=TEXT     first part of the run's name
   -m            run every combination of values given as a,b,c
@@ -25,14 +27,14 @@ examples
   python -m experiments method=slimsam ratio=0.77
   python -m experiments -m method=slimsam,scratch ratio=0.5,0.77 seed=0,1
   python -m experiments evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER"""
-_GROUPS = ("method", "teacher", "data", "evaluation", "engine", "experiment")
+_GROUPS = ("method", "teacher", "data", "evaluation", "engine", "variant", "experiment")
 
 
 def help_text() -> str:
     """Commands, every choice with its line, settings and examples."""
     parts = [_HEAD]
     for group in _GROUPS:
-        lines = [f"  {name:<12}  {line}" for name, line in choices(group).items()]
+        lines = [f"  {name:<22}  {line}" for name, line in choices(group).items()]
         parts.append("\n".join([f"{group}=...", *lines, ""]))
     return "\n".join(parts) + _TAIL
 

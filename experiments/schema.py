@@ -171,6 +171,15 @@ class CostConfig(CommandConfig):
 
 
 @dataclass
+class ConvertConfig(CommandConfig):
+    """A checkpoint, the layout it shall have, and where to write that."""
+
+    checkpoint: str = MISSING
+    to: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
 class LeaderboardConfig(CommandConfig):
     """All finished runs."""
 
@@ -179,6 +188,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "run": RunConfig,
     "evaluate": EvaluateConfig,
     "cost": CostConfig,
+    "convert": ConvertConfig,
     "leaderboard": LeaderboardConfig,
 }
 DATA: dict[str, type[ShapesData] | type[CocoData] | type[Sa1bData]] = {

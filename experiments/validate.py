@@ -18,6 +18,8 @@ EXAMPLES = {
     "data.root": "FOLDER",
     "evaluation.data.root": "FOLDER",
     "checkpoint": "sam_pocket, or the path of a checkpoint file",
+    "to": "hf, meta or sampress",
+    "out": "PATH",
 }
 """What may be given where there is no default."""
 

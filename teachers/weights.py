@@ -152,16 +152,33 @@ def _all_tensors(part: Mapping[object, object]) -> bool:
     return bool(part) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
 
 
-def _check_folder(folder: Path, config: SamConfig) -> None:
-    """Compare what only a SamModel's config.json tells with the named model."""
+def hugging_face_decoder_heads(folder: Path) -> int:
+    """Heads of the mask decoder, from the config.json of a SamModel's folder.
+
+    Raises:
+        InputError: the file is missing or not such a one.
+    """
+    heads = _sections(folder)["mask_decoder_config"]["num_attention_heads"]
+    if type(heads) is not int or heads < 1:
+        raise InputError(f"{folder / 'config.json'}: mask_decoder_config.num_attention_heads is {heads!r}, not a count")
+    return heads
+
+
+def _sections(folder: Path) -> dict[str, dict[str, Any]]:
+    """What only a SamModel's config.json tells."""
     path = folder / "config.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        sections = {section: {**left_out, **stored.get(section, {})} for section, left_out in _NOT_IN_TENSORS.items()}
+        return {section: {**left_out, **stored.get(section, {})} for section, left_out in _NOT_IN_TENSORS.items()}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a folder of SamModel has it beside model.safetensors") from None
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: is not the config.json of a SamModel ({error})") from None
+
+
+def _check_folder(folder: Path, config: SamConfig) -> None:
+    """Compare what only a SamModel's config.json tells with the named model."""
+    path, sections = folder / "config.json", _sections(folder)
     wanted = hugging_face_config(config)
     problems = [
         f"{section}.{key} is {sections[section][key]}, expected {wanted[section][key]}"

@@ -1,0 +1,57 @@
+"""The command ``convert``: a checkpoint in another layout."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from core.checkpoint import replacing
+from core.errors import InputError
+from core.result import ResultRow
+from experiments.checkpoints import Found, find_model
+from experiments.messages import nearest
+from experiments.schema import ConvertConfig
+from students.convert.hugging_face import save_hugging_face
+from students.pruned_vit import save_model
+
+
+def _to_hugging_face(path: Path, found: Found) -> None:
+    if path.suffix or path.is_file():
+        raise InputError(f"out={path}: Hugging Face's layout is a folder; give a name without an ending")
+    save_hugging_face(path, found.model)
+
+
+def _to_meta(path: Path, found: Found) -> None:
+    if path.suffix not in (".pth", ".pt"):
+        raise InputError(f"out={path}: Meta's layout is a file that ends in .pth; give such a name")
+    with replacing(path) as temporary:
+        torch.save(found.model.state_dict(), temporary)
+
+
+def _to_sampress(path: Path, found: Found) -> None:
+    if path.suffix != ".safetensors":
+        raise InputError(f"out={path}: this project's layout is a file that ends in .safetensors; give such a name")
+    save_model(path, found.model, found.about)
+
+
+LAYOUTS: dict[str, Callable[[Path, Found], None]] = {
+    "hf": _to_hugging_face,
+    "meta": _to_meta,
+    "sampress": _to_sampress,
+}
+"""Hugging Face's ``SamModel`` folder, Meta's state dict, this project's self-describing safetensors."""
+
+
+def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Read a model in any layout that ``evaluate`` reads and write it in another."""
+    if settings.to not in LAYOUTS:
+        raise InputError(f"to={settings.to} is unknown; {nearest(settings.to, LAYOUTS)}")
+    found, out = find_model(settings.checkpoint), Path(settings.out).expanduser()
+    try:
+        LAYOUTS[settings.to](out, found)
+    except OSError as error:
+        raise InputError(f"out={out}: cannot be written ({error.strerror}); give another path") from None
+    Console(stderr=True).print(f"{found.model.name} written to {out}", highlight=False, soft_wrap=True)
+    return []
