@@ -1,21 +1,26 @@
 """Self-attention of SAM's ViT: decomposed relative positions, windows, any attention width.
 
 Decomposed relative positions (Segment Anything, appendix A; Li et al., MViTv2, eq. 4) add ``q . rel_h[y - y']`` and
-``q . rel_w[x - x']`` to each logit. Written as one inner product of longer vectors,
+``q . rel_w[x - x']`` to each logit. No way of computing it here holds a ``heads x tokens x tokens`` tensor of a
+large map:
 
-    [q * scale, q . rel_h, q . rel_w] . [k, onehot(y'), onehot(x')],
-
-the bias needs no ``heads x tokens x tokens`` tensor and any fused attention kernel computes it.
-
-On the meta device the textbook form is used, so that counters see the textbook number of operations.
+- On an accelerator the bias is written as one inner product of longer vectors,
+  ``[q * scale, q . rel_h, q . rel_w] . [k, onehot(y'), onehot(x')]``, which any fused attention kernel computes.
+- On the CPU, whose fused kernel gains nothing from bfloat16 and pads values to the longer width, small maps take those
+  longer vectors and plain matrix products; large ones go through :mod:`teachers.attention_in_parts`.
+- On the meta device the textbook form is used, so that counters see the textbook number of operations.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from teachers.attention_in_parts import attend_in_parts
+
 SMALL_MAP = 256
-"""Up to this many tokens the CPU is faster with matrix products than with its fused kernel (above all backwards)."""
+"""Up to this many tokens all logits are held at once on the CPU, in training too."""
 
 
 def relative_table(rel_pos: Tensor, size: int) -> Tensor:
@@ -35,21 +40,35 @@ def relative_table(rel_pos: Tensor, size: int) -> Tensor:
     return rel_pos[steps[:, None] - steps[None, :] + size - 1]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention without a mask or a scale.
+def fold_positions(q: Tensor, k: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose inner products are the logits, relative positions included.
 
     Args:
-        q, k: ``[B, heads, tokens, d']``.
-        v: ``[B, heads, tokens, d]`` with ``d <= d'``.
+        q, k, rel_h, rel_w: as of :func:`attend_by_definition`.
 
     Returns:
-        ``[B, heads, tokens, d]``.
+        Two of ``[B, heads, H * W, d + H + W]``.
     """
-    if q.device.type == "cpu" and q.shape[2] <= SMALL_MAP:
-        return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
+    height, width = rel_h.shape[-1], rel_w.shape[-1]
+    rows = torch.eye(height, device=q.device, dtype=q.dtype).repeat_interleave(width, 0)
+    columns = torch.eye(width, device=q.device, dtype=q.dtype).repeat(height, 1)
+    # [B, heads, H * W, H + W]: where each key stands
+    places = torch.cat([rows, columns], 1).expand(*k.shape[:2], -1, -1)
+    return torch.cat([q, rel_h.flatten(2, 3), rel_w.flatten(2, 3)], -1), torch.cat([k, places], -1)
+
+
+def attend_folded(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """Softmax attention by a fused kernel without a mask; args and returns as of :func:`attend_by_definition`."""
+    q, k = fold_positions(q, k, rel_h, rel_w)
     # Fused kernels want one width for queries, keys and values; the padding never reaches the output.
     padded = F.pad(v, (0, q.shape[-1] - v.shape[-1]))
     return F.scaled_dot_product_attention(q, k, padded, scale=1.0)[..., : v.shape[-1]]
+
+
+def attend_at_once(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """The same with all logits in memory, but no other tensor of their size."""
+    q, k = fold_positions(q, k, rel_h, rel_w)
+    return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
 
 
 def attend_by_definition(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
@@ -106,17 +125,17 @@ class Attention(nn.Module):
         rel_h = torch.einsum("bnhwd,hkd->bnhwk", q_map, table_h)
         rel_w = torch.einsum("bnhwd,wkd->bnhwk", q_map, table_w)
 
-        if x.device.type == "meta":
-            out = attend_by_definition(q * self.scale, k, v, rel_h, rel_w)
-        else:
-            rows = torch.eye(height, device=x.device, dtype=q.dtype).repeat_interleave(width, 0)
-            columns = torch.eye(width, device=x.device, dtype=q.dtype).repeat(height, 1)
-            # [H * W, H + W]: where each key stands
-            places = torch.cat([rows, columns], 1).expand(batch, heads, tokens, height + width)
-
-            offsets = torch.cat([rel_h.flatten(2, 3), rel_w.flatten(2, 3)], -1)
-            out = attend(torch.cat([q * self.scale, offsets], -1), torch.cat([k, places], -1), v)
+        out = self._kernel(x.device, tokens)(q * self.scale, k, v, rel_h, rel_w)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, heads * dim))
+
+    @staticmethod
+    def _kernel(device: torch.device, tokens: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The way of computing that is fastest for a map of so many tokens."""
+        if device.type == "meta":
+            return attend_by_definition
+        if device.type == "cpu" and tokens <= SMALL_MAP:
+            return attend_at_once
+        return attend_in_parts if device.type == "cpu" else attend_folded
 
 
 def partition_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compressors.distill.compiling import compiled
 from compressors.distill.divergence import StepLosses, TrainingDiverged
 from compressors.distill.log import StageLog
 from compressors.distill.memory import peak_memory_bytes
@@ -31,7 +32,7 @@ class Engine:
         device: of the models it trains.
         precision: ``float32``, ``bfloat16`` or ``float16``: what autocast computes in; weights stay float32.
         workers: threads that make batches ahead of their use; 0 makes them when they are needed.
-        compile: whether models that are trained are compiled.
+        compile: whether models are compiled while they are trained, and the teacher for its embeddings.
         save_every_s: seconds between saved states.
         log_every: steps between lines of the log.
     """
@@ -82,6 +83,7 @@ class Engine:
         )
         earlier: StepLosses | None = None
         with (
+            compiled(stage.model, self.compile),
             progress_bar(stage.name, stage.steps, progress.step) as show,
             StageLog(self.folder / f"{stage.name}.jsonl", progress.step) as log,
             ahead(self._made(stage), todo, self.workers) as following,

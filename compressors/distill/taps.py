@@ -1,15 +1,19 @@
 """Intermediate features by module path, read while a model runs."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
 class Taps:
     """Keeps what flows into or out of named modules, for as long as the ``with`` block lasts.
+
+    Compiled models run uncompiled meanwhile: a compiled graph has no modules to look into.
 
     Args:
         model: whose modules are tapped.
@@ -24,6 +28,7 @@ class Taps:
         self.model, self.paths = model, tuple(paths)
         self.features: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
+        self._eager: AbstractContextManager[Any] = nullcontext()
 
     def __enter__(self) -> dict[str, Tensor]:
         # Every module is found before the first hook is set: an unknown path leaves no hook behind.
@@ -33,9 +38,13 @@ class Taps:
                 self._handles.append(module.register_forward_pre_hook(self._keep_input(path)))
             else:
                 self._handles.append(module.register_forward_hook(self._keep_output(path)))
+        if self.paths:
+            # Takes effect when it is made.
+            self._eager = torch.compiler.set_stance("force_eager")
         return self.features
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._eager.__exit__(kind, error, at)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

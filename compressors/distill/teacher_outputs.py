@@ -1,6 +1,7 @@
 """The frozen teacher's image embeddings, computed once a picture."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,10 +37,13 @@ class TeacherEmbeddings:
     kept: Embeddings | None = None
     computed: int = 0
     _maker: bytes = field(init=False)
+    _encode: Callable[[Tensor], Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
+        # A wrapper, so that the teacher itself stays as it is for whoever else uses it.
+        self._encode = torch.compile(self.encoder) if self.engine.compile else self.encoder
         frame, device = self.encoder.config.image_size, self.engine.device.type
-        parts = (weights_sha256(self.encoder), PREPROCESSING, frame, self.engine.precision, device)
+        parts = (weights_sha256(self.encoder), PREPROCESSING, frame, self.engine.precision, device, self.engine.compile)
         self._maker = hashlib.sha256(repr(parts).encode()).digest()
 
     def __call__(self, batch: ImageBatch) -> Tensor:
@@ -54,7 +58,7 @@ class TeacherEmbeddings:
             if record is not None:
                 return record[0].to(batch.images.device, non_blocking=True)
         with torch.no_grad(), self.engine.autocast():
-            embedding = self.encoder(batch.images[i : i + 1])[0].half()
+            embedding = self._encode(batch.images[i : i + 1])[0].half()
         self.computed += 1
         if self.kept is not None and key is not None:
             self.kept.put(key, embedding, batch.valid[i])

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import teachers.attention
+import teachers.attention_in_parts
 from teachers.attention import Attention, merge_windows, partition_windows
 from teachers.catalog import MODELS, vit
 from teachers.image_encoder import Block, EncoderConfig, ImageEncoder
@@ -39,7 +40,7 @@ def by_definition(attention: Attention, x: Tensor) -> Tensor:
     return attention.proj(out.reshape(batch, height, width, -1))
 
 
-@pytest.fixture(params=[0, 10_000], ids=["fused", "products"])
+@pytest.fixture(params=[0, 10_000], ids=["parts", "products"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways in which attention is computed on a CPU."""
     monkeypatch.setattr(teachers.attention, "SMALL_MAP", request.param)
@@ -73,18 +74,13 @@ def test_blocks_are_what_they_are_defined_to_be(window: int) -> None:
     assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_threshold_separates_the_two_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    fused = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
-    )
+def test_the_size_of_the_map_and_the_device_decide_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teachers.attention, "SMALL_MAP", 16)
-    attention = randomised(Attention(8, 8, 2, window=4))
-    attention(torch.randn(1, 4, 4, 8))
-    assert not calls
-    attention(torch.randn(1, 5, 5, 8))
-    assert len(calls) == 1
+    cpu, cuda, meta = (torch.device(kind) for kind in ("cpu", "cuda", "meta"))
+    assert Attention._kernel(cpu, 16) is teachers.attention.attend_at_once
+    assert Attention._kernel(cpu, 17) is teachers.attention.attend_in_parts
+    assert Attention._kernel(cuda, 16) is Attention._kernel(cuda, 17) is teachers.attention.attend_folded
+    assert Attention._kernel(meta, 16) is teachers.attention.attend_by_definition
 
 
 @pytest.mark.usefixtures("way")
@@ -191,14 +187,24 @@ class LargestOutput(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("small_map", "whole"), [(0, False), (10_000, True)], ids=["fused", "products"])
+@pytest.mark.parametrize(("small_map", "whole"), [(0, False), (10_000, True)], ids=["parts", "products"])
 def test_memory_of_a_global_block(monkeypatch: pytest.MonkeyPatch, small_map: int, whole: bool) -> None:
     monkeypatch.setattr(teachers.attention, "SMALL_MAP", small_map)
+    monkeypatch.setattr(teachers.attention_in_parts, "PART", 50)
     heads, grid, dim = 4, 20, 32
-    block = randomised(Block(dim, heads, dim, dim, window=0, grid=grid))
-    with torch.inference_mode(), LargestOutput() as largest:
-        block(torch.randn(1, grid, grid, dim))
-    # The longer queries and keys are the largest there are; the map of all pairs would be 8 times as large.
-    folded = heads * grid**2 * (dim // heads + 2 * grid)
+    block = randomised(Block(dim, heads, dim, dim, window=0, grid=grid)).requires_grad_(True)
+    with LargestOutput() as largest:
+        block(torch.randn(1, grid, grid, dim)).sum().backward()
+    # Forwards and backwards: queries and keys with their positions, never the map of all pairs.
+    positions = heads * grid**2 * (dim // heads + 2 * grid)
     assert (largest.elements >= heads * grid**4) == whole
-    assert whole or largest.elements <= folded < heads * grid**4 / 8
+    assert whole or largest.elements <= positions < heads * grid**4 / 8
+
+
+def test_memory_of_the_fused_way() -> None:
+    heads, grid, dim = 4, 20, 8
+    q, k, v = torch.randn(3, 1, heads, grid**2, dim).unbind(0)
+    rel_h, rel_w = torch.randn(2, 1, heads, grid, grid, grid).unbind(0)
+    with LargestOutput() as largest:
+        teachers.attention.attend_folded(q, k, v, rel_h, rel_w)
+    assert largest.elements == heads * grid**2 * (dim + 2 * grid)

@@ -1,0 +1,170 @@
+"""The image encoder against Meta's, Hugging Face's and timm's: same weights, outputs compared.
+
+``python -m benchmarks.encoder``; needs the extra ``test`` (``make test`` installs it). Every implementation encodes one
+picture of random numbers in float32; this project's also in bfloat16, and compiled where ``--compile`` is given. The
+ratio is Meta's float32 time to the row's. Memory is what one encoding needs beside weights and input, and, for this
+project, what one global block adds.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks._timing import default_device, machine, seconds_in_turns
+from evaluation.memory import peak_memory
+from teachers.catalog import MODELS
+from teachers.convert import hugging_face_config, to_hugging_face
+from teachers.image_encoder import ImageEncoder
+from teachers.initial_weights import initialise_sam
+from teachers.sam import Sam
+
+Encode = Callable[[Tensor], Tensor]
+
+
+def meta(sam: Sam) -> Encode:
+    """``segment_anything``'s encoder with these weights."""
+    from segment_anything.modeling import ImageEncoderViT
+
+    config = sam.config.encoder
+    model = ImageEncoderViT(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_ratio=config.mlp_widths[0] / config.embed_dim,
+        out_chans=config.out_channels,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=config.window_size,
+        global_attn_indexes=config.global_blocks,
+    )
+    model.load_state_dict(sam.image_encoder.state_dict())
+    return model.eval()
+
+
+def hugging_face(sam: Sam) -> Encode:
+    """``transformers.SamModel``'s encoder with these weights."""
+    from transformers import SamConfig as HubConfig
+    from transformers import SamModel
+
+    model = SamModel(HubConfig(**hugging_face_config(sam.config)))
+    model.load_state_dict(to_hugging_face(sam.config, sam.state_dict()))
+    encoder: Any = model.vision_encoder.eval()
+    return _Last(encoder)
+
+
+class _Last(nn.Module):
+    """The embedding out of Hugging Face's answer."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder(images).last_hidden_state
+
+
+class _Features(nn.Module):
+    """timm's encoder up to the neck."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.encoder.forward_features(images)
+        return features
+
+
+def timm(sam: Sam) -> Encode:
+    """timm's ``VisionTransformerSAM`` with these weights."""
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+
+    config = sam.config.encoder
+    model = VisionTransformerSAM(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_ratio=config.mlp_widths[0] / config.embed_dim,
+        num_classes=0,
+        window_size=config.window_size,
+        global_attn_indexes=config.global_blocks,
+        neck_chans=config.out_channels,
+        use_rel_pos=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
+    ).eval()
+    weights = {key.replace("mlp.lin", "mlp.fc"): value for key, value in sam.image_encoder.state_dict().items()}
+    model.load_state_dict(weights)
+    return _Features(model)
+
+
+def block_memory(encoder: ImageEncoder, device: torch.device) -> int:
+    """Bytes that the first global block needs beside its weights and its input."""
+    config = encoder.config
+    block = encoder.blocks[config.global_blocks[0]]
+    tokens = torch.randn(1, config.grid, config.grid, config.embed_dim, device=device)
+    held = [tokens, *block.parameters()]
+    return peak_memory(lambda: block(tokens), held, device) - sum(t.numel() * t.element_size() for t in held)
+
+
+def main() -> None:
+    """Parse the command line, measure, print one line an implementation."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder", description=__doc__)
+    parser.add_argument("--model", default="sam_vit_b", choices=sorted(MODELS))
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="also time this project's encoder compiled")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+
+    torch.manual_seed(0)
+    sam = Sam(MODELS[options.model].config, options.model).eval().requires_grad_(False)
+    initialise_sam(sam)
+    for name, parameter in sam.image_encoder.named_parameters():
+        if "rel_pos" in name or "pos_embed" in name:
+            parameter.normal_(std=0.1)
+    ours = sam.image_encoder
+    encoders: dict[str, Any] = {"segment-anything": meta(sam), "transformers": hugging_face(sam), "timm": timm(sam)}
+    encoders = {name: encoder.to(device).requires_grad_(False) for name, encoder in encoders.items()}
+    encoders["sampress"] = ours.to(device)
+    images = torch.randn(options.batch, 3, sam.input_size, sam.input_size, device=device)
+
+    def work(encoder: Encode, dtype: torch.dtype | None) -> Callable[[], Tensor]:
+        def encode() -> Tensor:
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+                return encoder(images)
+
+        return encode
+
+    works = {f"{name}, float32": work(encoder, None) for name, encoder in encoders.items()}
+    works |= {f"{name}, bfloat16": work(encoder, torch.bfloat16) for name, encoder in encoders.items()}
+    if options.compile:
+        works["sampress compiled, bfloat16"] = work(torch.compile(ours), torch.bfloat16)
+    reference = works["segment-anything, float32"]()
+    spread = (reference.max() - reference.min()).item()
+    seconds = seconds_in_turns(works, device, options.rounds)
+
+    print(f"{options.model} at {sam.input_size}, batch {options.batch}, {options.rounds} rounds; {machine(device)}")
+    print(f"{'encoder':32} {'seconds':>9} {'ratio':>7} {'memory':>9}  largest difference, of the range")
+    for name, run in works.items():
+        held = [images, *ours.parameters()]
+        memory = peak_memory(run, held, device) - sum(t.numel() * t.element_size() for t in held)
+        difference = (run().float() - reference).abs().max().item() / spread
+        ratio = seconds["segment-anything, float32"] / seconds[name]
+        print(f"{name:32} {seconds[name]:9.3f} {ratio:6.2f}x {memory / 1e9:6.2f} GB  {difference:.1e}")
+    with torch.inference_mode():
+        print(
+            f"one global block of sampress, float32: {block_memory(ours, device) / 1e9:.2f} GB beside weights and input"
+        )
+
+
+if __name__ == "__main__":
+    main()
