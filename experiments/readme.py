@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from core.checkpoint import write_text
 from core.result import ResultRow
 from experiments.measuring import cost_of_shape
+from experiments.paper_table import presets, rows_of_runs, table
 from experiments.report import count, size
 from experiments.result_file import read_rows
 from students.pruned_vit import pruned_shape
@@ -19,8 +20,14 @@ ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "scratch")
 
 def committed_rows(data: str, teacher: str = "sam_pocket") -> list[ResultRow]:
     """Rows of ``results/`` on one data set, under one teacher (baselines have none)."""
-    rows = [row for path in sorted((ROOT / "results").glob("*/*.json")) for row in read_rows(path)]
-    return [row for row in rows if row.data == data and row.teacher in (teacher, None) and row.status == "finished"]
+    paths = [path for path in sorted((ROOT / "results").glob("*/*.json")) if path.parent.name not in presets()]
+    rows = [row for path in paths for row in read_rows(path)]
+    # Runs with a name of their own belong to the tables of their preset.
+    return [
+        row
+        for row in rows
+        if row.data == data and row.teacher in (teacher, None) and row.status == "finished" and row.variant is None
+    ]
 
 
 def quality_table(rows: Sequence[ResultRow]) -> str:
@@ -82,10 +89,12 @@ def with_tables(text: str) -> str:
     """A README with its tables made anew between their ``<!-- table:NAME -->`` marks."""
     shapes = committed_rows("shapes")
     tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
-    for name, table in tables.items():
+    for preset in presets():
+        tables[preset] = table(preset, rows_of_runs(ROOT / "results" / preset))
+    for name, made in tables.items():
         text = re.sub(
             rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)",
-            lambda marks, table=table: f"{marks[1]}{table}\n{marks[2]}",  # type: ignore[misc]
+            lambda marks, made=made: f"{marks[1]}{made}\n{marks[2]}",  # type: ignore[misc]
             text,
             flags=re.DOTALL,
         )

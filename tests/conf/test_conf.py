@@ -16,6 +16,7 @@ from data.shapes import Shapes
 from experiments.build import build_data, build_method
 from experiments.help_text import choices
 from experiments.identity import method_name
+from experiments.paper_table import presets
 from experiments.schema import COMMANDS, CONF, DATA, register, target_class
 from experiments.validate import settings_of
 from teachers.catalog import MODELS
@@ -36,7 +37,8 @@ def composed(command: str, *overrides: str) -> DictConfig:
     given = [
         f"{key}={value}" for key, value in {"run": {"ratio": 0.5}, "cost": {"ratio": 0.5}}.get(command, {}).items()
     ]
-    given += ["checkpoint=sam_pocket"] if command == "evaluate" else []
+    given += ["checkpoint=sam_pocket"] if command in ("evaluate", "convert") else []
+    given += ["to=hf", "out=somewhere"] if command == "convert" else []
     chosen = [text for text in given if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)]
     return compose("config" if command == "run" else command, [*chosen, *overrides])
 
@@ -133,6 +135,44 @@ def test_presets_beat_the_defaults_and_the_command_line_beats_presets() -> None:
     assert composed("run", "experiment=smoke").method.steps == 4
     assert composed("run", "experiment=smoke", "method.steps=7").method.steps == 7
     assert compose("config", ["experiment=smoke"]).ratio == 0.5
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
+    raw = yaml.safe_load((CONF / "experiment" / f"{preset}.yaml").read_text())
+    params = raw["hydra"]["sweeper"]["params"]
+    assert set(params["variant"].split(",")) == {entry.variant for entry in presets()[preset]}
+    assert {float(ratio) for ratio in str(params["ratio"]).split(",")} == {entry.ratio for entry in presets()[preset]}
+    assert params["seed"] == "0,1,2"
+    for variant in params["variant"].split(","):
+        cfg = composed("run", f"experiment={preset}", f"variant={variant}")
+        settings = settings_of(cfg)
+        assert settings.name == variant
+        # Equal images for all.
+        assert (settings.method.steps, settings.method.batch) == (200, 4)
+
+
+def test_each_variant_changes_a_setting() -> None:
+    default = OmegaConf.to_container(composed("run").method, resolve=True)
+    for variant in choices("variant"):
+        changed = OmegaConf.to_container(composed("run", f"variant={variant}").method, resolve=True)
+        assert (changed == default) == (variant == "slimsam")
+
+
+def test_the_reference_is_what_the_released_code_does() -> None:
+    method = settings_of(composed("run", "experiment=slimsam_reference", "teacher=sam_vit_b")).method
+    assert (method.scope, method.normalisation, method.embedding, method.rel_pos) == (
+        "global",
+        "gaussian",
+        "tied",
+        "reset",
+    )
+    assert (method.softmax, method.align_global_qkv, method.embedding_weights) == ("rescale", False, "released")
+    assert (method.steps, method.batch, method.validations, method.importance_images) == (50_000, 1, 20, 1000)
+    optimisation = method.optimisation
+    assert (optimisation.optimizer, optimisation.rate, optimisation.accumulate) == ("adam", 1e-4, 4)
+    assert (optimisation.schedule, optimisation.patience, optimisation.factor) == ("plateau", 4, 0.5)
+    assert (optimisation.warmup, optimisation.clip, optimisation.weight_decay) == (0, 0, 0)
 
 
 def test_hydra_leaves_no_folders() -> None:

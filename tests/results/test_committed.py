@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.paper_table import presets
 from experiments.readme import ROOT, with_tables
 from experiments.result_file import read_rows
 
@@ -18,11 +19,12 @@ def test_a_committed_file_is_whole(path: Path) -> None:
         assert {row.status for row in rows} == {"evaluated"}
     else:
         assert {row.run_id for row in rows} == {path.stem}
-        assert rows[-1].method == path.parent.name
+        assert path.parent.name in (rows[-1].method, *presets())
+        assert (rows[-1].variant is not None) == (path.parent.name in presets())
         assert {row.status for row in rows} == {"finished"}
 
 
 def test_the_readme_says_what_the_rows_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_tables(text) == text
-    assert text.count("<!-- table:") == 2
+    assert text.count("<!-- table:") == 2 + len(presets())

@@ -1,0 +1,132 @@
+"""A paper's table rerun at another scale: ``python -m experiments.paper_table slimsam_table2``.
+
+Measured figures stand beside the published ones, and for every published ordering it is said whether it holds here.
+Levels do not compare (another teacher, other data); orderings may.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+
+from core.errors import InputError
+from core.provenance import ROOT
+from core.result import ResultRow
+from experiments.result_file import NAME, read_rows
+
+PUBLISHED = ROOT / "results" / "published" / "slimsam.csv"
+SOURCE = "arXiv 2312.05284, SA-1B, one point"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a published table: which run is its like here, and what the paper says (mIoU in 0..1, or None)."""
+
+    group: str
+    label: str
+    variant: str
+    ratio: float
+    published: float | None
+
+
+def presets() -> dict[str, list[Entry]]:
+    """The tables that can be made, each with its lines in the published order, best first."""
+    found: dict[str, list[Entry]] = {}
+    with open(PUBLISHED, encoding="utf-8", newline="") as stream:
+        for line in csv.DictReader(stream):
+            published = float(line["miou"]) if line["miou"] else None
+            entry = Entry(line["group"], line["label"], line["variant"], float(line["ratio"]), published)
+            found.setdefault(line["preset"], []).append(entry)
+    return found
+
+
+def rows_of_runs(folder: Path) -> list[ResultRow]:
+    """Students of all finished runs below a folder: ``<run_id>/result.json`` or ``<run_id>.json``."""
+    paths = sorted([*folder.glob(f"*/{NAME}"), *folder.glob("*.json")])
+    return [row for path in paths for row in read_rows(path) if row.variant is not None and row.student is not None]
+
+
+def table(preset: str, rows: Sequence[ResultRow]) -> str:
+    """The table and its orderings, as Markdown.
+
+    Raises:
+        InputError: none of the table's runs is there.
+    """
+    entries = presets()[preset]
+    measured = {
+        (entry.variant, entry.ratio): [r for r in rows if (r.variant, r.ratio) == (entry.variant, entry.ratio)]
+        for entry in entries
+    }
+    some = next((of_variant[0] for of_variant in measured.values() if of_variant), None)
+    if some is None:
+        raise InputError(f"{preset}: none of its runs is finished; start them with experiment={preset}")
+    lines = [
+        f"Protocol `{some.protocol}` on held-out `{some.data}`, {some.instances:,} instances in {some.images:,} "
+        f"images; {some.images_seen:,} training images a run; {some.device}; mean ± standard deviation over seeds. "
+        f"*Published*: {SOURCE}; its level does not compare.",
+        "",
+        "| | | ratio | seeds | mIoU point | mIoU box | *published* |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        found = measured[entry.variant, entry.ratio]
+        published = "" if entry.published is None else f"*{entry.published:.4f}*"
+        cells = [entry.group, entry.label, f"{entry.ratio:g}", str(len(found)), _spread(found, "miou_point")]
+        lines.append("| " + " | ".join([*cells, _spread(found, "miou"), published]) + " |")
+    return "\n".join([*lines, "", *orderings(entries, measured)])
+
+
+def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float], list[ResultRow]]) -> list[str]:
+    """Whether each published ordering of neighbours holds for the measured mIoU with one point.
+
+    It holds, or is reversed, if the means differ by more than the spreads of both together; else it is undecided.
+    """
+    told: dict[str, list[str]] = {"hold": [], "undecided": [], "reversed": []}
+    groups: dict[tuple[str, float], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.group, entry.ratio), []).append(entry)
+    for (group, ratio), members in groups.items():
+        for better, worse in pairwise(members):
+            first, second = (
+                [row.miou_point for row in measured[e.variant, e.ratio] if row.miou_point is not None]
+                for e in (better, worse)
+            )
+            if len(first) < 2 or len(second) < 2:
+                continue
+            difference = mean(first) - mean(second)
+            noise = (stdev(first) ** 2 + stdev(second) ** 2) ** 0.5
+            verdict = "undecided" if abs(difference) <= noise else "hold" if difference > 0 else "reversed"
+            where = f"{group.partition(':')[0]}, {ratio:g}"
+            told[verdict].append(f"{better.label} > {worse.label} ({where}: {100 * difference:+.1f} points)")
+    words = {
+        "hold": "Published orderings that hold here",
+        "undecided": "Undecided, within the spread of seeds",
+        "reversed": "Reversed here",
+    }
+    return [f"- {words[verdict]}: {'; '.join(pairs) or 'none'}." for verdict, pairs in told.items()]
+
+
+def _spread(rows: Sequence[ResultRow], column: str) -> str:
+    values = [value for row in rows if (value := getattr(row, column)) is not None]
+    if not values:
+        return "-"
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.paper_table", description=__doc__)
+    parser.add_argument("preset", choices=sorted(presets()))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs, or of committed rows")
+    options = parser.parse_args()
+    try:
+        print(table(options.preset, rows_of_runs(options.runs)))
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
