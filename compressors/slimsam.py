@@ -8,45 +8,26 @@ from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Stage
 from compressors.distill.schedule import Optimisation
 from compressors.distill.state import Progress
-from compressors.prune.importance import IMPORTANCE, LABELLED
-from compressors.prune.selection import NORMALISATIONS
-from compressors.prune.slimming import Criterion
+from compressors.prune.importance import LABELLED
+from compressors.prune.slimming import Slimming
+from compressors.settings import check_at_least, check_choices
 from core import processes
 from core.errors import InputError
 from data.batches import ImageBatches
 from data.sample import ImageData
-from students.pruned_vit import load_model, pruned_shape, read_about, save_model
+from students.pruned_vit import load_model, read_about, save_model
 from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam, SamConfig
 
-CHOICES = {
-    "importance": IMPORTANCE,
-    "scope": ("local", "global"),
-    "normalisation": NORMALISATIONS,
-    "embedding": ("free", "tied"),
-    "rel_pos": ("keep", "reset"),
-    "softmax": ("fold", "rescale"),
-    "bottleneck_weights": WEIGHTS,
-    "embedding_weights": WEIGHTS,
-}
-
 
 @dataclass(frozen=True)
-class SlimSam:
+class SlimSam(Slimming):
     """Alternate slimming: prune the embedding, align the bottlenecks; prune the bottlenecks, align the embedding.
 
+    How channels are scored and cut is that of :class:`compressors.prune.slimming.Slimming`; both steps use one ratio
+    (section 3.2).
+
     Attributes:
-        ratio: share of the channels removed, in (0, 1). Both steps use it (section 3.2).
-        importance: ``disturbed_taylor`` (section 3.3), ``taylor`` or ``hessian`` (both read labels), ``magnitude``,
-            ``random``.
-        importance_images: pictures behind the gradients.
-        noise: standard deviation of the disturbance of the embedding.
-        scope: ``local`` cuts every block alike; ``global`` cuts where scores are lowest, and leaves ragged blocks.
-        normalisation: how ``global`` makes the scores of blocks comparable.
-        embedding: ``free`` keeps the best channels of the residual stream; ``tied`` keeps one pattern in every head's
-            slice of it, as the released code does.
-        rel_pos: ``keep`` indexes the tables of relative positions by the kept channels; ``reset`` zeroes them.
-        softmax: ``fold`` keeps the temperature of attention when heads get narrower; ``rescale`` lets it change.
         alternate: two steps of cutting and distilling; false cuts everything at once and distils the embedding.
         bottleneck_weights, embedding_weights: how the weight of intermediate features goes in step 1 and in step 2;
             see :func:`compressors.aligning.feature_weight`. ``none`` aligns the final embedding alone.
@@ -58,15 +39,6 @@ class SlimSam:
         optimisation: of both distillations.
     """
 
-    ratio: float
-    importance: str = "disturbed_taylor"
-    importance_images: int = 256
-    noise: float = 0.01
-    scope: str = "local"
-    normalisation: str = "gaussian"
-    embedding: str = "free"
-    rel_pos: str = "keep"
-    softmax: str = "fold"
     alternate: bool = True
     bottleneck_weights: str = "constant"
     embedding_weights: str = "dynamic"
@@ -80,16 +52,9 @@ class SlimSam:
     knobs: ClassVar[frozenset[str]] = frozenset({"ratio"})
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise InputError(f"ratio={self.ratio} is outside (0, 1); try ratio=0.5 or ratio=0.77")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"method.{name}={getattr(self, name)} is not one of {', '.join(allowed)}")
-        for name, least in (("importance_images", 1), ("steps", 1), ("batch", 1), ("validations", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"method.{name}={getattr(self, name)} must be at least {least}")
-        if not self.noise > 0:
-            raise InputError(f"method.noise={self.noise} must be above 0, or every channel scores the same")
+        super().__post_init__()
+        check_choices(self, {"bottleneck_weights": WEIGHTS, "embedding_weights": WEIGHTS})
+        check_at_least(self, steps=1, batch=1, validations=0)
         if self.optimisation.schedule == "plateau" and not self.validations:
             raise InputError("method.optimisation.schedule=plateau goes by validation; give method.validations=20")
 
@@ -100,9 +65,7 @@ class SlimSam:
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """The student's shape: every width cut by the ratio, to a multiple of the number of heads."""
-        if self.scope == "global":
-            raise NotImplementedError("global pruning chooses widths by the weights")
-        return pruned_shape(teacher, self.ratio)
+        return self.width_config(teacher)
 
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """Both steps (figure 2, section 3.2)."""
@@ -143,19 +106,8 @@ class SlimSam:
         path = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors"
         if path.exists() and read_about(path).get("key") == self._key(context):
             return load_model(path).image_encoder.to(context.engine.device)
-        criterion = Criterion(
-            self.ratio,
-            self.importance,
-            self.importance_images,
-            self.noise,
-            self.scope,
-            self.normalisation,
-            self.embedding,
-            self.rel_pos,
-            self.softmax,
-            self.batch,
-        )
-        slimmed = criterion.slim(teacher.with_encoder(encoder, teacher.name), encoder, parts, batches, context.seed)
+        sam = teacher.with_encoder(encoder, teacher.name)
+        slimmed = self.slim(sam, encoder, parts, batches, context.seed, self.batch)
         if processes.is_first():
             save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": self._key(context)})
         return slimmed

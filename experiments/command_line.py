@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -13,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from core.errors import InputError
+from core.errors import InputError, RunFailed
 from core.result import ResultRow
 from experiments.help_text import help_text
 from experiments.messages import group_overrides, nearest, told
@@ -25,7 +26,10 @@ FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--i
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; returns the exit status: 0, or 2 with one line on standard error for what was given wrong."""
+    """Run one command; returns the exit status: 0, or 2 with one line on standard error for what was given wrong.
+
+    A run that failed by what it computed gives 1, with one line too; whatever else goes wrong keeps its traceback.
+    """
     if any(argument in ("-h", "--help") for argument in argv):
         print(help_text())
         return 0
@@ -45,10 +49,13 @@ def main(argv: Sequence[str]) -> int:
     refused = [outcome.error for outcome in outcomes if isinstance(outcome.error, InputError)]
     for reason in refused:
         _complain(reason)
+    failed = [outcome.error for outcome in outcomes if isinstance(outcome.error, RunFailed)]
+    for failure in failed:
+        _complain(failure)
     for outcome in outcomes:
-        if outcome.error is not None and not isinstance(outcome.error, InputError):
+        if outcome.error is not None and not isinstance(outcome.error, InputError | RunFailed):
             raise outcome.error
-    return 2 if refused else 0
+    return 2 if refused else 1 if failed else 0
 
 
 def _speaks() -> bool:
@@ -64,8 +71,10 @@ def _complain(error: Exception) -> None:
 class Outcome:
     """What one job gave: its rows, or the error that ended it."""
 
-    def __init__(self, form: str, rows: Sequence[ResultRow] = (), error: Exception | None = None) -> None:
-        self.format, self.rows, self.error = form, list(rows), error
+    def __init__(self, cfg: DictConfig, rows: Sequence[ResultRow] = (), error: Exception | None = None) -> None:
+        self.rows, self.error = list(rows), error
+        self.format, self.runs = str(cfg.format), Path(cfg.runs)
+        self.preset = str(HydraConfig.get().runtime.choices.get("experiment"))
 
 
 def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -95,18 +104,18 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     # Here, so that neither --help nor a wrong word waits for PyTorch.
     from core import processes
     from experiments.commands import FUNCTIONS
+    from experiments.paper_table import print_paper_table
 
     register()
     outcomes: list[Outcome] = []
 
     def job(cfg: DictConfig) -> None:
-        form = str(cfg.format)
         try:
             settings = settings_of(cfg)
-            outcomes.append(Outcome(form, FUNCTIONS[command](settings, cfg)))
+            outcomes.append(Outcome(cfg, FUNCTIONS[command](settings, cfg)))
         except Exception as error:
             # A sweep goes on with its other jobs; main() tells what happened to this one.
-            outcomes.append(Outcome(form, error=error))
+            outcomes.append(Outcome(cfg, error=error))
             if not _in_this_process():
                 raise
 
@@ -118,6 +127,8 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
         raise told(error, overrides, _known(name, overrides)) from error
     finally:
         processes.leave()
+    if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
+        print_paper_table(outcomes[0].preset, outcomes[0].runs)
     return outcomes
 
 

@@ -35,6 +35,9 @@ class Entry:
 def presets() -> dict[str, list[Entry]]:
     """The tables that can be made, each with its lines in the published order, best first."""
     found: dict[str, list[Entry]] = {}
+    if not PUBLISHED.is_file():
+        # An installed copy carries no results.
+        return found
     with open(PUBLISHED, encoding="utf-8", newline="") as stream:
         for line in csv.DictReader(stream):
             published = float(line["miou"]) if line["miou"] else None
@@ -114,6 +117,15 @@ def _spread(rows: Sequence[ResultRow], column: str) -> str:
     if not values:
         return "-"
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def print_paper_table(preset: str, runs: Path) -> None:
+    """After a sweep: its table, if it is a paper's, from all finished runs."""
+    if preset in presets():
+        try:
+            print(f"\n{table(preset, rows_of_runs(runs))}")
+        except InputError as error:
+            print(error)
 
 
 def main() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from core.errors import RunFailed
 
-class TrainingDiverged(RuntimeError):
+
+class TrainingDiverged(RunFailed):
     """The loss became NaN or infinite; the message says at which step, on which images, and what was saved last."""
 
 
@@ -46,7 +48,7 @@ class StepLosses:
             if not torch.isfinite(stacked.sum()):
                 raise TrainingDiverged(
                     f"stage {self.stage}, step {self.step}: the loss is not finite ({values}) on images "
-                    f"{', '.join(images)}; the last good state is {self.state}"
+                    f"{', '.join(images)}; the last good state is {self.state}; try a lower rate, clipping, or float32"
                 )
             for name, value in values.items():
                 means[name] = means.get(name, 0.0) + share * value

@@ -162,14 +162,22 @@ def test_a_failure_is_a_row_and_the_next_call_starts_again(
     runs = tmp_path / "runs"
     with monkeypatch.context() as patch:
         patch.setattr(SlimSam, "compress", diverge)
-        with pytest.raises(TrainingDiverged):
-            call(*_words(teacher, runs))
+        status, _, err = call(*_words(teacher, runs))
+    assert status == 1 and err.splitlines()[-1] == "error: the loss is not finite"
     (folder,) = runs.iterdir()
     assert not (folder / "result.json").exists()
     status, out, _ = call("leaderboard", f"runs={runs}", "format=json")
     (row,) = json.loads(out)["rows"]
     assert status == 0 and row["status"] == "failed" and row["reason"] == "TrainingDiverged: the loss is not finite"
     assert row["miou"] is None and row["run_id"] == folder.name and row["seed"] == 0
+
+
+def test_a_loss_that_explodes_stops_with_its_step_and_its_pictures(teacher: Path, call: Call, tmp_path: Path) -> None:
+    words = ("method.optimisation.rate=1e30", "method.optimisation.clip=0", "method.steps=30")
+    status, out, err = call(*_words(teacher, tmp_path / "runs"), *words)
+    last = err.splitlines()[-1]
+    assert status == 1 and not out and last.startswith("error: stage bottleneck_aligning, step ")
+    assert "shapes_train_0000" in last and "bottleneck_aligning.state" in last and "try a lower rate" in last
 
 
 def test_input_that_turns_out_wrong_during_a_run_leaves_nothing(
