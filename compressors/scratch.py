@@ -53,7 +53,7 @@ class Scratch:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(context.seed, "weights"))
             # Its convolutions draw their weights when they are made.
-            encoder = ImageEncoder(self.shape(teacher.config).encoder)
+            encoder = ImageEncoder(self.shape(teacher.config).vit)
             initialise_encoder(encoder)
         encoder.to(context.engine.device)
         wanted = context.teacher_embeddings(teacher)

@@ -15,7 +15,7 @@ from core import processes
 from core.errors import InputError
 from data.batches import ImageBatches
 from data.sample import ImageData
-from students.pruned_vit import load_model, read_about, save_model
+from students.files import load_model, read_about, save_model
 from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam, SamConfig
 

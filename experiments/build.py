@@ -38,6 +38,8 @@ def build(settings: Any, key: str) -> Any:
 
 def _typed(value: Any, hint: Any, key: str) -> Any:
     """A plain value as the field it is for wants it: nested settings as their class, lists as tuples."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         hints = get_type_hints(hint)
         try:

@@ -6,21 +6,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from core.errors import InputError
 from experiments.messages import nearest
-from students.pruned_vit import FORMAT, load_model
+from students.convert.mobile_sam import CONFIG as MOBILE_SAM
+from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
+from students.files import FORMAT, load_model
+from students.student import build_model
 from teachers.catalog import MODELS
 from teachers.inferred_shape import infer_config
 from teachers.sam import Sam
-from teachers.weights import hugging_face_decoder_heads, load_sam, read_state, sam_from_state
+from teachers.weights import fill, hugging_face_decoder_heads, load_sam, read_state, sam_from_state
 
 
 @dataclass(frozen=True)
 class Found:
-    """A loaded model and what its file says of its making (``method``, ``ratio``, ``seed``, ``teacher``)."""
+    """A loaded model, and where it comes from.
+
+    Attributes:
+        layout: what the file is recognised as, for messages.
+        about: what the file says of its making (``method``, ``ratio``, ``seed``, ``teacher``).
+        beside: tensors of the file that the model does not use; another file of the layout keeps them.
+    """
 
     model: Sam
+    layout: str
     about: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
 
 def find_model(checkpoint: str) -> Found:
@@ -30,28 +43,32 @@ def find_model(checkpoint: str) -> Found:
         InputError: neither such a name nor such a file, or the file is damaged.
     """
     if checkpoint in MODELS:
-        return Found(load_sam(checkpoint), {"method": "teacher", "teacher": checkpoint})
+        return Found(load_sam(checkpoint), "of the catalogue", {"method": "teacher", "teacher": checkpoint})
     path = Path(checkpoint).expanduser()
     if not path.exists():
         raise InputError(f"checkpoint={checkpoint} is neither a file nor a model; {nearest(checkpoint, MODELS)}")
     facts = _metadata(path) if path.suffix == ".safetensors" else {}
     if facts.get("format") == FORMAT:
-        return Found(load_model(path), facts.get("about") or {})
+        return Found(load_model(path), "this project's safetensors", facts.get("about") or {})
     name = facts.get("name")
     if name in MODELS:
-        return Found(load_sam(name, path), {"method": "teacher", "teacher": name})
+        return Found(load_sam(name, path), "this project's safetensors", {"method": "teacher", "teacher": name})
     state = read_state(path)
+    if is_mobile_sam(state):
+        ours, beside = from_mobile_sam(state)
+        return Found(fill(build_model(MOBILE_SAM, path.stem), ours, str(path)), "MobileSAM's state dict", {}, beside)
     # The decoder's heads leave no trace in the tensors: a folder's config.json tells them, a known shape has its own.
     if path.is_dir():
         config = infer_config(state, hugging_face_decoder_heads(path), str(path))
-        return Found(sam_from_state(config, state, str(path), path.resolve().name))
+        model = sam_from_state(config, state, str(path), path.resolve().name)
+        return Found(model, "a Hugging Face folder of SamModel", {"method": "teacher", "teacher": model.name})
     config = infer_config(state, origin=str(path))
     known = next(
         (n for n, m in MODELS.items() if replace(m.config, decoder_heads=config.decoder_heads) == config), None
     )
     config = MODELS[known].config if known else config
     model = sam_from_state(config, state, str(path), known or path.stem)
-    return Found(model, {"method": "teacher", "teacher": known or path.stem})
+    return Found(model, "a state dict in Meta's layout", {"method": "teacher", "teacher": known or path.stem})
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from core.result import ResultRow
 from experiments.help_text import help_text
 from experiments.messages import group_overrides, nearest, told
 from experiments.schema import COMMANDS, register
-from experiments.validate import settings_of
+from experiments.validate import check_student, settings_of
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
@@ -111,6 +111,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
 
     def job(cfg: DictConfig) -> None:
         try:
+            check_student(cfg, HydraConfig.get().overrides.task)
             settings = settings_of(cfg)
             outcomes.append(Outcome(cfg, FUNCTIONS[command](settings, cfg)))
         except Exception as error:

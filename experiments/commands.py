@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.console import Console
 
 from core import provenance
 from core.errors import InputError
@@ -39,6 +40,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     data = build_data(evaluation.data)
     indices = evaluation_indices(evaluation, data, "evaluate")
     found = find_model(settings.checkpoint)
+    Console(stderr=True).print(f"{settings.checkpoint}: {found.layout}", highlight=False, soft_wrap=True)
     model = found.model.to(device)
     held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, precision)
     about: dict[str, Any] = {key: found.about.get(key) for key in ("run_id", "method", "ratio", "teacher", "seed")}

@@ -14,7 +14,10 @@ from experiments.checkpoints import Found, find_model
 from experiments.messages import nearest
 from experiments.schema import ConvertConfig
 from students.convert.hugging_face import save_hugging_face
-from students.pruned_vit import save_model
+from students.convert.mobile_sam import CONFIG as MOBILE_SAM
+from students.convert.mobile_sam import to_mobile_sam
+from students.files import save_model
+from students.student import kind_of
 
 
 def _to_hugging_face(path: Path, found: Found) -> None:
@@ -26,8 +29,21 @@ def _to_hugging_face(path: Path, found: Found) -> None:
 def _to_meta(path: Path, found: Found) -> None:
     if path.suffix not in (".pth", ".pt"):
         raise InputError(f"out={path}: Meta's layout is a file that ends in .pth; give such a name")
+    if kind_of(found.model.config.encoder) != "vit":
+        raise InputError(f"to=meta: {found.model.name} has no ViT as Meta's layout needs; give to=sampress")
     with replacing(path) as temporary:
         torch.save(found.model.state_dict(), temporary)
+
+
+def _to_mobile_sam(path: Path, found: Found) -> None:
+    if path.suffix not in (".pth", ".pt"):
+        raise InputError(f"out={path}: MobileSAM's layout is a file that ends in .pt; give such a name")
+    if found.model.config != MOBILE_SAM:
+        raise InputError(
+            f"to=mobile_sam: {found.model.name} is no SAM with TinyViT-5M at 1024 pixels; give to=sampress"
+        )
+    with replacing(path) as temporary:
+        torch.save(to_mobile_sam(found.model.state_dict(), found.beside), temporary)
 
 
 def _to_sampress(path: Path, found: Found) -> None:
@@ -39,9 +55,10 @@ def _to_sampress(path: Path, found: Found) -> None:
 LAYOUTS: dict[str, Callable[[Path, Found], None]] = {
     "hf": _to_hugging_face,
     "meta": _to_meta,
+    "mobile_sam": _to_mobile_sam,
     "sampress": _to_sampress,
 }
-"""Hugging Face's ``SamModel`` folder, Meta's state dict, this project's self-describing safetensors."""
+"""Hugging Face's ``SamModel`` folder, Meta's and MobileSAM's state dicts, this project's self-describing file."""
 
 
 def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -53,5 +70,5 @@ def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
         LAYOUTS[settings.to](out, found)
     except OSError as error:
         raise InputError(f"out={out}: cannot be written ({error.strerror}); give another path") from None
-    Console(stderr=True).print(f"{found.model.name} written to {out}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"{found.model.name} ({found.layout}) written to {out}", highlight=False, soft_wrap=True)
     return []

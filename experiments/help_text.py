@@ -10,7 +10,7 @@ commands
   (none)        compress a teacher by a method, score both, write runs/<run_id>/ and the leaderboard
   evaluate      score one model: checkpoint=NAME|FILE
   cost          parameters and MACs of a teacher and its student, without weights or data
-  convert       write a checkpoint in another layout: checkpoint=NAME|FILE to=hf|meta|sampress out=PATH
+  convert       write a checkpoint in another layout: checkpoint=NAME|FILE to=hf|meta|mobile_sam|sampress out=PATH
   leaderboard   put all finished runs into runs/leaderboard.csv and show them
 """
 _TAIL = """

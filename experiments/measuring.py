@@ -7,6 +7,7 @@ import torch
 
 from core.cost import checkpoint_bytes, measure_cost
 from evaluation.latency import measure_latency
+from students.student import build_model
 from teachers.sam import Sam, SamConfig
 
 
@@ -18,7 +19,7 @@ def cost_columns(model: Sam) -> dict[str, Any]:
 def cost_of_shape(config: SamConfig) -> dict[str, Any]:
     """The same for a shape, without making its weights."""
     with torch.device("meta"):
-        return cost_columns(Sam(config))
+        return cost_columns(build_model(config))
 
 
 def latency_columns(model: Sam, runs: int, device: torch.device, precision: str) -> dict[str, Any]:

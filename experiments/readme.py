@@ -90,7 +90,8 @@ def with_tables(text: str) -> str:
     shapes = committed_rows("shapes")
     tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
     for preset in presets():
-        tables[preset] = table(preset, rows_of_runs(ROOT / "results" / preset))
+        if rows := rows_of_runs(ROOT / "results" / preset):
+            tables[preset] = table(preset, rows)
     for name, made in tables.items():
         text = re.sub(
             rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)",

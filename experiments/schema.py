@@ -13,6 +13,7 @@ from omegaconf import MISSING
 import conf
 from core.errors import InputError
 from data.shapes import DIFFICULTY
+from students.student import Student
 
 CONF = Path(conf.__file__).parent
 PACKAGES = ("compressors", "students", "data")
@@ -42,11 +43,22 @@ class RecipeConfig:
 
 @dataclass
 class TeacherConfig:
-    """A named model, a file of weights if not its own, and how it is distilled."""
+    """A named model, a file of weights if not its own, and how and into what it is distilled."""
 
     name: str = MISSING
     checkpoint: str | None = None
+    student: str = MISSING
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
+
+
+@dataclass
+class StudentConfig:
+    """Arguments of :class:`students.student.Student`."""
+
+    kind: str = MISSING
+    name: str = MISSING
+    stages: list[int] = field(default_factory=list)
+    weights: str | None = None
 
 
 @dataclass
@@ -140,6 +152,7 @@ class RunConfig(CommandConfig):
     """A compression run."""
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
     method: Any = MISSING
     data: Any = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -166,6 +179,7 @@ class CostConfig(CommandConfig):
     """What a teacher and a student cost."""
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
     method: Any = MISSING
     ratio: float | None = None
 
@@ -239,7 +253,10 @@ def mirror(settings: type[Any], target: str | None = None) -> type[Any]:
     parts: list[Any] = [("_target_", str, field(default=target))] if target else []
     for part in dataclasses.fields(settings):
         hint, default, factory = hints[part.name], part.default, part.default_factory
-        if dataclasses.is_dataclass(hint):
+        if hint is Student:
+            # A group of its own, to which the method's file refers and which has its type there.
+            parts.append((part.name, Any, field(default=MISSING)))
+        elif dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
             nested = mirror(hint)
             parts.append((part.name, nested, field(default_factory=nested)))

@@ -1,7 +1,7 @@
 """What types cannot say about settings: refused in one line that names the key, the value and the fix."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,9 +16,10 @@ PROTOCOLS = ("box_point@1",)
 CACHES = ("disk", "memory", "off")
 EXAMPLES = {
     "data.root": "FOLDER",
+    "student.name": "resnet18, or another of timm.list_models()",
     "evaluation.data.root": "FOLDER",
     "checkpoint": "sam_pocket, or the path of a checkpoint file",
-    "to": "hf, meta or sampress",
+    "to": "hf, meta, mobile_sam or sampress",
     "out": "PATH",
 }
 """What may be given where there is no default."""
@@ -61,6 +62,22 @@ def _check_ratio(cfg: DictConfig) -> None:
         raise InputError(f"ratio={cfg.ratio}: {name} takes no ratio; leave it out")
     if cfg.ratio is None and takes and OmegaConf.to_container(cfg.method, resolve=False)["ratio"] == "${ratio}":  # type: ignore[call-overload,index]
         raise InputError(f"ratio is missing: {name} needs the share of channels to cut, in (0, 1); try ratio=0.5")
+
+
+def check_student(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """A student is chosen only where the method takes one.
+
+    Args:
+        overrides: what was typed.
+
+    Raises:
+        InputError: it would have no effect.
+    """
+    if "student" in cfg and "student" not in cfg.method:
+        chosen = next((text for text in overrides if text.lstrip("+~").startswith(("student=", "student."))), None)
+        if chosen is not None:
+            name = str(cfg.method._target_).rpartition(".")[2]
+            raise InputError(f"{chosen}: {name} takes no student; leave it out, or give method=mobilesam")
 
 
 def _check_missing(cfg: DictConfig) -> None:

@@ -112,7 +112,7 @@ def hugging_face_config(config: SamConfig) -> dict[str, Any]:
         InputError: its classes cannot hold the shape: widths that differ between blocks, or an attention width other
             than the embedding width.
     """
-    encoder = config.encoder
+    encoder = config.vit
     if not encoder.uniform:
         raise InputError(
             f"SamModel cannot hold blocks of different widths (attention {sorted(set(encoder.attention_widths))}, "

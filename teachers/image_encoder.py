@@ -75,6 +75,16 @@ class LayerNorm2d(nn.Module):
         return normalised.permute(0, 3, 1, 2)
 
 
+def make_neck(dim: int, out_channels: int) -> nn.Sequential:
+    """SAM's neck: a map ``[B, dim, g, g]`` to the image embedding ``[B, out_channels, g, g]``."""
+    return nn.Sequential(
+        nn.Conv2d(dim, out_channels, 1, bias=False),
+        LayerNorm2d(out_channels),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        LayerNorm2d(out_channels),
+    )
+
+
 class PatchEmbed(nn.Module):
     """Pictures ``[B, 3, S, S]`` to patch embeddings ``[B, g, g, D]``."""
 
@@ -136,7 +146,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        dim, out = config.embed_dim, config.out_channels
+        dim = config.embed_dim
         self.patch_embed = PatchEmbed(config.patch_size, dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.grid, config.grid, dim))
         self.blocks = nn.ModuleList(
@@ -150,12 +160,7 @@ class ImageEncoder(nn.Module):
             )
             for i, (attention, mlp) in enumerate(zip(config.attention_widths, config.mlp_widths, strict=True))
         )
-        self.neck = nn.Sequential(
-            nn.Conv2d(dim, out, 1, bias=False),
-            LayerNorm2d(out),
-            nn.Conv2d(out, out, 3, padding=1, bias=False),
-            LayerNorm2d(out),
-        )
+        self.neck = make_neck(dim, config.out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""

@@ -2,10 +2,12 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from core.errors import InputError
 from core.geometry import boxes_to_frame, points_to_frame
 from core.protocols import Masks, Prompt
 from teachers.image_encoder import EncoderConfig, ImageEncoder
@@ -13,21 +15,52 @@ from teachers.mask_decoder import Decoded, MaskDecoder
 from teachers.prompt_encoder import PromptEncoder
 
 
+class EncoderShape(Protocol):
+    """What the rest of a SAM must know of its image encoder, whatever that is."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        ...
+
+    @property
+    def grid(self) -> int:
+        """Side of the embedding."""
+        ...
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the embedding."""
+        ...
+
+
 @dataclass(frozen=True)
 class SamConfig:
     """Shape of a whole SAM.
 
     Attributes:
-        encoder: shape of the image encoder.
+        encoder: shape of the image encoder: a SAM's ViT (:class:`EncoderConfig`), or that of a student.
         decoder_heads: heads of the mask decoder's transformer.
         decoder_mlp_width: hidden width of its MLPs.
         iou_width: hidden width of the IoU head.
     """
 
-    encoder: EncoderConfig
+    encoder: EncoderShape
     decoder_heads: int = 8
     decoder_mlp_width: int = 2048
     iou_width: int = 256
+
+    @property
+    def vit(self) -> EncoderConfig:
+        """The shape of the image encoder, which must be a SAM's ViT.
+
+        Raises:
+            InputError: it is another kind.
+        """
+        if not isinstance(self.encoder, EncoderConfig):
+            kind = type(self.encoder).__name__.removesuffix("Config")
+            raise InputError(f"this needs a model with SAM's own ViT as its image encoder, not {kind}")
+        return self.encoder
 
 
 class Sam(nn.Module):
@@ -36,24 +69,30 @@ class Sam(nn.Module):
     Args:
         config: the model's shape.
         name: what rows and messages call it.
+        encoder: the image encoder, of shape ``config.encoder``; None makes SAM's ViT.
     """
 
-    def __init__(self, config: SamConfig, name: str = "sam") -> None:
+    def __init__(self, config: SamConfig, name: str = "sam", encoder: nn.Module | None = None) -> None:
         super().__init__()
         self.config, self.name = config, name
-        encoder = config.encoder
-        self.input_size = encoder.image_size
-        self.image_encoder = ImageEncoder(encoder)
-        self.prompt_encoder = PromptEncoder(encoder.out_channels, encoder.grid, encoder.image_size)
+        shape = config.encoder
+        self.input_size = shape.image_size
+        # Typed as any: what is specific to a ViT asks config.vit first.
+        self.image_encoder: Any = ImageEncoder(config.vit) if encoder is None else encoder
+        self.prompt_encoder = PromptEncoder(shape.out_channels, shape.grid, shape.image_size)
         self.mask_decoder = MaskDecoder(
-            encoder.out_channels, config.decoder_heads, config.decoder_mlp_width, config.iou_width
+            shape.out_channels, config.decoder_heads, config.decoder_mlp_width, config.iou_width
         )
 
-    def with_encoder(self, encoder: ImageEncoder, name: str) -> "Sam":
-        """This model with another image encoder (the module itself), and copies of its prompt encoder and decoder."""
+    def with_encoder(self, encoder: nn.Module, name: str) -> "Sam":
+        """This model with another image encoder (the module itself), and copies of its prompt encoder and decoder.
+
+        Args:
+            encoder: has its shape as ``config``, with this model's frame, grid and channels.
+        """
+        shape: Any = encoder.config
         with torch.device("meta"):
-            model = Sam(replace(self.config, encoder=encoder.config), name)
-        model.image_encoder = encoder
+            model = Sam(replace(self.config, encoder=shape), name, encoder)
         model.prompt_encoder = deepcopy(self.prompt_encoder)
         model.mask_decoder = deepcopy(self.mask_decoder)
         return model

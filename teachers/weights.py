@@ -78,26 +78,35 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, name: str = "sam") -> Sam:
-    """Build a model and load it: float32, frozen, in eval mode.
+    """Build a SAM with its own ViT and load it; see :func:`fill`."""
+    # Strict loading replaces every initial value, so drawing them must not show elsewhere.
+    with torch.random.fork_rng(devices=[]):
+        model = Sam(config, name)
+    return fill(model, state, origin)
+
+
+def fill(model: Sam, state: Mapping[str, Tensor], origin: str) -> Sam:
+    """Load a state dict into a model: float32, frozen, in eval mode.
 
     Args:
-        state: tensors by Meta's names, of any floating-point dtype.
+        state: tensors by the model's names, of any floating-point dtype (counters as integers).
         origin: where they came from, for messages.
 
     Raises:
         InputError: keys or shapes differ, a tensor is not of floating point, or a value is not finite; the message
             names ``origin`` and the first offending keys.
     """
-    # Strict loading replaces every initial value, so drawing them must not show elsewhere.
-    with torch.random.fork_rng(devices=[]):
-        model = Sam(config, name)
     wanted = model.state_dict()
     ready = dict(state)
     for key in wanted.keys() & state.keys():
         value = state[key]
-        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        if (
+            value.layout != torch.strided
+            or value.is_meta
+            or value.is_floating_point() != wanted[key].is_floating_point()
+        ):
             raise InputError(f"{origin}: {key} holds {value.dtype}, weights must be dense floating-point tensors")
-        ready[key] = value.float()
+        ready[key] = value.float() if value.is_floating_point() else value
     for key in wanted:
         if key in ready and not ready[key].isfinite().all():
             raise InputError(f"{origin}: {key} holds NaN or infinite values; use another copy of this checkpoint")

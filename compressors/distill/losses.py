@@ -56,3 +56,12 @@ def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None)
     weight = valid.to(squared.dtype)
     # By image, so that parts of a batch average to the whole, on one device or on many.
     return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
+
+
+def embedding_rmse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The third-party MobileSAM training code's loss: the root of the squared error summed over channels.
+
+    The mean over cells (over those that hold picture, where ``valid`` is given) and images is taken under the root.
+    Args as of :func:`embedding_mse`.
+    """
+    return (embedding_mse(student, teacher, valid) * student.shape[1]).sqrt()

@@ -20,7 +20,8 @@ from data.shapes import Shapes
 from experiments.checkpoints import find_model
 from experiments.command_line import main
 from students.convert.hugging_face import save_hugging_face
-from students.pruned_vit import pruned_shape, save_model
+from students.files import save_model
+from students.pruned_vit import pruned_shape
 from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam

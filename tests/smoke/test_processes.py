@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.provenance import ROOT
-from students.pruned_vit import load_model
+from students.files import load_model
 from tests.unit.tiny import pocket_file
 
 SINGLE = (sys.executable, "-m", "experiments")

@@ -22,7 +22,7 @@ from core.provenance import ROOT
 from core.result import COLUMNS
 from experiments.command_line import main
 from experiments.run_folder import held_folder
-from students.pruned_vit import load_model
+from students.files import load_model
 from tests.unit.tiny import pocket_file
 
 Call = Callable[..., tuple[int, str, str]]

@@ -15,7 +15,7 @@ from compressors.slimsam import SlimSam
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from data.batches import ImageBatches
-from students.pruned_vit import load_model
+from students.files import load_model
 from tests.unit.tiny import CONFIG, Killed, Pictures, tiny_sam
 
 OPTIMISATION = Optimisation(rate=0.01)

@@ -1,0 +1,122 @@
+"""MobileSAM: distil the image encoder alone into a light one (Zhang et al. 2023, arXiv 2306.14289)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from compressors.context import Compressed, RunContext
+from compressors.distill.engine import Stage
+from compressors.distill.losses import embedding_mse, embedding_rmse
+from compressors.distill.schedule import Optimisation
+from compressors.distill.state import Progress
+from compressors.mask_distillation import ask, mask_loss
+from compressors.settings import check_at_least, check_choices
+from data.batches import ImageBatch, ImageBatches
+from data.sample import ImageData
+from students.initial_weights import load_imagenet
+from students.student import Student
+from teachers.sam import Sam, SamConfig
+
+CHOICES = {
+    "distillation": ("decoupled", "coupled", "semi_coupled"),
+    "loss": ("mse", "root"),
+    "padding": ("ignore", "count"),
+}
+
+
+@dataclass(frozen=True)
+class MobileSam:
+    """A student regresses the teacher's image embeddings; prompt encoder and mask decoder are the teacher's.
+
+    Attributes:
+        student: the image encoder to be distilled.
+        distillation: ``decoupled`` (section 3.2: the embedding is the target), ``coupled`` (the counter-example: masks
+            are the target, image encoder and mask decoder learn together), ``semi_coupled`` (the decoder stays frozen).
+        loss: of ``decoupled``: ``mse``, or ``root``, the third-party training code's root of the squared error summed
+            over channels.
+        padding: ``ignore`` leaves out the cells of zero padding, ``count`` does not.
+        prompts: points, and as many boxes, a picture, where masks are the target.
+        steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
+        decoder_steps: optimizer steps of fine-tuning the mask decoder afterwards on the teacher's masks; 0 for none.
+        batch: pictures a batch.
+        optimisation: of the distillation.
+        decoder_rate: highest learning rate of fine-tuning the decoder.
+    """
+
+    student: Student = field(default_factory=Student)
+    distillation: str = "decoupled"
+    loss: str = "mse"
+    padding: str = "ignore"
+    prompts: int = 4
+    steps: int = 250
+    decoder_steps: int = 0
+    batch: int = 12
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    decoder_rate: float = 1e-4
+
+    paper: ClassVar[str] = "arXiv 2306.14289"
+    knobs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_choices(self, CHOICES)
+        check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1)
+
+    def shape(self, teacher: SamConfig) -> SamConfig:
+        """The student's encoder beside the teacher's decoder."""
+        return self.student.shape(teacher)
+
+    def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
+        """Distil the encoder; then, if asked for, let the decoder follow. Labels are never read."""
+        encoder = self.student.make(teacher.config, context.seed).to(context.engine.device)
+        if self.student.weights is not None:
+            load_imagenet(encoder, self.student.weights)
+        student = teacher.with_encoder(encoder, f"{teacher.name}-{self.student.name}").requires_grad_(False)
+        batches = ImageBatches(data, teacher.input_size, teacher.config.encoder.grid, context.seed)
+        wanted = context.teacher_embeddings(teacher)
+
+        def decoupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
+            distance = embedding_mse if self.loss == "mse" else embedding_rmse
+            valid = batch.valid if self.padding == "ignore" else None
+            return {"embedding": distance(student.encode(batch.images), wanted(batch), valid)}
+
+        def coupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
+            asked = ask(teacher, wanted(batch), batch.valid, self.prompts, context.seed, step)
+            return mask_loss(student, student.encode(batch.images), asked)
+
+        def decoder_alone(batch: ImageBatch, step: int) -> dict[str, Tensor]:
+            asked = ask(teacher, wanted(batch), batch.valid, self.prompts, context.seed, step)
+            with torch.no_grad():
+                embeddings = student.eval().encode(batch.images)
+            return mask_loss(student, embeddings, asked)
+
+        def fit(name: str, *trained: nn.Module, **changes: object) -> Progress:
+            student.requires_grad_(False)
+            for part in trained:
+                part.requires_grad_(True)
+            stage = Stage(
+                name=name,
+                key=f"{self} seed={context.seed}",
+                model=student,
+                batch=batches,
+                batch_size=self.batch,
+                **changes,  # type: ignore[arg-type]
+            )
+            return context.engine.fit(stage)
+
+        trained = [encoder, student.mask_decoder] if self.distillation == "coupled" else [encoder]
+        loss = decoupled if self.distillation == "decoupled" else coupled
+        stages = [fit("encoder", *trained, loss=loss, steps=2 * self.steps, optimisation=self.optimisation)]
+        if self.decoder_steps:
+            optimisation = Optimisation(self.decoder_rate, "adamw", schedule="cosine", warmup=10, clip=1.0)
+            stages.append(
+                fit(
+                    "decoder",
+                    student.mask_decoder,
+                    loss=decoder_alone,
+                    steps=self.decoder_steps,
+                    optimisation=optimisation,
+                )
+            )
+        return Compressed(student.eval().requires_grad_(False), tuple(stages))

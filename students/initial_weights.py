@@ -1,0 +1,53 @@
+"""ImageNet weights to begin a student with, from a file the user has."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from core.checkpoint import read_safetensors, read_torch
+from core.errors import InputError
+from students.convert.mobile_sam import from_microsoft_names
+from students.encoder_shapes import TinyVitConfig
+
+_HEAD = re.compile(r"^(head|norm_head|fc|classifier)\.")
+
+
+def load_imagenet(encoder: nn.Module, file: str) -> None:
+    """Fill a student's backbone from a checkpoint of the same backbone; neck and projections keep their own weights.
+
+    Args:
+        encoder: a :class:`students.tiny_vit.TinyVitEncoder` or a :class:`students.timm_encoder.TimmEncoder`.
+        file: ``.pth`` or ``.safetensors`` with the names of timm or, for a TinyViT, of Microsoft; the classifier is
+            left out.
+
+    Raises:
+        InputError: the file is missing or damaged, or its tensors are not those of this backbone.
+    """
+    path = Path(file).expanduser()
+    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else _tensors(read_torch(path), path)
+    if isinstance(encoder.config, TinyVitConfig) and any(name.startswith("layers.") for name in state):
+        state = from_microsoft_names(state)
+    backbone: Any = encoder.backbone
+    own = backbone.state_dict()
+    ready = {name: tensor for name, tensor in state.items() if not _HEAD.match(name)}
+    # Tables of which weights follow are no weights.
+    ready = {name: tensor for name, tensor in ready.items() if not name.endswith("attention_bias_idxs")}
+    missing = [name for name in own if name not in ready]
+    wrong = [name for name in own if name in ready and ready[name].shape != own[name].shape]
+    if missing or wrong:
+        raise InputError(
+            f"{path}: is not the checkpoint of this backbone: "
+            f"{'; '.join([*(f'missing {n}' for n in missing[:3]), *(f'{n} has another shape' for n in wrong[:3])])}"
+        )
+    backbone.load_state_dict({name: ready[name] for name in own})
+
+
+def _tensors(stored: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(stored, Mapping):
+        for part in (stored.get("model"), stored.get("state_dict"), stored):
+            if isinstance(part, Mapping) and part and all(isinstance(value, Tensor) for value in part.values()):
+                return {str(name): value for name, value in part.items()}
+    raise InputError(f"{path}: holds no dict of tensors; give a checkpoint of the backbone's weights")

@@ -1,0 +1,88 @@
+"""Students by name: which image encoder takes the place of the teacher's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.errors import InputError
+from core.seeding import seed_for
+from students.encoder_shapes import SIZES, TimmConfig, TinyVitConfig
+from teachers.image_encoder import EncoderConfig, ImageEncoder
+from teachers.sam import Sam, SamConfig
+
+
+def _tiny_vit(shape: TinyVitConfig) -> nn.Module:
+    # timm takes a second to import, which only its own students wait for.
+    from students.tiny_vit import TinyVitEncoder
+
+    return TinyVitEncoder(shape)
+
+
+def _timm(shape: TimmConfig) -> nn.Module:
+    from students.timm_encoder import TimmEncoder
+
+    return TimmEncoder(shape)
+
+
+KINDS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
+    "vit": (EncoderConfig, ImageEncoder),
+    "tiny_vit": (TinyVitConfig, _tiny_vit),
+    "timm": (TimmConfig, _timm),
+}
+"""Kinds of image encoders: the class of their shape, and what makes one of a shape."""
+
+
+def kind_of(shape: object) -> str:
+    """The kind of an encoder's shape."""
+    return next(kind for kind, (config, _) in KINDS.items() if isinstance(shape, config))
+
+
+def build_model(config: SamConfig, name: str = "sam") -> Sam:
+    """A SAM of any kind of encoder, its weights as its modules make them."""
+    _, make = KINDS[kind_of(config.encoder)]
+    return Sam(config, name, make(config.encoder))
+
+
+@dataclass(frozen=True)
+class Student:
+    """An image encoder to be distilled, in the frame, grid and channels of whatever teacher it gets.
+
+    Attributes:
+        kind: ``tiny_vit``, or ``timm`` for any of timm's backbones.
+        name: of a size (``tiny_vit_5m``, ``tiny_vit_11m``, ``tiny_vit_21m``, ``tiny_vit_pocket``), or of a backbone.
+        stages: feature maps of a timm backbone; empty chooses them by the grid.
+        weights: a file of ImageNet weights to begin with (Microsoft's or timm's, of the named backbone), or None.
+    """
+
+    kind: str = "tiny_vit"
+    name: str = "tiny_vit_5m"
+    stages: tuple[int, ...] = ()
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("tiny_vit", "timm"):
+            raise InputError(f"student.kind={self.kind} is not one of tiny_vit, timm")
+        if self.kind == "tiny_vit" and self.name not in SIZES:
+            raise InputError(f"student.name={self.name} is no size of TinyViT; choose one of {', '.join(SIZES)}")
+
+    def shape(self, teacher: SamConfig) -> SamConfig:
+        """The student's shape beside a teacher."""
+        frame, grid, channels = teacher.encoder.image_size, teacher.encoder.grid, teacher.encoder.out_channels
+        if self.kind == "timm":
+            return replace(teacher, encoder=TimmConfig(self.name, frame, grid, tuple(self.stages), channels))
+        size = SIZES[self.name]
+        shape = TinyVitConfig(
+            frame, grid, size.embed_dims, size.depths, size.num_heads, size.window_sizes, out_channels=channels
+        )
+        return replace(teacher, encoder=shape)
+
+    def make(self, teacher: SamConfig, seed: int) -> nn.Module:
+        """The encoder with initial weights drawn from a run's seed."""
+        shape = self.shape(teacher).encoder
+        _, build = KINDS[self.kind]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(seed, "weights"))
+            return build(shape)

@@ -1,0 +1,73 @@
+"""Any backbone of timm as a SAM's image encoder: features of one or several stages, brought to the teacher's grid."""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import InputError
+from students.encoder_shapes import TimmConfig
+from teachers.image_encoder import make_neck
+
+
+class TimmEncoder(nn.Module):
+    """Pictures to image embeddings: a backbone, a sum of projected feature maps on the grid, and SAM's neck.
+
+    Raises:
+        InputError: timm has no such model, it gives no feature maps, or there is no such stage.
+    """
+
+    def __init__(self, config: TimmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _backbone(config)
+        channels = self.backbone.feature_info.channels()
+        width = max(config.out_channels, 1)
+        self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
+        self.neck = make_neck(width, config.out_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
+        grid = (self.config.grid, self.config.grid)
+        maps = [projection(x) for projection, x in zip(self.projections, self.backbone(images), strict=True)]
+        resized = [x if x.shape[-2:] == grid else F.interpolate(x, grid, mode="bilinear") for x in maps]
+        return self.neck(torch.stack(resized).sum(0))
+
+
+def _backbone(config: TimmConfig) -> Any:
+    if not timm.is_model(config.name):
+        near = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has the names"
+        raise InputError(f"student.name={config.name}: timm has no such model; {hint}")
+    if config.stages:
+        return _features(config, config.stages)
+    every = _features(config, None)
+    reductions, ratio = every.feature_info.reduction(), config.image_size / config.grid
+    if len(set(reductions)) == 1:
+        # A plain ViT has one grid throughout: its last map says all.
+        return _features(config, (-1,))
+    coarse = [
+        index for index, reduction in zip(every.feature_info.out_indices, reductions, strict=True) if reduction >= ratio
+    ]
+    return _features(config, tuple(coarse) or (-1,))
+
+
+def _features(config: TimmConfig, stages: tuple[int, ...] | None) -> Any:
+    """The backbone as a module that gives feature maps ``[B, c, h, w]``."""
+    arguments: dict[str, Any] = {"features_only": True, "pretrained": False}
+    if stages is not None:
+        arguments["out_indices"] = stages
+    try:
+        try:
+            # Positions of a ViT belong to a size of picture; convolutional models have no such argument.
+            return timm.create_model(config.name, img_size=config.image_size, **arguments)
+        except TypeError:
+            return timm.create_model(config.name, **arguments)
+    except (RuntimeError, AttributeError, AssertionError, IndexError, ValueError, KeyError) as error:
+        text = f"student.name={config.name}"
+        text += f" student.stages={list(stages)}" if stages is not None else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{text}: timm cannot give these feature maps ({reason}); choose another backbone") from error

@@ -1,0 +1,55 @@
+"""TinyViT as a SAM's image encoder (MobileSAM, Zhang et al. 2023, arXiv 2306.14289; TinyViT, Wu et al. 2022).
+
+The backbone is timm's; what is changed is what MobileSAM changed: the last stage keeps the grid of the third instead of
+halving it, the classifier is left out, and SAM's neck follows.
+"""
+
+from typing import Any
+
+import torch
+from timm.models.tiny_vit import Attention, TinyVit
+from torch import Tensor, nn
+
+from students.encoder_shapes import TinyVitConfig
+from teachers.image_encoder import make_neck
+
+
+class FreshBiases(Attention):
+    """timm's attention without its cache of biases.
+
+    In eval mode timm (as the released MobileSAM) gathers the biases once and keeps them; weights that are loaded, moved
+    or changed afterwards would be answered with the old ones. Gathering takes a small part of the attention's time.
+    """
+
+    def get_attention_biases(self, device: torch.device) -> Tensor:
+        """The biases of every pair of positions, from the weights as they are now: ``[heads, tokens, tokens]``."""
+        indices: Any = self.attention_bias_idxs
+        return self.attention_biases[:, indices]
+
+
+class TinyVitEncoder(nn.Module):
+    """Pictures to image embeddings by a TinyViT and SAM's neck."""
+
+    def __init__(self, config: TinyVitConfig) -> None:
+        super().__init__()
+        self.config = config
+        backbone: Any = TinyVit(
+            embed_dims=config.embed_dims,
+            depths=config.depths,
+            num_heads=config.num_heads,
+            window_sizes=config.window_sizes,
+            drop_path_rate=0.0,
+        )
+        backbone.head = nn.Identity()
+        for number, stage in enumerate(list(backbone.stages)[1:]):
+            if number >= config.halvings:
+                stage.downsample.conv2.conv.stride = (1, 1)
+        for module in backbone.modules():
+            if isinstance(module, Attention):
+                module.__class__ = FreshBiases
+        self.backbone = backbone
+        self.neck = make_neck(config.embed_dims[-1], config.out_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
+        return self.neck(self.backbone.forward_features(images))

@@ -1,0 +1,177 @@
+"""Students of any architecture: their shapes, their files, and biases that are never stale."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from core.cost import measure_cost
+from core.errors import InputError
+from students.encoder_shapes import SIZES, TimmConfig, TinyVitConfig
+from students.files import load_model, save_model
+from students.initial_weights import load_imagenet
+from students.student import Student, build_model
+from teachers.catalog import MODELS
+from teachers.sam import Sam
+
+POCKET = MODELS["sam_pocket"].config
+FAMILIES = {"a plain CNN": "resnet10t", "EfficientViT": "efficientvit_b0", "a ViT": "vit_tiny_patch16_224"}
+
+
+def pocket_student(seed: int = 0, **changes: object) -> Sam:
+    """A TinyViT beside the pocket decoder, every weight and statistic random."""
+    settings = {"kind": "tiny_vit", "name": "tiny_vit_pocket"} | changes
+    model = build_model(Student(**settings).shape(POCKET), "student")  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.normal_(std=0.2, generator=generator)
+            if name.endswith("running_var"):
+                tensor.abs_().add_(0.5)
+    return model.eval().requires_grad_(False)
+
+
+def picture(seed: int = 0) -> Tensor:
+    return torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(seed))
+
+
+def test_counts_of_mobile_sam() -> None:
+    config = Student("tiny_vit", "tiny_vit_5m").shape(MODELS["sam_vit_h"].config)
+    with torch.device("meta"):
+        cost = measure_cost(build_model(config))
+    assert (cost.encoder_parameters, cost.parameters) == (5_743_892, 9_808_452)
+    assert cost.encoder_macs_full == pytest.approx(38.77e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("teacher", ["sam_pocket", "sam_vit_b"])
+def test_every_size_fits_every_teacher(name: str, teacher: str) -> None:
+    shape = Student("tiny_vit", name).shape(MODELS[teacher].config).encoder
+    with torch.device("meta"):
+        model = build_model(replace(MODELS[teacher].config, encoder=shape))
+        out = model.encode(torch.empty(1, 3, shape.image_size, shape.image_size))
+    assert out.shape == (1, shape.out_channels, shape.grid, shape.grid)
+
+
+def test_a_grid_that_cannot_be_reached_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot bring 128 pixels to a grid of 20: the ratio must be 4, 8, 16, 32"):
+        TinyVitConfig(128, 20, (8,) * 4, (1,) * 4, (1,) * 4, (4,) * 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_backbone_of_timm_gives_the_teachers_grid(family: str, tmp_path: Path) -> None:
+    student = Student("timm", FAMILIES[family])
+    model = build_model(student.shape(POCKET), "student").eval().requires_grad_(False)
+    embedding = model.encode(picture())
+    assert embedding.shape == (1, 128, 16, 16)
+    save_model(tmp_path / "student.safetensors", model)
+    again = load_model(tmp_path / "student.safetensors")
+    assert again.config == model.config and torch.equal(again.encode(picture()), embedding)
+
+
+def test_stages_can_be_chosen_and_wrong_names_are_told() -> None:
+    model = build_model(Student("timm", "resnet10t", stages=(1,)).shape(POCKET))
+    assert model.config.encoder == TimmConfig("resnet10t", 128, 16, (1,), 128)
+    assert len(model.image_encoder.projections) == 1
+    for student, words in (
+        (Student("timm", "resnt18"), "timm has no such model; did you mean resnet18"),
+        (Student("timm", "resnet10t", stages=(9,)), r"student.stages=\[9\]: timm cannot give these feature maps"),
+    ):
+        with pytest.raises(InputError, match=words):
+            build_model(student.shape(POCKET))
+    with pytest.raises(InputError, match=r"student\.kind=mlp is not one of tiny_vit, timm"):
+        Student("mlp")
+    with pytest.raises(InputError, match=r"student\.name=tiny_vit_6m is no size of TinyViT; choose one of tiny_vit_5m"):
+        Student("tiny_vit", "tiny_vit_6m")
+
+
+class TestBiasesAreNeverStale:
+    """The trap of the released loader: biases gathered in eval mode before the weights were loaded."""
+
+    def test_loading_in_eval_mode(self) -> None:
+        model, other = pocket_student(0), pocket_student(1)
+        model.encode(picture())
+        model.load_state_dict(other.state_dict())
+        assert torch.equal(model.encode(picture()), other.encode(picture()))
+
+    def test_changing_a_weight_in_place(self) -> None:
+        model = pocket_student()
+        before = model.encode(picture())
+        for name, parameter in model.named_parameters():
+            if name.endswith("attention_biases"):
+                parameter.copy_(torch.linspace(-20, 20, parameter.numel()).view_as(parameter))
+        assert not torch.allclose(model.encode(picture()), before)
+
+    def test_moving_to_another_dtype_and_back(self) -> None:
+        model = pocket_student()
+        before = model.encode(picture())
+        wide = model.double().encode(picture().double())
+        torch.testing.assert_close(wide.float(), before, rtol=1e-4, atol=1e-4)
+        assert torch.equal(model.float().encode(picture()), before)
+
+    def test_copying_and_training_the_copy(self) -> None:
+        model = pocket_student()
+        before = model.encode(picture())
+        copy = deepcopy(model)
+        for parameter in copy.parameters():
+            parameter.add_(0.1)
+        assert torch.equal(model.encode(picture()), before)
+        assert not torch.equal(copy.encode(picture()), before)
+
+    def test_after_a_step_of_training(self) -> None:
+        model = pocket_student().requires_grad_(True)
+        model.eval().encode(picture())
+        model.train().encode(torch.cat([picture(0), picture(1)])).square().mean().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        fresh = pocket_student()
+        fresh.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            assert torch.equal(model.eval().encode(picture()), fresh.encode(picture()))
+
+
+def test_files_carry_what_they_are(tmp_path: Path) -> None:
+    model = pocket_student()
+    save_model(tmp_path / "student.safetensors", model, {"method": "mobilesam"})
+    again = load_model(tmp_path / "student.safetensors")
+    assert again.config == model.config and isinstance(again.config.encoder, TinyVitConfig)
+    assert torch.equal(again.encode(picture()), model.encode(picture()))
+
+
+def test_what_needs_a_vit_says_so() -> None:
+    with pytest.raises(InputError, match="needs a model with SAM's own ViT as its image encoder, not TinyVit"):
+        _ = pocket_student().config.vit
+
+
+class TestImageNetWeights:
+    """From files of timm's and of Microsoft's names; the classifier is left out."""
+
+    @pytest.fixture
+    def encoder(self) -> nn.Module:
+        return build_model(Student("tiny_vit", "tiny_vit_5m").shape(MODELS["sam_vit_b"].config)).image_encoder
+
+    @pytest.mark.parametrize("names", ["timm", "microsoft"])
+    def test_all_of_the_backbone_is_filled(self, encoder: nn.Module, names: str, tmp_path: Path) -> None:
+        state = timm.create_model("tiny_vit_5m_224").state_dict()
+        path = tmp_path / "tiny_vit.pth"
+        torch.save(state if names == "timm" else {"model": {_microsoft(k): v for k, v in state.items()}}, path)
+        load_imagenet(encoder, str(path))
+        for name, tensor in encoder.backbone.state_dict().items():  # type: ignore[union-attr,operator]
+            assert torch.equal(tensor, state[name])
+
+    def test_another_backbones_file_is_refused(self, encoder: nn.Module, tmp_path: Path) -> None:
+        torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet.pth")
+        with pytest.raises(InputError, match=r"resnet\.pth: is not the checkpoint of this backbone: missing "):
+            load_imagenet(encoder, str(tmp_path / "resnet.pth"))
+        torch.save([1, 2], tmp_path / "list.pth")
+        with pytest.raises(InputError, match="holds no dict of tensors"):
+            load_imagenet(encoder, str(tmp_path / "list.pth"))
+
+
+def _microsoft(name: str) -> str:
+    from students.convert.mobile_sam import _from_timm
+
+    return _from_timm(name).replace("head.fc.", "head.").replace("head.norm.", "norm_head.")
