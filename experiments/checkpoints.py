@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from core.errors import InputError
+from experiments.download import fetched, fetched_folder
 from experiments.messages import nearest
+from students.catalog import RELEASED
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
 from students.files import FORMAT, load_model
@@ -45,8 +47,21 @@ def find_model(checkpoint: str) -> Found:
     if checkpoint in MODELS:
         return Found(load_sam(checkpoint), "of the catalogue", {"method": "teacher", "teacher": checkpoint})
     path = Path(checkpoint).expanduser()
+    if checkpoint in RELEASED and not path.exists():
+        release = RELEASED[checkpoint]
+        hub = release.layout == "hugging_face"
+        path = fetched_folder(release.url, checkpoint) if hub else fetched(release.url, release.sha256, checkpoint)
+        found = _read(path)
+        found.model.name = checkpoint
+        return replace(found, about={"method": checkpoint})
     if not path.exists():
-        raise InputError(f"checkpoint={checkpoint} is neither a file nor a model; {nearest(checkpoint, MODELS)}")
+        known = [*MODELS, *RELEASED]
+        raise InputError(f"checkpoint={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
+    return _read(path)
+
+
+def _read(path: Path) -> Found:
+    """A file or a folder, by what is in it."""
     facts = _metadata(path) if path.suffix == ".safetensors" else {}
     if facts.get("format") == FORMAT:
         return Found(load_model(path), "this project's safetensors", facts.get("about") or {})

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
-from core.result import ResultRow
 from experiments.help_text import help_text
 from experiments.messages import group_overrides, nearest, told
+from experiments.rows import Row
 from experiments.schema import COMMANDS, register
 from experiments.validate import check_student, settings_of
 
@@ -71,7 +71,7 @@ def _complain(error: Exception) -> None:
 class Outcome:
     """What one job gave: its rows, or the error that ended it."""
 
-    def __init__(self, cfg: DictConfig, rows: Sequence[ResultRow] = (), error: Exception | None = None) -> None:
+    def __init__(self, cfg: DictConfig, rows: Sequence[Row] = (), error: Exception | None = None) -> None:
         self.rows, self.error = list(rows), error
         self.format, self.runs = str(cfg.format), Path(cfg.runs)
         self.preset = str(HydraConfig.get().runtime.choices.get("experiment"))

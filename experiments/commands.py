@@ -1,6 +1,6 @@
 """What each command word does with its settings. Every command returns rows and prints its table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from experiments.identity import method_name
 from experiments.leaderboard import fold, print_leaderboard
 from experiments.measuring import cost_columns, cost_of_shape, latency_columns
 from experiments.messages import nearest
+from experiments.predict import predict
 from experiments.report import print_comparison
+from experiments.rows import Row
 from experiments.run import run
 from experiments.schema import CostConfig, EvaluateConfig, LeaderboardConfig
 from experiments.scoring import Held, score_fillings, score_model
@@ -99,10 +101,11 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[ResultRow]
     return rows
 
 
-FUNCTIONS: dict[str, Callable[[Any, DictConfig], list[ResultRow]]] = {
+FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
     "run": run,
     "evaluate": evaluate,
     "cost": cost,
     "convert": convert,
+    "predict": predict,
     "leaderboard": leaderboard,
 }

@@ -2,7 +2,7 @@
 
 from experiments.schema import CONF
 
-_HEAD = """usage: python -m experiments [evaluate|cost|convert|leaderboard] [key=value ...] [-m] [--cfg job]
+_HEAD = """usage: python -m experiments [evaluate|cost|convert|predict|leaderboard] [key=value ...] [-m] [--cfg job]
 
 Compress the Segment Anything Model, and measure what that costs and keeps.
 
@@ -11,6 +11,7 @@ commands
   evaluate      score one model: checkpoint=NAME|FILE
   cost          parameters and MACs of a teacher and its student, without weights or data
   convert       write a checkpoint in another layout: checkpoint=NAME|FILE to=hf|meta|mobile_sam|sampress out=PATH
+  predict       masks of one picture: checkpoint=NAME|FILE image=FILE box=[x0,y0,x1,y1] points=[[x,y],...] out=FOLDER
   leaderboard   put all finished runs into runs/leaderboard.csv and show them
 """
 _TAIL = """

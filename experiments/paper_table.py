@@ -17,7 +17,7 @@ from core.provenance import ROOT
 from core.result import ResultRow
 from experiments.result_file import NAME, read_rows
 
-PUBLISHED = ROOT / "results" / "published" / "slimsam.csv"
+PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
 SOURCE = "arXiv 2312.05284, SA-1B, one point"
 
 
@@ -28,7 +28,7 @@ class Entry:
     group: str
     label: str
     variant: str
-    ratio: float
+    ratio: float | None
     published: float | None
 
 
@@ -41,7 +41,13 @@ def presets() -> dict[str, list[Entry]]:
     with open(PUBLISHED, encoding="utf-8", newline="") as stream:
         for line in csv.DictReader(stream):
             published = float(line["miou"]) if line["miou"] else None
-            entry = Entry(line["group"], line["label"], line["variant"], float(line["ratio"]), published)
+            entry = Entry(
+                line["group"],
+                line["label"],
+                line["variant"],
+                float(line["ratio"]) if line["ratio"] else None,
+                published,
+            )
             found.setdefault(line["preset"], []).append(entry)
     return found
 
@@ -77,18 +83,24 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     for entry in entries:
         found = measured[entry.variant, entry.ratio]
         published = "" if entry.published is None else f"*{entry.published:.4f}*"
-        cells = [entry.group, entry.label, f"{entry.ratio:g}", str(len(found)), _spread(found, "miou_point")]
+        cells = [
+            entry.group,
+            entry.label,
+            "" if entry.ratio is None else f"{entry.ratio:g}",
+            str(len(found)),
+            _spread(found, "miou_point"),
+        ]
         lines.append("| " + " | ".join([*cells, _spread(found, "miou"), published]) + " |")
     return "\n".join([*lines, "", *orderings(entries, measured)])
 
 
-def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float], list[ResultRow]]) -> list[str]:
+def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float | None], list[ResultRow]]) -> list[str]:
     """Whether each published ordering of neighbours holds for the measured mIoU with one point.
 
     It holds, or is reversed, if the means differ by more than the spreads of both together; else it is undecided.
     """
     told: dict[str, list[str]] = {"hold": [], "undecided": [], "reversed": []}
-    groups: dict[tuple[str, float], list[Entry]] = {}
+    groups: dict[tuple[str, float | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.group, entry.ratio), []).append(entry)
     for (group, ratio), members in groups.items():
@@ -102,7 +114,7 @@ def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float], list[R
             difference = mean(first) - mean(second)
             noise = (stdev(first) ** 2 + stdev(second) ** 2) ** 0.5
             verdict = "undecided" if abs(difference) <= noise else "hold" if difference > 0 else "reversed"
-            where = f"{group.partition(':')[0]}, {ratio:g}"
+            where = group.partition(":")[0] + ("" if ratio is None else f", {ratio:g}")
             told[verdict].append(f"{better.label} > {worse.label} ({where}: {100 * difference:+.1f} points)")
     words = {
         "hold": "Published orderings that hold here",

@@ -194,6 +194,31 @@ class ConvertConfig(CommandConfig):
 
 
 @dataclass
+class PredictConfig(CommandConfig):
+    """One prompt on one picture.
+
+    Attributes:
+        checkpoint: a model's name or file.
+        image: a picture's file.
+        box: ``[x0, y0, x1, y1]`` in pixels of the picture.
+        points: ``[[x, y], ...]`` in pixels of the picture.
+        labels: one a point: 1 foreground, 0 background; null: all foreground.
+        multimask: three candidates instead of one mask.
+        out: the folder for the masks and the overlay.
+    """
+
+    checkpoint: str = MISSING
+    image: str = MISSING
+    box: list[float] | None = None
+    # The pairs are checked by the command: inside nested lists OmegaConf takes no whole number for a float.
+    points: list[Any] | None = None
+    labels: list[int] | None = None
+    multimask: bool = False
+    out: str = "."
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
 class LeaderboardConfig(CommandConfig):
     """All finished runs."""
 
@@ -203,6 +228,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "evaluate": EvaluateConfig,
     "cost": CostConfig,
     "convert": ConvertConfig,
+    "predict": PredictConfig,
     "leaderboard": LeaderboardConfig,
 }
 DATA: dict[str, type[ShapesData] | type[CocoData] | type[Sa1bData]] = {

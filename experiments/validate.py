@@ -19,6 +19,7 @@ EXAMPLES = {
     "student.name": "resnet18, or another of timm.list_models()",
     "evaluation.data.root": "FOLDER",
     "checkpoint": "sam_pocket, or the path of a checkpoint file",
+    "image": "the path of a picture",
     "to": "hf, meta, mobile_sam or sampress",
     "out": "PATH",
 }

@@ -1,0 +1,236 @@
+"""Prompts on pictures, with the habits of ``segment_anything.SamPredictor``: its users change one import."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from core.errors import InputError
+from core.geometry import resized_size, upscale_logits
+from core.protocols import Masks, Prompt, Segmenter, device_of
+from data.images import to_frame
+from evaluation.instances import decode_in_batches
+from evaluation.longest_side import ResizeLongestSide
+from evaluation.prompt_arrays import LOGITS_PER_CELL, prompt_from_arrays
+
+PROMPTS_AT_ONCE = 64
+"""Prompts decoded together; what is beyond comes after."""
+
+
+class SamPredictor:
+    """Encodes a picture once, then answers prompts on it. Computes on the model's device, without gradients.
+
+    Beyond Meta's: several boxes in one :meth:`predict`, and several pictures at once by :meth:`set_images` and
+    :meth:`predict_batch`.
+
+    Args:
+        model: any segmenter, in evaluation mode.
+    """
+
+    def __init__(self, model: Segmenter) -> None:
+        self.model = model
+        self.transform = ResizeLongestSide(model.input_size)
+        self.reset_image()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return device_of(self.model)
+
+    @property
+    def is_image_set(self) -> bool:
+        """Whether there is a picture to answer prompts on."""
+        return self.features is not None
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """Size ``(h, w)`` of the picture as it was given."""
+        return self._single()[1]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Size ``(h, w)`` of the picture in the model's frame, without the padding."""
+        return resized_size(self.original_size, self.model.input_size)
+
+    def reset_image(self) -> None:
+        """Forget the picture, or the pictures."""
+        self.features: Tensor | None = None
+        self.original_sizes: list[tuple[int, int]] = []
+
+    def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
+        """Encode a picture uint8 ``[H, W, 3]``; ``BGR`` is how OpenCV reads.
+
+        Raises:
+            InputError: another type, shape or format.
+        """
+        self.set_images([image], image_format)
+
+    @torch.inference_mode()
+    def set_images(self, images: Sequence[NDArray[np.uint8]], image_format: str = "RGB") -> None:
+        """Encode pictures uint8 ``[H, W, 3]`` of any sizes in one batch, for :meth:`predict_batch`.
+
+        Raises:
+            InputError: none is given, or one has another type, shape or format.
+        """
+        if image_format not in ("RGB", "BGR"):
+            raise InputError(f"image_format must be RGB or BGR, got {image_format}")
+        if not len(images):
+            raise InputError("no image is given; give at least one")
+        for image in images:
+            _check_image(image)
+        self.reset_image()
+        order = slice(None) if image_format == "RGB" else slice(None, None, -1)
+        frames = [to_frame(np.ascontiguousarray(image[..., order]), self.model.input_size) for image in images]
+        # [B, 3, S, S]
+        batch = torch.stack(frames).to(self.device, self._dtype())
+        self.features = self.model.encode(batch)
+        self.original_sizes = [(image.shape[0], image.shape[1]) for image in images]
+
+    def get_image_embedding(self) -> Tensor:
+        """The embedding ``[1, C, g, g]`` of the picture, or ``[B, C, g, g]`` of the pictures.
+
+        Raises:
+            RuntimeError: no image is set.
+        """
+        return self._features()
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Answer a prompt on the picture; what is given together is one prompt.
+
+        Args:
+            point_coords: xy in original pixels, ``[P, 2]``.
+            point_labels: 1 foreground, 0 background, ``[P]``.
+            box: xyxy in original pixels, ``[4]``.
+            mask_input: ``[1, l, l]``, one of the low-resolution logits of an earlier answer.
+            multimask_output: three candidates instead of one.
+            return_logits: masks as logits, not yet cut at zero.
+
+        Returns:
+            Masks at the original size, bool or float32 ``[C, H, W]``; their predicted IoUs ``[C]``; their
+            low-resolution logits ``[C, l, l]`` in the model's frame. Several prompts, given with a leading dimension
+            (boxes ``[N, 4]``, points ``[N, P, 2]``), add a leading ``N`` to all three unless ``N`` is 1.
+
+        Raises:
+            RuntimeError: not exactly one image is set.
+            InputError: the prompt is empty or malformed.
+        """
+        embedding, size_hw = self._single()
+        prompt = prompt_from_arrays(point_coords, point_labels, box, mask_input, embedding.shape[-1])
+        answer = self._decode(embedding, prompt, size_hw, multimask_output)
+        full = np.stack([plane.cpu().numpy() for plane in _at_original_size(answer, size_hw, return_logits)])
+        found = full, answer.iou_pred.float().cpu().numpy(), answer.logits.float().cpu().numpy()
+        return found if len(prompt) > 1 else (found[0][0], found[1][0], found[2][0])
+
+    @torch.inference_mode()
+    def predict_torch(
+        self,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Answer ``N`` prompts given as tensors in the model's FRAME, where :attr:`transform` brings coordinates.
+
+        Args:
+            point_coords: xy, ``[N, P, 2]``.
+            point_labels: ``[N, P]``.
+            boxes: xyxy, ``[N, 4]``.
+            mask_input: ``[N, 1, l, l]``.
+
+        Returns:
+            Masks ``[N, C, H, W]``, predicted IoUs ``[N, C]`` and low-resolution logits ``[N, C, l, l]``.
+        """
+        embedding, size_hw = self._single()
+        corners = None if boxes is None else boxes.reshape(-1, 2, 2)
+        back = [None if xy is None else self.transform.original_coords(xy, size_hw) for xy in (corners, point_coords)]
+        prompt = Prompt(None if back[0] is None else back[0].flatten(1), back[1], point_labels, mask_input)
+        answer = self._decode(embedding, prompt, size_hw, multimask_output)
+        full = torch.stack(_at_original_size(answer, size_hw, return_logits))
+        return full, answer.iou_pred, answer.logits
+
+    @torch.inference_mode()
+    def predict_batch(self, prompts: Sequence[Prompt], multimask_output: bool = True) -> list[Masks]:
+        """Answer ``N`` prompts a picture, in the order of :meth:`set_images`.
+
+        Args:
+            prompts: one :class:`Prompt` a picture, in pixels of that original picture; may be of length 0.
+
+        Returns:
+            The answers to each; ``answer.binary(size_hw)`` gives masks ``[N, C, H, W]`` at the original size.
+
+        Raises:
+            RuntimeError: no image is set.
+            InputError: not as many prompts as pictures.
+        """
+        features = self._features()
+        if len(prompts) != len(features):
+            raise InputError(
+                f"{len(prompts)} prompts for {len(features)} images; give one Prompt (of any length) an image"
+            )
+        # Each [1, C, g, g]
+        embeddings = features.split(1)
+        return [
+            self._decode(embedding, prompt, size_hw, multimask_output)
+            for embedding, prompt, size_hw in zip(embeddings, prompts, self.original_sizes, strict=True)
+        ]
+
+    def _decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> Masks:
+        prompt = prompt.to(self.device)
+        if not len(prompt):
+            # A picture in which a detector found nothing; not every decoder takes a batch of none.
+            side = LOGITS_PER_CELL * embedding.shape[-1]
+            candidates = embedding.new_zeros(0, 3 if multimask else 1)
+            return Masks(candidates[..., None, None].expand(-1, -1, side, side), candidates, self.model.input_size)
+        parts = decode_in_batches(self.model, embedding, prompt, size_hw, multimask, PROMPTS_AT_ONCE)
+        logits, iou_pred = (
+            torch.cat(tensors) for tensors in zip(*((m.logits, m.iou_pred) for m in parts), strict=True)
+        )
+        return Masks(logits, iou_pred, parts[0].frame)
+
+    def _features(self) -> Tensor:
+        if self.features is None:
+            raise RuntimeError("no image is set; call set_image(...) first")
+        return self.features
+
+    def _single(self) -> tuple[Tensor, tuple[int, int]]:
+        features = self._features()
+        if len(features) != 1:
+            raise RuntimeError(f"{len(features)} images are set; predict_batch answers for several, set_image sets one")
+        return features, self.original_sizes[0]
+
+    def _dtype(self) -> torch.dtype:
+        """What the model's weights are kept in: a model in half precision takes no float32."""
+        parameters = getattr(self.model, "parameters", tuple)
+        return next((part.dtype for part in parameters() if part.is_floating_point()), torch.float32)
+
+
+def _check_image(image: NDArray[np.uint8]) -> None:
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"an image must be a numpy array uint8 [H, W, 3], got {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(f"an image must be uint8 [H, W, 3] with values 0..255, got {image.dtype} {list(image.shape)}")
+
+
+def _at_original_size(answer: Masks, size_hw: tuple[int, int], logits: bool) -> list[Tensor]:
+    """Masks ``[C, H, W]`` of each prompt: bool, or float32 logits.
+
+    One prompt after the other, because on the way each is as large as the frame and as the picture.
+    """
+    each = zip(answer.logits.split(1), answer.iou_pred.split(1), strict=True)
+    if logits:
+        return [upscale_logits(low_res, size_hw, answer.frame)[0] for low_res, _ in each]
+    return [Masks(low_res, iou, answer.frame).binary(size_hw)[0] for low_res, iou in each]

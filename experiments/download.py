@@ -1,0 +1,109 @@
+"""Fetching a published file once: resumed where it stopped, verified, kept where torch.hub keeps downloads."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from core.checkpoint import file_sha256
+from core.errors import InputError
+
+TIMEOUT = 20.0
+_CHUNK = 1 << 20
+
+
+def downloads() -> Path:
+    """The folder of downloads, ``torch.hub.get_dir()/checkpoints`` (set it with ``TORCH_HOME``)."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def fetched(url: str, sha256: str | None, name: str) -> Path:
+    """The file at an address, from this machine or from the network.
+
+    Args:
+        sha256: of the whole file; None where nobody published it, which is then said.
+        name: what is asked for, for messages.
+
+    Raises:
+        InputError: there is no network, the server refuses, or the file is not the published one; the message has the
+            command that does it by hand.
+    """
+    path = downloads() / url.rsplit("/", 1)[-1]
+    by_hand = f"by hand: curl -L -C - -o {path} {url}"
+    if not path.is_file():
+        try:
+            _download(url, path)
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", error)
+            raise InputError(f"{name}: cannot be fetched ({reason}); {by_hand}") from None
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}); set TORCH_HOME to another folder"
+            ) from None
+    if sha256 is None:
+        _say(f"{name}: no hash of this file was published, so {path} is taken as it is")
+        return path
+    found = file_sha256(path)
+    if found != sha256:
+        raise InputError(
+            f"{path}: sha256 is {found}, published is {sha256}; remove the file and fetch it again, {by_hand}"
+        )
+    return path
+
+
+def fetched_folder(url: str, name: str) -> Path:
+    """A repository of Hugging Face's hub as a folder, from its own cache or from the network.
+
+    Raises:
+        InputError: there is no network, or no such repository; the message has the command that does it by hand.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository = url.removeprefix("https://huggingface.co/")
+    wanted = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted, etag_timeout=TIMEOUT))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        by_hand = f"by hand: hf download {repository} --local-dir FOLDER, then checkpoint=FOLDER"
+        raise InputError(f"{name}: cannot be fetched ({reason}); {by_hand}") from None
+
+
+def _download(url: str, path: Path) -> None:
+    """Into ``<path>.part``, continuing what is there, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        # Nothing is left to send: the part is the whole.
+        part.replace(path)
+        return
+    with answer, open(part, "ab" if answer.status == 206 else "wb") as stream, _bar(path.name, answer, have) as bar:
+        while chunk := answer.read(_CHUNK):
+            stream.write(chunk)
+            bar.advance(bar.task_ids[0], len(chunk))
+        expected = answer.length
+    if expected:
+        raise ConnectionError(f"the connection ended {expected} bytes early; the same command goes on")
+    part.replace(path)
+
+
+def _bar(name: str, answer: object, have: int) -> Progress:
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    length = getattr(answer, "length", None)
+    start = have if getattr(answer, "status", 200) == 206 else 0
+    bar.add_task(name, total=None if length is None else start + length, completed=start)
+    return bar
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)

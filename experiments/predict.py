@@ -1,0 +1,162 @@
+"""The command ``predict``: one prompt on one picture, its masks as files."""
+
+import contextlib
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import ExifTags, Image
+
+from core.checkpoint import replacing
+from core.errors import InputError
+from data.images import read_image
+from evaluation.latency import device_name
+from evaluation.predictor import SamPredictor
+from experiments.build import build_device
+from experiments.checkpoints import find_model
+from experiments.prediction_picture import draw_prediction
+from experiments.report import milliseconds
+from experiments.schema import PredictConfig
+from experiments.typed_prompt import TypedPrompt, typed_prompt
+
+# What brings a picture from the orientation that EXIF names to upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class PredictedMask:
+    """A mask that was written.
+
+    Attributes:
+        image, mask, overlay: files.
+        model: the model's name.
+        index: which of the candidates.
+        area: pixels inside, of the picture's own.
+        iou_pred: what the model predicts its IoU to be.
+        encode_ms, decode_ms: of the picture and of all candidates, resizing included: one call, the first.
+        device: where that was.
+    """
+
+    image: str
+    mask: str
+    overlay: str
+    model: str
+    index: int
+    area: int
+    iou_pred: float
+    encode_ms: float
+    decode_ms: float
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
+    """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them."""
+    device = build_device(settings.engine)
+    path, out = Path(settings.image).expanduser(), Path(settings.out).expanduser()
+    image = upright_image(path)
+    prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
+    model = find_model(settings.checkpoint).model.to(device)
+    predictor = SamPredictor(model)
+    _, encode_ms = _timed(lambda: predictor.set_image(image), device)
+    # bool [M, H, W] and float [M]
+    (masks, iou_pred, _), decode_ms = _timed(
+        lambda: predictor.predict(prompt.points_xy, prompt.labels, prompt.box_xyxy, None, settings.multimask), device
+    )
+    files = [out / f"{path.stem}_mask{index if settings.multimask else ''}.png" for index in range(len(masks))]
+    overlay = out / f"{path.stem}_overlay.png"
+    _write(files, overlay, image, masks, iou_pred, prompt, settings.out)
+    rows = [
+        PredictedMask(
+            image=str(path),
+            mask=str(file),
+            overlay=str(overlay),
+            model=model.name,
+            index=index,
+            area=int(np.count_nonzero(mask)),
+            iou_pred=float(value),
+            encode_ms=encode_ms,
+            decode_ms=decode_ms,
+            device=device_name(device),
+        )
+        for index, (file, mask, value) in enumerate(zip(files, masks, iou_pred, strict=True))
+    ]
+    if settings.format == "table":
+        _print(rows, image.shape[0] * image.shape[1])
+    return rows
+
+
+def upright_image(path: Path) -> NDArray[np.uint8]:
+    """A picture uint8 ``[H, W, 3]``, RGB, as viewers show it: turned as its EXIF data say.
+
+    Whoever types a coordinate has read it off a viewer. Data sets, on the other hand, annotate stored pixels.
+
+    Raises:
+        InputError: as :func:`data.images.read_image`.
+    """
+    image = read_image(path)
+    orientation = None
+    # The pixels are whole; damaged EXIF data are treated as none.
+    with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as picture:
+        warnings.simplefilter("ignore")
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    if orientation not in _UPRIGHT:
+        return image
+    return np.array(Image.fromarray(image).transpose(_UPRIGHT[orientation]))
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What a call returns, and how long it took in milliseconds."""
+    start = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, 1000 * (time.perf_counter() - start)
+
+
+def _write(
+    files: list[Path],
+    overlay: Path,
+    image: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+    iou_pred: NDArray[np.float32],
+    prompt: TypedPrompt,
+    out: str,
+) -> None:
+    try:
+        for file, mask in zip(files, masks, strict=True):
+            with replacing(file) as temporary:
+                Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        draw_prediction(overlay, image, masks, iou_pred, prompt)
+    except OSError as error:
+        raise InputError(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
+
+
+def _print(rows: list[PredictedMask], pixels: int) -> None:
+    for row in rows:
+        name = f"mask {row.index}" if len(rows) > 1 else "mask"
+        share = f"{100 * row.area / pixels:.1f} % of the picture"
+        print(f"{name}: {row.area:,} pixels ({share}), predicted IoU {row.iou_pred:.3f}, {row.mask}")
+    first = rows[0]
+    print(f"overlay: {first.overlay}")
+    times = f"encoding {milliseconds(first.encode_ms)}, decoding {milliseconds(first.decode_ms)}"
+    print(f"{first.model}: {times}, {first.device}")
