@@ -14,6 +14,7 @@ from experiments.messages import nearest
 from students.catalog import RELEASED
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
+from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.files import FORMAT, load_model
 from students.student import build_model
 from teachers.catalog import MODELS
@@ -68,6 +69,10 @@ def _read(path: Path) -> Found:
     name = facts.get("name")
     if name in MODELS:
         return Found(load_sam(name, path), "this project's safetensors", {"method": "teacher", "teacher": name})
+    if path.is_file() and is_slimsam_pickle(path):
+        shape, state = read_slimsam_pickle(path)
+        model = sam_from_state(shape, state, str(path), path.stem)
+        return Found(model, "SlimSAM's pickled model, read as tensors and plain data", {"method": "slimsam"})
     state = read_state(path)
     if is_mobile_sam(state):
         ours, beside = from_mobile_sam(state)

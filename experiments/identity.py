@@ -49,8 +49,8 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
         "compile": settings.engine.compile,
     }
     del content["evaluation"]["latency_runs"]
-    # The method's own settings hold the student where it takes one; the teacher's file only proposes.
-    del content["student"], content["teacher"]["student"]
+    # The method's own settings hold what it takes of these; the teacher's file only proposes.
+    del content["student"], content["teacher"]["student"], content["teacher"]["recipe"]
     content["weights"] = weights_identity(settings.teacher)
     content["pictures"] = [
         fingerprint(build_data(data, labels=False)) for data in (settings.data, settings.evaluation.data)

@@ -102,6 +102,8 @@ def _kind(text: str) -> str:
         return f"give {kinds[match[1]]}"
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return "null is not possible here; give a value"
+    if "is not a valid bool" in text:
+        return "give true or false"
     if "is not a ListConfig" in text:
         return "give a list, such as [1,2]"
     return text

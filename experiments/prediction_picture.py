@@ -70,4 +70,6 @@ def _draw_prompt(axis: Any, prompt: TypedPrompt) -> None:
     if prompt.points_xy is not None and prompt.labels is not None:
         for label, marker, colour in ((1, "o", COLOURS[2]), (0, "X", COLOURS[5])):
             x, y = prompt.points_xy[prompt.labels == label].T
-            axis.scatter(x, y, 90, [tuple(colour / 255)], marker, edgecolors="white", linewidths=1.5, zorder=3)
+            axis.scatter(
+                x, y, s=90, c=[tuple(colour / 255)], marker=marker, edgecolors="white", linewidths=1.5, zorder=3
+            )

@@ -31,6 +31,7 @@ class RecipeConfig:
         rate: highest learning rate.
         optimizer: of :class:`compressors.distill.schedule.Optimisation`.
         importance_images: pictures behind the scores of channels.
+        scratch_rate, scratch_optimizer: of students that begin from random weights.
     """
 
     steps: int = MISSING
@@ -39,6 +40,8 @@ class RecipeConfig:
     rate: float = MISSING
     optimizer: str = MISSING
     importance_images: int = MISSING
+    scratch_optimizer: str = MISSING
+    scratch_rate: float = MISSING
 
 
 @dataclass

@@ -87,7 +87,7 @@ def test_a_box(call: Call, file: Path, sample: ImageSample) -> None:
 
 def test_points_with_candidates_as_json(call: Call, file: Path, sample: ImageSample, tmp_path: Path) -> None:
     truth = largest(sample)[0]
-    (x, y), (ax, ay) = central_point(truth), central_point(~sample.masks.any(0))
+    (x, y), (ax, ay) = central_point(truth), central_point(np.logical_not(sample.masks.any(0)))
     words = ("checkpoint=sam_pocket", f"image={file}", f"points=[[{x:g},{y:g}],[{ax:g},{ay:g}]]", "labels=[1,0]")
     status, out, err = call(*words, "multimask=true", f"out={tmp_path / 'new' / 'folder'}", "format=json")
     rows = json.loads(out)["rows"]
@@ -165,7 +165,7 @@ REFUSED = [
     (f"{GIVEN} box=[1,2,30,40] out=scene.png", ["out=", "scene.png", "cannot be written"]),
     ("checkpoint=sam_pocket image=nowhere.png box=[1,2,30,40]", ["nowhere.png: no such image file"]),
     ("checkpoint=sam_pocket image=broken.png box=[1,2,30,40]", ["broken.png: truncated or damaged"]),
-    ("checkpoint=sam_poket image=scene.png box=[1,2,30,40]", ["sam_poket", "did you mean sam_pocket?"]),
+    ("checkpoint=sam_poket image=scene.png box=[1,2,30,40]", ["sam_poket", "did you mean sam_pocket"]),
     ("checkpoint=other.pth image=scene.png box=[1,2,30,40]", ["other.pth"]),
 ]
 
