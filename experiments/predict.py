@@ -22,7 +22,6 @@ from evaluation.latency import device_name
 from evaluation.predictor import SamPredictor
 from experiments.build import build_device
 from experiments.checkpoints import find_model
-from experiments.prediction_picture import draw_prediction
 from experiments.report import milliseconds
 from experiments.schema import PredictConfig
 from experiments.typed_prompt import TypedPrompt, typed_prompt
@@ -142,6 +141,9 @@ def _write(
     prompt: TypedPrompt,
     out: str,
 ) -> None:
+    # Here, because matplotlib makes folders in the user's home as soon as it is imported.
+    from experiments.prediction_picture import draw_prediction
+
     try:
         for file, mask in zip(files, masks, strict=True):
             with replacing(file) as temporary:
