@@ -23,6 +23,7 @@ from experiments.validate import check_student, settings_of
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,12 +91,11 @@ def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _check_flags(arguments: Sequence[str]) -> None:
-    values = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument.startswith("-"):
             if argument.partition("=")[0] not in FLAGS:
                 raise InputError(f"{argument} is no option; settings are given as key=value, see --help")
-        elif "=" not in argument and not argument.startswith("~") and before not in values:
+        elif "=" not in argument and not argument.startswith("~") and before not in _WITH_VALUE:
             raise InputError(f"{argument!r} is no setting; settings are given as key=value, see --help")
 
 
@@ -142,7 +142,7 @@ def _call_hydra(job: Callable[[DictConfig], None], name: str, arguments: Sequenc
 def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
     """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *_flags_first(arguments)], "1"
     try:
         yield
     finally:
@@ -150,6 +150,15 @@ def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Options before settings: Hydra's parser takes settings on one side of an option only."""
+    flags, settings = [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        of_flag = argument.startswith("-") or before in _WITH_VALUE
+        (flags if of_flag else settings).append(argument)
+    return [*flags, *settings]
 
 
 def _in_this_process() -> bool:

@@ -217,7 +217,8 @@ def test_cost_needs_no_weights_and_no_data(call: Call) -> None:
 
 
 def test_a_sweep_runs_every_combination(call: Call) -> None:
-    words = ("-m", "teacher=sam_pocket", "method=slimsam,scratch", "ratio=0.5,0.77", "format=json")
+    # Options may stand anywhere among the settings.
+    words = ("teacher=sam_pocket", "-m", "method=slimsam,scratch", "ratio=0.5,0.77", "format=json")
     # Costs, because they take no time; runs go through the same door.
     status, out, _ = call("cost", *words, f"runs={Path.cwd().parent / 'sweep'}")
     rows = json.loads(out)["rows"]
