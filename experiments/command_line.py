@@ -154,7 +154,8 @@ def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
     """Options before settings: Hydra's parser takes settings on one side of an option only."""
-    flags, settings = [], []
+    flags: list[str] = []
+    settings: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         of_flag = argument.startswith("-") or before in _WITH_VALUE
         (flags if of_flag else settings).append(argument)
