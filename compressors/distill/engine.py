@@ -114,6 +114,9 @@ class Engine:
                     entry = {"step": progress.step, "images": progress.images, "rate": rate, "images_per_s": speed}
                     log(entry | terms)
                     show(progress.step, terms, speed)
+                if validated or last:
+                    # Running statistics of batch normalisation are of each process's own pictures.
+                    processes.average(b for b in stage.model.buffers() if b.is_floating_point())
                 if validated:
                     log({"step": progress.step, "validation": validate(stage, progress, average)})
                 if due:
