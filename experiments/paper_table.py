@@ -23,13 +23,16 @@ SOURCE = "arXiv 2312.05284, SA-1B, one point"
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a published table: which run is its like here, and what the paper says (mIoU in 0..1, or None)."""
+    """A line of a table: which run is its like here, and what the paper says (mIoU in 0..1, or None).
+
+    ``claimed`` tells whether the paper orders the lines of this group; others are compared here alone."""
 
     group: str
     label: str
     variant: str
     ratio: float | None
     published: float | None
+    claimed: bool = True
 
 
 def presets() -> dict[str, list[Entry]]:
@@ -47,6 +50,7 @@ def presets() -> dict[str, list[Entry]]:
                 line["variant"],
                 float(line["ratio"]) if line["ratio"] else None,
                 published,
+                line["claimed"] == "yes",
             )
             found.setdefault(line["preset"], []).append(entry)
     return found
@@ -99,7 +103,7 @@ def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float | None],
 
     It holds, or is reversed, if the means differ by more than the spreads of both together; else it is undecided.
     """
-    told: dict[str, list[str]] = {"hold": [], "undecided": [], "reversed": []}
+    told: dict[str, list[str]] = {words: [] for words in _VERDICTS.values()}
     groups: dict[tuple[str, float | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.group, entry.ratio), []).append(entry)
@@ -113,15 +117,21 @@ def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float | None],
                 continue
             difference = mean(first) - mean(second)
             noise = (stdev(first) ** 2 + stdev(second) ** 2) ** 0.5
-            verdict = "undecided" if abs(difference) <= noise else "hold" if difference > 0 else "reversed"
+            verdict = "undecided" if abs(difference) <= noise else "holds" if difference > 0 else "reversed"
             where = group.partition(":")[0] + ("" if ratio is None else f", {ratio:g}")
-            told[verdict].append(f"{better.label} > {worse.label} ({where}: {100 * difference:+.1f} points)")
-    words = {
-        "hold": "Published orderings that hold here",
-        "undecided": "Undecided, within the spread of seeds",
-        "reversed": "Reversed here",
-    }
-    return [f"- {words[verdict]}: {'; '.join(pairs) or 'none'}." for verdict, pairs in told.items()]
+            pair = f"{better.label} > {worse.label} ({where}: {100 * difference:+.1f} points)"
+            told[_VERDICTS[better.claimed, verdict]].append(pair)
+    return [f"- {words}: {'; '.join(pairs)}." for words, pairs in told.items() if pairs]
+
+
+_VERDICTS = {
+    (True, "holds"): "Published orderings that hold here",
+    (True, "undecided"): "Published orderings undecided here, within the spread of seeds",
+    (True, "reversed"): "Published orderings reversed here",
+    (False, "holds"): "Measured here alone",
+    (False, "undecided"): "Measured here alone, within the spread of seeds",
+    (False, "reversed"): "Measured here alone, the other way round",
+}
 
 
 def _spread(rows: Sequence[ResultRow], column: str) -> str:

@@ -28,9 +28,15 @@ def test_orderings_are_judged_by_the_spread_of_both() -> None:
     measured = {(v, 0.77): [row(v, seed, p) for seed, p in enumerate(of)] for v, of in points.items()}
     assert orderings(entries, measured) == [
         "- Published orderings that hold here: A > B (Table, 0.77: +20.0 points).",
-        "- Undecided, within the spread of seeds: B > C (Table, 0.77: +0.2 points).",
-        "- Reversed here: C > D (Table, 0.77: -9.7 points).",
+        "- Published orderings undecided here, within the spread of seeds: B > C (Table, 0.77: +0.2 points).",
+        "- Published orderings reversed here: C > D (Table, 0.77: -9.7 points).",
     ]
+
+
+def test_what_no_paper_claims_is_told_apart() -> None:
+    entries = [Entry("Ours", name, name, None, None, False) for name in "ab"]
+    measured = {(name, None): [row(name, seed, point) for seed in range(2)] for name, point in (("a", 0.7), ("b", 0.6))}
+    assert orderings(entries, measured) == ["- Measured here alone: a > b (Ours: +10.0 points)."]
 
 
 def test_a_table_shows_what_is_there_and_what_is_not(tmp_path: Path) -> None:
