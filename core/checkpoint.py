@@ -138,8 +138,8 @@ def _sort_metadata(path: Path) -> None:
             stream.write(text)
 
 
-def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load a state dict whose keys and shapes must match exactly.
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Compare a state dict's keys and shapes with a model's, which may be on the meta device.
 
     Raises:
         InputError: keys are missing or unexpected, or shapes differ; the message names ``origin`` and the first few.
@@ -155,6 +155,15 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InputError(f"{origin}: does not fit this model: {'; '.join(problems[:5])}{more}")
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict whose keys and shapes must match exactly.
+
+    Raises:
+        InputError: they do not; see :func:`check_fit`.
+    """
+    check_fit(model, tensors, origin)
     model.load_state_dict(dict(tensors))
 
 

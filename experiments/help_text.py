@@ -1,6 +1,7 @@
 """The text of ``--help``, with every choice that ``conf/`` offers."""
 
 from experiments.schema import CONF
+from students.catalog import RELEASED
 
 _HEAD = """usage: python -m experiments [evaluate|cost|convert|predict|leaderboard] [key=value ...] [-m] [--cfg job]
 
@@ -15,6 +16,10 @@ commands
   leaderboard   put all finished runs into runs/leaderboard.csv and show them
 """
 _TAIL = """
+checkpoint=... (evaluate, convert, predict)
+  a file or folder, recognised by what is in it; a model of the catalogue; or a released one:
+  {released}
+
 settings (every command: format=table|json, runs=FOLDER)
   ratio=R       share of the channels to cut, in (0, 1)
   seed=N        of everything random; default 0
@@ -28,7 +33,7 @@ examples
   python -m experiments method=slimsam ratio=0.77
   python -m experiments -m method=slimsam,scratch ratio=0.5,0.77 seed=0,1
   python -m experiments evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER"""
-_GROUPS = ("method", "teacher", "data", "evaluation", "engine", "variant", "experiment")
+_GROUPS = ("method", "student", "teacher", "data", "evaluation", "engine", "variant", "experiment")
 
 
 def help_text() -> str:
@@ -37,7 +42,7 @@ def help_text() -> str:
     for group in _GROUPS:
         lines = [f"  {name:<22}  {line}" for name, line in choices(group).items()]
         parts.append("\n".join([f"{group}=...", *lines, ""]))
-    return "\n".join(parts) + _TAIL
+    return "\n".join(parts) + _TAIL.format(released=", ".join(RELEASED))
 
 
 def choices(group: str) -> dict[str, str]:

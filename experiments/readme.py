@@ -15,7 +15,7 @@ from students.pruned_vit import pruned_shape
 from teachers.catalog import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "scratch")
+ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "mobilesam", "scratch")
 
 
 def committed_rows(data: str, teacher: str = "sam_pocket") -> list[ResultRow]:

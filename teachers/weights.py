@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.checkpoint import file_sha256, load_strictly, read_safetensors, read_torch
+from core.checkpoint import check_fit, file_sha256, load_strictly, read_safetensors, read_torch
 from core.errors import InputError
 from teachers.catalog import MODELS, NamedModel
 from teachers.convert import from_hugging_face, hugging_face_config, is_hugging_face
@@ -78,7 +78,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, name: str = "sam") -> Sam:
-    """Build a SAM with its own ViT and load it; see :func:`fill`."""
+    """Build a SAM with its own ViT and load it; see :func:`fill`.
+
+    A shape that the tensors contradict is refused before memory is taken for it.
+    """
+    with torch.device("meta"):
+        check_fit(Sam(config, name), state, origin)
     # Strict loading replaces every initial value, so drawing them must not show elsewhere.
     with torch.random.fork_rng(devices=[]):
         model = Sam(config, name)
