@@ -90,8 +90,9 @@ def with_tables(text: str) -> str:
     shapes = committed_rows("shapes")
     tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
     for preset in presets():
-        if rows := rows_of_runs(ROOT / "results" / preset):
-            tables[preset] = table(preset, rows)
+        rows = rows_of_runs(ROOT / "results" / preset)
+        none = f"No row is committed yet: `python -m experiments experiment={preset}` makes them."
+        tables[preset] = table(preset, rows) if rows else none
     for name, made in tables.items():
         text = re.sub(
             rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)",
