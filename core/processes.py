@@ -79,9 +79,9 @@ def share(places: range) -> range:
 
 def average(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its mean over the processes, in place and in one exchange."""
-    if count() == 1:
-        return
     together = list(tensors)
+    if count() == 1 or not together:
+        return
     flat = torch.cat([tensor.flatten().float() for tensor in together])
     dist.all_reduce(flat)
     flat /= count()
