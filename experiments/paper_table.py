@@ -78,8 +78,8 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
         raise InputError(f"{preset}: none of its runs is finished; start them with experiment={preset}")
     lines = [
         f"Protocol `{some.protocol}` on held-out `{some.data}`, {some.instances:,} instances in {some.images:,} "
-        f"images; {some.images_seen:,} training images a run; {some.device}; mean ± standard deviation over seeds. "
-        f"*Published*: {SOURCE}; its level does not compare.",
+        f"images; {some.images_seen:,} training images a run; {some.device}; mean ± standard deviation over seeds."
+        + (f" *Published*: {SOURCE}; its level does not compare." if any(e.published for e in entries) else ""),
         "",
         "| | | ratio | seeds | mIoU point | mIoU box | *published* |",
         "|---|---|---|---|---|---|---|",
