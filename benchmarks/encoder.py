@@ -1,7 +1,7 @@
 """The image encoder against Meta's, Hugging Face's and timm's: same weights, outputs compared.
 
 ``python -m benchmarks.encoder``; needs the extra ``test`` (``make test`` installs it). Every implementation encodes one
-picture of random numbers in float32; this project's also in bfloat16, and compiled where ``--compile`` is given. The
+picture of random numbers in float32 and in bfloat16; this project's also compiled where ``--compile`` is given. The
 ratio is Meta's float32 time to the row's. Memory is what one encoding needs beside weights and input, and, for this
 project, what one global block adds.
 """
@@ -25,24 +25,28 @@ from teachers.sam import Sam
 Encode = Callable[[Tensor], Tensor]
 
 
+def _arguments(sam: Sam) -> dict[str, Any]:
+    """What the constructors of Meta's and timm's encoders have in common."""
+    config = sam.config.vit
+    return {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_widths[0] / config.embed_dim,
+        "norm_layer": partial(nn.LayerNorm, eps=1e-6),
+        "use_rel_pos": True,
+        "window_size": config.window_size,
+        "global_attn_indexes": config.global_blocks,
+    }
+
+
 def meta(sam: Sam) -> Encode:
     """``segment_anything``'s encoder with these weights."""
     from segment_anything.modeling import ImageEncoderViT
 
-    config = sam.config.encoder
-    model = ImageEncoderViT(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_widths[0] / config.embed_dim,
-        out_chans=config.out_channels,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=config.window_size,
-        global_attn_indexes=config.global_blocks,
-    )
+    model = ImageEncoderViT(out_chans=sam.config.encoder.out_channels, **_arguments(sam))
     model.load_state_dict(sam.image_encoder.state_dict())
     return model.eval()
 
@@ -85,21 +89,8 @@ def timm(sam: Sam) -> Encode:
     """timm's ``VisionTransformerSAM`` with these weights."""
     from timm.models.vision_transformer_sam import VisionTransformerSAM
 
-    config = sam.config.encoder
-    model = VisionTransformerSAM(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_widths[0] / config.embed_dim,
-        num_classes=0,
-        window_size=config.window_size,
-        global_attn_indexes=config.global_blocks,
-        neck_chans=config.out_channels,
-        use_rel_pos=True,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
-    ).eval()
+    channels = sam.config.encoder.out_channels
+    model = VisionTransformerSAM(num_classes=0, neck_chans=channels, **_arguments(sam)).eval()
     weights = {key.replace("mlp.lin", "mlp.fc"): value for key, value in sam.image_encoder.state_dict().items()}
     model.load_state_dict(weights)
     return _Features(model)

@@ -22,7 +22,7 @@ class RunContext:
         engine: the training loop, with its device and precision.
         cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
         cache_folder: where on disk; other runs find them there. None: in ``folder``.
-        validate: scores a model on held-out labelled pictures, higher being better; None where there are none.
+        validate: scores a model on labelled training pictures, higher being better; None where there are none.
     """
 
     seed: int

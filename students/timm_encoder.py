@@ -25,9 +25,8 @@ class TimmEncoder(nn.Module):
         self.config = config
         self.backbone = _backbone(config)
         channels = self.backbone.feature_info.channels()
-        width = max(config.out_channels, 1)
-        self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
-        self.neck = make_neck(width, config.out_channels)
+        self.projections = nn.ModuleList(nn.Conv2d(count, config.out_channels, 1) for count in channels)
+        self.neck = make_neck(config.out_channels, config.out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
