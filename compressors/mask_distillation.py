@@ -43,13 +43,12 @@ def ask(teacher: Sam, embeddings: Tensor, valid: Tensor, points: int, seed: int,
     size = torch.stack([valid.any(1).sum(1), valid.any(2).sum(1)], 1) * cell
     xy = (drawn * size[:, None, None]).flatten(0, 1)
     by_points = Prompt(points_xy=xy, labels=torch.ones(len(xy), 1, dtype=torch.int64, device=xy.device))
-    repeated = embeddings.repeat_interleave(points, 0)
     with torch.no_grad():
-        first = teacher.decode_frame(repeated, by_points)
+        first = teacher.decode_frame(embeddings, by_points)
         best = first.iou_pred[:, 1:].argmax(1) + 1
         masks = first.logits[torch.arange(len(best), device=best.device), best] > 0
         by_boxes = Prompt(boxes_xyxy=_boxes(masks, teacher.input_size))
-        second = teacher.decode_frame(repeated, by_boxes)
+        second = teacher.decode_frame(embeddings, by_boxes)
     everything = torch.ones(len(xy), dtype=torch.bool, device=xy.device)
     return (
         Asked(by_points, first.logits.float(), first.iou_pred.float(), everything),
@@ -67,7 +66,7 @@ def mask_loss(student: Sam, embeddings: Tensor, asked: tuple[Asked, Asked]) -> d
     """
     terms: dict[str, Tensor] = {}
     for name, part, kept in (("point", asked[0], slice(None)), ("box", asked[1], slice(0, 1))):
-        found = student.decode_frame(embeddings.repeat_interleave(len(part.prompt) // len(embeddings), 0), part.prompt)
+        found = student.decode_frame(embeddings, part.prompt)
         logits, targets = found.logits[:, kept].float(), (part.logits[:, kept] > 0).float()
         weight = part.counts.float()
         share = weight / len(weight)

@@ -125,8 +125,7 @@ def _box(mask: NDArray[np.bool_], recipe: Recipe, rng: np.random.Generator) -> N
 def prompted_loss(model: Sam, batch: PromptedBatch) -> dict[str, Tensor]:
     """Segment Anything's loss: the single mask, the best of the three others, and the predicted IoUs."""
     embeddings = model.encode(batch.images)
-    repeats = len(batch.prompt) // len(batch.images)
-    decoded = model.decode_frame(embeddings.repeat_interleave(repeats, 0), batch.prompt)
+    decoded = model.decode_frame(embeddings, batch.prompt)
     # [N, 4, l, l]
     logits = decoded.logits.float()
     targets = batch.targets[:, None].expand_as(logits)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from teachers.image_encoder import LayerNorm2d
-from teachers.two_way_transformer import TwoWayTransformer
+from teachers.two_way_transformer import TwoWayTransformer, for_each_prompt
 
 
 class Decoded(NamedTuple):
@@ -73,19 +73,20 @@ class MaskDecoder(nn.Module):
         """Decode ``N`` prompts.
 
         Args:
-            embedding: image embeddings, one for all prompts ``[1, C, g, g]`` or one each ``[N, C, g, g]``.
+            embedding: image embeddings ``[M, C, g, g]``; ``N`` is a multiple of ``M``, an image's prompts are together.
             position: position encoding of the image embedding, ``[1, C, g, g]``.
             sparse: prompt embeddings ``[N, K, C]``.
-            dense: prompt embeddings ``[N, C, g, g]``.
+            dense: prompt embeddings ``[N, C, g, g]``, or one for all ``[1, C, g, g]``.
         """
         count = len(sparse)
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(count, -1, -1), sparse], 1)
-        source = embedding + dense
+        # What is asked without a mask shares its image: [M, C, g, g].
+        source = (embedding if len(dense) == 1 else for_each_prompt(embedding, count)) + dense
         tokens, image = self.transformer(source, position.to(source.dtype), tokens)
 
         # [N, C, g, g] back from [N, g * g, C]
-        image = image.transpose(1, 2).reshape(source.shape)
+        image = image.transpose(1, 2).reshape(count, *source.shape[1:])
         upscaled = self.output_upscaling(image)
         mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
         # [N, 4, C / 8]: one dynamic linear classifier a mask token

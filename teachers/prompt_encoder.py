@@ -73,7 +73,7 @@ class PromptEncoder(nn.Module):
             masks: logits ``[N, 1, 4g, 4g]``.
 
         Returns:
-            Sparse embeddings ``[N, K, C]`` and dense embeddings ``[N, C, g, g]``.
+            Sparse embeddings ``[N, K, C]``, and dense embeddings ``[N, C, g, g]``, or ``[1, C, g, g]`` without masks.
         """
         sparse = []
         if points is not None:
@@ -85,7 +85,7 @@ class PromptEncoder(nn.Module):
         if masks is not None:
             dense = self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
         else:
-            dense = self.no_mask_embed.weight.reshape(1, dim, 1, 1).expand(count, dim, self.grid, self.grid)
+            dense = self.no_mask_embed.weight.reshape(1, dim, 1, 1).expand(1, dim, self.grid, self.grid)
         empty = self.no_mask_embed.weight.new_zeros(count, 0, dim)
         return torch.cat([empty, *(part.to(empty.dtype) for part in sparse)], 1), dense
 

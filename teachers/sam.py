@@ -105,7 +105,7 @@ class Sam(nn.Module):
         """Decode prompts whose coordinates are in the model's frame; all four candidates.
 
         Args:
-            embedding: ``[1, C, g, g]`` for all prompts, or ``[N, C, g, g]`` with one a prompt.
+            embedding: ``[M, C, g, g]``: one for all prompts, one a prompt, or one for each ``N / M`` in turn.
         """
         points = None if prompt.points_xy is None or prompt.labels is None else (prompt.points_xy, prompt.labels)
         sparse, dense = self.prompt_encoder(points, prompt.boxes_xyxy, prompt.mask_logits)

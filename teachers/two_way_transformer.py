@@ -1,7 +1,18 @@
-"""The two-way transformer of SAM's mask decoder: prompts attend to the image, and the image to the prompts."""
+"""The two-way transformer of SAM's mask decoder: prompts attend to the image, and the image to the prompts.
+
+Until the image has attended to a prompt's tokens it is the same for every prompt asked of it. So images may come fewer
+than prompts (``M`` images, ``N = M * prompts an image``, those of one image together), and are projected once each.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def for_each_prompt(x: Tensor, count: int) -> Tensor:
+    """What belongs to ``M`` images, ``[M, ...]``, as ``[count, ...]``, one entry a prompt; a view where it can be."""
+    if len(x) == count:
+        return x
+    return x[:, None].expand(-1, count // len(x), *x.shape[1:]).flatten(0, 1)
 
 
 class CrossAttention(nn.Module):
@@ -23,12 +34,14 @@ class CrossAttention(nn.Module):
         self.out_proj = nn.Linear(inner, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries ``[N, Q, C]`` over keys and values ``[N, K, C]``, giving ``[N, Q, C]``."""
+        """Queries ``[N, Q, C]`` over keys and values ``[N, K, C]``, giving ``[N, Q, C]``; either side may be ``[M]``."""
         # [N, heads, tokens, d]
         q, k, v = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
+        count = max(len(q), len(k))
+        q, k, v = (for_each_prompt(x, count) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(-2))
 
@@ -62,7 +75,7 @@ class TwoWayBlock(nn.Module):
         self.first = first
 
     def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens ``[N, K, C]`` and image ``[N, g * g, C]``, each with its position encoding; shapes unchanged."""
+        """Tokens ``[N, K, C]`` and image ``[M, g * g, C]``, each with its position encoding; to ``[N, ...]`` both."""
         if self.first:
             # The first block's tokens are their own position encoding; it has no residual either.
             tokens = self.self_attn(tokens, tokens, tokens)
@@ -72,8 +85,8 @@ class TwoWayBlock(nn.Module):
         tokens = self.norm1(tokens)
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
-        return tokens, image
+        attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens)
+        return tokens, self.norm4(for_each_prompt(image, len(tokens)) + attended)
 
 
 class TwoWayTransformer(nn.Module):
@@ -86,7 +99,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image ``[N, C, g, g]``, its position encoding ``[1, C, g, g]`` and tokens ``[N, K, C]``.
+        """Image ``[M, C, g, g]``, its position encoding ``[1, C, g, g]`` and tokens ``[N, K, C]``.
 
         Returns:
             Tokens ``[N, K, C]`` and image ``[N, g * g, C]``.

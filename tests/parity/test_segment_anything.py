@@ -140,7 +140,7 @@ def test_prompts_and_decoding(pair: tuple[MetaSam, Sam], embedding: Tensor, kind
     sparse, dense = theirs.prompt_encoder(given, prompt.boxes_xyxy, prompt.mask_logits)
     found = ours.prompt_encoder(given, prompt.boxes_xyxy, prompt.mask_logits)
     close(found[0], sparse)
-    close(found[1], dense)
+    close(found[1].expand_as(dense), dense)
     position = theirs.prompt_encoder.get_dense_pe()
     close(ours.prompt_encoder.dense_position(), position)
 

@@ -1,0 +1,54 @@
+"""Prompts that share an image are answered as if each had come alone."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.protocols import Prompt
+from teachers.sam import Sam
+from tests.unit.tiny import tiny_sam
+
+IMAGES, PROMPTS = 3, 4
+
+
+@pytest.fixture(scope="module")
+def model() -> Sam:
+    torch.manual_seed(0)
+    return tiny_sam().eval()
+
+
+def points(model: Sam, count: int) -> Prompt:
+    return Prompt(points_xy=torch.rand(count, 2, 2) * model.input_size, labels=torch.ones(count, 2, dtype=torch.int64))
+
+
+def masks(model: Sam, count: int) -> Prompt:
+    side = 4 * model.config.encoder.grid
+    return Prompt(boxes_xyxy=torch.rand(count, 4) * model.input_size, mask_logits=torch.randn(count, 1, side, side))
+
+
+@pytest.mark.parametrize("make", [points, masks])
+def test_several_images_with_several_prompts_each(model: Sam, make: Callable[[Sam, int], Prompt]) -> None:
+    shape = model.config.encoder
+    embeddings = torch.randn(IMAGES, shape.out_channels, shape.grid, shape.grid)
+    prompt = make(model, IMAGES * PROMPTS)
+    together = model.decode_frame(embeddings, prompt)
+    alone = [model.decode_frame(embeddings[i // PROMPTS, None], prompt[i : i + 1]) for i in range(len(prompt))]
+    for found, expected in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_a_shared_image_add_up(model: Sam) -> None:
+    shape = model.config.encoder
+    embedding = torch.randn(1, shape.out_channels, shape.grid, shape.grid)
+    prompt = points(model, PROMPTS)
+
+    def gradient(image: Tensor) -> Tensor:
+        given = image.clone().requires_grad_()
+        model.decode_frame(given, prompt).logits.square().sum().backward()
+        assert given.grad is not None
+        return given.grad
+
+    repeated = gradient(embedding.expand(PROMPTS, -1, -1, -1))
+    torch.testing.assert_close(gradient(embedding), repeated.sum(0, keepdim=True), rtol=1e-3, atol=1e-4)
