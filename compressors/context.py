@@ -1,14 +1,16 @@
 """What a method is given to work with, and what it gives back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from compressors.distill.engine import Engine
 from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import TeacherEmbeddings, keeper
+from core.errors import InputError
 from data.sample import ImageData
+from students.files import load_model
 from teachers.sam import Sam, SamConfig
 
 
@@ -23,6 +25,7 @@ class RunContext:
         cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
         cache_folder: where on disk; other runs find them there. None: in ``folder``.
         validate: scores a model on labelled training pictures, higher being better; None where there are none.
+        load: reads a model by its file or its released name.
     """
 
     seed: int
@@ -31,12 +34,38 @@ class RunContext:
     cache: str = "memory"
     cache_folder: Path | None = None
     validate: Callable[[Sam], float] | None = None
+    load: Callable[[str], Sam] = field(default=lambda name: load_model(Path(name)))
 
     def teacher_embeddings(self, teacher: Sam) -> TeacherEmbeddings:
         """The teacher's image embeddings, kept as the settings say."""
         encoder = teacher.image_encoder
         kept = keeper(self.cache, self.cache_folder or self.folder / "embeddings", encoder)
         return TeacherEmbeddings(encoder, self.engine, kept)
+
+    def initial(self, name: str, teacher: Sam) -> Sam:
+        """A model to begin with, which must take the teacher's pictures and answer in its terms.
+
+        Raises:
+            InputError: it cannot be read, or its frame, embedding or decoder are not the teacher's.
+        """
+        model = self.load(name)
+        mine, theirs = (_outside(m.config) for m in (model, teacher))
+        if differing := [f"{key} {mine[key]}, the teacher's {theirs[key]}" for key in mine if mine[key] != theirs[key]]:
+            raise InputError(f"method.init={name}: {'; '.join(differing)}; begin with a student of this teacher")
+        return model
+
+
+def _outside(config: SamConfig) -> dict[str, int]:
+    """What a student shares with its teacher."""
+    encoder = config.encoder
+    return {
+        "side of the frame": encoder.image_size,
+        "grid": encoder.grid,
+        "channels": encoder.out_channels,
+        "heads of the decoder": config.decoder_heads,
+        "width of the decoder's MLPs": config.decoder_mlp_width,
+        "width of the IoU head": config.iou_width,
+    }
 
 
 @dataclass(frozen=True)

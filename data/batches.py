@@ -90,8 +90,12 @@ class ImageBatches:
 
     def __call__(self, places: range) -> ImageBatch:
         """The batch at consecutive places of the order; it may run on across the end of an epoch."""
+        return self.of(self.indices(places))
+
+    def indices(self, places: range) -> list[int]:
+        """Which pictures stand at consecutive places of the order."""
         count = len(self.data)
-        return self.of([_order(self.seed, place // count, count)[place % count] for place in places])
+        return [_order(self.seed, place // count, count)[place % count] for place in places]
 
     def of(self, indices: Sequence[int]) -> ImageBatch:
         """The batch of chosen pictures."""

@@ -52,6 +52,9 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
     # The method's own settings hold what it takes of these; the teacher's file only proposes.
     del content["student"], content["teacher"]["student"], content["teacher"]["recipe"]
     content["weights"] = weights_identity(settings.teacher)
+    for part, key in ((content["method"], "init"), (content["method"].get("student", {}), "weights")):
+        if part.get(key) is not None:
+            part[key] = _file_identity(part[key])
     content["pictures"] = [
         fingerprint(build_data(data, labels=False)) for data in (settings.data, settings.evaluation.data)
     ]
@@ -76,6 +79,13 @@ def weights_identity(settings: TeacherConfig) -> str | None:
     if model is not None and model.packaged is not None and model.packaged.is_file():
         return file_sha256(model.packaged)
     return model.release.sha256 if model is not None and model.release is not None else None
+
+
+def _file_identity(name: str) -> str:
+    """SHA-256 of a file, or of the weights in a folder; a released model's name stands for itself."""
+    path = Path(name).expanduser()
+    path = path / "model.safetensors" if path.is_dir() else path
+    return file_sha256(path) if path.is_file() else name
 
 
 def fingerprint(data: ImageData) -> str:

@@ -29,6 +29,7 @@ from experiments.build import (
     data_name,
     evaluation_indices,
 )
+from experiments.checkpoints import find_model
 from experiments.identity import fingerprint, method_name, resolved, run_id
 from experiments.leaderboard import fold
 from experiments.measuring import cost_columns, latency_columns
@@ -139,6 +140,7 @@ def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
         cache=settings.engine.cache,
         cache_folder=Path(settings.engine.cache_folder),
         validate=training_score(parts.data, settings.evaluation.batch) if _reads_labels(parts.method) else None,
+        load=lambda checkpoint: find_model(checkpoint).model,
     )
     compressed = parts.method.compress(teacher, parts.data, context)
     if not processes.is_first():

@@ -50,12 +50,21 @@ def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None)
         student, teacher: ``[B, C, g, g]``.
         valid: bool ``[B, g, g]`` (see :func:`core.geometry.valid_cells`); None counts every cell.
     """
-    squared = (student.float() - teacher.float()).square().mean(1)
+    return _over_cells((student.float() - teacher.float()).square().mean(1), valid)
+
+
+def embedding_l1(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean absolute error of image embeddings; otherwise as :func:`embedding_mse`."""
+    return _over_cells((student.float() - teacher.float()).abs().mean(1), valid)
+
+
+def _over_cells(errors: Tensor, valid: Tensor | None) -> Tensor:
+    """The mean of errors ``[B, g, g]`` over valid cells, then over images."""
     if valid is None:
-        return squared.mean()
-    weight = valid.to(squared.dtype)
+        return errors.mean()
+    weight = valid.to(errors.dtype)
     # By image, so that parts of a batch average to the whole, on one device or on many.
-    return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
+    return ((errors * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
 
 
 def embedding_rmse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
