@@ -98,7 +98,7 @@ class Compressed:
     @property
     def peak_memory_bytes(self) -> int:
         """Most memory a training process needed (see :mod:`compressors.distill.memory`)."""
-        return max(stage.peak_memory_bytes for stage in self.stages)
+        return max((stage.peak_memory_bytes for stage in self.stages), default=0)
 
 
 class Compressor(Protocol):

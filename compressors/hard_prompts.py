@@ -1,7 +1,7 @@
 """TinySAM's online hard prompt sampling: the next point lies where the student's mask is missing (section 3.3).
 
 Eqs. 8 and 9: ``M_i = D(E_prompt(P_i), E_img(I))`` is the student's answer to a point, and ``P_(i+1)`` is drawn from
-``M_gt \\ M_i``. A point replaces its predecessor. The iteration whose point is trained on is drawn uniformly from 0 to 9.
+``M_gt \\ M_i`` and replaces it. The iteration whose point is trained on is drawn uniformly from 0 to 9.
 """
 
 from collections.abc import Sequence

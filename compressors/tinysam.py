@@ -42,7 +42,8 @@ class TinySam:
         hard_masks: the output's distance weighs more where the student is behind its teacher.
         epsilon: of that weight.
         prompts: masks a picture, each asked for by a point, a box, or both.
-        boxes: box prompts: ``none`` (the paper describes points), ``also``, ``alone``.
+        boxes: box prompts: ``none`` (the paper describes points alone), ``also``, ``alone``. Without them
+            the single-mask answer to boxes is forgotten.
         decoder: whether the student's mask decoder is ``trained`` or ``frozen``.
         steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
         batch: pictures a batch.
@@ -53,13 +54,13 @@ class TinySam:
     init: str | None = None
     embedding: float = 1.0
     token: float = 1.0
-    output: float = 1.0
+    output: float = 0.1
     annotations: float = 1.0
     hard_prompts: bool = True
     hard_masks: bool = True
     epsilon: float = 1e-6
     prompts: int = 64
-    boxes: str = "none"
+    boxes: str = "also"
     decoder: str = "trained"
     steps: int = 250
     batch: int = 1

@@ -8,8 +8,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 2
-ADDED = {2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours")}
+SCHEMA_VERSION = 3
+ADDED = {
+    2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"),
+    3: ("weight_bits", "activation_bits", "bit_operations", "float_macs"),
+}
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
 """Of a run, of one scored model, of costs alone, and of a run that ended in an error (``reason`` says which)."""
@@ -39,6 +42,9 @@ class ResultRow:
         miou_low, miou_high: 95 % interval of ``miou``.
         skipped: how many annotations the written rules left out, by reason.
         reason: of a failure.
+        weight_bits, activation_bits: of a quantised model; None in a float one.
+        bit_operations: multiply-accumulates (counter ``full``) weighed by the bits of both factors, 32 in float.
+        float_macs: multiply-accumulates that a quantised model does in float, by layer.
     """
 
     run_id: str | None = None
@@ -80,6 +86,10 @@ class ResultRow:
     train_images_per_s: float | None = None
     train_peak_memory_bytes: int | None = None
     device_hours: float | None = None
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    bit_operations: int | None = None
+    float_macs: dict[str, int] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

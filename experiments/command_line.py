@@ -19,7 +19,7 @@ from experiments.help_text import help_text
 from experiments.messages import group_overrides, nearest, told
 from experiments.rows import Row
 from experiments.schema import COMMANDS, register
-from experiments.validate import check_student, settings_of
+from experiments.validate import check_preset, check_student, settings_of
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         command, rest = _command(argv)
         _check_flags(rest)
+        check_preset(command, rest)
         outcomes = _compose_and_call(command, rest)
     except InputError as error:
         _complain(error)
@@ -79,7 +80,12 @@ class Outcome:
 
 
 def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The command word, or ``run``, and the arguments without it."""
+    """The command word, or ``run``, and the arguments without it; options may stand before the word."""
+    for place, (before, argument) in enumerate(zip(["", *argv], argv, strict=False)):
+        if argument in COMMANDS and before not in _WITH_VALUE:
+            return argument, [*argv[:place], *argv[place + 1 :]]
+        if not argument.startswith("-") and before not in _WITH_VALUE:
+            break
     if not argv or "=" in argv[0] or argv[0].startswith(("-", "~")):
         return "run", list(argv)
     if argv[0] not in COMMANDS:
@@ -104,6 +110,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     # Here, so that neither --help nor a wrong word waits for PyTorch.
     from core import processes
     from experiments.commands import FUNCTIONS
+    from experiments.everything_table import print_sweep
     from experiments.paper_table import print_paper_table
 
     register()
@@ -130,6 +137,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
         processes.leave()
     if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
         print_paper_table(outcomes[0].preset, outcomes[0].runs)
+        print_sweep([row for outcome in outcomes for row in outcome.rows])
     return outcomes
 
 

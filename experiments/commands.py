@@ -21,6 +21,7 @@ from experiments.build import (
 )
 from experiments.checkpoints import find_model
 from experiments.convert import convert
+from experiments.everything import everything
 from experiments.identity import method_name
 from experiments.leaderboard import fold, print_leaderboard
 from experiments.measuring import cost_columns, cost_of_shape, latency_columns
@@ -107,5 +108,6 @@ FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
     "cost": cost,
     "convert": convert,
     "predict": predict,
+    "everything": everything,
     "leaderboard": leaderboard,
 }

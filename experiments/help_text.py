@@ -3,7 +3,8 @@
 from experiments.schema import CONF
 from students.catalog import RELEASED
 
-_HEAD = """usage: python -m experiments [evaluate|cost|convert|predict|leaderboard] [key=value ...] [-m] [--cfg job]
+_HEAD = """usage: python -m experiments [evaluate|cost|convert|predict|everything|leaderboard] [key=value ...] [-m]
+                             [--cfg job]
 
 Compress the Segment Anything Model, and measure what that costs and keeps.
 
@@ -13,10 +14,12 @@ commands
   cost          parameters and MACs of a teacher and its student, without weights or data
   convert       write a checkpoint in another layout: checkpoint=NAME|FILE to=hf|meta|mobile_sam|sampress out=PATH
   predict       masks of one picture: checkpoint=NAME|FILE image=FILE box=[x0,y0,x1,y1] points=[[x,y],...] out=FOLDER
+  everything    all masks of pictures: checkpoint=NAME|FILE image=FILE|FOLDER out=FOLDER
+                (or how good they are: evaluation=shapes instead of image)
   leaderboard   put all finished runs into runs/leaderboard.csv and show them
 """
 _TAIL = """
-checkpoint=... (evaluate, convert, predict)
+checkpoint=... (evaluate, convert, predict, everything)
   a file or folder, recognised by what is in it; a model of the catalogue; or a released one:
   {released}
 
@@ -32,8 +35,9 @@ settings (every command: format=table|json, runs=FOLDER)
 examples
   python -m experiments method=slimsam ratio=0.77
   python -m experiments -m method=slimsam,scratch ratio=0.5,0.77 seed=0,1
-  python -m experiments evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER"""
-_GROUPS = ("method", "student", "teacher", "data", "evaluation", "engine", "variant", "experiment")
+  python -m experiments evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER
+  python -m experiments everything experiment=everything_pocket checkpoint=sam_pocket image=photo.jpg out=FOLDER"""
+_GROUPS = ("method", "student", "teacher", "data", "evaluation", "engine", "generator", "variant", "experiment")
 
 
 def help_text() -> str:

@@ -7,13 +7,36 @@ import torch
 
 from core.cost import checkpoint_bytes, measure_cost
 from evaluation.latency import measure_latency
+from students.quantized.bit_operations import count_bit_operations
+from students.quantized.plan import plan_of
 from students.student import build_model
 from teachers.sam import Sam, SamConfig
 
 
 def cost_columns(model: Sam) -> dict[str, Any]:
-    """Parameters, MACs by both counters and stored bytes; from shapes alone, so the meta device will do."""
-    return {**asdict(measure_cost(model)), "size_bytes": checkpoint_bytes(model)}
+    """Parameters, MACs by both counters and stored bytes; from shapes alone, so the meta device will do.
+
+    Quantising changes how a multiplication is done, not how many there are: parameters and MACs are those of the float
+    model. What fewer bits save stands beside them, as bit-operations.
+    """
+    columns: dict[str, Any] = {"size_bytes": checkpoint_bytes(model)}
+    if plan_of(model) is not None:
+        with torch.device("meta"):
+            return {**asdict(measure_cost(build_model(model.config))), **columns, **bit_columns(model)}
+    return {**asdict(measure_cost(model)), **columns}
+
+
+def bit_columns(model: Sam) -> dict[str, Any]:
+    """Bits, bit-operations and what stays float, of a quantised model."""
+    plan = plan_of(model)
+    assert plan is not None
+    counted = count_bit_operations(model.config, plan)
+    return {
+        "weight_bits": plan.scheme.weight_bits,
+        "activation_bits": plan.scheme.activation_bits,
+        "bit_operations": counted.total,
+        "float_macs": counted.float_macs,
+    }
 
 
 def cost_of_shape(config: SamConfig) -> dict[str, Any]:

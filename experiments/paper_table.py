@@ -18,14 +18,18 @@ from core.result import ResultRow
 from experiments.result_file import NAME, read_rows
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
-SOURCE = "arXiv 2312.05284, SA-1B, one point"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a table: which run is its like here, and what the paper says (mIoU in 0..1, or None).
+    """A line of a table: which run is its like here, and what the paper says.
 
-    ``claimed`` tells whether the paper orders the lines of this group; others are compared here alone."""
+    Attributes:
+        published: mIoU or AP in 0..1, or None.
+        claimed: whether the paper orders the lines of this group; others are compared here alone.
+        judged: the measured column that is nearest to what the paper scores, by which orderings are judged.
+        source: the paper, and what its figure is.
+    """
 
     group: str
     label: str
@@ -33,6 +37,8 @@ class Entry:
     ratio: float | None
     published: float | None
     claimed: bool = True
+    judged: str = "miou_point"
+    source: str = ""
 
 
 def presets() -> dict[str, list[Entry]]:
@@ -43,7 +49,7 @@ def presets() -> dict[str, list[Entry]]:
         return found
     with open(PUBLISHED, encoding="utf-8", newline="") as stream:
         for line in csv.DictReader(stream):
-            published = float(line["miou"]) if line["miou"] else None
+            published = float(line["published"]) if line["published"] else None
             entry = Entry(
                 line["group"],
                 line["label"],
@@ -51,6 +57,8 @@ def presets() -> dict[str, list[Entry]]:
                 float(line["ratio"]) if line["ratio"] else None,
                 published,
                 line["claimed"] == "yes",
+                line["judged"],
+                line["source"],
             )
             found.setdefault(line["preset"], []).append(entry)
     return found
@@ -76,10 +84,11 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     some = next((of_variant[0] for of_variant in measured.values() if of_variant), None)
     if some is None:
         raise InputError(f"{preset}: none of its runs is finished; start them with experiment={preset}")
+    sources = sorted({entry.source for entry in entries if entry.published is not None})
     lines = [
         f"Protocol `{some.protocol}` on held-out `{some.data}`, {some.instances:,} instances in {some.images:,} "
-        f"images; {some.images_seen:,} training images a run; {some.device}; mean ± standard deviation over seeds."
-        + (f" *Published*: {SOURCE}; its level does not compare." if any(e.published for e in entries) else ""),
+        f"images; {_images_seen(measured)} training images a run; {some.device}; mean ± standard deviation over seeds."
+        + (f" *Published*: {'; '.join(sources)}; its level does not compare." if sources else ""),
         "",
         "| | | ratio | seeds | mIoU point | mIoU box | *published* |",
         "|---|---|---|---|---|---|---|",
@@ -98,8 +107,14 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     return "\n".join([*lines, "", *orderings(entries, measured)])
 
 
+def _images_seen(measured: dict[tuple[str, float | None], list[ResultRow]]) -> str:
+    """How many training images the runs saw, as one number or a range."""
+    seen = sorted({row.images_seen for rows in measured.values() for row in rows if row.images_seen is not None})
+    return " to ".join(f"{count:,}" for count in sorted({seen[0], seen[-1]})) if seen else "unknown"
+
+
 def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float | None], list[ResultRow]]) -> list[str]:
-    """Whether each published ordering of neighbours holds for the measured mIoU with one point.
+    """Whether each published ordering of neighbours holds for the measured mIoU (with one point, or with boxes).
 
     It holds, or is reversed, if the means differ by more than the spreads of both together; else it is undecided.
     """
@@ -110,7 +125,7 @@ def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float | None],
     for (group, ratio), members in groups.items():
         for better, worse in pairwise(members):
             first, second = (
-                [row.miou_point for row in measured[e.variant, e.ratio] if row.miou_point is not None]
+                [value for row in measured[e.variant, e.ratio] if (value := getattr(row, e.judged)) is not None]
                 for e in (better, worse)
             )
             if len(first) < 2 or len(second) < 2:

@@ -7,6 +7,8 @@ from statistics import mean, stdev
 
 from core.checkpoint import write_text
 from core.result import ResultRow
+from experiments.everything_row import read_row
+from experiments.everything_table import strategies_table
 from experiments.measuring import cost_of_shape
 from experiments.paper_table import presets, rows_of_runs, table
 from experiments.report import count, size
@@ -15,12 +17,15 @@ from students.pruned_vit import pruned_shape
 from teachers.catalog import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "mobilesam", "scratch")
+EVERYTHING = "everything"
+"""The folder of rows of the command ``everything``, which have columns of their own."""
+ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobilesam", "scratch")
 
 
 def committed_rows(data: str, teacher: str = "sam_pocket") -> list[ResultRow]:
     """Rows of ``results/`` on one data set, under one teacher (baselines have none)."""
-    paths = [path for path in sorted((ROOT / "results").glob("*/*.json")) if path.parent.name not in presets()]
+    others = (*presets(), EVERYTHING)
+    paths = [path for path in sorted((ROOT / "results").glob("*/*.json")) if path.parent.name not in others]
     rows = [row for path in paths for row in read_rows(path)]
     # Runs with a name of their own belong to the tables of their preset.
     return [
@@ -89,6 +94,9 @@ def with_tables(text: str) -> str:
     """A README with its tables made anew between their ``<!-- table:NAME -->`` marks."""
     shapes = committed_rows("shapes")
     tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
+    tables[EVERYTHING] = strategies_table(
+        [read_row(path) for path in sorted((ROOT / "results" / EVERYTHING).glob("*.json"))]
+    )
     for preset in presets():
         rows = rows_of_runs(ROOT / "results" / preset)
         none = f"No row is committed yet: `python -m experiments experiment={preset}` makes them."

@@ -39,6 +39,7 @@ from experiments.run_folder import held_folder
 from experiments.schema import RunConfig
 from experiments.scoring import Held, score_fillings, score_model, training_score
 from students.files import load_model, save_model
+from students.quantized.plan import plan_of
 from students.student import build_model
 from teachers.sam import Sam
 
@@ -226,6 +227,10 @@ def _promised(method: Compressor, teacher: Sam) -> int | None:
 
 
 def _parameters(model: Sam) -> int:
+    """Of the float model, where one was quantised: codes are no parameters to PyTorch."""
+    if plan_of(model) is not None:
+        with torch.device("meta"):
+            model = build_model(model.config)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,6 +14,7 @@ from omegaconf import MISSING
 import conf
 from core.errors import InputError
 from data.shapes import DIFFICULTY
+from evaluation.everything.settings import EverythingSettings
 from students.student import Student
 
 CONF = Path(conf.__file__).parent
@@ -32,6 +34,7 @@ class RecipeConfig:
         optimizer: of :class:`compressors.distill.schedule.Optimisation`.
         importance_images: pictures behind the scores of channels.
         scratch_rate, scratch_optimizer: of students that begin from random weights.
+        prompts: masks a picture, of methods that train on masks.
     """
 
     steps: int = MISSING
@@ -42,6 +45,7 @@ class RecipeConfig:
     importance_images: int = MISSING
     scratch_optimizer: str = MISSING
     scratch_rate: float = MISSING
+    prompts: int = MISSING
 
 
 @dataclass
@@ -115,6 +119,22 @@ class EvaluationConfig:
     images: int | None = None
     batch: int = 64
     latency_runs: int = 20
+    precision: str = "float32"
+    data: Any = MISSING
+
+
+@dataclass
+class ProposalsConfig:
+    """What the masks of whole pictures are scored on.
+
+    Attributes:
+        protocol: what is compared with what.
+        images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 50.
+        precision: what models compute in.
+    """
+
+    protocol: str = "everything@1"
+    images: int | None = None
     precision: str = "float32"
     data: Any = MISSING
 
@@ -222,6 +242,38 @@ class PredictConfig(CommandConfig):
 
 
 @dataclass
+class DataFolder:
+    """Where the pictures of a data set lie, of those that lie somewhere."""
+
+    root: str | None = None
+
+
+@dataclass
+class EverythingConfig(CommandConfig):
+    """All masks of pictures, or their scores on a data set.
+
+    Attributes:
+        checkpoint: a model's name or file.
+        generator: settings of :class:`evaluation.everything.EverythingSettings`.
+        image: a picture's file, or a folder of pictures.
+        evaluation: a data set with masks, instead of ``image``; ``data`` says where it lies.
+        out: the folder for what is written; null: ``everything`` for pictures, ``<runs>/everything`` for scores.
+        draw: whether each picture is drawn with its masks.
+        force: whether to do again what is there already.
+    """
+
+    checkpoint: str = MISSING
+    generator: Any = MISSING
+    image: str | None = None
+    evaluation: ProposalsConfig | None = None
+    data: DataFolder = field(default_factory=DataFolder)
+    out: str | None = None
+    draw: bool = True
+    force: bool = False
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
 class LeaderboardConfig(CommandConfig):
     """All finished runs."""
 
@@ -232,6 +284,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "cost": CostConfig,
     "convert": ConvertConfig,
     "predict": PredictConfig,
+    "everything": EverythingConfig,
     "leaderboard": LeaderboardConfig,
 }
 DATA: dict[str, type[ShapesData] | type[CocoData] | type[Sa1bData]] = {
@@ -248,6 +301,8 @@ def register() -> None:
         store.store(group="schema", name=name, node=node)
     for name, data in DATA.items():
         store.store(group="schema/data", name=name, node=data)
+    # The command writes COCO's run lengths, whatever the generator could give.
+    store.store(group="schema", name="generator", node=mirror(EverythingSettings, without=("output",)))
     for path in sorted((CONF / "method").glob("*.yaml")):
         found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         if found:
@@ -276,12 +331,18 @@ def target_class(target: str) -> type[Any]:
     return found
 
 
-def mirror(settings: type[Any], target: str | None = None) -> type[Any]:
-    """A dataclass with the fields of another: types kept, values open, and not frozen, so that YAML can fill it."""
+def mirror(settings: type[Any], target: str | None = None, without: Collection[str] = ()) -> type[Any]:
+    """A dataclass with the fields of another: types kept, values open, and not frozen, so that YAML can fill it.
+
+    Args:
+        without: fields to leave out.
+    """
     hints = get_type_hints(settings)
     parts: list[Any] = [("_target_", str, field(default=target))] if target else []
     for part in dataclasses.fields(settings):
         hint, default, factory = hints[part.name], part.default, part.default_factory
+        if part.name in without:
+            continue
         if hint is Student:
             # A group of its own, to which the method's file refers and which has its type there.
             parts.append((part.name, Any, field(default=MISSING)))

@@ -8,11 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
+from experiments.help_text import choices
 from experiments.messages import nearest
-from experiments.schema import EvaluationConfig, RunConfig
+from experiments.schema import COMMANDS, EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig
 
 FORMATS = ("table", "json")
-PROTOCOLS = ("box_point@1",)
+PROTOCOLS = {EvaluationConfig: ("box_point@1",), ProposalsConfig: ("everything@1",)}
 CACHES = ("disk", "memory", "off")
 EXAMPLES = {
     "data.root": "FOLDER",
@@ -43,7 +44,9 @@ def settings_of(cfg: DictConfig) -> Any:
     _check_known(cfg, settings)
     if hasattr(settings, "cache"):
         _check_cache(settings)
-    if hasattr(settings, "evaluation"):
+    if isinstance(settings, EverythingConfig):
+        _check_one_source(settings)
+    if getattr(settings, "evaluation", None) is not None:
         _check_evaluation(settings.evaluation)
     name = getattr(settings, "name", None)
     if name is not None and not (name and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-"):
@@ -74,11 +77,33 @@ def check_student(cfg: DictConfig, overrides: Iterable[str]) -> None:
     Raises:
         InputError: it would have no effect.
     """
-    if "student" in cfg and "student" not in cfg.method:
-        chosen = next((text for text in overrides if text.lstrip("+~").startswith(("student=", "student."))), None)
-        if chosen is not None:
-            name = str(cfg.method._target_).rpartition(".")[2]
-            raise InputError(f"{chosen}: {name} takes no student; leave it out, or give method=mobilesam")
+    if "student" not in cfg:
+        return
+    chosen = next((text for text in overrides if text.lstrip("+~").startswith(("student=", "student."))), None)
+    if chosen is not None and "student" not in cfg.method:
+        name = str(cfg.method._target_).rpartition(".")[2]
+        raise InputError(f"{chosen}: {name} takes no student; leave it out, or give method=mobilesam")
+    if chosen is not None and cfg.method.get("init") is not None:
+        raise InputError(f"{chosen}: the student is that of method.init={cfg.method.init}; give one of the two")
+
+
+def check_preset(command: str, arguments: Iterable[str]) -> None:
+    """A preset is given to the command that it is for: the one its name begins with, else a run.
+
+    Args:
+        arguments: what was typed.
+
+    Raises:
+        InputError: it is for another command; the message names that.
+    """
+    for text in arguments:
+        key, _, name = text.partition("=")
+        if key != "experiment" or name not in choices("experiment"):
+            continue
+        owner = next((word for word in COMMANDS if name.startswith(f"{word}_")), "run")
+        if owner != command:
+            word = "" if owner == "run" else f"{owner} "
+            raise InputError(f"{text} is not for the command {command}; give python -m experiments {word}{text}")
 
 
 def _check_missing(cfg: DictConfig) -> None:
@@ -86,8 +111,8 @@ def _check_missing(cfg: DictConfig) -> None:
     for key, value in _leaves(raw, ""):
         if value == "???":
             raise InputError(f"{key} is missing; give {key}={EXAMPLES.get(key, 'VALUE')}")
-    root = raw.get("evaluation", {}).get("data", {}).get("root")
-    if root == "${data.root}" and "root" not in raw["data"]:
+    root = (raw.get("evaluation") or {}).get("data", {}).get("root")
+    if root == "${data.root}" and raw["data"].get("root") is None:
         raise InputError("evaluation.data.root is missing; give evaluation.data.root=FOLDER")
 
 
@@ -115,13 +140,21 @@ def _check_cache(settings: RunConfig) -> None:
         raise InputError(f"cache={mode} is unknown; choose one of {', '.join(CACHES)}")
 
 
-def _check_evaluation(settings: EvaluationConfig) -> None:
+def _check_one_source(settings: EverythingConfig) -> None:
+    if (settings.image is None) == (settings.evaluation is None):
+        if settings.image is None:
+            raise InputError("neither pictures nor a data set; give image=FILE, image=FOLDER or evaluation=shapes")
+        raise InputError(f"image={settings.image}: a data set is given too; leave out image or evaluation")
+
+
+def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
     for key in ("images", "batch", "latency_runs"):
-        value = getattr(settings, key)
+        value = getattr(settings, key, None)
         if value is not None and value < 1:
             raise InputError(f"evaluation.{key}={value} must be at least 1")
-    if settings.protocol not in PROTOCOLS:
-        raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(PROTOCOLS)}")
+    known = PROTOCOLS[type(settings)]
+    if settings.protocol not in known:
+        raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(known)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from core.checkpoint import load_strictly, read_safetensors, write_safetensors
 from core.errors import InputError
+from students.quantized.plan import Plan, apply_plan, pack, plan_of
 from students.student import KINDS, build_model, kind_of
 from teachers.sam import Sam, SamConfig
 
@@ -29,6 +30,9 @@ def save_model(path: Path, model: Sam, about: Mapping[str, Any] | None = None) -
         "config": asdict(model.config),
         "about": dict(about or {}),
     }
+    plan = plan_of(model)
+    if plan is not None:
+        metadata["plan"] = plan.to_dict()
     write_safetensors(path, model.state_dict(), metadata)
 
 
@@ -61,6 +65,10 @@ def load_model(path: Path) -> Sam:
         encoder = {key: tuple(v) if isinstance(v, list) else v for key, v in shape.pop("encoder").items()}
         with torch.random.fork_rng(devices=[]):
             model = build_model(SamConfig(config(**encoder), **shape), json.loads(metadata["name"]))
+            if "plan" in metadata:
+                # Random weights stand in for the float ones, which the file does not have.
+                apply_plan(model, Plan.from_dict(json.loads(metadata["plan"])))
+                pack(model)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise

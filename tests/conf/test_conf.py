@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from data.sa1b import Sa1b
 from data.shapes import Shapes
 from experiments.build import build_data, build_method
+from experiments.everything import generator_settings
 from experiments.help_text import choices
 from experiments.identity import method_name
 from experiments.paper_table import presets
@@ -32,14 +33,16 @@ def hydra() -> Iterator[None]:
         yield
 
 
-WITHOUT_RATIO = ("method=mobilesam", "experiment=mobilesam_reference")
+WITHOUT_RATIO = (
+    "method=mobilesam", "method=tinysam", "method=ptq", "experiment=mobilesam_reference", "experiment=tinysam_reference",
+)  # fmt: skip
 
 
 def composed(command: str, *overrides: str) -> DictConfig:
     """A command's settings, with what it requires."""
     given = ["ratio=0.5"] if command in ("run", "cost") and not set(WITHOUT_RATIO) & set(overrides) else []
-    given += ["checkpoint=sam_pocket"] if command in ("evaluate", "convert", "predict") else []
-    given += ["image=somewhere"] if command == "predict" else []
+    given += ["checkpoint=sam_pocket"] if command in ("evaluate", "convert", "predict", "everything") else []
+    given += ["image=somewhere"] if command in ("predict", "everything") else []
     given += ["to=hf", "out=somewhere"] if command == "convert" else []
     chosen = [text for text in given if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)]
     return compose("config" if command == "run" else command, [*chosen, *overrides])
@@ -58,6 +61,11 @@ def test_every_file_composes(path: Path) -> None:
         assert path.stem in ("base", "config", *COMMANDS)
         return
     overrides = [f"{group}={path.stem}"]
+    if group == "generator" or path.stem.startswith("everything_"):
+        instead = ["image=null"] if path.stem == "everything_strategies" else []
+        built = generator_settings(settings_of(composed("everything", *overrides, *instead)).generator)
+        assert built.strategy == path.stem.partition("_")[0] or group == "experiment"
+        return
     if group == "variant":
         compose("config", [*overrides, "ratio=0.5"])
         return

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from experiments.everything_row import read_row
+from experiments.everything_table import published
 from experiments.paper_table import presets
-from experiments.readme import ROOT, with_tables
+from experiments.readme import EVERYTHING, ROOT, with_tables
 from experiments.result_file import read_rows
 
-FILES = sorted((ROOT / "results").glob("*/*.json"))
+FILES = sorted(path for path in (ROOT / "results").glob("*/*.json") if path.parent.name != EVERYTHING)
+STRATEGIES = sorted((ROOT / "results" / EVERYTHING).glob("*.json"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -24,7 +27,17 @@ def test_a_committed_file_is_whole(path: Path) -> None:
         assert {row.status for row in rows} == {"finished"}
 
 
+def test_the_committed_strategies_are_the_published_ones() -> None:
+    rows = [read_row(path) for path in STRATEGIES]
+    assert [row.run_id for row in rows] == [path.stem for path in STRATEGIES]
+    assert {(*row.sides, row.threshold) for row in rows} == set(published())
+    # One machine, one model, the same pictures and thresholds.
+    alike = ("checkpoint", "data", "split", "images", "instances", "device", "threads", "precision")
+    assert len({tuple(getattr(row, name) for name in alike) for row in rows}) == 1
+    assert len({row.settings["pred_iou_thresh"] for row in rows}) == 1
+
+
 def test_the_readme_says_what_the_rows_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_tables(text) == text
-    assert text.count("<!-- table:") == 2 + len(presets())
+    assert text.count("<!-- table:") == 3 + len(presets())

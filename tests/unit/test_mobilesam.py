@@ -14,20 +14,9 @@ from compressors.mask_distillation import ask, mask_loss
 from compressors.mobilesam import MobileSam
 from core.checkpoint import weights_sha256
 from core.errors import InputError
-from students.encoder_shapes import TinyVitConfig
-from students.student import Student
-from teachers.sam import SamConfig
-from tests.unit.tiny import CONFIG, Killed, Pictures, tiny_sam
+from tests.unit.tiny import CONFIG, Killed, Pictures, TinyStudent, tiny_sam
 
 OPTIMISATION = Optimisation(rate=5e-3)
-
-
-class TinyStudent(Student):
-    """A TinyViT of a few channels, whatever its name says."""
-
-    def shape(self, teacher: SamConfig) -> SamConfig:
-        shape = TinyVitConfig(64, 4, (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1), (4, 4, 4, 4), 16)
-        return replace(teacher, encoder=shape)
 
 
 METHOD = MobileSam(TinyStudent(), steps=3, batch=2, optimisation=OPTIMISATION)

@@ -1,7 +1,7 @@
 """A SAM small enough to train within a test, and pictures held in memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from data.sample import ImageSample
+from students.encoder_shapes import TinyVitConfig
+from students.student import Student
 from teachers.catalog import MODELS
 from teachers.image_encoder import EncoderConfig, ImageEncoder
 from teachers.initial_weights import initialise_encoder
@@ -17,6 +19,14 @@ from teachers.sam import Sam, SamConfig
 # A grid of 4 does not divide into windows of 3: padding takes part.
 ENCODER = EncoderConfig(64, 16, 24, 2, (24, 24, 24), (48, 48, 48), 3, (1,), 16)
 CONFIG = SamConfig(ENCODER, decoder_heads=2, decoder_mlp_width=20, iou_width=12)
+
+
+class TinyStudent(Student):
+    """A TinyViT of a few channels, whatever its name says."""
+
+    def shape(self, teacher: SamConfig) -> SamConfig:
+        shape = TinyVitConfig(64, 4, (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1), (4, 4, 4, 4), 16)
+        return replace(teacher, encoder=shape)
 
 
 class Killed(Exception):
@@ -82,3 +92,23 @@ class Pictures:
     @property
     def skipped(self) -> Mapping[str, int]:
         return {}
+
+
+@dataclass
+class LabelledPictures(Pictures):
+    """The same with one to three rectangles as instances; every fourth picture has none."""
+
+    def sample(self, index: int) -> ImageSample:
+        image = self.image(index)
+        height, width = image.shape[:2]
+        count = 0 if index % 4 == 3 else 1 + index % 3
+        rng = np.random.Generator(np.random.PCG64(100 + index))
+        boxes = np.zeros((count, 4))
+        masks = np.zeros((count, height, width), np.bool_)
+        for k in range(count):
+            x0, y0 = rng.integers(0, width - 8), rng.integers(0, height - 8)
+            x1, y1 = rng.integers(x0 + 6, width + 1), rng.integers(y0 + 6, height + 1)
+            masks[k, y0:y1, x0:x1], boxes[k] = True, (x0, y0, x1, y1)
+        areas = masks.sum((1, 2)).astype(np.float64)
+        ids = tuple(10 * index + k for k in range(count))
+        return ImageSample(index, self.image_name(index), image, masks, boxes, areas, ids)

@@ -1,0 +1,109 @@
+"""Post-training quantisation as in TinySAM (Shu et al. 2023, arXiv 2312.13789, section 3.4) and PTQ4ViT (2111.12293)."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from compressors.context import Compressed, RunContext
+from compressors.quantize.calibration import Calibration
+from compressors.quantize.gradients import GRADIENTS
+from compressors.quantize.metrics import METRICS
+from compressors.quantize.search import Search
+from compressors.settings import check_at_least, check_choices
+from core.errors import InputError
+from data.batches import ImageBatches
+from data.sample import ImageData
+from students.quantized.plan import Scheme, pack, planned_copy
+from teachers.sam import Sam, SamConfig
+
+CHOICES = {
+    "metric": METRICS,
+    "gradient": GRADIENTS[:2],
+    "order": ("parallel", "sequential"),
+    "weights": ("channel", "tensor"),
+    "activations": ("asymmetric", "symmetric"),
+    "products": ("tensor", "head", "float"),
+    "decoder": ("quantized", "float"),
+}
+
+
+@dataclass(frozen=True)
+class Ptq:
+    """Grids for weights and activations, found on a few pictures without labels.
+
+    Attributes:
+        init: the model to quantise (a file of any layout, or a released model's name); None: the teacher itself.
+        weight_bits: 2 to 8.
+        activation_bits: 2 to 8, or 32: only weights are quantised.
+        weights, activations, products, twin, decoder, float_layers: see :class:`students.quantized.plan.Scheme`.
+        metric: what grids are judged by; see :func:`compressors.quantize.metrics.distance`.
+        gradient: of the hessian metric; see :mod:`compressors.quantize.gradients`.
+        order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
+            layers before them do (``sequential``).
+        candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
+        images: pictures to calibrate on.
+        prompts: points, and as many boxes, a picture.
+    """
+
+    init: str | None = None
+    weight_bits: int = 8
+    activation_bits: int = 8
+    weights: str = "channel"
+    activations: str = "asymmetric"
+    products: str = "tensor"
+    twin: bool = False
+    decoder: str = "quantized"
+    float_layers: tuple[str, ...] = ()
+    metric: str = "hessian"
+    gradient: str = "fisher"
+    order: str = "parallel"
+    candidates: int = 100
+    lowest: float = 0.01
+    highest: float = 1.2
+    rounds: int = 3
+    images: int = 8
+    prompts: int = 8
+
+    paper: ClassVar[str] = "arXiv 2312.13789"
+    knobs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_choices(self, CHOICES)
+        check_at_least(self, candidates=1, rounds=1, images=1, prompts=1)
+        for name, allowed in (("weight_bits", range(2, 9)), ("activation_bits", (*range(2, 9), 32))):
+            if getattr(self, name) not in allowed:
+                more = ", or 32 for none" if 32 in allowed else ""
+                raise InputError(f"method.{name}={getattr(self, name)} must be 2 to 8{more}")
+        if not 0 < self.lowest <= self.highest:
+            raise InputError(f"method.lowest={self.lowest} must be above 0 and at most method.highest={self.highest}")
+
+    def scheme(self) -> Scheme:
+        """What is quantised, and how."""
+        names = ("weight_bits", "activation_bits", "weights", "activations", "products", "twin", "decoder")
+        return Scheme(**{name: getattr(self, name) for name in names}, float_layers=tuple(self.float_layers))
+
+    def shape(self, teacher: SamConfig) -> SamConfig:
+        """Quantising changes no shape."""
+        if self.init is not None:
+            raise NotImplementedError("the shape is that of method.init")
+        return teacher
+
+    def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
+        """Calibrate on the first pictures of the training order, then keep codes instead of weights."""
+        if len(data) < self.images:
+            raise InputError(f"method.images={self.images}: {data.name} has only {len(data)} training pictures")
+        model = teacher if self.init is None else context.initial(self.init, teacher).to(context.engine.device)
+        student = planned_copy(model, self.scheme())
+        batches = ImageBatches(data, model.input_size, model.config.encoder.grid, context.seed)
+        pictures = [batches(range(i, i + 1)).to(context.engine.device) for i in range(self.images)]
+        calibration = Calibration(
+            Search(self.metric, self.candidates, self.lowest, self.highest, self.rounds),
+            self.gradient,
+            self.order,
+            self.prompts,
+            context.seed,
+        )
+        key = f"{replace(self, init=None)} seed={context.seed}"
+        calibration.run(student, pictures, context.folder / "calibration.safetensors", key)
+        pack(student)
+        student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}"
+        return Compressed(student.eval().requires_grad_(False), ())

@@ -1,0 +1,236 @@
+"""The search for the grids of one layer: candidates around its range, operands in turn (PTQ4ViT, algorithm 1).
+
+Each operand's grid is chosen among ``range * (lowest + i (highest - lowest) / count)`` with the other operand as it is
+by then; every channel (or head) that has a scale of its own chooses on its own. The full range is always a candidate, so
+a search is never worse than no search by its own measure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressors.quantize.metrics import best_of, distance
+from compressors.quantize.recording import Record, Seen
+from students.quantized.layers import QuantizedConvolution, QuantizedLayer, QuantizedProduct
+from students.quantized.quantizers import Quantizer, TwinQuantizer, UniformQuantizer
+
+SPLITS = 20
+"""Places where the twin grid of softmax may be split: 2^0 to 2^-19."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is tried, and how it is judged.
+
+    Attributes:
+        metric: one of :data:`compressors.quantize.metrics.METRICS`; ``minmax`` covers the range and tries nothing.
+        candidates: how many grids are tried beside the full range.
+        lowest, highest: the first and the last, as shares of the full range.
+        rounds: how often operands take turns.
+    """
+
+    metric: str = "hessian"
+    candidates: int = 100
+    lowest: float = 0.01
+    highest: float = 1.2
+    rounds: int = 3
+
+    def shares(self) -> list[float]:
+        """Of the full range, each tried."""
+        step = (self.highest - self.lowest) / self.candidates
+        return [1.0, *(self.lowest + i * step for i in range(self.candidates + 1))]
+
+
+def begin(module: QuantizedLayer | QuantizedProduct, seen: Seen) -> None:
+    """Let every grid of a layer cover the full range of what was seen."""
+    if isinstance(module, QuantizedLayer):
+        if module.weight is not None:
+            lowest, highest = _weight_range(module)
+            module.weight_quantizer.set_range(lowest, highest)
+        operands: list[Quantizer | None] = [module.input_quantizer]
+    else:
+        operands = [module.left, module.right]
+    for quantizer, low, high in zip(operands, seen.lowest, seen.highest, strict=True):
+        if quantizer is not None:
+            _cover(quantizer, low, high, 1.0)
+
+
+def search(module: QuantizedLayer | QuantizedProduct, seen: Seen, how: Search) -> None:
+    """Find the grids of one layer, in place, from what it has seen; begins with :func:`begin`."""
+    begin(module, seen)
+    if how.metric == "minmax" or not seen.records:
+        return
+    records = _stacked(list(seen.records.values()))
+    for _ in range(how.rounds):
+        if isinstance(module, QuantizedProduct):
+            _search_operand(module.left, 0, module, seen, records, how)
+            _search_operand(module.right, 1, module, seen, records, how)
+        else:
+            _search_weight(module, records, how)
+            if module.input_quantizer is not None:
+                _search_input(module, seen, records, how)
+
+
+def _search_weight(layer: QuantizedLayer, records: list[Record], how: Search) -> None:
+    quantizer, weight = layer.weight_quantizer, layer.weight
+    assert weight is not None
+    inputs = [_quantized(layer.input_quantizer, record.inputs[0]) for record in records]
+    lowest, highest = _weight_range(layer)
+
+    def score(scale: Tensor) -> Tensor:
+        quantizer.scale.copy_(scale)
+        quantised = quantizer(weight)
+        found = [_compute(layer, x, quantised) for x in inputs]
+        return _by_weight_scale(layer, found, records, how.metric)
+
+    candidates = []
+    for share in how.shares():
+        quantizer.set_range(lowest * share, highest * share)
+        candidates.append(quantizer.scale.clone())
+    quantizer.scale.copy_(best_of(candidates, score))
+
+
+def _search_input(layer: QuantizedLayer, seen: Seen, records: list[Record], how: Search) -> None:
+    quantizer, weight = layer.input_quantizer, layer.effective_weight()
+    assert quantizer is not None
+
+    def error() -> Tensor:
+        found = [_compute(layer, quantizer(record.inputs[0]), weight) for record in records]
+        return _in_all(found, records, how.metric)
+
+    _search_range(quantizer, seen.lowest[0], seen.highest[0], how, error)
+
+
+def _search_operand(
+    quantizer: Quantizer, index: int, product: QuantizedProduct, seen: Seen, records: list[Record], how: Search
+) -> None:
+    other = (product.right, product.left)[index]
+    fixed = [other(record.inputs[1 - index]) for record in records]
+    by_head = isinstance(quantizer, UniformQuantizer) and quantizer.axis is not None
+
+    def error() -> Tensor:
+        found = []
+        for record, constant in zip(records, fixed, strict=True):
+            moving = quantizer(record.inputs[index])
+            found.append(moving @ constant if index == 0 else constant @ moving)
+        return _in_all(found, records, how.metric, by_head)
+
+    _search_range(quantizer, seen.lowest[index], seen.highest[index], how, error)
+
+
+def _search_range(
+    quantizer: Quantizer, lowest: Tensor, highest: Tensor, how: Search, error: Callable[[], Tensor]
+) -> None:
+    """Try shares of a range; of softmax's twin grid, the places of its split."""
+    scales, zeros = [], []
+    for share in how.shares() if not _is_softmax(quantizer) else [2.0**-i for i in range(SPLITS)]:
+        _cover(quantizer, lowest, highest, share)
+        scales.append(quantizer.scale.clone())
+        zeros.append(quantizer.zero_point.clone() if isinstance(quantizer, UniformQuantizer) else None)
+
+    index = 0
+    errors = []
+    for index in range(len(scales)):
+        _set(quantizer, scales[index], zeros[index])
+        errors.append(error().reshape(-1))
+    # [candidates, heads or 1]
+    best = torch.nan_to_num(torch.stack(errors), nan=torch.inf).argmin(0)
+    chosen = best.reshape(scales[0].shape) if best.numel() > 1 else best.reshape(()).expand(scales[0].shape)
+    zero = None
+    if zeros[0] is not None:
+        zero = torch.stack([z for z in zeros if z is not None]).gather(0, chosen[None])[0]
+    _set(quantizer, torch.stack(scales).gather(0, chosen[None])[0], zero)
+
+
+def _set(quantizer: Quantizer, scale: Tensor, zero_point: Tensor | None) -> None:
+    quantizer.scale.copy_(scale)
+    if isinstance(quantizer, UniformQuantizer) and zero_point is not None:
+        quantizer.zero_point.copy_(zero_point)
+
+
+def _cover(quantizer: Quantizer, lowest: Tensor, highest: Tensor, share: float) -> None:
+    """Let a grid cover a share of a range, given as one number or by head ``[h]``."""
+    if isinstance(quantizer, TwinQuantizer):
+        positive = share if quantizer.of == "softmax" else share * highest.amax().clamp(min=1e-6) / quantizer.steps
+        quantizer.scale.copy_(torch.as_tensor(positive))
+        return
+    if quantizer.axis is None:
+        low, high = lowest.amin().reshape(quantizer.shape), highest.amax().reshape(quantizer.shape)
+    else:
+        low, high = lowest.reshape(quantizer.shape), highest.reshape(quantizer.shape)
+    quantizer.set_range(share * low, share * high)
+
+
+def _is_softmax(quantizer: Quantizer) -> bool:
+    return isinstance(quantizer, TwinQuantizer) and quantizer.of == "softmax"
+
+
+def _weight_range(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
+    """Of the weight, in the shape of its scales."""
+    assert layer.weight is not None
+    shape = layer.weight_quantizer.shape
+    if not shape:
+        return layer.weight.amin(), layer.weight.amax()
+    dims = [i for i, size in enumerate(shape) if size == 1]
+    return layer.weight.amin(dims, keepdim=True), layer.weight.amax(dims, keepdim=True)
+
+
+def _quantized(quantizer: Quantizer | None, x: Tensor) -> Tensor:
+    return x if quantizer is None else quantizer(x)
+
+
+def _compute(layer: QuantizedLayer, x: Tensor, weight: Tensor) -> Tensor:
+    # Records of convolutions hold their padding already.
+    return layer.compute(x, weight, (0, 0)) if isinstance(layer, QuantizedConvolution) else layer.compute(x, weight)
+
+
+def _stacked(records: list[Record]) -> list[Record]:
+    """Records of one shape put together, which saves calls."""
+    by_shape: dict[tuple[torch.Size, ...], list[Record]] = {}
+    for record in records:
+        shapes = tuple(x.shape[1:] for x in record.inputs)
+        by_shape.setdefault(shapes, []).append(record)
+    stacked = []
+    for group in by_shape.values():
+        inputs = tuple(torch.cat(parts) for parts in zip(*(record.inputs for record in group), strict=True))
+        gradients = [record.gradient for record in group if record.gradient is not None]
+        gradient = torch.cat(gradients) if len(gradients) == len(group) else None
+        stacked.append(Record(inputs, torch.cat([record.output for record in group]), gradient))
+    return stacked
+
+
+def _in_all(found: list[Tensor], records: list[Record], metric: str, by_head: bool = False) -> Tensor:
+    """The distance over everything, or by head ``[h]`` of ``[B, h, M, N]``."""
+
+    # [heads or 1, everything else]
+    def arranged(x: Tensor) -> Tensor:
+        return x.transpose(0, 1).flatten(1) if by_head else x.reshape(1, -1)
+
+    return _joined(found, records, metric, arranged)
+
+
+def _by_weight_scale(layer: QuantizedLayer, found: list[Tensor], records: list[Record], metric: str) -> Tensor:
+    """The distance of the outputs behind each scale of a weight, in the shape of the scales."""
+    shape = layer.weight_quantizer.shape
+    if not shape:
+        return _in_all(found, records, metric).reshape(())
+    scales = max(shape)
+
+    def arranged(x: Tensor) -> Tensor:
+        channels = x.transpose(0, 1) if isinstance(layer, QuantizedConvolution) else x.movedim(-1, 0)
+        # Groups of a transposed convolution share their scales: channels [groups, scales].
+        channels = channels.reshape(-1, scales, channels[0].numel())
+        return channels.transpose(0, 1).flatten(1)
+
+    return _joined(found, records, metric, arranged).reshape(shape)
+
+
+def _joined(found: list[Tensor], records: list[Record], metric: str, arranged: Callable[[Tensor], Tensor]) -> Tensor:
+    """The distance over the second dimension of all records together, each arranged as ``[scales, everything]``."""
+    one = torch.cat([arranged(x) for x in found], 1)
+    other = torch.cat([arranged(record.output) for record in records], 1)
+    gradients = [arranged(record.gradient) for record in records if record.gradient is not None]
+    gradient = torch.cat(gradients, 1) if len(gradients) == len(records) else None
+    return distance(metric, one, other, gradient, (1,))

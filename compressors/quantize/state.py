@@ -1,0 +1,53 @@
+"""Grids that were found so far, in a file, so that a calibration that was stopped goes on where it was."""
+
+import json
+import time
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from core.checkpoint import read_safetensors, write_safetensors
+from students.quantized.quantizers import TwinQuantizer, UniformQuantizer
+
+SAVE_EVERY_S = 10.0
+
+
+class Found:
+    """The layers whose grids are found, and the file that keeps them.
+
+    Args:
+        path: of the file; what it holds is put into the model if it was written for the same ``key``.
+        key: what must be equal.
+        model: whose quantisers' buffers are kept.
+    """
+
+    def __init__(self, path: Path, key: str, model: nn.Module) -> None:
+        self.path, self.key, self.model = path, key, model
+        self.done: list[str] = []
+        self._saved = time.monotonic()
+        if path.is_file():
+            tensors, metadata = read_safetensors(path)
+            if metadata.get("key") == json.dumps(key):
+                grids = self._grids()
+                for name, tensor in tensors.items():
+                    grids[name].copy_(tensor)
+                self.done = json.loads(metadata["done"])
+
+    def add(self, layer: str) -> None:
+        """Note a layer; now and then everything is written."""
+        self.done.append(layer)
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        """Write the grids of the layers that are done."""
+        write_safetensors(self.path, self._grids(), {"key": self.key, "done": self.done})
+        self._saved = time.monotonic()
+
+    def _grids(self) -> dict[str, Tensor]:
+        return {
+            f"{path}.{name}": buffer
+            for path, module in self.model.named_modules()
+            if isinstance(module, UniformQuantizer | TwinQuantizer)
+            for name, buffer in module.named_buffers(recurse=False)
+        }

@@ -1,0 +1,14 @@
+"""Segment everything: all masks of a picture, from a grid of point prompts."""
+
+from evaluation.everything.generator import Everything, EverythingGenerator
+from evaluation.everything.scores import ImageProposals, image_proposals, proposal_scores
+from evaluation.everything.settings import EverythingSettings
+
+__all__ = [
+    "Everything",
+    "EverythingGenerator",
+    "EverythingSettings",
+    "ImageProposals",
+    "image_proposals",
+    "proposal_scores",
+]

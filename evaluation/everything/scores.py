@@ -1,0 +1,104 @@
+"""How well proposals find the instances of a picture: best IoU of each, and COCO's average recall."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
+
+from core.protocols import Metric
+from data.annotations import to_rle
+from data.sample import ImageSample
+from evaluation.everything.run_lengths import encode_one
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""COCO's IoU thresholds."""
+BUDGETS = (100, 1000)
+"""How many proposals a picture average recall is given."""
+
+
+@dataclass(frozen=True)
+class ImageProposals:
+    """How well the proposals of one picture find its ``G`` instances.
+
+    Attributes:
+        best_iou: float64 ``[G]``, best IoU of each instance with any proposal; 0 without proposals.
+        best_iou_within: the same with the best predicted proposals alone, by their number (:data:`BUDGETS`).
+        recalled: int64 ``[10]``, instances found at each of :data:`THRESHOLDS`, by the number of proposals.
+        proposals: how many there were.
+    """
+
+    best_iou: NDArray[np.float64]
+    best_iou_within: Mapping[int, NDArray[np.float64]]
+    recalled: Mapping[int, NDArray[np.int64]]
+    proposals: int
+
+
+def image_proposals(records: Sequence[Mapping[str, Any]], sample: ImageSample) -> ImageProposals:
+    """Compare the records of an :class:`EverythingGenerator`, in any of its forms, with a picture's instances.
+
+    Proposals are ordered by ``predicted_iou``, equals as they come.
+
+    Raises:
+        InputError: a segmentation is no RLE, or one of a picture of another size.
+    """
+    size_hw = (sample.image.shape[0], sample.image.shape[1])
+    order = np.argsort([-record["predicted_iou"] for record in records], kind="stable")
+    proposals = [_rle(records[i]["segmentation"], size_hw, f"proposal {i} of {sample.name}") for i in order]
+    truth = [encode_one(mask) for mask in sample.masks]
+    # [D, G]
+    iou = np.zeros((len(proposals), len(truth)))
+    if iou.size:
+        iou = np.asarray(mask_api.iou(proposals, truth, [0] * len(truth)))
+    return ImageProposals(
+        iou.max(0, initial=0.0),
+        {budget: iou[:budget].max(0, initial=0.0) for budget in BUDGETS},
+        {budget: recalled(iou[:budget]) for budget in BUDGETS},
+        len(proposals),
+    )
+
+
+def recalled(iou: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many instances COCO counts as found at each threshold, of the IoU ``[D, G]`` of ordered proposals: ``[10]``.
+
+    One to one and greedy: each proposal in turn takes the free instance it fits best, of equals the last.
+    """
+    least = np.minimum(THRESHOLDS, 1 - 1e-10)
+    rows = np.arange(len(least))
+    taken = np.zeros((len(least), iou.shape[1]), dtype=bool)
+    # A proposal that reaches the lowest threshold nowhere takes nothing.
+    for fits in iou[(iou >= least[0]).any(1)]:
+        # [10, G]
+        free = np.where(taken, -1.0, fits)
+        last_best = iou.shape[1] - 1 - free[:, ::-1].argmax(1)
+        taken[rows, last_best] |= free[rows, last_best] >= least
+    found: NDArray[np.int64] = taken.sum(1)
+    return found
+
+
+def proposal_scores(per_image: Sequence[ImageProposals]) -> dict[str, Metric]:
+    """Figures over the instances of all pictures.
+
+    Returns:
+        ``mean_best_iou``, with the normal 95 % interval of a mean over instances, and ``average_recall_100`` and
+        ``average_recall_1000``: COCO's AR without categories, at so many proposals a picture. Nothing where there is
+        no instance.
+    """
+    best = np.concatenate([np.zeros(0), *(image.best_iou for image in per_image)])
+    if not len(best):
+        return {}
+    mean = float(best.mean())
+    half = 1.96 * float(best.std(ddof=1)) / len(best) ** 0.5 if len(best) > 1 else 0.0
+    metrics = {"mean_best_iou": Metric(mean, "iou", len(best), low=max(0.0, mean - half), high=min(1.0, mean + half))}
+    for budget in BUDGETS:
+        found = np.sum([image.recalled[budget] for image in per_image], axis=0)
+        metrics[f"average_recall_{budget}"] = Metric(float(np.mean(found / len(best))), "recall", len(best))
+    return metrics
+
+
+def _rle(segmentation: object, size_hw: tuple[int, int], where: str) -> dict[str, Any]:
+    if isinstance(segmentation, np.ndarray):
+        segmentation = encode_one(segmentation)
+    return to_rle(segmentation, size_hw, where)

@@ -1,0 +1,80 @@
+"""Which points of a crop are asked: all of a grid, or first a coarse grid and then what that left open."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.protocols import Prompt, Segmenter
+from evaluation.everything.candidates import Candidates, joined
+from evaluation.everything.crops import Crop, grid_points, shared_points
+from evaluation.everything.filters import MaskFilter
+from evaluation.everything.settings import EverythingSettings
+
+
+class CropSearch:
+    """Asks points on one crop of a picture and collects what survives.
+
+    Args:
+        model: any segmenter.
+        embedding: of the crop, ``[1, C, g, g]``.
+        crop: where in the picture.
+        size_hw: of the picture.
+        settings: thresholds and batch.
+
+    Attributes:
+        prompts: number of points asked.
+        parts: what survived, in the order of the points.
+    """
+
+    def __init__(
+        self, model: Segmenter, embedding: Tensor, crop: Crop, size_hw: tuple[int, int], settings: EverythingSettings
+    ) -> None:
+        self.model, self.embedding, self.crop, self.settings = model, embedding, crop, settings
+        self.filter = MaskFilter(crop, size_hw, settings)
+        self.prompts = 0
+        self.parts: list[Candidates] = []
+
+    def ask(self, points_xy: NDArray[np.float64], covered: Tensor | None = None) -> None:
+        """Decode points ``[P, 2]`` in pixels of the crop, each a prompt; ``covered`` as in :class:`MaskFilter`."""
+        for points in torch.from_numpy(points_xy).to(self.embedding.device).split(self.settings.points_per_batch):
+            # [N, 1, 2] and [N, 1]
+            coordinates = points[:, None].float()
+            labels = torch.ones(coordinates.shape[:2], dtype=torch.int64, device=points.device)
+            prompt = Prompt(points_xy=coordinates, labels=labels)
+            if len(points):
+                masks = self.model.decode(self.embedding, prompt, self.crop.size_hw, multimask=True)
+                self.parts += self.filter.surviving(masks, points, covered)
+        self.prompts += len(points_xy)
+
+    def best(self) -> Candidates:
+        """What survived, without duplicates, best predicted first."""
+        found = joined(self.parts, self.embedding.device)
+        return found.without_overlaps(found.iou_pred, self.settings.box_nms_thresh)
+
+
+def search_dense(search: CropSearch) -> None:
+    """Ask every point of the grid."""
+    search.ask(grid_points(search.settings.dense_side(search.crop.layer), search.crop.size_hw))
+
+
+def search_hierarchically(search: CropSearch) -> None:
+    """Ask a coarse grid, then those points of the dense grid that lie on no confident pixel of a coarse mask.
+
+    TinySAM's strategy (arXiv 2312.13789) with Meta's dense grid. A pixel is confident where a mask of the coarse grid
+    that passed the filters has a logit above ``high_score_thresh``. A point of both grids is asked once.
+    """
+    settings, crop = search.settings, search.crop
+    coarse, dense = settings.coarse_side(crop.layer), settings.dense_side(crop.layer)
+    covered = torch.zeros(crop.size_hw, dtype=torch.bool, device=search.embedding.device)
+    search.ask(grid_points(coarse, crop.size_hw), covered)
+    points = grid_points(dense, crop.size_hw)[~shared_points(dense, coarse)]
+    # All points are looked up at once, in one transfer. Each [P]
+    column, row = torch.from_numpy(points).long().to(covered.device).unbind(1)
+    search.ask(points[~covered[row, column].cpu().numpy()])
+
+
+SEARCHES: dict[str, Callable[[CropSearch], None]] = {"dense": search_dense, "hierarchical": search_hierarchically}
+"""By the name of the strategy."""

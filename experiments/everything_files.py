@@ -1,0 +1,117 @@
+"""Which pictures are segmented, where their files go, and what stands in them."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.checkpoint import write_text
+from core.errors import InputError
+from evaluation.everything import EverythingSettings
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+"""What names of pictures end in, whatever the case; in a folder all other files are left alone."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A picture and the two files made of it."""
+
+    picture: Path
+    annotations: Path
+    drawing: Path
+
+
+def places(given: Path, out: Path, draw: bool) -> tuple[list[Place], int]:
+    """The pictures a path stands for, by name, and how many entries of a folder are none.
+
+    A file's stem names what is made of it. Where two pictures share a stem, whatever the case, their whole names do.
+
+    Raises:
+        InputError: nothing there, no picture in the folder, or a drawing would take the place of a picture or join
+            the pictures.
+    """
+    if not given.exists():
+        raise InputError(f"image={given}: no such file or folder; check the path")
+    if not given.is_dir():
+        found, others = [given], 0
+    else:
+        entries = sorted(path for path in given.iterdir() if not path.name.startswith("."))
+        found = [path for path in entries if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+        others = len(entries) - len(found)
+        if not found:
+            raise InputError(
+                f"image={given}: no picture among its {others} entries; give a folder of .jpg or .png files"
+            )
+    made = [
+        Place(path, out / f"{name}.json", out / f"{name}.png") for path, name in zip(found, _names(found), strict=True)
+    ]
+    if draw:
+        _check_drawings(made, given, out)
+    return made, others
+
+
+def _names(found: list[Path]) -> list[str]:
+    shared = Counter(path.stem.casefold() for path in found)
+    names = [path.stem if shared[path.stem.casefold()] == 1 else path.name for path in found]
+    # a.jpg and a.png become a.jpg and a.png, and there may be a.jpg.gif.
+    return names if len({name.casefold() for name in names}) == len(names) else [path.name for path in found]
+
+
+def _check_drawings(made: list[Place], given: Path, out: Path) -> None:
+    if given.is_dir() and out.resolve() == given.resolve():
+        raise InputError(f"out={out}: drawings would join the pictures of image={given}; give another folder")
+    for place in made:
+        if place.drawing.resolve() == place.picture.resolve():
+            raise InputError(f"out={out}: the drawing would replace the picture {place.picture}; give another folder")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an annotation file was made with: the model, its weights and the settings."""
+
+    model: str
+    weights_sha256: str
+    settings: EverythingSettings
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the file: plain values, infinite thresholds as words."""
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "output"}
+        return {"model": self.model, "weights_sha256": self.weights_sha256, "settings": json_safe(settings)}
+
+
+def json_safe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as JSON takes them: numbers that are not finite become words."""
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def write_annotations(
+    place: Place,
+    made: Made,
+    image: Mapping[str, Any],
+    prompts: int,
+    annotations: list[dict[str, Any]],
+) -> None:
+    """Write ``{"image", "model", "weights_sha256", "settings", "prompts", "annotations"}``, atomically.
+
+    Args:
+        image: ``file``, ``sha256``, ``height`` and ``width`` of the picture as it was segmented: upright.
+        annotations: SAM's records; segmentations are COCO's run lengths with counts as text.
+    """
+    content = {"image": dict(image), **made.to_dict(), "prompts": prompts, "annotations": annotations}
+    write_text(place.annotations, json.dumps(content, allow_nan=False) + "\n")
+
+
+def finished_annotations(place: Place, made: Made, picture_sha256: str) -> dict[str, Any] | None:
+    """What stands in a picture's annotation file; None if it is not there, damaged, or made of or with other things."""
+    try:
+        content = json.loads(place.annotations.read_text(encoding="utf-8"))
+        same = all(content[key] == value for key, value in made.to_dict().items())
+        same = same and content["image"]["sha256"] == picture_sha256
+        whole = isinstance(content["annotations"], list) and isinstance(content["prompts"], int)
+        return content if same and whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

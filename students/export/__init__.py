@@ -1,0 +1,1 @@
+"""Models as files that run without this project: ONNX, OpenVINO and PyTorch's exported programs."""

@@ -1,0 +1,81 @@
+"""The attentions of SAM's ViT, of TinyViT and of the mask decoder, with their two products as modules."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from students.quantized.layers import QuantizedProduct
+from students.tiny_vit import FreshBiases
+from teachers.attention import Attention
+from teachers.two_way_transformer import CrossAttention, for_each_prompt
+
+
+class QuantizedAttention(Attention):
+    """SAM's self-attention with decomposed relative positions; what those add to the logits stays float."""
+
+    scores: QuantizedProduct
+    mixing: QuantizedProduct
+
+    def _kernel(self, device: torch.device, tokens: int) -> Any:  # type: ignore[override]
+        return self._attend
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        # [B, heads, tokens, tokens]
+        bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2).flatten(2, 3)
+        logits = self.scores(q, k.transpose(-1, -2)) + bias
+        return self.mixing(logits.softmax(-1).to(v.dtype), v)
+
+
+class QuantizedTinyVitAttention(FreshBiases):
+    """TinyViT's windowed attention with a bias for each pair of positions."""
+
+    scores: QuantizedProduct
+    mixing: QuantizedProduct
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows ``[B, tokens, C]``, shape unchanged."""
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, -1)
+        # [B, heads, tokens, d] each
+        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))
+        logits = self.scores(q * self.scale, k.transpose(-1, -2)) + self.get_attention_biases(x.device)
+        mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.out_dim))
+
+
+class QuantizedCrossAttention(CrossAttention):
+    """The mask decoder's attention between tokens and image."""
+
+    scores: QuantizedProduct
+    mixing: QuantizedProduct
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As :meth:`teachers.two_way_transformer.CrossAttention.forward`."""
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        count = max(len(q), len(k))
+        q, k, v = (for_each_prompt(x, count) for x in (q, k, v))
+        logits = self.scores(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+        return self.out_proj(self.mixing(logits.softmax(-1), v).transpose(1, 2).flatten(-2))
+
+
+WITH_PRODUCTS: dict[type[nn.Module], type[nn.Module]] = {
+    Attention: QuantizedAttention,
+    FreshBiases: QuantizedTinyVitAttention,
+    CrossAttention: QuantizedCrossAttention,
+}
+"""Attentions whose products can be quantised, and what they become."""
+
+
+def heads_of(attention: Any) -> int:
+    """Its number of heads: the second dimension of what its products take."""
+    return int(attention.num_heads)
+
+
+def give_products(attention: nn.Module, scores: QuantizedProduct, mixing: QuantizedProduct) -> None:
+    """Turn an attention, in place, into one whose products are the given modules; weights stay."""
+    attention.__class__ = WITH_PRODUCTS[type(attention)]
+    attention.scores, attention.mixing = scores, mixing

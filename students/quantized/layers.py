@@ -1,0 +1,163 @@
+"""Linear layers, convolutions and matrix products with quantised operands.
+
+While a model is calibrated each layer keeps its weight as it was and can be told to compute in float. Packing replaces
+the weight by its codes: that is what files hold, and what runtimes compute with.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from students.quantized.packing import packed, packed_length, unpacked
+from students.quantized.quantizers import Quantizer, UniformQuantizer, make_quantizer
+
+
+class QuantizedLayer(nn.Module):
+    """A layer with a weight, computed from quantised weight and (unless only weights are quantised) input.
+
+    Args:
+        shape: of the weight.
+        bias: whether there is one; it stays float.
+        weight_quantizer, input_quantizer: their grids; the input's is None where it stays float.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        bias: int | None,
+        weight_quantizer: UniformQuantizer,
+        input_quantizer: Quantizer | None,
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.weight: nn.Parameter | None = None
+        self.bias = None if bias is None else nn.Parameter(torch.zeros(bias), requires_grad=False)
+        self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
+        self.quantizing = True
+        self.register_buffer("codes", torch.zeros(packed_length(self.shape, weight_quantizer.bits), dtype=torch.uint8))
+
+    def take(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Begin calibration with a float layer's weight and bias; codes are made by :meth:`pack`."""
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        if self.bias is not None and bias is not None:
+            self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    def pack(self) -> None:
+        """Replace the float weight by its codes, once the weight's grid is found."""
+        assert self.weight is not None
+        codes = self.weight_quantizer.codes(self.weight)
+        self.codes = packed(codes, self.weight_quantizer.bits)
+        self.weight = None
+
+    def effective_weight(self) -> Tensor:
+        """The weight that is computed with, float32."""
+        if self.weight is not None:
+            return self.weight_quantizer(self.weight) if self.quantizing else self.weight
+        codes = unpacked(self.codes, self.shape, self.weight_quantizer.bits)
+        if torch.compiler.is_exporting():
+            from students.quantized.operators import dequantize
+
+            quantizer = self.weight_quantizer
+            return dequantize(codes.to(torch.int8), quantizer.scale, quantizer.zero_point, quantizer.axis)
+        return self.weight_quantizer.values(codes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the float layer, on quantised operands."""
+        if self.quantizing and self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        return self.compute(x, self.effective_weight())
+
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's arithmetic on given operands."""
+        raise NotImplementedError
+
+    def description(self) -> dict[str, Any]:
+        """What :func:`make_layer` needs to make one like it."""
+        return {
+            "kind": KIND_OF[type(self)],
+            "shape": list(self.shape),
+            "bias": None if self.bias is None else len(self.bias),
+            "weight": self.weight_quantizer.description(),
+            "input": None if self.input_quantizer is None else self.input_quantizer.description(),
+            **self.geometry(),
+        }
+
+    def geometry(self) -> dict[str, Any]:
+        """Settings of the layer's arithmetic."""
+        return {}
+
+
+class QuantizedLinear(QuantizedLayer):
+    """``[..., in]`` to ``[..., out]``."""
+
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``x @ weight.T + bias``."""
+        return F.linear(x, weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class QuantizedConvolution(QuantizedLayer):
+    """A two-dimensional convolution ``[B, in, H, W]`` to ``[B, out, H', W']``, transposed or not."""
+
+    def __init__(self, *args: Any, stride: list[int], padding: list[int], groups: int, transposed: bool) -> None:
+        super().__init__(*args)
+        self.stride, self.padding, self.groups, self.transposed = tuple(stride), tuple(padding), groups, transposed
+
+    def compute(self, x: Tensor, weight: Tensor, padding: tuple[int, ...] | None = None) -> Tensor:
+        """The convolution; ``padding`` replaces the layer's own."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        padding = self.padding if padding is None else padding
+        convolve = F.conv_transpose2d if self.transposed else F.conv2d
+        return convolve(x, weight.to(x.dtype), bias, self.stride, padding, groups=self.groups)
+
+    def geometry(self) -> dict[str, Any]:
+        """Stride, padding, groups."""
+        sizes = {"stride": list(self.stride), "padding": list(self.padding)}
+        return {**sizes, "groups": self.groups, "transposed": self.transposed}
+
+
+class QuantizedProduct(nn.Module):
+    """A product of two activations, such as queries with keys.
+
+    Args:
+        left, right: grids of the operands.
+    """
+
+    def __init__(self, left: Quantizer, right: Quantizer) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+        self.quantizing = True
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a @ b`` on quantised operands."""
+        return self.left(a) @ self.right(b) if self.quantizing else a @ b
+
+    def description(self) -> dict[str, Any]:
+        """What :func:`make_product` needs to make one like it."""
+        return {"left": self.left.description(), "right": self.right.description()}
+
+
+KIND_OF = {QuantizedLinear: "linear", QuantizedConvolution: "convolution"}
+
+
+def make_layer(description: dict[str, Any]) -> QuantizedLayer:
+    """A layer by its description; weights and grids still have to be taken or loaded.
+
+    Raises:
+        KeyError, TypeError, ValueError: it describes none.
+    """
+    kind = next(kind for kind, name in KIND_OF.items() if name == description["kind"])
+    weight = make_quantizer(description["weight"])
+    if not isinstance(weight, UniformQuantizer):
+        raise ValueError("a weight needs a uniform grid")
+    given = None if description["input"] is None else make_quantizer(description["input"])
+    geometry = {key: description[key] for key in ("stride", "padding", "groups", "transposed") if key in description}
+    return kind(tuple(map(int, description["shape"])), description["bias"], weight, given, **geometry)
+
+
+def make_product(description: dict[str, Any]) -> QuantizedProduct:
+    """A product by its description."""
+    return QuantizedProduct(make_quantizer(description["left"]), make_quantizer(description["right"]))

@@ -1,0 +1,219 @@
+"""Which parts of a model are quantised and how: plain data, kept in the file and applied to an empty model."""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.errors import InputError
+from students.quantized.attention import WITH_PRODUCTS, give_products, heads_of
+from students.quantized.folding import fold, foldable
+from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
+from teachers.sam import Sam
+
+QUANTISABLE = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How numbers become codes.
+
+    Attributes:
+        weight_bits: of weights, 2 to 8.
+        activation_bits: of activations, 2 to 8, or 32: only weights are quantised.
+        weights: a scale for each output ``channel``, or one for the ``tensor``.
+        activations: ``asymmetric`` or ``symmetric``.
+        products: of attention: one scale for each ``head``, one for the ``tensor``, or ``float``.
+        twin: the twin grids of TinySAM for softmax and for inputs that come from a GELU; no runtime knows them.
+        decoder: whether the mask decoder is ``quantized`` or stays ``float``.
+        float_layers: beginnings of the paths of layers that stay float.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    weights: str = "channel"
+    activations: str = "asymmetric"
+    products: str = "tensor"
+    twin: bool = False
+    decoder: str = "quantized"
+    float_layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A quantised model's structure.
+
+    Attributes:
+        scheme: what was asked for.
+        folded: convolutions and the normalisations folded into them.
+        layers: by path: the descriptions of layers.
+        products: by the path of an attention: the descriptions of its two products, ``scores`` and ``mixing``.
+    """
+
+    scheme: Scheme
+    folded: list[tuple[str, str]] = field(default_factory=list)
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    products: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "Plan":
+        """The plan that :meth:`to_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        scheme = Scheme(**{**raw["scheme"], "float_layers": tuple(raw["scheme"]["float_layers"])})
+        folded = [(str(conv), str(norm)) for conv, norm in raw["folded"]]
+        return cls(scheme, folded, dict(raw["layers"]), dict(raw["products"]))
+
+
+def make_plan(model: Sam, scheme: Scheme) -> Plan:
+    """Plan the quantisation of image encoder and mask decoder; the prompt encoder, a few positions, stays float."""
+    folded = foldable(model.image_encoder)
+    folded = [(f"image_encoder.{conv}", f"image_encoder.{norm}") for conv, norm in folded]
+    with_bias = {conv for conv, _ in folded}
+    layers, products = {}, {}
+    after_gelu = _inputs_from_gelu(model)
+    for path, module in model.named_modules():
+        if not _chosen(path, scheme):
+            continue
+        if isinstance(module, QUANTISABLE):
+            biased = module.bias is not None or path in with_bias
+            layers[path] = _describe(module, scheme, biased, twin=scheme.twin and path in after_gelu)
+        if type(module) in WITH_PRODUCTS and scheme.products != "float" and scheme.activation_bits <= 8:
+            products[path] = _describe_products(module, scheme)
+    return Plan(scheme, folded, layers, products)
+
+
+def apply_plan(model: Sam, plan: Plan) -> None:
+    """Give a float model, in place, the planned layers; those that had weights take them along.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: the plan does not fit the model.
+    """
+    model.eval().requires_grad_(False)
+    fold(model, plan.folded)
+    for path, descriptions in plan.products.items():
+        scores, mixing = (make_product(descriptions[name]) for name in ("scores", "mixing"))
+        give_products(model.get_submodule(path), scores, mixing)
+    for path, description in plan.layers.items():
+        old: Any = model.get_submodule(path)
+        new = make_layer(description)
+        if tuple(old.weight.shape) != new.shape:
+            raise ValueError(f"{path} has a weight {tuple(old.weight.shape)}, the plan says {new.shape}")
+        new.take(old.weight, old.bias)
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, new.to(old.weight.device))
+    # Not a part of the module, so that it needs no place in the class.
+    object.__setattr__(model, "plan", plan)
+
+
+def planned_copy(model: Sam, scheme: Scheme) -> Sam:
+    """A copy of a float model with quantised layers, not calibrated yet.
+
+    Raises:
+        InputError: it is quantised already.
+        RuntimeError: folding batch normalisation changes its answers.
+    """
+    if plan_of(model) is not None:
+        raise InputError(f"{model.name} is quantised already; begin with the float model it was made of")
+    plan, copied = make_plan(model, scheme), copy.deepcopy(model).eval()
+    apply_plan(copied, plan)
+    set_quantizing(copied, False)
+    size = model.input_size
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(model.parameters()).device)
+    with torch.inference_mode():
+        expected, found = model.encode(images), copied.encode(images)
+    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
+        raise RuntimeError(
+            f"{model.name}: folding batch normalisation changes its embedding; its layers are not a chain"
+        )
+    return copied
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """How a model is quantised; None for a float one."""
+    plan = getattr(model, "plan", None)
+    return plan if isinstance(plan, Plan) else None
+
+
+def set_quantizing(model: nn.Module, quantizing: bool) -> None:
+    """Let all quantised parts compute with their grids, or as if they were float (before packing)."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer | QuantizedProduct):
+            module.quantizing = quantizing
+
+
+def pack(model: nn.Module) -> None:
+    """Replace all float weights of quantised layers by codes."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer):
+            module.quantizing = True
+            if module.weight is not None:
+                module.pack()
+
+
+def _chosen(path: str, scheme: Scheme) -> bool:
+    part = path.partition(".")[0]
+    inside = part == "image_encoder" or (part == "mask_decoder" and scheme.decoder == "quantized")
+    return inside and not path.startswith(scheme.float_layers or ("\0",))
+
+
+def _activation(scheme: Scheme, shape: tuple[int, ...] = ()) -> dict[str, Any]:
+    symmetric = scheme.activations == "symmetric"
+    return {"kind": "uniform", "bits": scheme.activation_bits, "symmetric": symmetric, "shape": list(shape)}
+
+
+def _describe(module: Any, scheme: Scheme, biased: bool, twin: bool) -> dict[str, Any]:
+    shape = tuple(module.weight.shape)
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    outputs = module.weight.shape[1] * module.groups if transposed else shape[0]
+    by_channel = [1] * len(shape)
+    # A transposed convolution has its outputs second; with several groups they share that dimension.
+    by_channel[1 if transposed else 0] = shape[1 if transposed else 0]
+    weight_shape = by_channel if scheme.weights == "channel" else []
+    given: dict[str, Any] | None = None
+    if scheme.activation_bits <= 8:
+        given = {"kind": "twin", "bits": scheme.activation_bits, "values": "gelu"} if twin else _activation(scheme)
+    description = {
+        "kind": "linear" if isinstance(module, nn.Linear) else "convolution",
+        "shape": list(shape),
+        "bias": outputs if biased else None,
+        "weight": {"kind": "uniform", "bits": scheme.weight_bits, "symmetric": True, "shape": weight_shape},
+        "input": given,
+    }
+    if not isinstance(module, nn.Linear):
+        padding = [0, 0] if module.padding == "valid" else list(module.padding)
+        geometry = {"stride": list(module.stride), "padding": padding, "groups": module.groups}
+        description |= {**geometry, "transposed": transposed}
+    return description
+
+
+def _describe_products(attention: nn.Module, scheme: Scheme) -> dict[str, Any]:
+    shape = (heads_of(attention), 1, 1) if scheme.products == "head" else ()
+    operand = _activation(scheme, shape)
+    softmax: dict[str, Any] = {"kind": "twin", "bits": scheme.activation_bits, "values": "softmax"}
+    if not scheme.twin:
+        # Probabilities are never negative: unsigned codes use the whole grid.
+        softmax = {**_activation(scheme), "symmetric": scheme.activations == "symmetric"}
+    return {"scores": {"left": operand, "right": operand}, "mixing": {"left": softmax, "right": operand}}
+
+
+def _inputs_from_gelu(model: Sam) -> set[str]:
+    """Layers that stand right behind a GELU in their module's order of children."""
+    found = set()
+    for path, module in model.named_modules():
+        behind = False
+        for name, child in module.named_children():
+            if behind and isinstance(child, QUANTISABLE):
+                found.add(f"{path}.{name}" if path else name)
+            # Dropout lies between in some.
+            behind = isinstance(child, nn.GELU) or (behind and isinstance(child, nn.Dropout | nn.Identity))
+    return found

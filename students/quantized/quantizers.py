@@ -1,0 +1,153 @@
+"""From numbers to few codes and back: uniform grids, and the two twin grids of PTQ4ViT and TinySAM.
+
+Every grid has an integer zero point, so that exact zero (and the zero padding of convolutions) is one of its values.
+Rounding is half to even. While gradients are recorded, rounding passes them through where nothing was clipped.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GELU_LOWEST = 0.16997124
+"""GELU's smallest value, negated."""
+
+
+def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
+    """Lowest and highest code: signed around zero if symmetric, from zero up if not."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
+
+
+def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    """``clamp(round(x / scale) + zero_point, low, high)``, in the type of ``x``; all parts broadcast."""
+    return (torch.round(x / scale) + zero_point).clamp(low, high)
+
+
+class UniformQuantizer(nn.Module):
+    """One grid of evenly spaced values for a tensor, or one for each entry of some of its dimensions.
+
+    Args:
+        bits: 2 to 8.
+        symmetric: codes are signed and the zero point is 0; otherwise they begin at 0.
+        shape: of the scales, which must broadcast against the tensor: ``()`` one for all, ``(O, 1)`` one a row.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    kind = "uniform"
+
+    def __init__(self, bits: int, symmetric: bool, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.bits, self.symmetric, self.shape = bits, symmetric, tuple(shape)
+        self.low, self.high = code_range(bits, symmetric)
+        self.register_buffer("scale", torch.ones(self.shape))
+        self.register_buffer("zero_point", torch.zeros(self.shape, dtype=torch.int32))
+
+    @property
+    def axis(self) -> int | None:
+        """The dimension with a scale an entry; None where one scale holds for all."""
+        varying = [i for i, size in enumerate(self.shape) if size > 1]
+        return varying[0] if varying else None
+
+    def set_range(self, lowest: Tensor, highest: Tensor) -> None:
+        """Cover values from ``lowest`` to ``highest`` (tensors of the scales' shape), zero always included."""
+        lowest, highest = lowest.clamp(max=0), highest.clamp(min=0)
+        if self.symmetric:
+            # Half a step beyond the last code still rounds to it.
+            scale = torch.maximum(-lowest, highest) / (self.high + 0.5)
+        else:
+            scale = (highest - lowest) / (self.high - self.low)
+        # A tensor of zeros needs no step; any will do.
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        self.scale.copy_(scale)
+        self.zero_point.copy_(torch.zeros_like(scale) if self.symmetric else torch.round(-lowest / scale))
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Integer codes, int16, of the shape of ``x``."""
+        return to_codes(x.float(), self.scale, self.zero_point, self.low, self.high).to(torch.int16)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """What codes stand for, float32."""
+        return (codes.float() - self.zero_point) * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest values of the grid; shape and dtype unchanged."""
+        if torch.compiler.is_exporting():
+            from students.quantized.operators import quantize_dequantize
+
+            return quantize_dequantize(x, self.scale, self.zero_point, self.low, self.high, self.axis)
+        rounded = pass_gradient(torch.round(x.float() / self.scale), x.float() / self.scale)
+        codes = (rounded + self.zero_point).clamp(self.low, self.high)
+        return ((codes - self.zero_point) * self.scale).to(x.dtype)
+
+    def description(self) -> dict[str, Any]:
+        """What :func:`make_quantizer` needs to make one like it."""
+        return {"kind": self.kind, "bits": self.bits, "symmetric": self.symmetric, "shape": list(self.shape)}
+
+
+class TwinQuantizer(nn.Module):
+    """Two grids that share the codes of one: one bit says which, the others count steps (PTQ4ViT, section 3.3).
+
+    Ranges are disjoint. ``softmax``: values below ``split`` are counted in steps of ``split / 2^(bits - 1)``, others in
+    steps of ``1 / (2^(bits - 1) - 1)``. ``gelu``: negative values in fixed steps down to GELU's lowest value, positive
+    ones in steps of ``scale``.
+
+    Args:
+        bits: 2 to 8.
+        values: ``softmax`` or ``gelu``.
+    """
+
+    scale: Tensor
+    kind = "twin"
+
+    def __init__(self, bits: int, values: str) -> None:
+        super().__init__()
+        self.bits, self.of = bits, values
+        self.steps = 2 ** (bits - 1)
+        # Of softmax: where the two ranges meet. Of GELU: the step of positive values.
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest values of the two grids; shape and dtype unchanged."""
+        if torch.compiler.is_exporting():
+            raise NotImplementedError("runtimes know no twin grids; quantise with method.twin=false to export")
+        value, half = x.float(), self.steps
+        if self.of == "softmax":
+            step = self.scale / half
+            low = pass_gradient(torch.round(value / step), value / step).clamp(0, half - 1) * step
+            scaled = value * (half - 1)
+            high = pass_gradient(torch.round(scaled), scaled).clamp(0, half - 1) / (half - 1)
+            return torch.where(value < self.scale, low, high).to(x.dtype)
+        smallest = GELU_LOWEST / half
+        low = pass_gradient(torch.round(value / smallest), value / smallest).clamp(-half, 0) * smallest
+        scaled = value / self.scale
+        high = pass_gradient(torch.round(scaled), scaled).clamp(0, half - 1) * self.scale
+        return torch.where(value < 0, low, high).to(x.dtype)
+
+    def description(self) -> dict[str, Any]:
+        """What :func:`make_quantizer` needs to make one like it."""
+        return {"kind": self.kind, "bits": self.bits, "values": self.of}
+
+
+Quantizer = UniformQuantizer | TwinQuantizer
+
+
+def make_quantizer(description: dict[str, Any]) -> Quantizer:
+    """A quantiser by its description; its grid still has to be set or loaded.
+
+    Raises:
+        KeyError, TypeError, ValueError: it describes none.
+    """
+    bits = description["bits"]
+    if type(bits) is not int or not 2 <= bits <= 8:
+        raise ValueError(f"a quantiser of {bits!r} bits; there are those of 2 to 8")
+    if description["kind"] == "uniform":
+        return UniformQuantizer(bits, bool(description["symmetric"]), tuple(map(int, description["shape"])))
+    if description["kind"] == "twin" and description["values"] in ("softmax", "gelu"):
+        return TwinQuantizer(bits, description["values"])
+    raise ValueError(f"unknown quantiser {description!r}")
+
+
+def pass_gradient(rounded: Tensor, x: Tensor) -> Tensor:
+    """``rounded`` in value, ``x`` in gradient (the straight-through estimator)."""
+    return x + (rounded - x).detach() if x.requires_grad else rounded

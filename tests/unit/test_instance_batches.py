@@ -1,0 +1,84 @@
+"""Batches with masks: coverage, boxes in the frame, the order, and pictures without instances."""
+
+import numpy as np
+import torch
+
+from data.batches import ImageBatches
+from data.instance_batches import InstanceBatches, coverage_of
+from data.shapes import Shapes
+from tests.unit.tiny import LabelledPictures
+
+FRAME, GRID = 64, 4
+
+
+def batches(count: int = 3, jitter: float = 0.0, seed: int = 0, pictures: int = 8) -> InstanceBatches:
+    return InstanceBatches(LabelledPictures(pictures), FRAME, GRID, seed, count, jitter)
+
+
+def test_coverage_is_the_share_of_each_cell() -> None:
+    mask = np.zeros((1, 4, 8), np.bool_)
+    mask[0, 0, 0] = mask[0, 2:4, 4:8] = True
+    found = coverage_of(mask, [0], 4)[0]
+    # Cells of 2 x 2 pixels; the lower half of the square is padding.
+    assert found.tolist() == [[0.25, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_coverage_of_a_picture_that_does_not_divide() -> None:
+    mask = np.ones((2, 30, 47), np.bool_)
+    mask[1] = False
+    found = coverage_of(mask, [0, 1, 0], 16)
+    rows = 16 * 30 / 47
+    assert torch.equal(found[0], found[2]) and not bool(found[1].any())
+    assert bool((found[0, : int(rows)] == 1).all()) and not bool(found[0, int(rows) + 1 :].any())
+
+
+def test_the_pictures_are_those_of_image_batches() -> None:
+    data = LabelledPictures(8)
+    expected = ImageBatches(data, FRAME, GRID, 3)(range(5, 12))
+    found = InstanceBatches(data, FRAME, GRID, 3, 2)(range(5, 12))
+    assert found.names == expected.names and found.places == tuple(range(5, 12))
+    assert torch.equal(found.pictures.images, expected.images)
+    assert found.coverage.shape == (7, 2, 16, 16) and found.boxes_xyxy.shape == (7, 2, 4)
+
+
+def test_a_place_alone_decides_what_is_drawn() -> None:
+    whole, part = batches(jitter=0.1)(range(6)), batches(jitter=0.1)(range(4, 6))
+    assert torch.equal(whole.coverage[4:], part.coverage) and torch.equal(whole.boxes_xyxy[4:], part.boxes_xyxy)
+    # The same picture in the next epoch gives other boxes.
+    later = batches(jitter=0.1, pictures=1)(range(2))
+    assert not torch.equal(later.boxes_xyxy[0], later.boxes_xyxy[1])
+
+
+def test_boxes_are_in_the_frame_and_belong_to_their_masks() -> None:
+    data = LabelledPictures(8)
+    found = InstanceBatches(data, FRAME, GRID, 0, 3)(range(8))
+    for i, name in enumerate(found.names):
+        sample = data.sample(int(name.removeprefix("picture-")))
+        if not len(sample.masks):
+            assert not bool(found.labelled[i]) and not bool(found.coverage[i].any())
+            continue
+        scale = FRAME / max(sample.image.shape[:2])
+        for k in range(3):
+            box = found.boxes_xyxy[i, k]
+            rows, columns = np.nonzero(found.coverage[i, k].numpy())
+            cell = FRAME / 16
+            # The mask is a rectangle: its cells are those that the box touches.
+            assert columns.min() == int(box[0] / cell) and rows.min() == int(box[1] / cell)
+            assert columns.max() == int(np.ceil(float(box[2]) / cell)) - 1
+            assert any(torch.allclose(box, torch.from_numpy(b).float() * scale) for b in sample.boxes_xyxy)
+
+
+def test_few_instances_come_several_times_and_many_not() -> None:
+    data = Shapes(count=4)
+    for i, count in enumerate((2, 40)):
+        found = InstanceBatches(data, 128, 16, 0, count)(range(1))
+        distinct = len({tuple(box) for box in found.boxes_xyxy[0].tolist()})
+        present = len(data.sample(int(found.names[0][-6:])).masks)
+        assert distinct == (min(2, present), present)[i]
+
+
+def test_moving() -> None:
+    batch = batches()(range(2))
+    moved = batch.to(torch.device("meta"))
+    assert moved.places == batch.places and moved.names == batch.names
+    assert all(part.is_meta for part in (moved.coverage, moved.boxes_xyxy, moved.labelled, moved.pictures.images))

@@ -1,0 +1,153 @@
+"""TinySAM: what each term trains, what stays, where it may begin, and that a killed run ends as an undisturbed one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressors.context import Compressed, RunContext
+from compressors.distill.engine import Engine
+from compressors.distill.schedule import Optimisation
+from compressors.mobilesam import MobileSam
+from compressors.slimsam import SlimSam
+from compressors.tinysam import TinySam
+from core.checkpoint import weights_sha256
+from core.errors import InputError
+from students.files import save_model
+from teachers.sam import Sam
+from tests.unit.tiny import CONFIG, Killed, LabelledPictures, TinyStudent, tiny_sam
+
+OPTIMISATION = Optimisation(rate=5e-3)
+METHOD = TinySam(TinyStudent(), steps=2, batch=2, prompts=2, boxes="also", optimisation=OPTIMISATION)
+NOTHING = {"embedding": 0.0, "token": 0.0, "output": 0.0, "annotations": 0.0}
+
+
+def compress(method: TinySam | MobileSam | SlimSam, folder: Path, data: LabelledPictures | None = None) -> Compressed:
+    engine = Engine(folder, save_every_s=-1.0, log_every=1)
+    return method.compress(tiny_sam(), data or LabelledPictures(), RunContext(0, folder, engine))
+
+
+def changed(student: Sam) -> set[str]:
+    """Parts that differ from the teacher's."""
+    teacher = tiny_sam().state_dict()
+    return {
+        name.partition(".")[0]
+        for name, tensor in student.state_dict().items()
+        if not name.startswith("image_encoder.") and not torch.equal(tensor, teacher[name])
+    }
+
+
+def untrained(folder: Path) -> str:
+    """The student's encoder as it begins."""
+    frozen = replace(METHOD, **NOTHING | {"embedding": 1.0}, optimisation=Optimisation(rate=1e-30))  # type: ignore[arg-type]
+    return encoder_sha256(compress(frozen, folder).student)
+
+
+def encoder_sha256(student: Sam) -> str:
+    """Of parameters alone: running statistics move by looking."""
+    parameters = torch.nn.ParameterList(p.detach() for p in student.image_encoder.parameters())
+    return weights_sha256(parameters)
+
+
+def test_the_student_is_whole(tmp_path: Path) -> None:
+    compressed = compress(METHOD, tmp_path)
+    student = compressed.student
+    assert student.config == METHOD.shape(CONFIG) and student.name == "tiny-tiny_vit_5m"
+    assert compressed.images_seen == 8
+    assert not student.training and not any(p.requires_grad for p in student.parameters())
+    assert all(tensor.isfinite().all() for tensor in student.state_dict().values())
+    # Prompts mean the same to teacher and student; the decoder has learnt.
+    assert changed(student) == {"mask_decoder"}
+    assert changed(compress(replace(METHOD, decoder="frozen"), tmp_path / "frozen").student) == set()
+
+
+@pytest.mark.parametrize("term", NOTHING)
+def test_every_term_alone_reaches_the_encoder(tmp_path: Path, term: str) -> None:
+    """Through the frozen decoder, in the case of tokens, logits and annotated masks."""
+    alone = replace(METHOD, decoder="frozen", **NOTHING | {term: 1.0})  # type: ignore[arg-type]
+    assert encoder_sha256(compress(alone, tmp_path / term).student) != untrained(tmp_path / "none")
+
+
+def test_settings_change_the_student_and_are_repeatable(tmp_path: Path) -> None:
+    variants: dict[str, dict[str, object]] = {
+        "default": {},
+        "no hard prompts": {"hard_prompts": False},
+        "no hard masks": {"hard_masks": False},
+        "epsilon": {"epsilon": 0.5},
+        "points": {"boxes": "none"},
+        "boxes": {"boxes": "alone"},
+        "prompts": {"prompts": 3},
+        "output": {"embedding": 0.0, "token": 0.0},
+        "baseline": {"embedding": 0.0, "token": 0.0, "output": 0.0},
+    }
+    found = set()
+    for name, changes in variants.items():
+        method = replace(METHOD, **changes)  # type: ignore[arg-type]
+        first, again = (weights_sha256(compress(method, tmp_path / f"{name}{i}").student) for i in range(2))
+        assert first == again, name
+        found.add(first)
+    assert len(found) == len(variants)
+
+
+def test_the_log_has_every_term(tmp_path: Path) -> None:
+    compress(METHOD, tmp_path)
+    line = (tmp_path / "full_stage.jsonl").read_text().splitlines()[-1]
+    for kind in ("point", "box"):
+        for term in ("token", "output", "focal", "dice", "iou"):
+            assert f'"{kind}_{term}"' in line
+    assert '"embedding"' in line
+
+
+@pytest.mark.parametrize("kill_at", [3, 9])
+def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, kill_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.batches.CACHE_BYTES", 0)
+    undisturbed = compress(METHOD, tmp_path / "a")
+    with pytest.raises(Killed):
+        compress(METHOD, tmp_path / "b", LabelledPictures(kill_at=kill_at))
+    resumed = compress(METHOD, tmp_path / "b")
+    assert weights_sha256(resumed.student) == weights_sha256(undisturbed.student)
+
+
+@pytest.mark.parametrize("first", [MobileSam(TinyStudent(), steps=1, batch=2), SlimSam(0.5, steps=1, batch=2)])
+def test_beginning_with_another_methods_student(tmp_path: Path, first: MobileSam | SlimSam) -> None:
+    earlier = compress(first, tmp_path / "first").student
+    save_model(tmp_path / "student.safetensors", earlier)
+    method = replace(METHOD, init=str(tmp_path / "student.safetensors"))
+    later = compress(method, tmp_path / "second").student
+    assert later.config == earlier.config and later.name == "tiny-tinysam"
+    assert weights_sha256(later.image_encoder) != weights_sha256(earlier.image_encoder)
+    # With so small a rate that nothing moves, it is the earlier one.
+    still = replace(method, optimisation=Optimisation(rate=1e-30))
+    assert encoder_sha256(compress(still, tmp_path / "third").student) == encoder_sha256(earlier)
+    with pytest.raises(NotImplementedError):
+        method.shape(CONFIG)
+
+
+def test_a_student_of_another_teacher_is_refused(tmp_path: Path) -> None:
+    other = Sam(replace(CONFIG, decoder_mlp_width=24), "other")
+    save_model(tmp_path / "other.safetensors", other)
+    with pytest.raises(InputError, match=r"other.safetensors: width of the decoder's MLPs 24, the teacher's 20; begin"):
+        compress(replace(METHOD, init=str(tmp_path / "other.safetensors")), tmp_path)
+
+
+def test_pictures_without_annotations_still_teach_the_embedding(tmp_path: Path) -> None:
+    class Bare(LabelledPictures):
+        def sample(self, index: int):  # type: ignore[no-untyped-def]
+            return super().sample(3)
+
+    student = compress(METHOD, tmp_path / "bare", Bare()).student
+    assert changed(student) == set()
+    assert encoder_sha256(student) != untrained(tmp_path / "none")
+
+
+def test_refused_settings() -> None:
+    for changes, words in (
+        ({"boxes": "both"}, "method.boxes=both is not one of none, also, alone"),
+        ({"decoder": "tuned"}, "method.decoder=tuned is not one of trained, frozen"),
+        ({"prompts": 0}, "method.prompts=0 must be at least 1"),
+        ({"output": -1}, "method.output=-1 must be at least 0"),
+        (NOTHING, "are all 0; give one of them a weight"),
+    ):
+        with pytest.raises(InputError, match=words):
+            replace(METHOD, **changes)  # type: ignore[arg-type]
