@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,11 +62,15 @@ class Optimisation:
         if self.optimizer == "muon":
             linear = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
             matrices = [p for p in trainable if id(p) in linear]
+            rest = [p for p in trainable if id(p) not in linear]
+            adam = partial(torch.optim.AdamW, lr=self.rate, betas=self.betas, weight_decay=0.0, fused=True)
+            if not matrices:
+                # A plain CNN has none, and Muon takes no empty list.
+                return adam(rest)
             muon = torch.optim.Muon(
                 matrices, lr=self.rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw"
             )
-            rest = [p for p in trainable if id(p) not in linear]
-            return Paired(muon, torch.optim.AdamW(rest, lr=self.rate, betas=self.betas, weight_decay=0.0, fused=True))
+            return Paired(muon, adam(rest)) if rest else muon
         groups = [
             {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
