@@ -19,6 +19,7 @@ from experiments.build import (
     data_name,
     evaluation_indices,
 )
+from experiments.chain import run_chain
 from experiments.checkpoints import find_model
 from experiments.convert import convert
 from experiments.everything import everything
@@ -29,7 +30,6 @@ from experiments.messages import nearest
 from experiments.predict import predict
 from experiments.report import print_comparison
 from experiments.rows import Row
-from experiments.run import run
 from experiments.schema import CostConfig, EvaluateConfig, LeaderboardConfig
 from experiments.scoring import Held, score_fillings, score_model
 from teachers.catalog import MODELS
@@ -103,7 +103,7 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[ResultRow]
 
 
 FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
-    "run": run,
+    "run": run_chain,
     "evaluate": evaluate,
     "cost": cost,
     "convert": convert,

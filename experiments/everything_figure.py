@@ -30,7 +30,7 @@ from experiments.schema import register
 from experiments.scoring import counted
 from experiments.validate import settings_of
 
-WIDTH = 520
+WIDTH = 440
 """Of a picture in pixels."""
 DPI = 100
 PRESET = "everything_pocket"

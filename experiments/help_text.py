@@ -34,10 +34,11 @@ settings (every command: format=table|json, runs=FOLDER)
 
 examples
   python -m experiments method=slimsam ratio=0.77
+  python -m experiments method=slimsam ratio=0.77 then=ptq
   python -m experiments -m method=slimsam,scratch ratio=0.5,0.77 seed=0,1
   python -m experiments evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER
   python -m experiments everything experiment=everything_pocket checkpoint=sam_pocket image=photo.jpg out=FOLDER"""
-_GROUPS = ("method", "student", "teacher", "data", "evaluation", "engine", "generator", "variant", "experiment")
+_GROUPS = ("method", "then", "student", "teacher", "data", "evaluation", "engine", "generator", "variant", "experiment")
 
 
 def help_text() -> str:

@@ -13,9 +13,10 @@ from core.errors import InputError
 from data.sample import ImageData
 from experiments.build import build_data, check_precision
 from experiments.schema import RunConfig, TeacherConfig
+from students.files import read_about
 from teachers.catalog import MODELS
 
-_REPORTING = ("format", "runs", "force", "name", "cache")
+_REPORTING = ("format", "runs", "force", "name", "cache", "then")
 _PATHS = (("teacher", "checkpoint"), ("data", "root"), ("data", "annotations"), ("data", "images"))
 
 
@@ -24,15 +25,28 @@ def run_id(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:
 
     Instead of the paths of weights and pictures, what lies there counts.
     """
-    parts = [settings.name or method_name(settings)]
+    method = method_name(settings)
+    # A named run keeps its name; what it began with still shows.
+    parts = [
+        method if settings.name is None else f"{settings.name}{'+' + method.split('+')[-1] if '+' in method else ''}"
+    ]
     if settings.ratio is not None:
         parts.append(f"r{settings.ratio:g}")
     return "-".join([*parts, f"s{settings.seed}", config_hash(settings, cfg, device)])
 
 
 def method_name(settings: Any) -> str:
-    """The name of a method in rows: that of the file it is in."""
-    return str(settings.method._target_).split(".")[-2]
+    """The name of a method in rows: that of the file it is in, after that of what it begins with (``slimsam+ptq``)."""
+    name = str(settings.method._target_).split(".")[-2]
+    earlier = beginning(settings).get("method")
+    return name if earlier in (None, "teacher") else f"{earlier}+{name}"
+
+
+def beginning(settings: Any) -> dict[str, Any]:
+    """What the file a method begins with says of its making; nothing where there is no such file."""
+    init = getattr(settings.method, "init", None)
+    path = None if init is None else Path(init).expanduser()
+    return read_about(path) if path is not None and path.is_file() and path.suffix == ".safetensors" else {}
 
 
 def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:

@@ -6,7 +6,7 @@ Levels do not compare (another teacher, other data); orderings may.
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,16 @@ class Entry:
     claimed: bool = True
     judged: str = "miou_point"
     source: str = ""
+    bits: int | None = None
+
+    @property
+    def run(self) -> tuple[str, float | None, int | None]:
+        """What a row must have to belong to this line: variant, ratio and bits."""
+        return self.variant, self.ratio, self.bits
+
+
+Measured = Mapping[tuple[str, float | None, int | None], Sequence[ResultRow]]
+"""Rows by what a line asks of them."""
 
 
 def presets() -> dict[str, list[Entry]]:
@@ -59,6 +69,7 @@ def presets() -> dict[str, list[Entry]]:
                 line["claimed"] == "yes",
                 line["judged"],
                 line["source"],
+                int(line["bits"]) if line["bits"] else None,
             )
             found.setdefault(line["preset"], []).append(entry)
     return found
@@ -78,28 +89,28 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     """
     entries = presets()[preset]
     measured = {
-        (entry.variant, entry.ratio): [r for r in rows if (r.variant, r.ratio) == (entry.variant, entry.ratio)]
-        for entry in entries
+        entry.run: [row for row in rows if (row.variant, row.ratio, row.weight_bits) == entry.run] for entry in entries
     }
     some = next((of_variant[0] for of_variant in measured.values() if of_variant), None)
     if some is None:
         raise InputError(f"{preset}: none of its runs is finished; start them with experiment={preset}")
+    by_bits = any(entry.bits for entry in entries)
     sources = sorted({entry.source for entry in entries if entry.published is not None})
     lines = [
         f"Protocol `{some.protocol}` on held-out `{some.data}`, {some.instances:,} instances in {some.images:,} "
         f"images; {_images_seen(measured)} training images a run; {some.device}; mean ± standard deviation over seeds."
         + (f" *Published*: {'; '.join(sources)}; its level does not compare." if sources else ""),
         "",
-        "| | | ratio | seeds | mIoU point | mIoU box | *published* |",
+        f"| | | {'bits' if by_bits else 'ratio'} | seeds | mIoU point | mIoU box | *published* |",
         "|---|---|---|---|---|---|---|",
     ]
     for entry in entries:
-        found = measured[entry.variant, entry.ratio]
+        found = measured[entry.run]
         published = "" if entry.published is None else f"*{entry.published:.4f}*"
         cells = [
             entry.group,
             entry.label,
-            "" if entry.ratio is None else f"{entry.ratio:g}",
+            str(entry.bits) if by_bits else "" if entry.ratio is None else f"{entry.ratio:g}",
             str(len(found)),
             _spread(found, "miou_point"),
         ]
@@ -107,25 +118,25 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     return "\n".join([*lines, "", *orderings(entries, measured)])
 
 
-def _images_seen(measured: dict[tuple[str, float | None], list[ResultRow]]) -> str:
+def _images_seen(measured: Measured) -> str:
     """How many training images the runs saw, as one number or a range."""
     seen = sorted({row.images_seen for rows in measured.values() for row in rows if row.images_seen is not None})
     return " to ".join(f"{count:,}" for count in sorted({seen[0], seen[-1]})) if seen else "unknown"
 
 
-def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float | None], list[ResultRow]]) -> list[str]:
+def orderings(entries: Sequence[Entry], measured: Measured) -> list[str]:
     """Whether each published ordering of neighbours holds for the measured mIoU (with one point, or with boxes).
 
     It holds, or is reversed, if the means differ by more than the spreads of both together; else it is undecided.
     """
     told: dict[str, list[str]] = {words: [] for words in _VERDICTS.values()}
-    groups: dict[tuple[str, float | None], list[Entry]] = {}
+    groups: dict[tuple[str, float | None, int | None], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault((entry.group, entry.ratio), []).append(entry)
-    for (group, ratio), members in groups.items():
+        groups.setdefault((entry.group, entry.ratio, entry.bits), []).append(entry)
+    for (group, ratio, bits), members in groups.items():
         for better, worse in pairwise(members):
             first, second = (
-                [value for row in measured[e.variant, e.ratio] if (value := getattr(row, e.judged)) is not None]
+                [value for row in measured[e.run] if (value := getattr(row, e.judged)) is not None]
                 for e in (better, worse)
             )
             if len(first) < 2 or len(second) < 2:
@@ -134,6 +145,7 @@ def orderings(entries: Sequence[Entry], measured: dict[tuple[str, float | None],
             noise = (stdev(first) ** 2 + stdev(second) ** 2) ** 0.5
             verdict = "undecided" if abs(difference) <= noise else "holds" if difference > 0 else "reversed"
             where = group.partition(":")[0] + ("" if ratio is None else f", {ratio:g}")
+            where += "" if bits is None else f", {bits} bits"
             pair = f"{better.label} > {worse.label} ({where}: {100 * difference:+.1f} points)"
             told[_VERDICTS[better.claimed, verdict]].append(pair)
     return [f"- {words}: {'; '.join(pairs)}." for words, pairs in told.items() if pairs]

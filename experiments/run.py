@@ -30,7 +30,7 @@ from experiments.build import (
     evaluation_indices,
 )
 from experiments.checkpoints import find_model
-from experiments.identity import fingerprint, method_name, resolved, run_id
+from experiments.identity import beginning, fingerprint, method_name, resolved, run_id
 from experiments.leaderboard import fold
 from experiments.measuring import cost_columns, latency_columns
 from experiments.report import print_comparison
@@ -149,8 +149,9 @@ def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
     file = parts.folder / STUDENT
     facts = {
         "method": method_name(settings),
-        "ratio": settings.ratio,
+        "ratio": _ratio(settings),
         "seed": settings.seed,
+        "images_seen": _images_seen(settings, compressed),
         "teacher": teacher.name,
         "teacher_sha256": weights_sha256(teacher),
         "run_id": parts.run_id,
@@ -189,7 +190,7 @@ def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> l
         about = {"method": "teacher", "teacher": parts.teacher.name}
         if model is student:
             about = _about_student(parts, student.name) | {
-                "images_seen": compressed.images_seen,
+                "images_seen": _images_seen(settings, compressed),
                 "train_seconds": compressed.train_seconds,
                 "train_images_per_s": compressed.images_seen / max(compressed.train_seconds, 1e-9),
                 "train_peak_memory_bytes": compressed.peak_memory_bytes,
@@ -210,11 +211,21 @@ def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
         "run_id": parts.run_id,
         "method": method_name(settings),
         "variant": settings.name,
-        "ratio": settings.ratio,
+        "ratio": _ratio(settings),
         "teacher": parts.teacher.name,
         "student": name,
         "seed": settings.seed,
     }
+
+
+def _ratio(settings: RunConfig) -> float | None:
+    """What was cut, by this run or by the one that made what it begins with."""
+    return settings.ratio if settings.ratio is not None else beginning(settings).get("ratio")
+
+
+def _images_seen(settings: RunConfig, compressed: Compressed) -> int:
+    """Training images of the run and of those before it in the chain."""
+    return compressed.images_seen + (beginning(settings).get("images_seen") or 0)
 
 
 def _promised(method: Compressor, teacher: Sam) -> int | None:

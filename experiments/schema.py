@@ -185,6 +185,8 @@ class RunConfig(CommandConfig):
     cache: str = "disk"
     force: bool = False
     name: str | None = None
+    # A second method, for what the first one made.
+    then: Any = None
 
 
 @dataclass

@@ -8,6 +8,7 @@ large map:
   ``[q * scale, q . rel_h, q . rel_w] . [k, onehot(y'), onehot(x')]``, which any fused attention kernel computes.
 - On the CPU, whose fused kernel gains nothing from bfloat16 and pads values to the longer width, small maps take those
   longer vectors and plain matrix products; large ones go through :mod:`teachers.attention_in_parts`.
+- In a graph that is exported for other runtimes it is plain matrix products too, of large maps one head at a time.
 - On the meta device the textbook form is used, so that counters see the textbook number of operations.
 """
 
@@ -71,6 +72,13 @@ def attend_at_once(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor
     return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
 
 
+def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """The same with the logits of one head in memory: a graph of few kinds of operators, which any runtime has."""
+    q, k = fold_positions(q, k, rel_h, rel_w)
+    heads = zip(*(x.split(1, 1) for x in (q, k, v)), strict=True)
+    return torch.cat([(q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v for q, k, v in heads], 1)
+
+
 def attend_by_definition(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
     """Softmax attention with relative positions, as it is defined: every logit in memory.
 
@@ -131,6 +139,8 @@ class Attention(nn.Module):
     @staticmethod
     def _kernel(device: torch.device, tokens: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
         """The way of computing that is fastest for a map of so many tokens."""
+        if torch.compiler.is_exporting():
+            return attend_at_once if tokens <= SMALL_MAP else attend_by_head
         if device.type == "meta":
             return attend_by_definition
         if device.type == "cpu" and tokens <= SMALL_MAP:

@@ -78,11 +78,12 @@ class MaskDecoder(nn.Module):
             sparse: prompt embeddings ``[N, K, C]``.
             dense: prompt embeddings ``[N, C, g, g]``, or one for all ``[1, C, g, g]``.
         """
-        count = len(sparse)
+        # Shapes, not len(): a traced graph keeps them open.
+        count = sparse.shape[0]
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(count, -1, -1), sparse], 1)
         # What is asked without a mask shares its image: [M, C, g, g].
-        source = (embedding if len(dense) == 1 else for_each_prompt(embedding, count)) + dense
+        source = (embedding if dense.shape[0] == 1 else for_each_prompt(embedding, count)) + dense
         tokens, image = self.transformer(source, position.to(source.dtype), tokens)
 
         # [N, C, g, g] back from [N, g * g, C]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 def for_each_prompt(x: Tensor, count: int) -> Tensor:
     """What belongs to ``M`` images, ``[M, ...]``, as ``[count, ...]``, one entry a prompt; a view where it can be."""
-    if len(x) == count:
+    # Shapes, not len(): while a graph is traced for any number of prompts, that would fix the number.
+    if x.shape[0] == count:
         return x
-    return x[:, None].expand(-1, count // len(x), *x.shape[1:]).flatten(0, 1)
+    return x[:, None].expand(-1, count // x.shape[0], *x.shape[1:]).flatten(0, 1)
 
 
 class CrossAttention(nn.Module):
@@ -40,7 +41,7 @@ class CrossAttention(nn.Module):
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
-        count = max(len(q), len(k))
+        count = max(q.shape[0], k.shape[0])
         q, k, v = (for_each_prompt(x, count) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(-2))
@@ -86,7 +87,7 @@ class TwoWayBlock(nn.Module):
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
         attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens)
-        return tokens, self.norm4(for_each_prompt(image, len(tokens)) + attended)
+        return tokens, self.norm4(for_each_prompt(image, tokens.shape[0]) + attended)
 
 
 class TwoWayTransformer(nn.Module):

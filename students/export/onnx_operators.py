@@ -1,5 +1,10 @@
-"""This project's quantisation operators in ONNX: QuantizeLinear and DequantizeLinear, as runtimes look for them."""
+"""What becomes of some operators in ONNX, so that runtimes find the patterns they have kernels for.
 
+This project's two quantisation operators become QuantizeLinear and DequantizeLinear. GELU, which ONNX has from opset 20
+on only, is spelt in the order that ONNX Runtime recognises; PyTorch's own spelling runs as five passes over memory.
+"""
+
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +21,20 @@ def translations() -> dict[Any, Callable[..., Any]]:
     return {
         torch.ops.sampress.quantize_dequantize.default: _quantize_dequantize,
         torch.ops.sampress.dequantize.default: _dequantize,
+        torch.ops.aten.gelu.default: _gelu,
     }
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    from onnxscript import opset18 as op
+
+    half, one = _constant(op, 0.5), _constant(op, 1.0)
+    if approximate == "tanh":
+        cubed = op.Mul(_constant(op, 0.044715), op.Mul(x, op.Mul(x, x)))
+        inner = op.Tanh(op.Mul(_constant(op, math.sqrt(2 / math.pi)), op.Add(x, cubed)))
+    else:
+        inner = op.Erf(op.Div(x, _constant(op, math.sqrt(2))))
+    return op.Mul(op.Mul(x, op.Add(inner, one)), half)
 
 
 def _quantize_dequantize(
@@ -50,7 +68,7 @@ def _dequantize(codes: Any, scale: Any, zero_point: Any, axis: int | None = None
 
     varying = axis_of(tuple(scale.shape), len(codes.shape), axis)
     scale, zero_point = _flat(op, scale, varying), _flat(op, zero_point, varying)
-    zero_point = op.Cast(zero_point, to=TensorProto.INT8)
+    zero_point = op.CastLike(zero_point, codes)
     return op.DequantizeLinear(codes, scale, zero_point, axis=0 if varying is None else varying)
 
 

@@ -153,11 +153,10 @@ def set_quantizing(model: nn.Module, quantizing: bool) -> None:
 
 def pack(model: nn.Module) -> None:
     """Replace all float weights of quantised layers by codes."""
+    set_quantizing(model, True)
     for module in model.modules():
-        if isinstance(module, QuantizedLayer):
-            module.quantizing = True
-            if module.weight is not None:
-                module.pack()
+        if isinstance(module, QuantizedLayer) and module.weight is not None:
+            module.pack()
 
 
 def _chosen(path: str, scheme: Scheme) -> bool:

@@ -135,5 +135,3 @@ def test_prompts_of_one_picture_stay_together() -> None:
     assert prompt.points_xy is not None and prompt.labels is not None
     assert prompt.points_xy.shape == (6, 1, 2) and bool((prompt.labels == 1).all())
     assert torch.equal(prompt.points_xy[3, 0], points[1, 0])
-
-

@@ -25,7 +25,7 @@ def entry(variant: str, published: float) -> Entry:
 def test_orderings_are_judged_by_the_spread_of_both() -> None:
     entries = [entry("a", 0.5), entry("b", 0.4), entry("c", 0.3), entry("d", 0.2), entry("e", 0.1)]
     points = {"a": (0.70, 0.72), "b": (0.50, 0.52), "c": (0.505, 0.512), "d": (0.60, 0.61), "e": (0.1,)}
-    measured = {(v, 0.77): [row(v, seed, p) for seed, p in enumerate(of)] for v, of in points.items()}
+    measured = {(v, 0.77, None): [row(v, seed, p) for seed, p in enumerate(of)] for v, of in points.items()}
     assert orderings(entries, measured) == [
         "- Published orderings that hold here: A > B (Table, 0.77: +20.0 points).",
         "- Published orderings undecided here, within the spread of seeds: B > C (Table, 0.77: +0.2 points).",
@@ -35,7 +35,7 @@ def test_orderings_are_judged_by_the_spread_of_both() -> None:
 
 def test_what_no_paper_claims_is_told_apart() -> None:
     entries = [Entry("Ours", name, name, None, None, False) for name in "ab"]
-    measured = {(name, None): [row(name, seed, point) for seed in range(2)] for name, point in (("a", 0.7), ("b", 0.6))}
+    measured = {(name, None, None): [row(name, seed, point) for seed in range(2)] for name, point in (("a", 0.7), ("b", 0.6))}
     assert orderings(entries, measured) == ["- Measured here alone: a > b (Ours: +10.0 points)."]
 
 

@@ -1,0 +1,29 @@
+"""Methods one after the other: ``method=slimsam ratio=0.77 then=ptq``. Each stage is a run with rows of its own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from core.result import ResultRow
+from experiments.run import STUDENT, run
+from experiments.schema import RunConfig
+
+
+def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Do the run, and then the next one on its student. A stage that is finished is read, not done again.
+
+    The second stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it.
+    """
+    first = cfg.copy()
+    first.then = None
+    rows = run(replace(settings, then=None), first)
+    student = next((row for row in rows if row.student is not None), None)
+    if settings.then is None or student is None:
+        return rows
+    init = str(Path(settings.runs) / str(student.run_id) / STUDENT)
+    second = first.copy()
+    OmegaConf.set_struct(second, False)
+    second.method = cfg.then
+    second.method.init = init
+    return [*rows, *run(replace(settings, then=None, method=replace(settings.then, init=init)), second)]

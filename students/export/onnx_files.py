@@ -1,0 +1,123 @@
+"""The two parts of a SAM as ONNX files."""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from students.export.onnx_operators import translations
+from students.export.onnx_upscaling import add_upscaled_masks
+from students.export.parts import (
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    ENCODER_INPUT,
+    ENCODER_OUTPUT,
+    DecoderPart,
+    EncoderPart,
+    example_prompts,
+)
+from teachers.sam import Sam
+
+OPSET = 18
+"""What the exporter writes without converting, and what onnxruntime, onnxruntime-web, its mobile builds, OpenVINO and
+TensorRT (from 8.6 on) read."""
+LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights beyond which they are kept beside the file: protocol buffers end at 2 GiB."""
+
+
+def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any]) -> bool:
+    """Write the image encoder: ``image`` ``[batch, 3, S, S]`` to ``image_embeddings`` ``[batch, C, g, g]``.
+
+    Args:
+        model: prepared (:func:`students.export.parts.prepared`).
+        facts: kept in the file, by name.
+
+    Returns:
+        Whether any number of pictures may be given at once; some backbones of timm trace for one only.
+    """
+    part, size = EncoderPart(model), model.input_size
+    images = torch.randn(2, 3, size, size)
+    try:
+        program = _exported(part, (images,), [ENCODER_INPUT], [ENCODER_OUTPUT], ({0: torch.export.Dim("batch")},))
+        dynamic = True
+    except torch.onnx.OnnxExporterError:
+        program = _exported(part, (images[:1],), [ENCODER_INPUT], [ENCODER_OUTPUT], None)
+        dynamic = False
+    _save(path, program, facts)
+    return dynamic
+
+
+def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: bool = True) -> None:
+    """Write prompt encoder and mask decoder; see :class:`students.export.parts.DecoderPart` for inputs and outputs.
+
+    Args:
+        model: prepared.
+        facts: kept in the file, by name.
+        upscale: whether the file also takes ``orig_im_size`` (float32 ``[2]``: height, width) and gives ``masks``
+            (logits ``[N, 4, height, width]``), as SAM's own files do.
+    """
+    prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
+    shapes = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
+    program = _exported(
+        DecoderPart(model), example_prompts(model), list(DECODER_INPUTS), list(DECODER_OUTPUTS), shapes
+    )
+    graph = program.model.graph
+    # Either is one for all prompts, or one a prompt: their dimension is not tied to the prompts'.
+    for value in graph.inputs:
+        if value.name in ("mask_input", "has_mask_input"):
+            value.shape[0] = "masks"
+    # Runtimes infer shapes on their own; those that were traced would tie the two together again.
+    for value in {value for node in graph for value in node.outputs} - set(graph.outputs):
+        value.shape = None
+    _save(path, program, facts)
+    if upscale:
+        add_upscaled_masks(path, model.input_size)
+
+
+def _exported(part: nn.Module, inputs: tuple[Any, ...], names: list[str], outputs: list[str], shapes: Any) -> Any:
+    """PyTorch's exporter, told what this project's operators become, and kept from talking."""
+    with torch.no_grad(), _quiet():
+        return torch.onnx.export(
+            part.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            custom_translation_table=translations(),
+            optimize=True,
+            verbose=False,
+        )
+
+
+def _save(path: Path, program: Any, facts: Mapping[str, Any]) -> None:
+    import onnx
+
+    for key, value in facts.items():
+        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    program.model.producer_name = "sampress"
+    weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    program.save(path, external_data=weights > LARGEST_FILE)
+    onnx.checker.check_model(path, full_check=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own libraries and on shapes that it inferred."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for module in (r"torch\.", r"onnxscript\.", r"onnx_ir\.", r"copyreg", r"onnx\."):
+                warnings.filterwarnings("ignore", module=module)
+            yield
+    finally:
+        logger.setLevel(level)

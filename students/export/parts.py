@@ -1,0 +1,119 @@
+"""A SAM as two modules of plain tensors, with the inputs and outputs that users of SAM's ONNX files know."""
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from students.tiny_vit import FreshBiases
+from teachers.sam import Sam
+
+ENCODER_INPUT, ENCODER_OUTPUT = "image", "image_embeddings"
+DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
+DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
+
+
+class EncoderPart(nn.Module):
+    """The image encoder: ``image`` float32 ``[B, 3, S, S]``, normalised and padded, to ``image_embeddings`` float32.
+
+    Args:
+        dtype: what it computes in.
+    """
+
+    def __init__(self, model: Sam, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.image_encoder, self.dtype = model.image_encoder.to(dtype), dtype
+
+    def forward(self, image: Tensor) -> Tensor:
+        """To ``[B, C, g, g]``."""
+        embedding: Tensor = self.image_encoder(image.to(self.dtype))
+        return embedding.float()
+
+
+class DecoderPart(nn.Module):
+    """Prompt encoder and mask decoder, as ``segment_anything``'s ``SamOnnxModel`` lays out prompts.
+
+    Unlike that, it takes any number of prompts on one image, and always gives all four candidates.
+    """
+
+    def __init__(self, model: Sam) -> None:
+        super().__init__()
+        prompts = model.prompt_encoder
+        self.frame = prompts.frame
+        self.positions, self.mask_downscaling = prompts.pe_layer, prompts.mask_downscaling
+        self.mask_decoder = model.mask_decoder
+        kinds = [prompts.not_a_point_embed, *prompts.point_embeddings]
+        # [5, C], addressed by label + 1: padding, background, foreground, top-left corner, bottom-right corner
+        self.register_buffer("kinds", torch.cat([cast(nn.Embedding, kind).weight.detach() for kind in kinds]))
+        self.register_buffer("no_mask", prompts.no_mask_embed.weight.detach().reshape(1, -1, 1, 1))
+        self.register_buffer("grid_positions", prompts.dense_position().detach())
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer ``N`` prompts of ``P`` points each.
+
+        Args:
+            image_embeddings: float32 ``[1, C, g, g]``.
+            point_coords: float32 ``[N, P, 2]``, xy in pixels of the model's frame. A box is its two corners.
+            point_labels: float32 ``[N, P]``: 0 background, 1 foreground, 2 top-left and 3 bottom-right corner of a
+                box, -1 padding. Without a box SAM expects one padding point.
+            mask_input: float32 logits ``[N, 1, 4g, 4g]`` of an earlier answer.
+            has_mask_input: float32 ``[N]``: 1 where there is one, 0 where ``mask_input`` says nothing.
+
+        Returns:
+            Logits ``[N, 4, 4g, 4g]`` of all candidates in the model's frame, and their predicted IoUs ``[N, 4]``. The
+            first is SAM's single-mask answer, the other three its multimask answer.
+        """
+        kinds, no_mask, grid_positions = (cast(Tensor, getattr(self, n)) for n in ("kinds", "no_mask", "grid_positions"))
+        encoded = self.positions.encode((point_coords + 0.5) / self.frame)
+        labels = point_labels.to(torch.int64)
+        sparse = torch.where((labels == -1)[..., None], 0.0, encoded) + kinds[labels + 1]
+        has_mask = has_mask_input.reshape(-1, 1, 1, 1)
+        dense = has_mask * self.mask_downscaling(mask_input) + (1 - has_mask) * no_mask
+        # One mask may be given for all prompts: runtimes broadcast it here, to [N, C, g, g].
+        dense = dense + point_coords.new_zeros(point_coords.shape[0], 1, 1, 1)
+        decoded = self.mask_decoder(image_embeddings, grid_positions, sparse, dense)
+        return decoded.logits, decoded.iou_pred
+
+
+def prepared(model: Sam) -> Sam:
+    """A copy of a model, on the CPU and in evaluation mode, in which what does not depend on inputs is a constant.
+
+    A module may take part by a method ``prepare_export()``, which is called on the copy.
+    """
+    copied = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    for module in copied.modules():
+        prepare = getattr(module, "prepare_export", None)
+        if callable(prepare):
+            prepare()
+        if isinstance(module, FreshBiases):
+            _keep_biases(module)
+    return copied
+
+
+def _keep_biases(attention: Any) -> None:
+    """Gather a TinyViT attention's biases once: runtimes would do it for every picture, and some cannot."""
+    attention.register_buffer("gathered", attention.get_attention_biases(torch.device("cpu")).detach().clone())
+    # Looked up again for every call, so that moving the module moves the answer.
+    attention.get_attention_biases = lambda device: attention.gathered
+
+
+def example_prompts(model: Sam, count: int = 2, points: int = 3, seed: int = 0) -> tuple[Tensor, ...]:
+    """Inputs of :class:`DecoderPart` in order: random prompts on a random embedding."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = model.config.encoder
+    labels = torch.randint(-1, 4, (count, points), generator=generator).float()
+    return (
+        torch.randn(1, shape.out_channels, shape.grid, shape.grid, generator=generator),
+        torch.rand(count, points, 2, generator=generator) * shape.image_size,
+        labels,
+        torch.randn(count, 1, 4 * shape.grid, 4 * shape.grid, generator=generator) * 5,
+        torch.arange(count).remainder(2).float(),
+    )

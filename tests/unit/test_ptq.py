@@ -1,0 +1,142 @@
+"""Post-training quantisation as a method: accuracy, resuming, orders, and clear refusals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressors.context import Compressed, RunContext
+from compressors.distill.engine import Engine
+from compressors.ptq import Ptq
+from compressors.quantize.state import Found
+from core.checkpoint import weights_sha256
+from core.errors import InputError
+from data.coco import Coco
+from data.sample import ImageData
+from students.files import load_model, save_model
+from students.quantized.plan import plan_of
+from teachers.sam import Sam
+from tests.unit.tiny import CONFIG, Pictures, tiny_sam
+
+METHOD = Ptq(images=2, prompts=2, candidates=10, lowest=0.3, rounds=1)
+
+
+def compress(method: Ptq, folder: Path, data: ImageData | None = None) -> Compressed:
+    return method.compress(tiny_sam(), data or Pictures(), RunContext(0, folder, Engine(folder)))
+
+
+def error(student: Sam) -> float:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        wanted, found = tiny_sam().encode(images), student.encode(images)
+        return float((found - wanted).square().mean() / wanted.square().mean())
+
+
+@pytest.mark.parametrize("metric", ["hessian", "mse", "cosine", "minmax"])
+def test_more_bits_are_nearer_to_the_float_model(tmp_path: Path, metric: str) -> None:
+    errors = []
+    for bits in (8, 6, 4):
+        method = replace(METHOD, metric=metric, weight_bits=bits, activation_bits=bits)
+        errors.append(error(compress(method, tmp_path / str(bits)).student))
+    assert errors[0] < 5e-3 and errors[0] < errors[1] < errors[2]
+
+
+def test_the_model_is_packed_named_and_whole(tmp_path: Path) -> None:
+    compressed = compress(METHOD, tmp_path)
+    student = compressed.student
+    assert student.name == "tiny-w8a8" and student.config == CONFIG == METHOD.shape(CONFIG)
+    assert compressed.images_seen == 0 and compressed.stages == ()
+    assert plan_of(student) is not None
+    save_model(tmp_path / "student.safetensors", student)
+    assert error(load_model(tmp_path / "student.safetensors")) == error(student)
+
+
+def test_settings_change_the_model_and_are_repeatable(tmp_path: Path) -> None:
+    variants: dict[str, dict[str, object]] = {
+        "default": {},
+        "perturbed": {"gradient": "perturbed"},
+        "mse": {"metric": "mse"},
+        "sequential": {"order": "sequential"},
+        "symmetric": {"activations": "symmetric"},
+        "tensor": {"weights": "tensor"},
+        "head": {"products": "head"},
+        "float products": {"products": "float"},
+        "twin": {"twin": True},
+        "weights alone": {"activation_bits": 32},
+        "float decoder": {"decoder": "float"},
+        "float neck": {"float_layers": ("image_encoder.neck",)},
+    }
+    found = set()
+    for name, changes in variants.items():
+        method = replace(METHOD, **changes)  # type: ignore[arg-type]
+        first, again = (weights_sha256(compress(method, tmp_path / f"{name}{i}").student) for i in range(2))
+        assert first == again, name
+        found.add(first)
+    assert len(found) == len(variants)
+
+
+@pytest.mark.parametrize("order", ["parallel", "sequential"])
+def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
+    tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = replace(METHOD, order=order)
+    undisturbed = compress(method, tmp_path / "a").student
+    monkeypatch.setattr("compressors.quantize.state.SAVE_EVERY_S", -1.0)
+    add, added = Found.add, list[str]()
+
+    def stopping(self: Found, layer: str) -> None:
+        add(self, layer)
+        added.append(layer)
+        if len(added) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Found, "add", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        compress(method, tmp_path / "b")
+    resumed = compress(method, tmp_path / "b").student
+    assert len(set(added)) == len(added)
+    assert weights_sha256(resumed) == weights_sha256(undisturbed)
+
+
+def test_grids_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compressors.quantize.state.SAVE_EVERY_S", -1.0)
+    compress(METHOD, tmp_path)
+    other = replace(METHOD, weight_bits=5)
+    assert weights_sha256(compress(other, tmp_path).student) == weights_sha256(
+        compress(other, tmp_path / "fresh").student
+    )
+
+
+def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "train2017"
+    folder.mkdir()
+    for number in (1, 2):
+        Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(folder / f"{number:012d}.jpg")
+    images = [{"id": n, "file_name": f"{n:012d}.jpg", "height": 40, "width": 50} for n in (1, 2)]
+    (tmp_path / "annotations").mkdir()
+    content = {"images": images, "annotations": [], "categories": []}
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    data = Coco(tmp_path, "train", labels=False)
+    broken = folder / "000000000002.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"000000000002\.jpg"):
+        compress(METHOD, tmp_path / "run", data)
+
+
+def test_refused_settings(tmp_path: Path) -> None:
+    for changes, words in (
+        ({"metric": "kl"}, "method.metric=kl is not one of hessian, mse, cosine, minmax"),
+        ({"gradient": "published"}, "method.gradient=published is not one of fisher, perturbed"),
+        ({"weight_bits": 1}, "method.weight_bits=1 must be 2 to 8"),
+        ({"activation_bits": 16}, "method.activation_bits=16 must be 2 to 8, or 32 for none"),
+        ({"lowest": 0.0}, "method.lowest=0.0 must be above 0"),
+        ({"candidates": 0}, "method.candidates=0 must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            replace(METHOD, **changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"method\.images=9: pictures has only 5 training pictures"):
+        compress(replace(METHOD, images=9), tmp_path)

@@ -1,0 +1,205 @@
+"""The search for grids: what it minimises, on layers small enough to check, and gradients that are not noise."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressors.quantize.calibration import Calibration
+from compressors.quantize.gradients import divergence, fisher_loss
+from compressors.quantize.metrics import best_of, distance
+from compressors.quantize.recording import Recorder, recordable
+from compressors.quantize.search import Search, begin, search
+from core.protocols import Prompt
+from data.batches import ImageBatches
+from students.quantized.layers import QuantizedLayer, make_layer
+from students.quantized.plan import Scheme, planned_copy, set_quantizing
+from teachers.mask_decoder import Decoded
+from teachers.sam import Sam
+from tests.unit.tiny import Pictures, tiny_sam
+
+UNIFORM = {"kind": "uniform", "bits": 4, "symmetric": True, "shape": []}
+
+
+def layer_of(
+    module: Any, by_channel: bool = True, bits: int = 4, given: dict[str, Any] | None = None
+) -> QuantizedLayer:
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    shape = [1] * module.weight.ndim
+    shape[1 if transposed else 0] = module.weight.shape[1 if transposed else 0]
+    description = {
+        "kind": "linear" if isinstance(module, nn.Linear) else "convolution",
+        "shape": list(module.weight.shape),
+        "bias": None if module.bias is None else len(module.bias),
+        "weight": {**UNIFORM, "bits": bits, "shape": shape if by_channel else []},
+        "input": given,
+    }
+    if not isinstance(module, nn.Linear):
+        geometry = {"stride": list(module.stride), "padding": list(module.padding), "groups": module.groups}
+        description |= {**geometry, "transposed": transposed}
+    layer = make_layer(description)
+    layer.take(module.weight, module.bias)
+    layer.quantizing = False
+    return layer
+
+
+def seen_by(layer: QuantizedLayer, x: Tensor, weighted: Tensor | None = None) -> Recorder:
+    recorder = Recorder({"layer": layer}, 0)
+    with recorder.on(0, gradients=True):
+        output = layer(x.requires_grad_())
+        (output * (torch.ones_like(output) if weighted is None else weighted)).sum().backward()
+    return recorder
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 5), (2, 7, 6)),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3, 2, 1), (2, 4, 9, 11)),
+    "depthwise": (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), (2, 4, 40, 40)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 3, 2, 2), (2, 4, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_is_recorded_gives_the_recorded_output_again(name: str) -> None:
+    make, shape = LAYERS[name]
+    layer = layer_of(make())
+    recorder = seen_by(layer, torch.randn(shape))
+    (record,) = recorder.seen["layer"].records.values()
+    padding = ((0, 0),) if name != "linear" else ()
+    again = layer.compute(record.inputs[0], layer.effective_weight(), *padding)  # type: ignore[call-arg]
+    torch.testing.assert_close(again, record.output)
+    assert record.gradient is not None and record.gradient.shape == record.output.shape
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("metric", ["hessian", "mse", "cosine"])
+def test_a_search_is_never_worse_than_the_full_range_by_its_own_measure(name: str, metric: str) -> None:
+    make, shape = LAYERS[name]
+    layer = layer_of(make(), given={**UNIFORM, "symmetric": False})
+    recorder = seen_by(layer, torch.randn(shape), torch.randn(5) if name == "linear" else None)
+    (record,) = recorder.seen["layer"].records.values()
+    layer.quantizing = True
+
+    def error() -> float:
+        assert layer.input_quantizer is not None
+        padding = ((0, 0),) if name != "linear" else ()
+        found = layer.compute(layer.input_quantizer(record.inputs[0]), layer.effective_weight(), *padding)  # type: ignore[call-arg]
+        dims = tuple(range(found.ndim))
+        return float(distance(metric, found, record.output, record.gradient, dims))
+
+    begin(layer, recorder.seen["layer"])
+    before = error()
+    search(layer, recorder.seen["layer"], Search(metric, 40, 0.2, 1.2, 2))
+    assert error() <= before * (1 + 1e-5) + 1e-7
+
+
+def test_per_channel_beats_per_tensor_where_channels_differ() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(16, 8)
+    with torch.no_grad():
+        linear.weight *= torch.logspace(-3, 1, 8)[:, None]
+    x = torch.randn(64, 16)
+    errors = []
+    for by_channel in (True, False):
+        layer = layer_of(linear, by_channel)
+        recorder = seen_by(layer, x.clone())
+        search(layer, recorder.seen["layer"], Search("mse", 50, 0.2, 1.2, 1))
+        layer.quantizing = True
+        relative = (layer(x) - linear(x)).square().sum(0) / (linear(x) - linear.bias).square().sum(0)
+        errors.append(float(relative.mean().detach()))
+    assert errors[0] < 0.02 < 0.3 < errors[1]
+
+
+def test_the_hessian_metric_spends_its_grid_where_the_gradient_is() -> None:
+    """Two inputs of very different size through one activation grid; only the small one matters to the loss."""
+    linear = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(2))
+    x = torch.randn(256, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([10.0, 0.5])
+    weighted = torch.tensor([1e-4, 1.0])
+    steps = {}
+    for metric in ("mse", "hessian"):
+        layer = layer_of(linear, bits=8, given=UNIFORM)
+        recorder = seen_by(layer, x.clone(), weighted)
+        search(layer, recorder.seen["layer"], Search(metric, 100, 0.01, 1.2, 1))
+        assert layer.input_quantizer is not None
+        steps[metric] = float(layer.input_quantizer.scale)
+    assert steps["hessian"] < 0.3 * steps["mse"]
+
+
+def test_best_of_chooses_for_each_entry_and_never_what_is_not_a_number() -> None:
+    candidates = [torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0], [2.0]]), torch.tensor([[3.0], [3.0]])]
+    scores = {1.0: [3.0, 1.0], 2.0: [float("nan"), float("nan")], 3.0: [2.0, 5.0]}
+    found = best_of(candidates, lambda c: torch.tensor(scores[float(c[0])])[:, None])
+    assert found.tolist() == [[3.0], [1.0]]
+
+
+def test_distances_by_hand() -> None:
+    found, wanted = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [4.0, 3.0]])
+    gradient = torch.tensor([[5.0, 2.0], [0.5, 1.0]])
+    assert distance("mse", found, wanted, None, (0,)).tolist() == [16, 4]
+    assert distance("hessian", found, wanted, gradient, (0, 1)).item() == 16 + 4
+    assert distance("cosine", found, wanted, None, (1,)).tolist() == pytest.approx([1 - 1 / 5**0.5, 1 - 9 / 15])
+
+
+class TestGradients:
+    def calibrated(self, gradient: str) -> dict[str, float]:
+        """The root mean square of the output gradient of every layer that has one."""
+        model = planned_copy(tiny_sam(), Scheme())
+        batches = ImageBatches(Pictures(), 64, 4, 0)
+        calibration = Calibration(Search(), gradient, prompts=2)
+        set_quantizing(model, False)
+        pictures = [batches(range(1))]
+        asked = [calibration._ask(model, pictures[0], 0)]
+        recorder = Recorder(recordable(model), 0)
+        calibration._observe(model, pictures, asked, recorder, lambda done: None)
+        return {
+            path: max(float(r.gradient.square().mean().sqrt()) for r in seen.records.values() if r.gradient is not None)
+            for path, seen in recorder.seen.items()
+            if any(record.gradient is not None for record in seen.records.values())
+        }
+
+    def test_the_published_gradient_is_noise_and_the_sound_ones_are_not(self) -> None:
+        published = self.calibrated("published")
+        for sound in ("fisher", "perturbed"):
+            found = self.calibrated(sound)
+            assert set(found) == set(published)
+            for path, value in found.items():
+                assert value > 1e-12 and value > 1e4 * published[path], (sound, path, value, published[path])
+            assert sorted(found.values())[len(found) // 2] > 1e4 * max(published.values())
+
+    def test_squared_fisher_gradients_predict_the_divergence(self) -> None:
+        """Half the quadratic form with the averaged squared gradient is the divergence, to second order."""
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(1, 4, 6, 6, generator=generator)
+        iou = torch.rand(1, 4, generator=generator) * 0.8 + 0.1
+        step = 0.05 * torch.randn(1, 4, 6, 6, generator=generator)
+        squares = torch.zeros_like(logits)
+        draws = 400
+        for _ in range(draws):
+            given = logits.clone().requires_grad_()
+            fisher_loss(Decoded(given, iou, torch.zeros(0)), generator).backward()
+            assert given.grad is not None
+            squares += given.grad.square() / draws
+        predicted = 0.5 * (squares * step.square()).sum()
+        actual = divergence(Decoded(logits + step, iou, torch.zeros(0)), Decoded(logits, iou, torch.zeros(0)))
+        assert float(predicted) == pytest.approx(float(actual), rel=0.1)
+
+    def test_the_divergence_is_zero_only_between_equals(self) -> None:
+        one = Decoded(torch.randn(2, 4, 5, 5), torch.rand(2, 4), torch.zeros(0))
+        other = Decoded(one.logits + 0.5, one.iou_pred, torch.zeros(0))
+        assert float(divergence(one, one)) == pytest.approx(0, abs=1e-5)
+        assert float(divergence(other, one)) > 0.05
+        worse = Decoded(one.logits, one.iou_pred / 2, torch.zeros(0))
+        assert float(divergence(worse, one)) > 0.05
+
+
+def test_prompts_reach_every_layer_of_the_decoder() -> None:
+    model: Sam = planned_copy(tiny_sam(), Scheme())
+    set_quantizing(model, False)
+    recorder = Recorder(recordable(model), 0)
+    with torch.no_grad(), recorder.on(0):
+        embedding = model.encode(torch.randn(1, 3, 64, 64))
+        model.decode_frame(embedding, Prompt(boxes_xyxy=torch.tensor([[1.0, 2.0, 30.0, 40.0]])))
+    assert all(seen.records for seen in recorder.seen.values())

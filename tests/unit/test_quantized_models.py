@@ -1,0 +1,181 @@
+"""Whole models with quantised layers: planned, packed, saved, loaded and counted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.cost import measure_cost
+from core.errors import InputError
+from core.protocols import Prompt
+from students.files import load_model, save_model
+from students.quantized.bit_operations import count_bit_operations
+from students.quantized.folding import fold, foldable
+from students.quantized.layers import QuantizedLayer, QuantizedProduct
+from students.quantized.plan import Plan, Scheme, make_plan, pack, plan_of, planned_copy, set_quantizing
+from students.student import Student
+from teachers.sam import Sam
+from tests.unit.tiny import CONFIG, TinyStudent, tiny_sam
+
+
+def tiny_vit(seed: int = 0) -> Sam:
+    teacher = tiny_sam()
+    model = teacher.with_encoder(TinyStudent().make(CONFIG, seed), "tiny-student").eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Statistics of pictures it has never seen would hide a mistake.
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(std=0.2)
+    return model
+
+
+MODELS = {"vit": tiny_sam, "tiny_vit": tiny_vit}
+
+
+def answer(model: Sam) -> tuple[Tensor, ...]:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        embeddings = model.encode(images)
+        points = Prompt(points_xy=torch.full((4, 1, 2), 20.0), labels=torch.ones(4, 1, dtype=torch.int64))
+        return embeddings, *model.decode_frame(embeddings, points)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_quantising_a_planned_model_is_the_float_one(name: str) -> None:
+    model = MODELS[name]()
+    planned = planned_copy(model, Scheme())
+    set_quantizing(planned, False)
+    for found, expected in zip(answer(planned), answer(model), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert plan_of(model) is None and plan_of(planned) is not None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_linear_layer_convolution_and_product_of_attention_is_planned(name: str) -> None:
+    model = MODELS[name]()
+    planned = planned_copy(model, Scheme())
+    left = [path for path, m in planned.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    assert {path.partition(".")[0] for path in left} == {"prompt_encoder"}
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in planned.modules())
+    kinds = ("Attention", "FreshBiases", "CrossAttention")
+    attentions = sum(type(m).__name__ in kinds for m in model.modules())
+    assert sum(isinstance(m, QuantizedProduct) for m in planned.modules()) == 2 * attentions > 0
+
+
+SCHEMES = {
+    "w8a8": Scheme(),
+    "w4a4": Scheme(4, 4),
+    "weights alone": Scheme(4, 32),
+    "symmetric, by tensor": Scheme(weights="tensor", activations="symmetric"),
+    "twin, by head": Scheme(products="head", twin=True),
+    "float products and decoder": Scheme(products="float", decoder="float"),
+    "some float": Scheme(float_layers=("image_encoder.neck", "mask_decoder.iou")),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_saved_and_loaded_it_answers_identically(tmp_path: Path, name: str, scheme: str) -> None:
+    model = planned_copy(MODELS[name](), SCHEMES[scheme])
+    for part in model.modules():
+        if isinstance(part, QuantizedLayer) and part.weight is not None:
+            part.weight_quantizer.set_range(*(torch.full_like(part.weight_quantizer.scale, s) for s in (-0.7, 0.7)))
+    pack(model)
+    save_model(tmp_path / "model.safetensors", model)
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert plan_of(loaded) == plan_of(model)
+    for found, expected in zip(answer(loaded), answer(model), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_file_of_codes_is_small(tmp_path: Path) -> None:
+    sizes = {}
+    for bits in (32, 8, 4):
+        model = Sam(replace(CONFIG, decoder_mlp_width=2000), "wide").eval()
+        if bits < 32:
+            model = planned_copy(model, Scheme(bits, bits))
+            pack(model)
+        save_model(tmp_path / "model.safetensors", model)
+        sizes[bits] = sum(
+            t.numel() * t.element_size() for t in load_model(tmp_path / "model.safetensors").state_dict().values()
+        )
+    assert sizes[8] < 0.35 * sizes[32] and sizes[4] < 0.7 * sizes[8]
+
+
+def test_a_quantised_model_is_not_quantised_again() -> None:
+    with pytest.raises(InputError, match="is quantised already"):
+        planned_copy(planned_copy(tiny_sam(), Scheme()), Scheme())
+
+
+def test_a_plan_is_plain_data() -> None:
+    import json
+
+    plan = make_plan(tiny_vit(), SCHEMES["some float"])
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_folding_is_exact_on_a_chain_and_detected_where_it_is_none() -> None:
+    chain = nn.Sequential(
+        nn.Conv2d(3, 4, 3, groups=1, bias=True), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 2, 1)
+    ).eval()
+    chain[1].running_mean.normal_()
+    chain[1].running_var.uniform_(0.5, 2)
+    x = torch.randn(1, 3, 8, 8)
+    expected = chain(x)
+    assert foldable(chain) == [("0", "1")]
+    fold(chain, foldable(chain))
+    assert isinstance(chain[1], nn.Identity)
+    torch.testing.assert_close(chain(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no convolution and its normalisation"):
+        fold(chain, [("0", "1")])
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = CONFIG.encoder
+            self.conv, self.norm = nn.Conv2d(3, 16, 16, 16), nn.BatchNorm2d(16)
+
+        def forward(self, images: Tensor) -> Tensor:
+            """The normalisation is no successor of the convolution."""
+            return self.conv(images) + self.norm(images[:, :1, ::16, ::16].expand(-1, 16, -1, -1))
+
+    branches = Branches()
+    branches.norm.running_var *= 4
+    with pytest.raises(RuntimeError, match="folding batch normalisation changes"):
+        planned_copy(tiny_sam().with_encoder(branches, "branches").eval(), Scheme())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bit_operations_by_hand(name: str) -> None:
+    model = MODELS[name]()
+    full = measure_cost(model).macs_full
+    counted = count_bit_operations(model.config, make_plan(model, Scheme(4, 4)))
+    rest = sum(counted.float_macs.values())
+    # What no layer holds: relative positions, and the decoder's masks: four tokens of two channels on 16 x 16 cells.
+    assert set(counted.float_macs) == {"products"} and rest >= 4 * 2 * 256
+    assert counted.total == (full - rest) * 4 * 4 + rest * 32 * 32
+    weights_alone = count_bit_operations(model.config, make_plan(model, Scheme(4, 32)))
+    assert weights_alone.float_macs["products"] > rest
+    assert (
+        weights_alone.total
+        == sum(weights_alone.float_macs.values()) * 1024 + (full - sum(weights_alone.float_macs.values())) * 4 * 32
+    )
+    nothing = count_bit_operations(
+        model.config, make_plan(model, Scheme(products="float", float_layers=("image_encoder", "mask_decoder")))
+    )
+    assert nothing.total == full * 1024
+
+
+def test_other_backbones_are_quantised_too() -> None:
+    for backbone in ("resnet10t", "vit_tiny_patch16_224"):
+        teacher = tiny_sam()
+        model = teacher.with_encoder(Student("timm", backbone).make(CONFIG, 0), backbone).eval()
+        planned = planned_copy(model, Scheme(decoder="float"))
+        plan = plan_of(planned)
+        assert plan is not None and len(plan.layers) > 5
+        # The attention of timm's ViT stays float, and the count says so.
+        assert "products" in count_bit_operations(model.config, plan).float_macs
