@@ -131,9 +131,7 @@ def strategies(sam: Sam, samples: list[ImageSample], each: Mapping[str, Everythi
             f"{scores['average_recall_1000'].value:8.4f}"
         )
     share = mean(float(sample.masks.any(0).mean()) for sample in samples)
-    print(
-        f"{share:.1%} of the pixels belong to an instance; the hierarchical strategy can skip no more points than that"
-    )
+    print(f"{share:.1%} of the pixels belong to an instance: masks of instances cover no more points than that")
 
 
 def against_meta(sam: Sam, image: NDArray[np.uint8], settings: EverythingSettings, rounds: int) -> None:

@@ -15,6 +15,7 @@ from students.catalog import RELEASED
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
+from students.export.manifest import is_export
 from students.files import FORMAT, load_model
 from students.student import build_model
 from teachers.catalog import MODELS
@@ -63,6 +64,8 @@ def find_model(checkpoint: str) -> Found:
 
 def _read(path: Path) -> Found:
     """A file or a folder, by what is in it."""
+    if is_export(path):
+        raise InputError(f"checkpoint={path}: an exported folder, which only evaluate reads; give what it was made of")
     facts = _metadata(path) if path.suffix == ".safetensors" else {}
     if facts.get("format") == FORMAT:
         return Found(load_model(path), "this project's safetensors", facts.get("about") or {})

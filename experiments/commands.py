@@ -23,6 +23,8 @@ from experiments.chain import run_chain
 from experiments.checkpoints import find_model
 from experiments.convert import convert
 from experiments.everything import everything
+from experiments.export import export
+from experiments.exported import exported_row
 from experiments.identity import method_name
 from experiments.leaderboard import fold, print_leaderboard
 from experiments.measuring import cost_columns, cost_of_shape, latency_columns
@@ -32,11 +34,16 @@ from experiments.report import print_comparison
 from experiments.rows import Row
 from experiments.schema import CostConfig, EvaluateConfig, LeaderboardConfig
 from experiments.scoring import Held, score_fillings, score_model
+from students.export.manifest import is_export
 from teachers.catalog import MODELS
 
 
 def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     """Score one model and, after it, the filled box and the filled ellipse; nothing is written."""
+    if is_export(Path(settings.checkpoint).expanduser()):
+        return _with_fillings(*exported_row(settings), settings.format)
+    if settings.runtime is not None:
+        raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
     device = build_device(settings.engine)
     evaluation = settings.evaluation
     precision = check_precision("evaluation.precision", evaluation.precision, device)
@@ -58,11 +65,16 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         **cost_columns(model),
         **latency_columns(model, evaluation.latency_runs, device, precision),
     )
+    return _with_fillings(row, held, settings.format)
+
+
+def _with_fillings(row: ResultRow, held: Held, format: str) -> list[ResultRow]:
+    """A model's row and those of the filled prompts; printed where a table is wanted."""
     fillings = [
         ResultRow(method=name, status="evaluated", git_sha=row.git_sha, **found)
         for name, found in score_fillings(held).items()
     ]
-    if settings.format == "table":
+    if format == "table":
         print_comparison([*fillings, row])
     return [row, *fillings]
 
@@ -107,6 +119,7 @@ FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
     "evaluate": evaluate,
     "cost": cost,
     "convert": convert,
+    "export": export,
     "predict": predict,
     "everything": everything,
     "leaderboard": leaderboard,

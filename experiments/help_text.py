@@ -3,23 +3,25 @@
 from experiments.schema import CONF
 from students.catalog import RELEASED
 
-_HEAD = """usage: python -m experiments [evaluate|cost|convert|predict|everything|leaderboard] [key=value ...] [-m]
-                             [--cfg job]
+_HEAD = """usage: python -m experiments [evaluate|cost|convert|export|predict|everything|leaderboard]
+                             [key=value ...] [-m] [--cfg job]
 
 Compress the Segment Anything Model, and measure what that costs and keeps.
 
 commands
   (none)        compress a teacher by a method, score both, write runs/<run_id>/ and the leaderboard
-  evaluate      score one model: checkpoint=NAME|FILE
+  evaluate      score one model: checkpoint=NAME|FILE, or an exported folder (runtime=onnxruntime|openvino)
   cost          parameters and MACs of a teacher and its student, without weights or data
   convert       write a checkpoint in another layout: checkpoint=NAME|FILE to=hf|meta|mobile_sam|sampress out=PATH
+  export        write a model for another runtime: checkpoint=NAME|FILE to=onnx|openvino|torch
+                precision=fp32|bf16|int8 out=FOLDER
   predict       masks of one picture: checkpoint=NAME|FILE image=FILE box=[x0,y0,x1,y1] points=[[x,y],...] out=FOLDER
   everything    all masks of pictures: checkpoint=NAME|FILE image=FILE|FOLDER out=FOLDER
                 (or how good they are: evaluation=shapes instead of image)
   leaderboard   put all finished runs into runs/leaderboard.csv and show them
 """
 _TAIL = """
-checkpoint=... (evaluate, convert, predict, everything)
+checkpoint=... (evaluate, convert, export, predict, everything)
   a file or folder, recognised by what is in it; a model of the catalogue; or a released one:
   {released}
 

@@ -191,9 +191,15 @@ class RunConfig(CommandConfig):
 
 @dataclass
 class EvaluateConfig(CommandConfig):
-    """One model, scored."""
+    """One model, scored.
+
+    Attributes:
+        checkpoint: a model's name or file, or an exported folder.
+        runtime: of an exported folder, where several can run its files: ``onnxruntime`` or ``openvino``.
+    """
 
     checkpoint: str = MISSING
+    runtime: str | None = None
     data: Any = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -215,6 +221,25 @@ class ConvertConfig(CommandConfig):
 
     checkpoint: str = MISSING
     to: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class ExportConfig(CommandConfig):
+    """A model, and the files it shall become.
+
+    Attributes:
+        checkpoint: a model's name or file.
+        to: format of the files: ``onnx``, ``openvino`` or ``torch``.
+        precision: ``fp32``, ``bf16`` or ``int8`` (of a quantised checkpoint).
+        upscale: whether the decoder also gives masks of the picture's size, as SAM's own ONNX files do.
+        out: the folder to write.
+    """
+
+    checkpoint: str = MISSING
+    to: str = "onnx"
+    precision: str = "fp32"
+    upscale: bool = True
     out: str = MISSING
 
 
@@ -285,6 +310,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "evaluate": EvaluateConfig,
     "cost": CostConfig,
     "convert": ConvertConfig,
+    "export": ExportConfig,
     "predict": PredictConfig,
     "everything": EverythingConfig,
     "leaderboard": LeaderboardConfig,

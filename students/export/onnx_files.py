@@ -25,13 +25,16 @@ from students.export.parts import (
 from teachers.sam import Sam
 
 OPSET = 18
-"""What the exporter writes without converting, and what onnxruntime, onnxruntime-web, its mobile builds, OpenVINO and
-TensorRT (from 8.6 on) read."""
+"""Of float files: what the exporter writes without converting, and what onnxruntime, onnxruntime-web, its mobile
+builds, OpenVINO and TensorRT (from 8.6 on) read."""
+QUANTISED_OPSET = 20
+"""Of quantised files. Between two quantised layers a GELU spelt in several operators is not recognised: ONNX Runtime
+gives each of its two readers a DequantizeLinear of its own. From here on GELU is one operator (onnxruntime 1.17)."""
 LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights beyond which they are kept beside the file: protocol buffers end at 2 GiB."""
 
 
-def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any]) -> bool:
+def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any], opset: int = OPSET) -> bool:
     """Write the image encoder: ``image`` ``[batch, 3, S, S]`` to ``image_embeddings`` ``[batch, C, g, g]``.
 
     Args:
@@ -44,16 +47,17 @@ def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any]) -> bool:
     part, size = EncoderPart(model), model.input_size
     images = torch.randn(2, 3, size, size)
     try:
-        program = _exported(part, (images,), [ENCODER_INPUT], [ENCODER_OUTPUT], ({0: torch.export.Dim("batch")},))
+        shapes: Any = ({0: torch.export.Dim("batch")},)
+        program = exported(part, (images,), [ENCODER_INPUT], [ENCODER_OUTPUT], shapes, opset)
         dynamic = True
     except torch.onnx.OnnxExporterError:
-        program = _exported(part, (images[:1],), [ENCODER_INPUT], [ENCODER_OUTPUT], None)
+        program = exported(part, (images[:1],), [ENCODER_INPUT], [ENCODER_OUTPUT], None, opset)
         dynamic = False
     _save(path, program, facts)
     return dynamic
 
 
-def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: bool = True) -> None:
+def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: bool = True, opset: int = OPSET) -> None:
     """Write prompt encoder and mask decoder; see :class:`students.export.parts.DecoderPart` for inputs and outputs.
 
     Args:
@@ -64,9 +68,8 @@ def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: boo
     """
     prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
     shapes = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
-    program = _exported(
-        DecoderPart(model), example_prompts(model), list(DECODER_INPUTS), list(DECODER_OUTPUTS), shapes
-    )
+    part, inputs = DecoderPart(model), example_prompts(model)
+    program = exported(part, inputs, list(DECODER_INPUTS), list(DECODER_OUTPUTS), shapes, opset)
     graph = program.model.graph
     # Either is one for all prompts, or one a prompt: their dimension is not tied to the prompts'.
     for value in graph.inputs:
@@ -80,18 +83,26 @@ def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: boo
         add_upscaled_masks(path, model.input_size)
 
 
-def _exported(part: nn.Module, inputs: tuple[Any, ...], names: list[str], outputs: list[str], shapes: Any) -> Any:
-    """PyTorch's exporter, told what this project's operators become, and kept from talking."""
+def exported(
+    part: nn.Module, inputs: tuple[Any, ...], names: list[str], outputs: list[str], shapes: Any, opset: int = OPSET
+) -> Any:
+    """A module as PyTorch's ``ONNXProgram``; the exporter is told what this project's operators become.
+
+    Args:
+        inputs: an example.
+        names, outputs: of the inputs and outputs.
+        shapes: the example's open dimensions, as ``dynamic_shapes`` of :func:`torch.onnx.export`.
+    """
     with torch.no_grad(), _quiet():
         return torch.onnx.export(
             part.eval(),
             inputs,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=names,
             output_names=outputs,
             dynamic_shapes=shapes,
-            custom_translation_table=translations(),
+            custom_translation_table=translations(opset),
             optimize=True,
             verbose=False,
         )

@@ -1,7 +1,7 @@
 """What becomes of some operators in ONNX, so that runtimes find the patterns they have kernels for.
 
 This project's two quantisation operators become QuantizeLinear and DequantizeLinear. GELU, which ONNX has from opset 20
-on only, is spelt in the order that ONNX Runtime recognises; PyTorch's own spelling runs as five passes over memory.
+on only, is spelt in the order that ONNX Runtime recognises before that; PyTorch's own runs as five passes over memory.
 """
 
 import math
@@ -12,20 +12,28 @@ import torch
 
 from students.quantized.operators import axis_of
 
+GELU_SINCE = 20
+"""The opset that brought GELU as one operator."""
 INT8, UINT8 = (-128, 127), (0, 255)
 """Lowest and highest code of the two types that ONNX keeps codes in."""
 
 
-def translations() -> dict[Any, Callable[..., Any]]:
-    """The table ``custom_translation_table`` of :func:`torch.onnx.export`."""
+def translations(opset: int) -> dict[Any, Callable[..., Any]]:
+    """The table ``custom_translation_table`` of :func:`torch.onnx.export`, for a version of ONNX's operators."""
     return {
         torch.ops.sampress.quantize_dequantize.default: _quantize_dequantize,
         torch.ops.sampress.dequantize.default: _dequantize,
-        torch.ops.aten.gelu.default: _gelu,
+        torch.ops.aten.gelu.default: _gelu if opset >= GELU_SINCE else _gelu_spelt,
     }
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
+    from onnxscript import opset20 as op
+
+    return op.Gelu(x, approximate=approximate)
+
+
+def _gelu_spelt(x: Any, approximate: str = "none") -> Any:
     from onnxscript import opset18 as op
 
     half, one = _constant(op, 0.5), _constant(op, 1.0)
@@ -63,7 +71,6 @@ def _quantize_dequantize(
 
 
 def _dequantize(codes: Any, scale: Any, zero_point: Any, axis: int | None = None) -> Any:
-    from onnx import TensorProto
     from onnxscript import opset18 as op
 
     varying = axis_of(tuple(scale.shape), len(codes.shape), axis)
@@ -78,10 +85,8 @@ def _flat(op: Any, part: Any, varying: int | None) -> Any:
 
 
 def _constant(op: Any, value: Any) -> Any:
-    import onnx
-    from onnx import numpy_helper
-
     import numpy as np
+    from onnx import numpy_helper
 
     array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
     return op.Constant(value=numpy_helper.from_array(array))

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from students.export.parts import UPSCALED, UPSCALING
+
 
 def add_upscaled_masks(path: Path, frame: int) -> None:
     """Add the input ``orig_im_size`` and the output ``masks`` to a decoder's file.
@@ -27,12 +29,12 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
         "zero": np.array([0, 0], np.int64),
         "plane": np.array([2, 3], np.int64),
     }
-    graph.initializer.extend(numpy_helper.from_array(value, f"upscaling/{key}") for key, value in constants.items())
+    graph.initializer.extend(numpy_helper.from_array(value, f"{UPSCALING}{key}") for key, value in constants.items())
 
     def node(kind: str, inputs: str, output: str, **attributes: Any) -> None:
-        names = [f"upscaling/{name.removeprefix('.')}" if name.startswith(".") else name for name in inputs.split(" ")]
-        target = output if output == "masks" else f"upscaling/{output}"
-        graph.node.append(helper.make_node(kind, names, [target], name=f"upscaling/{output}", **attributes))
+        names = [f"{UPSCALING}{name.removeprefix('.')}" if name.startswith(".") else name for name in inputs.split(" ")]
+        target = output if output == UPSCALED else f"{UPSCALING}{output}"
+        graph.node.append(helper.make_node(kind, names, [target], name=f"{UPSCALING}{output}", **attributes))
 
     linear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     # Prompts and candidates, which resizing leaves alone.
@@ -49,10 +51,10 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
     node("Slice", ".in_frame .zero .picture_in_frame .plane", "cropped")
     node("Cast", "orig_im_size", "picture", to=TensorProto.INT64)
     node("Concat", ".leading .picture", "size_in_picture", axis=0)
-    node("Resize", ".cropped   .size_in_picture", "masks", **linear)
+    node("Resize", ".cropped   .size_in_picture", UPSCALED, **linear)
 
     graph.input.append(helper.make_tensor_value_info("orig_im_size", TensorProto.FLOAT, [2]))
-    upscaled = helper.make_tensor_value_info("masks", TensorProto.FLOAT, ["prompts", 4, "height", "width"])
+    upscaled = helper.make_tensor_value_info(UPSCALED, TensorProto.FLOAT, ["prompts", 4, "height", "width"])
     others = list(graph.output)
     del graph.output[:]
     graph.output.extend([upscaled, *sorted(others, key=lambda value: value.name)])

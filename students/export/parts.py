@@ -6,12 +6,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from students.tiny_vit import FreshBiases
 from teachers.sam import Sam
 
 ENCODER_INPUT, ENCODER_OUTPUT = "image", "image_embeddings"
 DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
+UPSCALED, UPSCALING = "masks", "upscaling/"
+"""The output that a decoder's file may also have, and how the names of the nodes behind it begin."""
 
 
 class EncoderPart(nn.Module):
@@ -71,7 +72,9 @@ class DecoderPart(nn.Module):
             Logits ``[N, 4, 4g, 4g]`` of all candidates in the model's frame, and their predicted IoUs ``[N, 4]``. The
             first is SAM's single-mask answer, the other three its multimask answer.
         """
-        kinds, no_mask, grid_positions = (cast(Tensor, getattr(self, n)) for n in ("kinds", "no_mask", "grid_positions"))
+        kinds, no_mask, grid_positions = (
+            cast(Tensor, getattr(self, n)) for n in ("kinds", "no_mask", "grid_positions")
+        )
         encoded = self.positions.encode((point_coords + 0.5) / self.frame)
         labels = point_labels.to(torch.int64)
         sparse = torch.where((labels == -1)[..., None], 0.0, encoded) + kinds[labels + 1]
@@ -93,13 +96,14 @@ def prepared(model: Sam) -> Sam:
         prepare = getattr(module, "prepare_export", None)
         if callable(prepare):
             prepare()
-        if isinstance(module, FreshBiases):
+        # timm's attentions with a bias for each pair of positions.
+        if callable(getattr(module, "get_attention_biases", None)):
             _keep_biases(module)
     return copied
 
 
 def _keep_biases(attention: Any) -> None:
-    """Gather a TinyViT attention's biases once: runtimes would do it for every picture, and some cannot."""
+    """Gather an attention's biases once: runtimes would do it for every picture, and some cannot."""
     attention.register_buffer("gathered", attention.get_attention_biases(torch.device("cpu")).detach().clone())
     # Looked up again for every call, so that moving the module moves the answer.
     attention.get_attention_biases = lambda device: attention.gathered

@@ -17,9 +17,9 @@ from torch import Tensor
 def quantize_dequantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, axis: int | None = None
 ) -> Tensor:
-    """The nearest values of a grid: ``q = clamp(round(x / scale) + zero_point, low, high)``, ``(q - zero_point) * scale``.
+    """The nearest values of a grid, rounding half to even.
 
-    Rounding is half to even.
+    ``q = clamp(round(x / scale) + zero_point, low, high)``, then ``(q - zero_point) * scale``.
 
     Args:
         x: activations of any shape and floating dtype.

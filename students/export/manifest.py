@@ -1,0 +1,121 @@
+"""What an exported folder says of itself: ``export.json`` beside the files of the two parts."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.checkpoint import write_text
+from core.errors import InputError
+from core.geometry import PIXEL_MEAN, PIXEL_STD
+from students.export.runtimes import READS
+
+MANIFEST = "export.json"
+FORMAT = "sampress-export-1"
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the model.
+
+    Attributes:
+        file: its main file, in the manifest's folder.
+        precision: what it computes in.
+        bytes: of all its files.
+        sha256: of its main file.
+    """
+
+    file: str
+    precision: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An exported model.
+
+    Attributes:
+        name: the model's.
+        to: format of the files: ``onnx``, ``openvino`` or ``torch``.
+        precision: what was asked for: ``fp32``, ``bf16`` or ``int8``; that of the image encoder.
+        frame: side of the square input in pixels.
+        grid, channels: of the embedding.
+        encoder, decoder: the two parts.
+        any_batch: whether the encoder takes several pictures at once.
+        cost: the columns of :class:`core.cost.Cost` of the model as it was exported.
+        weights_sha256: of the model's weights, by :func:`core.checkpoint.weights_sha256`.
+        licence: of the weights, where it is known.
+        about: what the checkpoint said of its making.
+        difference: the largest relative differences that the check after writing found, by part.
+        versions: of the libraries that wrote it.
+        pixel_mean, pixel_std: what pictures are normalised by, RGB in 0..255.
+    """
+
+    name: str
+    to: str
+    precision: str
+    frame: int
+    grid: int
+    channels: int
+    encoder: Part
+    decoder: Part
+    any_batch: bool
+    cost: dict[str, int]
+    weights_sha256: str
+    licence: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    difference: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN
+    pixel_std: tuple[float, ...] = PIXEL_STD
+
+    @property
+    def bytes(self) -> int:
+        """Of all files of the model."""
+        return self.encoder.bytes + self.decoder.bytes
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a folder's manifest."""
+    write_text(folder / MANIFEST, json.dumps({"format": FORMAT, **asdict(manifest)}, indent=2) + "\n")
+
+
+def is_export(path: Path) -> bool:
+    """Whether a path is a folder with a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest.
+
+    Raises:
+        InputError: it is damaged, of another version, or names files that are not there.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw.pop("format") != FORMAT:
+            raise InputError(f"{path}: written in another format, this version reads {FORMAT}; export it again")
+        manifest = Manifest(**{**raw, "encoder": _part(raw["encoder"]), "decoder": _part(raw["decoder"])})
+        numbers = (manifest.frame, manifest.grid, manifest.channels)
+        if manifest.to not in READS or manifest.precision not in PRECISIONS or any(type(n) is not int for n in numbers):
+            raise ValueError("a value is out of range")
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: does not describe an exported model ({error}); export it again") from error
+    for part in (manifest.encoder, manifest.decoder):
+        if not (folder / part.file).is_file():
+            raise InputError(f"{folder / part.file}: no such file, though {MANIFEST} names it; export it again")
+    return manifest
+
+
+def _part(raw: Mapping[str, Any]) -> Part:
+    part = Part(**raw)
+    # A manifest names files of its own folder only.
+    if type(part.file) is not str or Path(part.file).name != part.file:
+        raise ValueError(f"{part.file!r} is no file name")
+    return part

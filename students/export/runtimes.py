@@ -1,0 +1,131 @@
+"""Exported files, opened in the runtime that they are for: arrays in, arrays out, on the CPU."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.errors import InputError
+from students.export.parts import UPSCALED, UPSCALING
+
+Arrays = Mapping[str, NDArray[Any]]
+Run = Callable[[Arrays], list[NDArray[Any]]]
+"""Inputs by name to the outputs that were asked for, in order."""
+
+
+def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
+    """An ONNX file in ONNX Runtime, with as many threads as PyTorch uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    # Errors only: its warnings are about shapes that it leaves to the run.
+    options.log_severity_level = 3
+    try:
+        given = _without_upscaling(path) if UPSCALED not in outputs else str(path)
+        session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise InputError(f"{path}: ONNX Runtime cannot open it ({_first_line(error)}); export it again") from error
+    wanted = [entry.name for entry in session.get_inputs()]
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        found: list[NDArray[Any]] = session.run(list(outputs), _complete(inputs, wanted))
+        return found
+
+    return run
+
+
+def _without_upscaling(path: Path) -> bytes | str:
+    """A file without the nodes behind its output ``masks``, which ONNX Runtime would compute unasked."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    if UPSCALED not in [value.name for value in graph.output]:
+        return str(path)
+    kept = {
+        "node": [node for node in graph.node if not node.name.startswith(UPSCALING)],
+        "input": [value for value in graph.input if value.name != "orig_im_size"],
+        "output": [value for value in graph.output if value.name != UPSCALED],
+        "initializer": [value for value in graph.initializer if not value.name.startswith(UPSCALING)],
+    }
+    for field, values in kept.items():
+        graph.ClearField(field)
+        getattr(graph, field).extend(values)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
+    """An ONNX file or OpenVINO's own in OpenVINO, with as many threads as PyTorch uses.
+
+    Args:
+        precision: ``bf16`` lets it compute in bfloat16. Otherwise it is told to use float32, which it would not do by
+            itself on a processor with instructions for bfloat16.
+    """
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    try:
+        model = core.read_model(str(path))
+        for result in model.get_results():
+            if not set(outputs) & result.input_value(0).get_names():
+                model.remove_result(result)
+        # What only the removed results needed.
+        for parameter in model.get_parameters():
+            if not parameter.output(0).get_target_inputs():
+                model.remove_parameter(parameter)
+        compiled = core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise InputError(f"{path}: OpenVINO cannot open it ({_first_line(error)}); export it again") from error
+    wanted = [value.get_any_name() for value in compiled.inputs]
+    request = compiled.create_infer_request()
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        request.infer(_complete(inputs, wanted))
+        return [np.array(request.get_tensor(name).data) for name in outputs]
+
+    return run
+
+
+def open_torch(path: Path, outputs: Sequence[str], precision: str) -> Run:
+    """A program of ``torch.export`` in PyTorch. It gives its outputs in the order of ``outputs``."""
+    try:
+        module = torch.export.load(path).module()
+    except Exception as error:
+        raise InputError(f"{path}: PyTorch cannot open it ({_first_line(error)}); export it again") from error
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        with torch.inference_mode():
+            found = module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()))
+        return [part.numpy() for part in (found if isinstance(found, tuple) else (found,))]
+
+    return run
+
+
+RUNTIMES: dict[str, Callable[[Path, Sequence[str], str], Run]] = {
+    "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
+    "pytorch": open_torch,
+}
+"""By name: what opens a file for some of its outputs, in a precision."""
+READS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "torch": ("pytorch",)}
+"""Which runtimes open the files of a format; the first is the format's own."""
+
+
+def _complete(inputs: Arrays, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The inputs a file takes. A size of picture is asked for only to make an output that is not read."""
+    return {name: inputs[name] if name in inputs else np.ones(2, np.float32) for name in wanted}
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

@@ -1,0 +1,93 @@
+"""An exported model as a segmenter, so that what is scored and timed are the files themselves."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.errors import InputError
+from core.geometry import boxes_to_frame, points_to_frame
+from core.protocols import Masks, Prompt
+from students.export.manifest import read_manifest
+from students.export.parts import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT
+from students.export.requirements import require
+from students.export.runtimes import READS, RUNTIMES
+
+
+class ExportedSam:
+    """A promptable segmenter (:class:`core.protocols.Segmenter`) that runs the files of an exported folder on the CPU.
+
+    Args:
+        folder: an exported folder.
+        runtime: what runs it; None is the format's own.
+
+    Raises:
+        InputError: the folder is damaged, or the runtime cannot open its files.
+    """
+
+    def __init__(self, folder: Path, runtime: str | None = None) -> None:
+        self.manifest = read_manifest(folder)
+        known = READS[self.manifest.to]
+        self.runtime = known[0] if runtime is None else runtime
+        if self.runtime not in known:
+            raise InputError(
+                f"runtime={runtime}: files exported to={self.manifest.to} run in {' or '.join(known)}; choose of these"
+            )
+        require([name for name in (self.runtime,) if name != "pytorch"], f"runtime={self.runtime}")
+        self.name, self.input_size = self.manifest.name, self.manifest.frame
+        start = RUNTIMES[self.runtime]
+        encoder, decoder = self.manifest.encoder, self.manifest.decoder
+        self._encode = start(folder / encoder.file, [ENCODER_OUTPUT], encoder.precision)
+        self._decode = start(folder / decoder.file, DECODER_OUTPUTS, decoder.precision)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]`` (float32)."""
+        batches = [images] if self.manifest.any_batch else images.split(1)
+        found = [self._encode({ENCODER_INPUT: _array(batch)})[0] for batch in batches]
+        return torch.from_numpy(np.concatenate(found) if len(found) > 1 else found[0])
+
+    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+        """Answer prompts in original pixels; see :meth:`core.protocols.Segmenter.decode`."""
+        logits, iou_pred = self.decode_frame(embedding, *self._points(prompt, size_hw), prompt.mask_logits)
+        kept = slice(1, None) if multimask else slice(0, 1)
+        return Masks(logits[:, kept], iou_pred[:, kept], self.input_size)
+
+    def decode_frame(
+        self, embedding: Tensor, coords: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All four candidates; inputs and outputs as of :meth:`students.export.parts.DecoderPart.forward`.
+
+        Args:
+            masks: logits ``[N, 1, 4g, 4g]``, or None.
+        """
+        side = 4 * self.manifest.grid
+        given = torch.zeros(1, 1, side, side) if masks is None else masks
+        has_mask = torch.full((len(given),), float(masks is not None))
+        if self.runtime == "pytorch":
+            # A program of PyTorch insists on one mask a prompt.
+            given, has_mask = (part.expand(len(coords), *part.shape[1:]) for part in (given, has_mask))
+        inputs = (embedding, coords, labels, given, has_mask)
+        found = self._decode({name: _array(part) for name, part in zip(DECODER_INPUTS, inputs, strict=True)})
+        logits, iou_pred = (torch.from_numpy(array) for array in found)
+        return logits, iou_pred
+
+    def _points(self, prompt: Prompt, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """A prompt's points and boxes as points ``[N, P, 2]`` in the frame, labels ``[N, P]``, padded as SAM does."""
+        coords, labels = [torch.zeros(len(prompt), 0, 2)], [torch.zeros(len(prompt), 0)]
+        if prompt.points_xy is not None and prompt.labels is not None:
+            coords.append(points_to_frame(prompt.points_xy, size_hw, self.input_size))
+            labels.append(prompt.labels.float())
+            if prompt.boxes_xyxy is None:
+                coords.append(torch.zeros(len(prompt), 1, 2))
+                labels.append(-torch.ones(len(prompt), 1))
+        if prompt.boxes_xyxy is not None:
+            corners = boxes_to_frame(prompt.boxes_xyxy, size_hw, self.input_size)
+            coords.append(corners.unflatten(-1, (2, 2)))
+            labels.append(torch.tensor([2.0, 3.0]).expand(len(prompt), -1))
+        return torch.cat(coords, 1), torch.cat(labels, 1)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
