@@ -159,7 +159,11 @@ class _Segmenting:
 def _line(row: SegmentedPicture) -> str:
     spent = "kept from an earlier call" if row.seconds is None else seconds(row.seconds)
     files = ", ".join(file for file in (row.annotations, row.drawing) if file is not None)
-    return f"{row.image}: {row.masks:,} masks from {row.prompts:,} points, {spent}; {files}"
+    hint = ""
+    if not row.masks:
+        # Small models predict lower IoUs than SAM, for which the defaults were chosen.
+        hint = "; lower generator.pred_iou_thresh, as experiment=everything_pocket does for sam_pocket and its students"
+    return f"{row.image}: {row.masks:,} masks from {row.prompts:,} points, {spent}; {files}{hint}"
 
 
 def _summary(rows: list[SegmentedPicture], others: int) -> str:
