@@ -1,4 +1,4 @@
-"""Post-training quantisation as in TinySAM (Shu et al. 2023, arXiv 2312.13789, section 3.4) and PTQ4ViT (2111.12293)."""
+"""Post-training quantisation, as in TinySAM (Shu et al. 2023, arXiv 2312.13789, section 3.4) and PTQ4ViT."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar

@@ -1,8 +1,8 @@
 """The search for the grids of one layer: candidates around its range, operands in turn (PTQ4ViT, algorithm 1).
 
 Each operand's grid is chosen among ``range * (lowest + i (highest - lowest) / count)`` with the other operand as it is
-by then; every channel (or head) that has a scale of its own chooses on its own. The full range is always a candidate, so
-a search is never worse than no search by its own measure.
+by then; every channel (or head) that has a scale of its own chooses on its own. The full range is always a candidate,
+so a search is never worse than no search by its own measure.
 """
 
 from collections.abc import Callable

@@ -34,8 +34,9 @@ def hydra() -> Iterator[None]:
 
 
 WITHOUT_RATIO = (
-    "method=mobilesam", "method=tinysam", "method=ptq", "experiment=mobilesam_reference", "experiment=tinysam_reference", "experiment=ptq_ablations",
-)  # fmt: skip
+    *(f"method={name}" for name in ("mobilesam", "tinysam", "ptq")),
+    *(f"experiment={name}" for name in ("mobilesam_reference", "tinysam_reference", "ptq_ablations")),
+)
 
 
 def composed(command: str, *overrides: str) -> DictConfig:

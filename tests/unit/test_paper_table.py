@@ -35,7 +35,8 @@ def test_orderings_are_judged_by_the_spread_of_both() -> None:
 
 def test_what_no_paper_claims_is_told_apart() -> None:
     entries = [Entry("Ours", name, name, None, None, False) for name in "ab"]
-    measured = {(name, None, None): [row(name, seed, point) for seed in range(2)] for name, point in (("a", 0.7), ("b", 0.6))}
+    points = {"a": 0.7, "b": 0.6}
+    measured = {(name, None, None): [row(name, seed, point) for seed in range(2)] for name, point in points.items()}
     assert orderings(entries, measured) == ["- Measured here alone: a > b (Ours: +10.0 points)."]
 
 
