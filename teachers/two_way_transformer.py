@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
         self.out_proj = nn.Linear(inner, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries ``[N, Q, C]`` over keys and values ``[N, K, C]`` to ``[N, Q, C]``; either side may come as ``[M]``."""
+        """Queries ``[N, Q, C]`` over keys and values ``[N, K, C]`` to ``[N, Q, C]``; either may come as ``[M]``."""
         # [N, heads, tokens, d]
         q, k, v = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -42,9 +42,10 @@ WITHOUT_RATIO = (
 def composed(command: str, *overrides: str) -> DictConfig:
     """A command's settings, with what it requires."""
     given = ["ratio=0.5"] if command in ("run", "cost") and not set(WITHOUT_RATIO) & set(overrides) else []
-    given += ["checkpoint=sam_pocket"] if command in ("evaluate", "convert", "predict", "everything") else []
+    given += ["checkpoint=sam_pocket"] if command in ("evaluate", "convert", "export", "predict", "everything") else []
     given += ["image=somewhere"] if command in ("predict", "everything") else []
-    given += ["to=hf", "out=somewhere"] if command == "convert" else []
+    given += ["to=hf"] if command == "convert" else []
+    given += ["out=somewhere"] if command in ("convert", "export") else []
     chosen = [text for text in given if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)]
     return compose("config" if command == "run" else command, [*chosen, *overrides])
 
