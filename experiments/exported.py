@@ -55,7 +55,7 @@ def exported_row(settings: EvaluateConfig) -> tuple[ResultRow, Held]:
         status="evaluated",
         git_sha=provenance.git_sha(),
         **score_model(model, held),
-        **manifest.cost,
+        **dict[str, Any](manifest.cost),
         size_bytes=manifest.bytes,
         **_latency(model, evaluation.latency_runs, device),
     )

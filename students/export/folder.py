@@ -92,7 +92,7 @@ def export_model(
     with _replacing_folder(folder) as temporary:
         files, any_batch = _write(temporary, copied, to, precision, upscale, facts)
         precisions = (precision, "fp32" if precision == "bf16" else precision)
-        parts = [_part(temporary / file, given) for file, given in zip(files, precisions, strict=True)]
+        encoder, decoder = (_part(temporary / file, given) for file, given in zip(files, precisions, strict=True))
         shape = model.config.encoder
         manifest = Manifest(
             model.name,
@@ -101,7 +101,8 @@ def export_model(
             model.input_size,
             shape.grid,
             shape.out_channels,
-            *parts,
+            encoder,
+            decoder,
             any_batch=any_batch,
             cost=dataclasses.asdict(measure_cost(model)),
             weights_sha256=str(facts["weights_sha256"]),

@@ -67,7 +67,7 @@ def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: boo
             (logits ``[N, 4, height, width]``), as SAM's own files do.
     """
     prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
-    shapes = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
+    shapes: Any = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
     part, inputs = DecoderPart(model), example_prompts(model)
     program = exported(part, inputs, list(DECODER_INPUTS), list(DECODER_OUTPUTS), shapes, opset)
     graph = program.model.graph

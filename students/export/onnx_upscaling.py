@@ -21,7 +21,7 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
 
     model = onnx.load(path)
     graph = model.graph
-    constants = {
+    constants: dict[str, Any] = {
         "frame": np.array(frame, np.float32),
         "frame_size": np.array([frame, frame], np.int64),
         "half": np.array(0.5, np.float32),

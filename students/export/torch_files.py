@@ -23,7 +23,7 @@ def write_programs(encoder: Path, decoder: Path, model: Sam, dtype: torch.dtype 
         Whether the encoder takes any number of pictures.
     """
     prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
-    shapes = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
+    shapes: Any = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
     _write(decoder, DecoderPart(model), example_prompts(model), shapes)
     part, images = EncoderPart(model, dtype), torch.randn(2, 3, model.input_size, model.input_size)
     try:
