@@ -23,20 +23,17 @@ from students.export.folder import export_model
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
 from students.student import build_model
-from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
 
 RANDOM = "tiny_vit_5m"
 
 
 def model_of(name: str) -> Sam:
-    """A model by its name or file, or TinyViT-5M with random weights, its neck and decoder included."""
+    """A model by its name or file, or TinyViT-5M with random weights."""
     if name != RANDOM:
         return find_model(name).model
     torch.manual_seed(0)
-    model = build_model(MOBILE_SAM, RANDOM).eval().requires_grad_(False)
-    initialise_sam(model)
-    return model
+    return build_model(MOBILE_SAM, RANDOM).eval().requires_grad_(False)
 
 
 def encodings(model: Sam, folder: Path, images: Tensor) -> tuple[dict[str, Callable[[], Tensor]], dict[str, int]]:

@@ -12,8 +12,9 @@ from experiments.messages import nearest
 from experiments.report import size
 from experiments.schema import ExportConfig
 from students.catalog import RELEASED
-from students.export.folder import TARGETS, check_folder, check_request, export_model
+from students.export.folder import TARGETS, check_request, export_model
 from students.export.manifest import PRECISIONS
+from students.export.placing import check_folder
 from students.export.requirements import WRITES, require
 from teachers.catalog import MODELS
 

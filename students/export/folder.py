@@ -1,11 +1,8 @@
 """From a model to a folder of files with a manifest, checked against the model before it is there."""
 
-import contextlib
 import dataclasses
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+import importlib.util
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,9 @@ from core.cost import measure_cost
 from core.errors import InputError
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from students.export.checking import check_export
-from students.export.manifest import MANIFEST, Manifest, Part, write_manifest
+from students.export.manifest import Manifest, Part, write_manifest
 from students.export.parts import prepared
+from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
 from teachers.sam import Sam
@@ -89,7 +87,7 @@ def export_model(
         "licence": licence or "unknown",
         "weights_sha256": weights_sha256(model),
     }
-    with _replacing_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         files, any_batch = _write(temporary, copied, to, precision, upscale, facts)
         precisions = (precision, "fp32" if precision == "bf16" else precision)
         encoder, decoder = (_part(temporary / file, given) for file, given in zip(files, precisions, strict=True))
@@ -150,41 +148,4 @@ def _part(path: Path, precision: str) -> Part:
 
 
 def _installed(name: str) -> bool:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return bool(metadata.version(name))
-    return False
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a place where an export would take other files away.
-
-    Raises:
-        InputError: it is a file, or a folder of anything but an earlier export.
-    """
-    if folder.is_file():
-        raise InputError(f"out={folder}: is a file; an export is a folder, give another name")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise InputError(f"out={folder}: holds other files than an earlier export; give a new folder")
-
-
-@contextlib.contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` when the block ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    earlier = temporary.with_name(f"{temporary.name}.earlier")
-    try:
-        yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        if folder.exists():
-            os.replace(folder, earlier)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(earlier, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return importlib.util.find_spec(name) is not None

@@ -56,7 +56,8 @@ class QuantizedCrossAttention(CrossAttention):
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
-        count = max(len(q), len(k))
+        # Sizes, not lengths: an exported decoder takes any number of prompts.
+        count = max(q.shape[0], k.shape[0])
         q, k, v = (for_each_prompt(x, count) for x in (q, k, v))
         logits = self.scores(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
         return self.out_proj(self.mixing(logits.softmax(-1), v).transpose(1, 2).flatten(-2))

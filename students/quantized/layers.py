@@ -24,6 +24,7 @@ class QuantizedLayer(nn.Module):
     """
 
     codes: Tensor
+    integers: Tensor
 
     def __init__(
         self,
@@ -53,17 +54,21 @@ class QuantizedLayer(nn.Module):
         self.codes = packed(codes, self.weight_quantizer.bits)
         self.weight = None
 
+    def prepare_export(self) -> None:
+        """Hold the codes as integers of the weight's shape: runtimes do not unpack bytes."""
+        integers = unpacked(self.codes, self.shape, self.weight_quantizer.bits)
+        self.register_buffer("integers", integers, persistent=False)
+
     def effective_weight(self) -> Tensor:
         """The weight that is computed with, float32."""
         if self.weight is not None:
             return self.weight_quantizer(self.weight) if self.quantizing else self.weight
-        codes = unpacked(self.codes, self.shape, self.weight_quantizer.bits)
+        quantizer = self.weight_quantizer
         if torch.compiler.is_exporting():
             from students.quantized.operators import dequantize
 
-            quantizer = self.weight_quantizer
-            return dequantize(codes.to(torch.int8), quantizer.scale, quantizer.zero_point, quantizer.axis)
-        return self.weight_quantizer.values(codes)
+            return dequantize(self.integers, quantizer.scale, quantizer.zero_point, quantizer.axis)
+        return quantizer.values(unpacked(self.codes, self.shape, quantizer.bits))
 
     def forward(self, x: Tensor) -> Tensor:
         """As the float layer, on quantised operands."""
