@@ -5,7 +5,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from core import processes
 from core.result import ResultRow
+from experiments.build import build_device
+from experiments.identity import run_id
 from experiments.run import STUDENT, run
 from experiments.schema import RunConfig
 
@@ -18,10 +21,11 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     first = cfg.copy()
     first.then = None
     rows = run(replace(settings, then=None), first)
-    student = next((row for row in rows if row.student is not None), None)
-    if settings.then is None or student is None:
+    if settings.then is None:
         return rows
-    init = str(Path(settings.runs) / str(student.run_id) / STUDENT)
+    # Of several processes the first alone has rows and writes the student; the others wait until it is there.
+    processes.wait()
+    init = str(Path(settings.runs) / run_id(settings, first, build_device(settings.engine)) / STUDENT)
     second = first.copy()
     OmegaConf.set_struct(second, False)
     second.method = cfg.then

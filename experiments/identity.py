@@ -85,11 +85,10 @@ def weights_identity(settings: TeacherConfig) -> str | None:
     """SHA-256 of the file a teacher is loaded from; None where it cannot be known without loading."""
     model = MODELS.get(settings.name)
     if settings.checkpoint is not None:
-        path = Path(settings.checkpoint).expanduser()
-        path = path / "model.safetensors" if path.is_dir() else path
-        if not path.is_file():
+        found = _file_identity(settings.checkpoint)
+        if found == settings.checkpoint:
             raise InputError(f"teacher.checkpoint={settings.checkpoint}: no such file; check the path")
-        return file_sha256(path)
+        return found
     if model is not None and model.packaged is not None and model.packaged.is_file():
         return file_sha256(model.packaged)
     return model.release.sha256 if model is not None and model.release is not None else None

@@ -8,7 +8,7 @@ import torch
 from core.cost import checkpoint_bytes, measure_cost
 from evaluation.latency import measure_latency
 from students.quantized.bit_operations import count_bit_operations
-from students.quantized.plan import plan_of
+from students.quantized.plan import as_float, plan_of
 from students.student import build_model
 from teachers.sam import Sam, SamConfig
 
@@ -19,11 +19,8 @@ def cost_columns(model: Sam) -> dict[str, Any]:
     Quantising changes how a multiplication is done, not how many there are: parameters and MACs are those of the float
     model. What fewer bits save stands beside them, as bit-operations.
     """
-    columns: dict[str, Any] = {"size_bytes": checkpoint_bytes(model)}
-    if plan_of(model) is not None:
-        with torch.device("meta"):
-            return {**asdict(measure_cost(build_model(model.config))), **columns, **bit_columns(model)}
-    return {**asdict(measure_cost(model)), **columns}
+    columns: dict[str, Any] = {**asdict(measure_cost(as_float(model))), "size_bytes": checkpoint_bytes(model)}
+    return columns if plan_of(model) is None else columns | bit_columns(model)
 
 
 def bit_columns(model: Sam) -> dict[str, Any]:

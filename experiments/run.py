@@ -39,7 +39,7 @@ from experiments.run_folder import held_folder
 from experiments.schema import RunConfig
 from experiments.scoring import Held, score_fillings, score_model, training_score
 from students.files import load_model, save_model
-from students.quantized.plan import plan_of
+from students.quantized.plan import as_float
 from students.student import build_model
 from teachers.sam import Sam
 
@@ -239,10 +239,7 @@ def _promised(method: Compressor, teacher: Sam) -> int | None:
 
 def _parameters(model: Sam) -> int:
     """Of the float model, where one was quantised: codes are no parameters to PyTorch."""
-    if plan_of(model) is not None:
-        with torch.device("meta"):
-            model = build_model(model.config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in as_float(model).parameters())
 
 
 def check_student(student: Sam, parts: Parts) -> None:

@@ -19,6 +19,7 @@ from students.export.parts import prepared
 from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
+from students.quantized.plan import as_float
 from teachers.sam import Sam
 
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -102,7 +103,7 @@ def export_model(
             encoder,
             decoder,
             any_batch=any_batch,
-            cost=dataclasses.asdict(measure_cost(model)),
+            cost=dataclasses.asdict(measure_cost(as_float(model))),
             weights_sha256=str(facts["weights_sha256"]),
             licence=licence,
             about=dict(about or {}),

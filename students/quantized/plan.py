@@ -11,6 +11,7 @@ from core.errors import InputError
 from students.quantized.attention import WITH_PRODUCTS, give_products, heads_of
 from students.quantized.folding import fold, foldable
 from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
+from students.student import build_model
 from teachers.sam import Sam
 
 QUANTISABLE = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -142,6 +143,14 @@ def plan_of(model: nn.Module) -> Plan | None:
     """How a model is quantised; None for a float one."""
     plan = getattr(model, "plan", None)
     return plan if isinstance(plan, Plan) else None
+
+
+def as_float(model: Sam) -> Sam:
+    """The model itself; of a quantised one, the float shape it was made of, without weights, to be counted."""
+    if plan_of(model) is None:
+        return model
+    with torch.device("meta"):
+        return build_model(model.config)
 
 
 def set_quantizing(model: nn.Module, quantizing: bool) -> None:

@@ -235,3 +235,16 @@ def test_a_sweep_runs_every_combination(call: Call) -> None:
 def test_settings_can_be_shown(call: Call) -> None:
     status, out, _ = call("--cfg", "job", "ratio=0.5")
     assert status == 0 and "difficulty" in out and "ratio: 0.5" in out
+
+
+def test_a_second_method_goes_on_with_what_the_first_made(teacher: Path, tmp_path: Path) -> None:
+    words = [*_words(teacher, tmp_path), "then=ptq", "then.metric=minmax", "then.images=1", "then.prompts=1"]
+    assert main(words) == 0
+    names = sorted(path.parent.name for path in tmp_path.glob("*/result.json"))
+    assert [name.rpartition("-")[0] for name in names] == ["smoke+ptq-r0.5-s0", "smoke-r0.5-s0"]
+    first, second = (json.loads((tmp_path / name / "result.json").read_text())["rows"][-1] for name in reversed(names))
+    assert (first["method"], second["method"]) == ("slimsam", "slimsam+ptq")
+    assert second["ratio"] == 0.5 and second["images_seen"] == first["images_seen"]
+    assert second["parameters"] == first["parameters"] and second["macs_full"] == first["macs_full"]
+    assert second["weight_bits"] == 8 and second["bit_operations"] < first["macs_full"] * 32 * 32
+    assert second["size_bytes"] < 0.4 * first["size_bytes"]
