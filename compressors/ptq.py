@@ -1,6 +1,6 @@
 """Post-training quantisation, as in TinySAM (Shu et al. 2023, arXiv 2312.13789, section 3.4) and PTQ4ViT."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from compressors.context import Compressed, RunContext
@@ -22,6 +22,7 @@ CHOICES = {
     "weights": ("channel", "tensor"),
     "activations": ("asymmetric", "symmetric"),
     "products": ("tensor", "head", "float"),
+    "convolution_outputs": ("quantized", "float"),
     "decoder": ("quantized", "float"),
 }
 
@@ -34,7 +35,8 @@ class Ptq:
         init: the model to quantise (a file of any layout, or a released model's name); None: the teacher itself.
         weight_bits: 2 to 8.
         activation_bits: 2 to 8, or 32: only weights are quantised.
-        weights, activations, products, twin, decoder, float_layers: see :class:`students.quantized.plan.Scheme`.
+        weights, activations, products, convolution_outputs, twin, decoder, float_layers: see
+            :class:`students.quantized.plan.Scheme`.
         metric: what grids are judged by; see :func:`compressors.quantize.metrics.distance`.
         gradient: of the hessian metric; see :mod:`compressors.quantize.gradients`.
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
@@ -50,6 +52,7 @@ class Ptq:
     weights: str = "channel"
     activations: str = "asymmetric"
     products: str = "tensor"
+    convolution_outputs: str = "quantized"
     twin: bool = False
     decoder: str = "quantized"
     float_layers: tuple[str, ...] = ()
@@ -78,7 +81,7 @@ class Ptq:
 
     def scheme(self) -> Scheme:
         """What is quantised, and how."""
-        names = ("weight_bits", "activation_bits", "weights", "activations", "products", "twin", "decoder")
+        names = [field.name for field in fields(Scheme) if field.name != "float_layers"]
         return Scheme(**{name: getattr(self, name) for name in names}, float_layers=tuple(self.float_layers))
 
     def shape(self, teacher: SamConfig) -> SamConfig:

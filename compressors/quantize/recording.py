@@ -43,17 +43,18 @@ class Seen:
 
     Attributes:
         records: by picture and number of the call.
-        lowest, highest: of each operand over everything, not only over what was drawn; a product's, by head ``[h]``.
+        lowest, highest: of a layer's input and its output over everything, not only over what was drawn; of a
+            product's two operands, by head ``[h]``.
     """
 
     records: dict[tuple[int, int], Record] = field(default_factory=dict)
     lowest: list[Tensor] = field(default_factory=list)
     highest: list[Tensor] = field(default_factory=list)
 
-    def widen(self, operands: tuple[Tensor, ...], by_head: bool) -> None:
-        """Take whole operands into the ranges; those of products ``[B, h, M, N]`` by head."""
+    def widen(self, whole: tuple[Tensor, ...], by_head: bool) -> None:
+        """Take whole tensors into the ranges; those of products ``[B, h, M, N]`` by head."""
         dims = (0, 2, 3) if by_head else ()
-        found = [(x.float().amin(dims), x.float().amax(dims)) for x in operands]
+        found = [(x.float().amin(dims), x.float().amax(dims)) for x in whole]
         if not self.lowest:
             self.lowest, self.highest = [low for low, _ in found], [high for _, high in found]
         self.lowest = [torch.minimum(a, low) for a, (low, _) in zip(self.lowest, found, strict=True)]
@@ -104,7 +105,8 @@ class Recorder:
         seen, operands = self.seen[path], tuple(x.detach() for x in args)
         part = _part_of(module, operands, output, generator_for(self.seed, "calibration", path, *key))
         if values:
-            seen.widen(operands, by_head=isinstance(module, QuantizedProduct))
+            product = isinstance(module, QuantizedProduct)
+            seen.widen(operands if product else (*operands, output.detach()), by_head=product)
             seen.records[key] = Record(part.inputs(operands), part.output(output.detach()).float())
         if gradients:
             if not output.requires_grad:

@@ -49,10 +49,10 @@ def begin(module: QuantizedLayer | QuantizedProduct, seen: Seen) -> None:
         if module.weight is not None:
             lowest, highest = _weight_range(module)
             module.weight_quantizer.set_range(lowest, highest)
-        operands: list[Quantizer | None] = [module.input_quantizer]
+        grids: list[Quantizer | None] = [module.input_quantizer, module.output_quantizer]
     else:
-        operands = [module.left, module.right]
-    for quantizer, low, high in zip(operands, seen.lowest, seen.highest, strict=True):
+        grids = [module.left, module.right]
+    for quantizer, low, high in zip(grids, seen.lowest, seen.highest, strict=True):
         if quantizer is not None:
             _cover(quantizer, low, high, 1.0)
 
@@ -71,6 +71,9 @@ def search(module: QuantizedLayer | QuantizedProduct, seen: Seen, how: Search) -
             _search_weight(module, records, how)
             if module.input_quantizer is not None:
                 _search_input(module, seen, records, how)
+    if isinstance(module, QuantizedLayer) and module.output_quantizer is not None:
+        # It takes no turn: the grids before it do not depend on it.
+        _search_output(module, seen, records, how)
 
 
 def _search_weight(layer: QuantizedLayer, records: list[Record], how: Search) -> None:
@@ -101,6 +104,17 @@ def _search_input(layer: QuantizedLayer, seen: Seen, records: list[Record], how:
         return _in_all(found, records, how.metric)
 
     _search_range(quantizer, seen.lowest[0], seen.highest[0], how, error)
+
+
+def _search_output(layer: QuantizedLayer, seen: Seen, records: list[Record], how: Search) -> None:
+    quantizer, weight = layer.output_quantizer, layer.effective_weight()
+    assert quantizer is not None
+    outputs = [_compute(layer, _quantized(layer.input_quantizer, record.inputs[0]), weight) for record in records]
+
+    def error() -> Tensor:
+        return _in_all([quantizer(output) for output in outputs], records, how.metric)
+
+    _search_range(quantizer, seen.lowest[1], seen.highest[1], how, error)
 
 
 def _search_operand(

@@ -30,6 +30,8 @@ builds, OpenVINO and TensorRT (from 8.6 on) read."""
 QUANTISED_OPSET = 20
 """Of quantised files. Between two quantised layers a GELU spelt in several operators is not recognised: ONNX Runtime
 gives each of its two readers a DequantizeLinear of its own. From here on GELU is one operator (onnxruntime 1.17)."""
+LARGEST_FOLDED = 1024
+"""Elements beyond which a constant is left to be computed by the runtime."""
 LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights beyond which they are kept beside the file: protocol buffers end at 2 GiB."""
 
@@ -93,8 +95,10 @@ def exported(
         names, outputs: of the inputs and outputs.
         shapes: the example's open dimensions, as ``dynamic_shapes`` of :func:`torch.onnx.export`.
     """
+    import onnxscript.optimizer
+
     with torch.no_grad(), _quiet():
-        return torch.onnx.export(
+        program: Any = torch.onnx.export(
             part.eval(),
             inputs,
             dynamo=True,
@@ -103,9 +107,25 @@ def exported(
             output_names=outputs,
             dynamic_shapes=shapes,
             custom_translation_table=translations(opset),
-            optimize=True,
+            optimize=False,
             verbose=False,
         )
+        # Tables that are looked up in, such as relative positions, stay as small as the model has them: what runtimes
+        # fold when they open a file need not be stored in it.
+        onnxscript.optimizer.optimize_ir(program.model, output_size_limit=LARGEST_FOLDED)
+    _forget_origins(program.model.graph)
+    return program
+
+
+def _forget_origins(graph: Any) -> None:
+    """Without the exporter's notes on each node: lines of code and paths of this machine, a third of an int8 file."""
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _save(path: Path, program: Any, facts: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from students.quantized.layers import QuantizedProduct
 from students.tiny_vit import FreshBiases
-from teachers.attention import Attention
+from teachers.attention import SMALL_MAP, Attention
 from teachers.two_way_transformer import CrossAttention, for_each_prompt
 
 
@@ -18,7 +18,13 @@ class QuantizedAttention(Attention):
     mixing: QuantizedProduct
 
     def _kernel(self, device: torch.device, tokens: int) -> Any:  # type: ignore[override]
-        return self._attend
+        # Scales of heads need all heads in one call.
+        small = tokens <= SMALL_MAP or self.scores.by_head or self.mixing.by_head
+        return self._attend if small else self._attend_by_head
+
+    def _attend_by_head(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        heads = zip(*(x.split(1, 1) for x in (q, k, v, rel_h, rel_w)), strict=True)
+        return torch.cat([self._attend(*head) for head in heads], 1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
         # [B, heads, tokens, tokens]

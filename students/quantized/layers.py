@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from students.quantized.packing import packed, packed_length, unpacked
-from students.quantized.quantizers import Quantizer, UniformQuantizer, make_quantizer
+from students.quantized.quantizers import Quantizer, TwinQuantizer, UniformQuantizer, make_quantizer
 
 
 class QuantizedLayer(nn.Module):
@@ -20,7 +20,7 @@ class QuantizedLayer(nn.Module):
     Args:
         shape: of the weight.
         bias: whether there is one; it stays float.
-        weight_quantizer, input_quantizer: their grids; the input's is None where it stays float.
+        weight_quantizer, input_quantizer, output_quantizer: their grids; None where an input or output stays float.
     """
 
     codes: Tensor
@@ -32,12 +32,14 @@ class QuantizedLayer(nn.Module):
         bias: int | None,
         weight_quantizer: UniformQuantizer,
         input_quantizer: Quantizer | None,
+        output_quantizer: UniformQuantizer | None = None,
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.weight: nn.Parameter | None = None
         self.bias = None if bias is None else nn.Parameter(torch.zeros(bias), requires_grad=False)
         self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
+        self.output_quantizer = output_quantizer
         self.quantizing = True
         self.register_buffer("codes", torch.zeros(packed_length(self.shape, weight_quantizer.bits), dtype=torch.uint8))
 
@@ -74,7 +76,8 @@ class QuantizedLayer(nn.Module):
         """As the float layer, on quantised operands."""
         if self.quantizing and self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        return self.compute(x, self.effective_weight())
+        output = self.compute(x, self.effective_weight())
+        return output if not self.quantizing or self.output_quantizer is None else self.output_quantizer(output)
 
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's arithmetic on given operands."""
@@ -88,6 +91,7 @@ class QuantizedLayer(nn.Module):
             "bias": None if self.bias is None else len(self.bias),
             "weight": self.weight_quantizer.description(),
             "input": None if self.input_quantizer is None else self.input_quantizer.description(),
+            "output": None if self.output_quantizer is None else self.output_quantizer.description(),
             **self.geometry(),
         }
 
@@ -136,6 +140,11 @@ class QuantizedProduct(nn.Module):
         self.left, self.right = left, right
         self.quantizing = True
 
+    @property
+    def by_head(self) -> bool:
+        """Whether an operand has a scale for each head."""
+        return any(isinstance(grid, UniformQuantizer) and grid.axis is not None for grid in (self.left, self.right))
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """``a @ b`` on quantised operands."""
         return self.left(a) @ self.right(b) if self.quantizing else a @ b
@@ -156,11 +165,12 @@ def make_layer(description: dict[str, Any]) -> QuantizedLayer:
     """
     kind = next(kind for kind, name in KIND_OF.items() if name == description["kind"])
     weight = make_quantizer(description["weight"])
-    if not isinstance(weight, UniformQuantizer):
-        raise ValueError("a weight needs a uniform grid")
+    behind = None if description.get("output") is None else make_quantizer(description["output"])
+    if not isinstance(weight, UniformQuantizer) or isinstance(behind, TwinQuantizer):
+        raise ValueError("weights and outputs need uniform grids")
     given = None if description["input"] is None else make_quantizer(description["input"])
     geometry = {key: description[key] for key in ("stride", "padding", "groups", "transposed") if key in description}
-    return kind(tuple(map(int, description["shape"])), description["bias"], weight, given, **geometry)
+    return kind(tuple(map(int, description["shape"])), description["bias"], weight, given, behind, **geometry)
 
 
 def make_product(description: dict[str, Any]) -> QuantizedProduct:

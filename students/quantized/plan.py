@@ -27,6 +27,8 @@ class Scheme:
         weights: a scale for each output ``channel``, or one for the ``tensor``.
         activations: ``asymmetric`` or ``symmetric``.
         products: of attention: one scale for each ``head``, one for the ``tensor``, or ``float``.
+        convolution_outputs: ``quantized``: with 8 bits a grid also stands behind each convolution (transposed ones
+            aside), since runtimes compute it in integers only between two grids; or ``float``.
         twin: the twin grids of TinySAM for softmax and for inputs that come from a GELU; no runtime knows them.
         decoder: whether the mask decoder is ``quantized`` or stays ``float``.
         float_layers: beginnings of the paths of layers that stay float.
@@ -37,6 +39,7 @@ class Scheme:
     weights: str = "channel"
     activations: str = "asymmetric"
     products: str = "tensor"
+    convolution_outputs: str = "quantized"
     twin: bool = False
     decoder: str = "quantized"
     float_layers: tuple[str, ...] = ()
@@ -196,11 +199,14 @@ def _describe(module: Any, scheme: Scheme, biased: bool, twin: bool) -> dict[str
         "bias": outputs if biased else None,
         "weight": {"kind": "uniform", "bits": scheme.weight_bits, "symmetric": True, "shape": weight_shape},
         "input": given,
+        "output": None,
     }
     if not isinstance(module, nn.Linear):
         padding = [0, 0] if module.padding == "valid" else list(module.padding)
         geometry = {"stride": list(module.stride), "padding": padding, "groups": module.groups}
         description |= {**geometry, "transposed": transposed}
+        if scheme.convolution_outputs == "quantized" and scheme.activation_bits == 8 and not transposed:
+            description["output"] = _activation(scheme)
     return description
 
 
