@@ -1,21 +1,33 @@
-"""The same model in PyTorch, ONNX Runtime and OpenVINO: latency of the image encoder, bytes, difference of answers.
+"""The same model in PyTorch, ONNX Runtime and OpenVINO: latency of the image encoder, bytes, mIoU of the files.
 
 ``python -m benchmarks.runtimes``; needs the extra ``export``. Exports a SAM with TinyViT-5M at 1024 pixels and random
 weights, or ``--model NAME|FILE``, and lets all of them encode one picture of random numbers on the CPU, in turns. The
 ratio is the time of ONNX Runtime in float32 to the row's. The difference is relative (root mean squares), to PyTorch in
-float32; that of files given by ``--int8 DIR``, which may hold another model, is not told. Each of those is a row for
-every runtime that opens it.
+float32.
+
+Files given by ``--int8 DIR`` (an export of the model, quantised) are a row for every runtime that opens them; with
+``--quantise`` the model is quantised here, quickly (grids over the full range), which is enough for time and bytes.
+``--images N`` scores every row on N held-out pictures of shapes, or of ``--coco ROOT``: mIoU with ground-truth boxes.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks._timing import machine, seconds_in_turns
+from compressors.context import RunContext
+from compressors.distill.engine import Engine
+from compressors.ptq import Ptq
+from core.protocols import Masks, Prompt, Segmenter
+from data.coco import Coco
+from data.sample import ImageData
+from data.shapes import Shapes
+from evaluation.instances import score_instances
+from evaluation.metrics import mean_iou
+from evaluation.prompt_rules import RULES
 from experiments.checkpoints import find_model
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.export.checking import relative_difference
@@ -28,6 +40,23 @@ from teachers.sam import Sam
 RANDOM = "tiny_vit_5m"
 
 
+class Bfloat16:
+    """A model under autocast."""
+
+    def __init__(self, model: Sam) -> None:
+        self.model, self.name, self.input_size = model, model.name, model.input_size
+
+    def encode(self, images: Tensor) -> Tensor:
+        """As the model, in bfloat16."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model.encode(images)
+
+    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+        """As the model, in bfloat16."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model.decode(embedding, prompt, size_hw, multimask)
+
+
 def model_of(name: str) -> Sam:
     """A model by its name or file, or TinyViT-5M with random weights."""
     if name != RANDOM:
@@ -36,59 +65,72 @@ def model_of(name: str) -> Sam:
     return build_model(MOBILE_SAM, RANDOM).eval().requires_grad_(False)
 
 
-def encodings(model: Sam, folder: Path, images: Tensor) -> tuple[dict[str, Callable[[], Tensor]], dict[str, int]]:
-    """By name of a row: what encodes the pictures, and the bytes of the encoder's files."""
+def quickly_quantised(model: Sam, folder: Path) -> Path:
+    """A folder of int8 files of the model, its grids over the full range of one picture."""
+    context = RunContext(0, folder / "ptq", Engine(folder / "ptq"))
+    student = Ptq(metric="minmax", images=1, prompts=1).compress(model, Shapes(count=1), context).student
+    export_model(student, folder / "onnx-int8", "onnx", "int8")
+    return folder / "onnx-int8"
 
-    def pytorch(dtype: torch.dtype | None) -> Callable[[], Tensor]:
-        def encode() -> Tensor:
-            with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
-                return model.encode(images)
 
-        return encode
-
-    works = {"PyTorch, float32": pytorch(None), "PyTorch, bfloat16": pytorch(torch.bfloat16)}
+def rows_of(model: Sam, folder: Path, int8: list[Path]) -> tuple[dict[str, Segmenter], dict[str, int]]:
+    """By name of a row: the model that is timed, and the bytes of its encoder's files."""
+    rows: dict[str, Segmenter] = {"PyTorch, float32": model, "PyTorch, bfloat16": Bfloat16(model)}
     sizes: dict[str, int] = {}
+
+    def add(found: ExportedSam) -> None:
+        name = f"{found.runtime}, {found.manifest.precision}"
+        while name in rows:
+            name += "'"
+        rows[name], sizes[name] = found, found.manifest.encoder.bytes
+
     for to, precision in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")):
-        exported = folder / f"{to}-{precision}"
-        export_model(model, exported, to, precision)
-        _add(works, sizes, ExportedSam(exported), images)
-    return works, sizes
+        export_model(model, folder / f"{to}-{precision}", to, precision)
+        add(ExportedSam(folder / f"{to}-{precision}"))
+    for place in int8:
+        for runtime in READS[ExportedSam(place).manifest.to]:
+            add(ExportedSam(place, runtime))
+    return rows, sizes
 
 
-def _add(works: dict[str, Callable[[], Tensor]], sizes: dict[str, int], model: ExportedSam, images: Tensor) -> None:
-    name = f"{model.runtime}, {model.manifest.precision}"
-    if name in works:
-        name = f"{name}, to={model.manifest.to}"
-    works[name] = lambda: model.encode(images)
-    sizes[name] = model.manifest.encoder.bytes
+def miou(model: Segmenter, data: ImageData, images: int) -> tuple[float, int]:
+    """Mean over instances with ground-truth boxes, and their number."""
+    records = score_instances(model, data, {"box": RULES["box"]}, indices=range(min(images, len(data))))["box"]
+    return mean_iou(records)["miou"].value, len(records)
 
 
 def main() -> None:
     """Parse the command line, measure, print one line a runtime."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtimes", description=__doc__)
     parser.add_argument("--model", default=RANDOM, help=f"a model's name or file (default: {RANDOM}, random weights)")
-    parser.add_argument(
-        "--int8", action="append", default=[], help="an exported folder of a quantised model; repeatable"
-    )
+    parser.add_argument("--int8", action="append", default=[], help="an exported folder of the model, quantised")
+    parser.add_argument("--quantise", action="store_true", help="quantise the model here, for time and bytes alone")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=0, help="score all rows on so many pictures")
+    parser.add_argument("--coco", type=Path, help="of COCO's layout at this folder, not of shapes")
     options = parser.parse_args()
     model = model_of(options.model)
     images = torch.randn(1, 3, model.input_size, model.input_size)
-    with tempfile.TemporaryDirectory() as folder:
-        works, sizes = encodings(model, Path(folder), images)
-        compared = set(works)
-        for place in options.int8:
-            for runtime in READS[ExportedSam(Path(place)).manifest.to]:
-                _add(works, sizes, ExportedSam(Path(place), runtime), images)
+    data: ImageData = Coco(options.coco) if options.coco else Shapes("validation", max(1, options.images))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False), torch.no_grad():
+        int8 = [Path(place) for place in options.int8]
+        int8 += [quickly_quantised(model, Path(folder))] if options.quantise else []
+        rows, sizes = rows_of(model, Path(folder), int8)
+        works = {name: (lambda row=row: row.encode(images)) for name, row in rows.items()}
         seconds = seconds_in_turns(works, torch.device("cpu"), options.rounds)
-        reference = works["PyTorch, float32"]()
+        reference = model.encode(images)
         print(f"{model.name} at {model.input_size}, {options.rounds} rounds; {machine(torch.device('cpu'))}")
-        print(f"{'image encoder':32} {'seconds':>9} {'ratio':>7} {'file':>10}  difference")
-        for name, work in works.items():
+        scored = f"  mIoU, {options.images} pictures of {data.name}" if options.images else ""
+        print(f"{'image encoder':24} {'seconds':>9} {'ratio':>7} {'file':>10}  difference{scored}")
+        for name, row in rows.items():
             ratio = seconds["onnxruntime, fp32"] / seconds[name]
             size = f"{sizes[name] / 1e6:7.2f} MB" if name in sizes else ""
-            difference = f"{relative_difference(work().float(), reference):.1e}" if name in compared else ""
-            print(f"{name:32} {seconds[name]:9.3f} {ratio:6.2f}x {size:>10}  {difference}".rstrip())
+            line = f"{name:24} {seconds[name]:9.4f} {ratio:6.2f}x {size:>10}  "
+            line += f"{relative_difference(row.encode(images).float(), reference):.1e}"
+            if options.images:
+                value, count = miou(row, data, options.images)
+                line += f"     {value:.4f} ({count} instances)"
+            print(line.rstrip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,10 +10,16 @@ from compressors.context import RunContext
 from compressors.distill.engine import Engine
 from compressors.ptq import Ptq
 from core.protocols import Prompt
+from data.shapes import Shapes
 from students.export.folder import export_model
+from students.export.manifest import read_manifest
 from students.export.segmenter import ExportedSam
-from tests.unit.tiny import Pictures, tiny_sam
+from students.quantized.plan import Scheme, planned_copy
+from students.student import build_model
+from teachers.weights import load_sam
+from tests.unit.tiny import CONFIG, Pictures, TinyStudent, tiny_sam
 
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
 
 
@@ -33,14 +40,71 @@ def test_the_file_answers_as_the_quantised_model(tmp_path: Path) -> None:
             assert float(agree) > 0.98
 
 
-def test_weights_are_stored_as_int8(tmp_path: Path) -> None:
-    method = Ptq(images=2, prompts=2, metric="minmax")
+@pytest.fixture(scope="module")
+def pocket_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pocket teacher in float and quantised, as ONNX files."""
+    folder = tmp_path_factory.mktemp("pocket")
+    pocket = load_sam("sam_pocket")
+    context = RunContext(0, folder / "run", Engine(folder / "run"))
+    student = Ptq(metric="minmax", images=2, prompts=2).compress(pocket, Shapes(count=2), context).student
+    export_model(pocket, folder / "fp32", "onnx", "fp32")
+    export_model(student, folder / "int8", "onnx", "int8")
+    return folder
+
+
+def test_weights_are_stored_as_int8(pocket_files: Path) -> None:
+    graph = onnx.load(pocket_files / "int8" / "encoder.onnx").graph
+    stored = {tuple(t.dims): t.data_type for t in graph.initializer if len(t.dims) >= 2}
+    integers = [set(dims) for dims, kind in stored.items() if kind == onnx.TensorProto.INT8]
+    block = load_sam("sam_pocket").image_encoder.blocks[0]
+    assert set(block.attn.qkv.weight.shape) in integers and set(block.mlp.lin1.weight.shape) in integers
+    kinds = {node.op_type for node in graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+def test_an_int8_encoder_is_at_most_three_tenths_of_the_float_one(pocket_files: Path) -> None:
+    of_float, of_codes = (read_manifest(pocket_files / name).encoder.bytes for name in ("fp32", "int8"))
+    assert of_codes <= 0.30 * of_float
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+@pytest.mark.parametrize("part", ["encoder.onnx", "decoder.onnx"])
+def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(pocket_files: Path, name: str, part: str) -> None:
+    content = (pocket_files / name / part).read_bytes()
+    assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
+
+
+def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    begun = build_model(TinyStudent().shape(CONFIG)).eval().requires_grad_(False)
+    context = RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))
+    model = Ptq(metric="minmax", images=2, prompts=2).compress(begun, Pictures(), context).student
+    export_model(model, tmp_path / "int8", "onnx", "int8")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    onnxruntime.InferenceSession(tmp_path / "int8" / "encoder.onnx", options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "QLinearConv" in kinds and "Conv" not in kinds
+    assert "QLinearMatMul" in kinds and "Gemm" not in kinds
+
+
+def test_symmetric_grids_have_no_zero_point(tmp_path: Path) -> None:
+    """As TensorRT wants them: signed codes, zero at zero."""
+    method = Ptq(images=2, prompts=2, metric="minmax", activations="symmetric")
     model = method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
     export_model(model, tmp_path / "int8", "onnx", "int8")
     graph = onnx.load(tmp_path / "int8" / "encoder.onnx").graph
-    stored = {tuple(t.dims): t.data_type for t in graph.initializer if len(t.dims) >= 2}
-    integers = [dims for dims, kind in stored.items() if kind == onnx.TensorProto.INT8]
-    # The query, key and value weight of a block of 24 channels, and its MLP's.
-    assert any(set(dims) == {72, 24} for dims in integers) and any(set(dims) == {48, 24} for dims in integers)
-    kinds = {node.op_type for node in graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    zeros = [constants[n.input[2]] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert zeros and all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+
+
+def test_attention_of_a_large_map_goes_head_by_head_to_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from students.quantized import attention
+
+    copied = planned_copy(tiny_sam(), Scheme())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        at_once = copied.encode(images)
+        monkeypatch.setattr(attention, "SMALL_MAP", 0)
+        assert torch.allclose(copied.encode(images), at_once, atol=1e-5)
