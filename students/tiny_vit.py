@@ -7,10 +7,11 @@ halving it, the classifier is left out, and SAM's neck follows.
 from typing import Any
 
 import torch
-from timm.models.tiny_vit import Attention, TinyVit
+from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
 from students.encoder_shapes import TinyVitConfig
+from teachers.attention import merge_windows, partition_windows
 from teachers.image_encoder import make_neck
 
 
@@ -25,6 +26,19 @@ class FreshBiases(Attention):
         """The biases of every pair of positions, from the weights as they are now: ``[heads, tokens, tokens]``."""
         indices: Any = self.attention_bias_idxs
         return self.attention_biases[:, indices]
+
+
+class WindowedBlock(TinyVitBlock):
+    """timm's block, cutting its map into windows as SAM's does: in tensors of four dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, H, W, C]``, shape unchanged."""
+        height, width = x.shape[1:3]
+        windows, padded = partition_windows(x, self.window_size)
+        attended = self.attn(windows.flatten(1, 2)).reshape(windows.shape)
+        x = x + self.drop_path1(merge_windows(attended, self.window_size, padded, (height, width)))
+        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path2(self.mlp(x))
 
 
 class TinyVitEncoder(nn.Module):
@@ -47,6 +61,8 @@ class TinyVitEncoder(nn.Module):
         for module in backbone.modules():
             if isinstance(module, Attention):
                 module.__class__ = FreshBiases
+            elif isinstance(module, TinyVitBlock):
+                module.__class__ = WindowedBlock
         self.backbone = backbone
         self.neck = make_neck(config.embed_dims[-1], config.out_channels)
 

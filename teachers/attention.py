@@ -73,6 +73,15 @@ def attend_at_once(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor
     return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
 
 
+def position_bias(rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """What relative positions add to every logit: ``[B, heads, H * W, H * W]``; args as of the next function."""
+    batch, heads = rel_h.shape[:2]
+    rel_h, rel_w = (part.flatten(2, 3).flatten(0, 1) for part in (rel_h, rel_w))
+    # [B * heads, H * W, H, W]
+    bias = rel_h[..., :, None] + rel_w[..., None, :]
+    return bias.flatten(2).unflatten(0, (batch, heads))
+
+
 def attend_by_definition(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
     """Softmax attention with relative positions, as it is defined: every logit in memory.
 
@@ -84,8 +93,7 @@ def attend_by_definition(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: 
     Returns:
         ``[B, heads, H * W, d]``.
     """
-    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2).flatten(2, 3)
-    return (q @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype) @ v
+    return (q @ k.transpose(-1, -2) + position_bias(rel_h, rel_w)).softmax(-1).to(v.dtype) @ v
 
 
 def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
@@ -157,13 +165,14 @@ def partition_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
     batch, height, width, dim = x.shape
     x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
     padded_h, padded_w = x.shape[1:3]
-    x = x.reshape(batch, padded_h // window, window, padded_w // window, window, dim)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, window, window, dim), (padded_h, padded_w)
+    # [B * rows, window, columns, window * D]: four dimensions, since Core ML knows no more than five
+    x = x.reshape(batch * (padded_h // window), window, padded_w // window, window * dim)
+    return x.transpose(1, 2).reshape(-1, window, window, dim), (padded_h, padded_w)
 
 
 def merge_windows(windows: Tensor, window: int, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Undo :func:`partition_windows`: windows ``[B * n, window, window, D]`` to ``[B, H, W, D]``."""
-    rows, columns = padded[0] // window, padded[1] // window
-    x = windows.reshape(-1, rows, columns, window, window, windows.shape[-1])
-    x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, padded[0], padded[1], windows.shape[-1])
+    columns, dim = padded[1] // window, windows.shape[-1]
+    x = windows.reshape(-1, columns, window, window * dim).transpose(1, 2)
+    x = x.reshape(-1, padded[0], padded[1], dim)
     return x[:, : size[0], : size[1]]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from students.quantized.layers import QuantizedProduct
 from students.tiny_vit import FreshBiases
-from teachers.attention import SMALL_MAP, Attention
+from teachers.attention import SMALL_MAP, Attention, position_bias
 from teachers.two_way_transformer import CrossAttention, for_each_prompt
 
 
@@ -28,8 +28,7 @@ class QuantizedAttention(Attention):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
         # [B, heads, tokens, tokens]
-        bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2).flatten(2, 3)
-        logits = self.scores(q, k.transpose(-1, -2)) + bias
+        logits = self.scores(q, k.transpose(-1, -2)) + position_bias(rel_h, rel_w)
         return self.mixing(logits.softmax(-1).to(v.dtype), v)
 
 
