@@ -14,11 +14,16 @@ from experiments.paper_table import presets, rows_of_runs, table
 from experiments.report import count, size
 from experiments.result_file import read_rows
 from students.pruned_vit import pruned_shape
+from students.quantized.bit_operations import FLOAT_BITS
 from teachers.catalog import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERYTHING = "everything"
 """The folder of rows of the command ``everything``, which have columns of their own."""
+OWN_STUDENT = "tiny_vit_pocket"
+"""MobileSAM's student of the pocket teacher, where no other is asked for."""
+QUANTISED = "+ptq"
+"""How the method of rows ends that belong to the table of quantised models."""
 ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobilesam", "scratch")
 
 
@@ -37,22 +42,24 @@ def committed_rows(data: str, teacher: str = "sam_pocket") -> list[ResultRow]:
 
 def quality_table(rows: Sequence[ResultRow]) -> str:
     """Mean over seeds and its spread (standard deviation), one line a model; one measurement of each comparison."""
-    groups: dict[tuple[int, float, str], list[ResultRow]] = {}
+    groups: dict[tuple[int, float, str, str], list[ResultRow]] = {}
     for row in rows:
-        groups.setdefault((ORDER.index(row.method), row.ratio or 0.0, row.method), []).append(row)
+        if not row.method.endswith(QUANTISED):
+            place = (ORDER.index(row.method), row.ratio or 0.0, row.method, _unusual_student(row))
+            groups.setdefault(place, []).append(row)
     lines = [
         "| model | seeds | images seen | mIoU box | mIoU point | to teacher, box / point (points) | parameters "
         "| MACs `full` | MACs `modules` | file |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     teacher = next(row for row in rows if row.method == "teacher")
-    for (_, ratio, method), group in sorted(groups.items()):
+    for (_, ratio, method, student), group in sorted(groups.items()):
         # A comparison was scored once a run, with the same result each time.
         seeds = {row.seed: row for row in group}
         several = list(seeds.values())
         first = several[0]
         cells = [
-            f"{method.replace('_', ' ')}{f' {ratio:g}' if ratio else ''}",
+            f"{method.replace('_', ' ')}{f' {ratio:g}' if ratio else ''}{f', {student}' if student else ''}",
             str(len(several)) if method not in ORDER[:3] else "",
             f"{first.images_seen:,}" if first.images_seen else "",
             _over_seeds([row.miou for row in several]),
@@ -63,6 +70,36 @@ def quality_table(rows: Sequence[ResultRow]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def quantised_table(rows: Sequence[ResultRow]) -> str:
+    """Models of one seed before and after quantisation, one line a pair."""
+    lines = [
+        "| model | bits | mIoU box, float | quantised | difference (points) | mIoU point, float | quantised "
+        "| difference (points) | file, float | quantised | bit-operations, float | quantised |",
+        "|---" * 12 + "|",
+    ]
+    for row in (row for row in rows if row.method.endswith(QUANTISED)):
+        method = row.method.removesuffix(QUANTISED)
+        alike = [r for r in rows if (r.method, r.ratio, r.seed) == (method, row.ratio, row.seed)]
+        before = next(r for r in alike if r.parameters == row.parameters)
+        student = _unusual_student(before)
+        cells = [
+            f"{method}{f' {row.ratio:g}' if row.ratio else ''}{f', {student}' if student else ''}, seed {row.seed}",
+            f"W{row.weight_bits}A{row.activation_bits}",
+        ]
+        for one, other in ((before.miou, row.miou), (before.miou_point, row.miou_point)):
+            cells += [f"{one:.4f}", f"{other:.4f}", f"{100 * ((other or 0) - (one or 0)):+.2f}"]
+        cells += [size(r.size_bytes) for r in (before, row) if r.size_bytes]
+        cells += [f"{bits / 1e9:.1f} G" for bits in ((before.macs_full or 0) * FLOAT_BITS**2, row.bit_operations or 0)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _unusual_student(row: ResultRow) -> str:
+    """The student of a row, where it is another than the pocket teacher's own."""
+    name = (row.student or "").removeprefix(f"{row.teacher}-")
+    return "" if row.method.partition("+")[0] != "mobilesam" or name.startswith(OWN_STUDENT) else name
 
 
 def conditions(rows: Sequence[ResultRow]) -> str:
@@ -94,6 +131,7 @@ def with_tables(text: str) -> str:
     """A README with its tables made anew between their ``<!-- table:NAME -->`` marks."""
     shapes = committed_rows("shapes")
     tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
+    tables["quantised"] = quantised_table(shapes)
     tables[EVERYTHING] = strategies_table(
         [read_row(path) for path in sorted((ROOT / "results" / EVERYTHING).glob("*.json"))]
     )

@@ -40,4 +40,4 @@ def test_the_committed_strategies_are_the_published_ones() -> None:
 def test_the_readme_says_what_the_rows_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_tables(text) == text
-    assert text.count("<!-- table:") == 3 + len(presets())
+    assert text.count("<!-- table:") == 4 + len(presets())
