@@ -39,14 +39,29 @@ def check_segmentation(segmentation: object, size_hw: tuple[int, int], where: st
         _refuse(where, f"segmentation of type {type(segmentation).__name__} (polygons or an RLE are known)")
 
 
+def pack_segmentation(segmentation: object) -> object:
+    """A checked segmentation as it is kept: polygons as a tuple of float64 arrays, an RLE as it is.
+
+    A list of Python's floats takes four times the memory, which large annotation files fill with them.
+    """
+    if isinstance(segmentation, list):
+        return tuple(np.array(polygon, dtype=np.float64) for polygon in segmentation)
+    return segmentation
+
+
 def to_rle(segmentation: object, size_hw: tuple[int, int], where: str) -> dict[str, Any]:
     """Any form as compressed RLE ``{"size": [h, w], "counts": bytes}``; the parts of an object are united.
+
+    What :func:`pack_segmentation` made of polygons is taken too, and is not checked again.
 
     Raises:
         InputError: as :func:`check_segmentation`.
     """
-    check_segmentation(segmentation, size_hw, where)
     rle: dict[str, Any]
+    if isinstance(segmentation, tuple):
+        rle = mask_api.merge(mask_api.frPyObjects(list(segmentation), *size_hw))
+        return rle
+    check_segmentation(segmentation, size_hw, where)
     if isinstance(segmentation, list):
         rle = mask_api.merge(mask_api.frPyObjects(segmentation, *size_hw))
         return rle

@@ -9,20 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from data.annotations import check_segmentation, decode_rle, rle_area, to_rle
+from data.annotations import check_segmentation, decode_rle, pack_segmentation, rle_area, to_rle
 from data.json_fields import numbers, value, whole
 from data.sample import ImageSample
-
-REASONS = {
-    "unknown_image": "the annotation's image is not listed",
-    "crowd": "iscrowd is 1: a region, not an instance",
-    "area_below_1": "the annotated area is below one pixel",
-    "empty_box": "the box has no width or no height, or lies outside the image",
-    "empty_mask": "the segmentation covers no pixel (known once the sample was read)",
-    "clipped_box": "kept, with its box cut to the image",
-    "image_without_instances": "images (not annotations) that have no usable instance",
-}
-"""What ``skipped`` counts. An annotation that several of the first four fit counts under the first of them."""
+from data.skipped import Skipped
 
 # COCO rounds x and width to 0.01 each, so a box may end this far outside without being wrong.
 _ROUNDING = 0.02
@@ -30,9 +20,19 @@ _ROUNDING = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One annotation that the rules admit: box xyxy in image pixels, area in pixels, checked segmentation."""
+    """One annotation that the rules admit.
+
+    Attributes:
+        annotation_id: the data set's own.
+        category_id: None where the data set's annotations name no categories.
+        box_xyxy: in pixels of the original image, cut to it.
+        area: as annotated, in pixels.
+        segmentation: checked and packed, for :func:`data.annotations.to_rle`.
+        point_xy: the point it was annotated from, where that is told (SA-1B).
+    """
 
     annotation_id: int
+    category_id: int | None
     box_xyxy: tuple[float, float, float, float]
     area: float
     segmentation: object
@@ -40,21 +40,23 @@ class Instance:
 
 
 class Rules:
-    """Admits annotations one after the other and counts those left out."""
+    """Admits annotations one after the other and counts those left out.
 
-    def __init__(self) -> None:
-        self._counts = dict.fromkeys(REASONS, 0)
+    Args:
+        crowd: True admits crowd regions like any instance.
+        least_area: annotations whose ``area`` is below are left out, in pixels.
+        missing: one of :data:`data.skipped.ON_MISSING`, about pictures that are missing, damaged or of another size
+            than listed.
+
+    Raises:
+        InputError: ``least_area`` or ``missing`` is no such value.
+    """
+
+    def __init__(self, crowd: bool = False, least_area: float = 1.0, missing: str = "refuse") -> None:
+        self.skipped = Skipped(least_area, missing)
+        self._crowd, self._least_area = crowd, least_area
         self._seen: set[int] = set()
-        self._empty: set[int] = set()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How often each of :data:`REASONS` applied so far (a copy)."""
-        return {**self._counts, "empty_mask": len(self._empty)}
-
-    def count(self, reason: str) -> None:
-        """Count one case of a reason."""
-        self._counts[reason] += 1
+        self._categorised: bool | None = None
 
     def admit(self, raw: object, size_hw: tuple[int, int] | None, source: Path) -> Instance | None:
         """Check one annotation (all of it, before any rule) and apply the rules.
@@ -68,7 +70,8 @@ class Rules:
             The instance, or None when a rule leaves it out.
 
         Raises:
-            InputError: a key is missing or of the wrong type, the id was seen before, or the segmentation is malformed.
+            InputError: a key is missing or of the wrong type, the id was seen before, the segmentation is malformed,
+                or some annotations name a category and others do not.
         """
         annotation_id = whole(raw, "id", f"{source}: an annotation")
         where = f"{source}: annotation {annotation_id}"
@@ -78,27 +81,29 @@ class Rules:
         x, y, width, height = numbers(value(raw, "bbox", where), 4, "bbox", where)
         (area,) = numbers([value(raw, "area", where)], 1, "area", where)
         segmentation = value(raw, "segmentation", where)
+        category_id = self._category(raw, where)
         if size_hw is None:
-            self.count("unknown_image")
+            self.skipped.count("unknown_image")
             return None
         check_segmentation(segmentation, size_hw, where)
         assert isinstance(raw, dict)
-        if raw.get("iscrowd"):
-            self.count("crowd")
+        if raw.get("iscrowd") and not self._crowd:
+            self.skipped.count("crowd")
             return None
-        if area < 1:
-            self.count("area_below_1")
+        if area < self._least_area:
+            self.skipped.count(self.skipped.small_area)
             return None
         limits = (size_hw[1], size_hw[0], size_hw[1], size_hw[0])
         corners = (x, y, x + width, y + height)
         left, top, right, bottom = (min(max(c, 0.0), float(end)) for c, end in zip(corners, limits, strict=True))
         if right <= left or bottom <= top:
-            self.count("empty_box")
+            self.skipped.count("empty_box")
             return None
         box = (left, top, right, bottom)
         if any(abs(cut - corner) > _ROUNDING for cut, corner in zip(box, corners, strict=True)):
-            self.count("clipped_box")
-        return Instance(annotation_id, box, area, segmentation, _first_point(raw, where))
+            self.skipped.count("clipped_box")
+        packed = pack_segmentation(segmentation)
+        return Instance(annotation_id, category_id, box, area, packed, _first_point(raw, where))
 
     def with_pixels(
         self, instances: Iterable[Instance], size_hw: tuple[int, int], source: Path
@@ -110,7 +115,7 @@ class Rules:
             if rle_area(rle):
                 pairs.append((instance, rle))
             else:
-                self._empty.add(instance.annotation_id)
+                self.skipped.count_empty_mask(instance.annotation_id)
         return pairs
 
     def sample(
@@ -124,7 +129,20 @@ class Rules:
             masks[row] = decode_rle(rle)
         boxes = np.array([instance.box_xyxy for instance, _ in pairs], dtype=np.float64).reshape(-1, 4)
         areas = np.array([instance.area for instance, _ in pairs], dtype=np.float64)
-        return ImageSample(image_id, name, image, masks, boxes, areas, tuple(i.annotation_id for i, _ in pairs))
+        ids = tuple(instance.annotation_id for instance, _ in pairs)
+        categories = tuple(i.category_id for i, _ in pairs if i.category_id is not None)
+        points = [instance.point_xy for instance, _ in pairs if instance.point_xy is not None]
+        told = np.array(points, dtype=np.float64).reshape(-1, 2) if len(points) == len(pairs) else None
+        return ImageSample(image_id, name, image, masks, boxes, areas, ids, categories, told)
+
+    def _category(self, raw: object, where: str) -> int | None:
+        """The category an annotation names: every one of a data set does, or none."""
+        named = isinstance(raw, dict) and "category_id" in raw
+        if self._categorised not in (None, named):
+            problem = "is missing, which others have" if self._categorised else "is given, which others lack"
+            raise InputError(f'{where}: the key "category_id" {problem}; give every annotation one, or none')
+        self._categorised = named
+        return whole(raw, "category_id", where) if named else None
 
 
 def _first_point(raw: Mapping[str, Any], where: str) -> tuple[float, float] | None:

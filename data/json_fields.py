@@ -1,7 +1,7 @@
 """JSON files whose content is checked as it is read: every failure names the file and the key."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from core.errors import InputError
 LARGEST = 1e15
 """Numbers beyond this are treated like infinity: no coordinate and no area comes near."""
 
+LARGEST_WHOLE = 2**63 - 1
+"""Whole numbers beyond this fit into no array."""
+
 
 def read_json(path: Path) -> Mapping[str, Any]:
     """A JSON file whose top level is an object.
@@ -17,17 +20,29 @@ def read_json(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: the file is missing, not JSON (perhaps truncated), or something else than an object.
     """
+    content = parse_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: the top level is a {type(content).__name__}, not an object; give an annotation file")
+    return content
+
+
+def parse_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Whatever a JSON file holds.
+
+    Args:
+        object_hook: what to make of each object as soon as it is read, the innermost first (as in :mod:`json`).
+
+    Raises:
+        InputError: the file is missing or not JSON (perhaps truncated).
+    """
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_hook=object_hook)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such annotation file; check the path or fetch the file again") from None
+        raise InputError(f"{path}: no such file; check the path or fetch the file again") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON, perhaps truncated ({error}); fetch the file again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: the top level is a {type(content).__name__}, not an object; give an annotation file")
-    return content
 
 
 def value(raw: object, key: str, where: str) -> Any:
@@ -40,11 +55,13 @@ def value(raw: object, key: str, where: str) -> Any:
 
 
 def whole(raw: object, key: str, where: str, least: int | None = None) -> int:
-    """``raw[key]`` as an int (at least ``least``), or InputError."""
+    """``raw[key]`` as an int (at least ``least``, and of 64 bits at most), or InputError."""
     found = value(raw, key, where)
     if type(found) is not int or (least is not None and found < least):
         bound = "" if least is None else f" of at least {least}"
         raise InputError(f'{where}: "{key}" is {str(found)[:40]!r}, not a whole number{bound}; correct the file')
+    if abs(found) > LARGEST_WHOLE:
+        raise InputError(f'{where}: "{key}" is {str(found)[:40]!r}, which does not fit into 64 bits; correct the file')
     return found
 
 

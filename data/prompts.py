@@ -41,6 +41,11 @@ def central_point(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
     The first such pixel in row-major order, so the answer is unique.
     """
+    return deepest_pixel(mask)[0]
+
+
+def deepest_pixel(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+    """The central point of a mask ``[H, W]``, xy float ``[2]``, and its distance from the border in pixels."""
     if not mask.any():
         raise ValueError("an empty mask has no central point")
     # Only the mask's own rows and columns matter; one ring of background stands for all that lies outside.
@@ -49,4 +54,4 @@ def central_point(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     window = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     distance = distance_transform_edt(window)
     row, column = np.unravel_index(int(distance.argmax()), distance.shape)
-    return np.array([column - 1 + left, row - 1 + top], dtype=np.float64)
+    return np.array([column - 1 + left, row - 1 + top], dtype=np.float64), float(distance[row, column])

@@ -59,8 +59,8 @@ class Sa1b:
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How often each of :data:`data.instances.REASONS` applied; "empty_mask" grows as samples are read."""
-        return self._rules.counts
+        """How often each of :data:`data.skipped.REASONS` applied; "empty_mask" grows as samples are read."""
+        return self._rules.skipped.counts
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """The picture, uint8 ``[H, W, 3]`` RGB; InputError when it is missing or not an image."""
@@ -113,7 +113,7 @@ class Sa1b:
         source, listed_hw, instances = self._read(index, self._rules)
         require_size(path, found_hw or listed_hw, listed_hw, source)
         if not instances:
-            self._rules.count("image_without_instances")
+            self._rules.skipped.count("image_without_instances")
         return len(instances)
 
     def _read(self, index: int, rules: Rules) -> tuple[Path, tuple[int, int], list[Instance]]:

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import InputError
+
 
 @dataclass(frozen=True)
 class ImageSample:
@@ -20,6 +22,8 @@ class ImageSample:
         boxes_xyxy: float64 ``[N, 4]``, the annotations' boxes.
         areas: float64 ``[N]``, the annotations' areas in pixels (size classes go by these).
         annotation_ids: one id an instance, unique in the data set.
+        category_ids: one id an instance, or empty where the data set's annotations name no categories.
+        points_xy: float64 ``[N, 2]``, the points that annotations were made from, or None where some name none.
     """
 
     image_id: int
@@ -29,6 +33,15 @@ class ImageSample:
     boxes_xyxy: NDArray[np.float64]
     areas: NDArray[np.float64]
     annotation_ids: tuple[int, ...]
+    category_ids: tuple[int, ...] = ()
+    points_xy: NDArray[np.float64] | None = None
+
+
+class UnreadableImage(InputError):
+    """A picture that cannot be used, of a data set that was told to go on without such: leave the picture out.
+
+    ``skipped`` has counted it when this is raised.
+    """
 
 
 class ImageData(Protocol):
@@ -56,6 +69,7 @@ class ImageData(Protocol):
         """The picture with its instances (perhaps none).
 
         Raises:
+            UnreadableImage: the picture is to be left out (only where the data set was asked to skip such).
             InputError: as :meth:`image`, or an annotation cannot be read.
         """
         ...

@@ -1,15 +1,21 @@
-"""Scores every instance of a data set: each image encoded once, all its prompts decoded in batches."""
+"""Scores every instance of a picture under several protocols: each embedding and each answer is computed once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from core.protocols import Masks, Prompt, Segmenter, device_of
-from data.images import to_frame
 from data.sample import ImageData, ImageSample
-from evaluation.prompt_rules import PromptRule
+from evaluation.answers import Answers
+from evaluation.clicks import with_next_clicks
+from evaluation.framing import framed_image, framed_truth, upscaled_in_parts
+from evaluation.prompt_rules import prompts_of
+from evaluation.scoring_protocol import ScoringProtocol
+
+STABILITY_OFFSET = 1.0
+"""Of SAM's stability score: the IoU of a mask cut that much above and below zero."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class InstanceRecord:
         iou: IoU of the chosen mask with the ground truth, at the original size.
         iou_pred: what the model predicted it to be.
         mask_index: which candidate was chosen.
+        stability: of the chosen mask (SAM's stability score); not a number where no model answered.
+        category_id: None where the data set has no categories.
     """
 
     image_id: int
@@ -30,14 +38,27 @@ class InstanceRecord:
     iou: float
     iou_pred: float
     mask_index: int
+    stability: float = float("nan")
+    category_id: int | None = None
 
 
 def pairwise_iou(predicted: Tensor, truth: Tensor) -> Tensor:
     """IoU of masks ``[N, H, W]`` bool, pair by pair: float64 ``[N]``; 1 where both are empty."""
-    intersection = (predicted & truth).flatten(1).sum(1, dtype=torch.int64)
-    union = (predicted | truth).flatten(1).sum(1, dtype=torch.int64)
-    ratio = intersection.double() / union.clamp(min=1).double()
-    return torch.where(union > 0, ratio, torch.ones_like(ratio))
+    return _ratio(_pixels(predicted & truth), _pixels(predicted | truth))
+
+
+def _pixels(masks: Tensor) -> Tensor:
+    return torch.count_nonzero(masks.flatten(1), 1)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    ratio = part.double() / whole.clamp(min=1).double()
+    return torch.where(whole > 0, ratio, torch.ones_like(ratio))
+
+
+def stability_of(logits: Tensor) -> Tensor:
+    """SAM's stability scores of masks given as logits ``[N, H, W]``: float64 ``[N]``."""
+    return _ratio(_pixels(logits > STABILITY_OFFSET), _pixels(logits > -STABILITY_OFFSET))
 
 
 def decode_in_batches(
@@ -50,42 +71,126 @@ def decode_in_batches(
     ]
 
 
-def score_image(
-    model: Segmenter, embedding: Tensor, sample: ImageSample, rule: PromptRule, batch: int
-) -> list[InstanceRecord]:
-    """Score every instance of one image under one rule; ``embedding`` is ``[1, C, g, g]``."""
-    size_hw = sample.image.shape[:2]
-    prompt = rule.prompt(sample).to(embedding.device)
-    truth = torch.from_numpy(sample.masks)
-    records: list[InstanceRecord] = []
-    for masks in decode_in_batches(model, embedding, prompt, size_hw, rule.multimask, batch):
-        start = len(records)
-        chosen = rule.choose(masks)
-        rows = torch.arange(len(chosen), device=chosen.device)
-        picked = Masks(masks.logits[rows, chosen][:, None], masks.iou_pred[rows, chosen][:, None], masks.frame)
-        binary = picked.binary(size_hw)[:, 0]
-        iou = pairwise_iou(binary, truth[start : start + len(chosen)].to(binary.device))
-        for i, (value, predicted, index) in enumerate(
-            zip(iou.tolist(), picked.iou_pred[:, 0].float().tolist(), chosen.tolist(), strict=True), start
-        ):
-            records.append(
-                InstanceRecord(
-                    sample.image_id, sample.annotation_ids[i], float(sample.areas[i]), value, predicted, index
-                )
-            )
-    return records
+class PictureScorer:
+    """Scores the instances of pictures.
+
+    Args:
+        batch: prompts decoded together.
+        seed: of what protocols draw.
+        reference: the model whose answers are the truth of protocols that say so.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        protocols: Sequence[ScoringProtocol],
+        batch: int = 64,
+        seed: int = 0,
+        reference: Segmenter | None = None,
+    ) -> None:
+        self.model, self.protocols, self.batch, self.seed = model, tuple(protocols), batch, seed
+        self.reference = reference
+
+    def score(
+        self, sample: ImageSample, embeddings: Mapping[tuple[str, str], Tensor], of_reference: Tensor | None = None
+    ) -> dict[str, list[InstanceRecord]]:
+        """The records of one picture, by protocol.
+
+        Args:
+            embeddings: ``[1, C, g, g]`` by :attr:`ScoringProtocol.framing`.
+            of_reference: the reference model's.
+        """
+        records: dict[str, list[InstanceRecord]] = {protocol.name: [] for protocol in self.protocols}
+        if not len(sample.masks):
+            return records
+        shared: dict[tuple[object, ...], Prompt] = {}
+        for start in range(0, len(sample.masks), self.batch):
+            part = slice(start, start + self.batch)
+            answers: dict[tuple[object, ...], Answers] = {}
+            for protocol in self.protocols:
+                # Protocols that ask alike share the answers; those of several clicks part where their choices do.
+                asked = (protocol.prompt, protocol.jitter, *protocol.framing)
+                key = asked if protocol.clicks == 1 else (*asked, protocol.name)
+                if asked not in shared:
+                    shared[asked] = prompts_of(sample, protocol, self.seed)
+                if key not in answers:
+                    embedding = embeddings[protocol.framing]
+                    answers[key] = self._asked(embedding, sample, part, shared[asked][part], protocol)
+                records[protocol.name] += self._records(answers[key], sample, part, protocol, of_reference)
+        return records
+
+    def _asked(
+        self, embedding: Tensor, sample: ImageSample, part: slice, prompt: Prompt, protocol: ScoringProtocol
+    ) -> Answers:
+        """The answers to the last click of each prompt."""
+        size_hw = (sample.image.shape[0], sample.image.shape[1])
+        answers = Answers(self.model, embedding, prompt, size_hw, protocol.rounding)
+        truth = torch.from_numpy(sample.masks[part])
+        for _ in range(protocol.clicks - 1):
+            masks, _ = answers.chosen(protocol)
+            parts = [(logits[:, 0] > 0).cpu() for _, logits in upscaled_in_parts(masks, size_hw, protocol)]
+            prompt = with_next_clicks(prompt, torch.cat(parts), truth)
+            answers = Answers(self.model, embedding, prompt, size_hw, protocol.rounding)
+        return answers
+
+    def _records(
+        self,
+        answers: Answers,
+        sample: ImageSample,
+        part: slice,
+        protocol: ScoringProtocol,
+        of_reference: Tensor | None,
+    ) -> Iterator[InstanceRecord]:
+        """One record an instance of a part."""
+        oracle = protocol.choice == "oracle"
+        if oracle:
+            masks, index = answers.candidates(protocol.choice), None
+        else:
+            masks, index = answers.chosen(protocol)
+        truths = torch.from_numpy(sample.masks[part])
+        for place, logits in upscaled_in_parts(masks, answers.size_hw, protocol):
+            truth = self._truth(truths, place, answers, protocol, of_reference).to(logits.device)
+            if oracle:
+                binary = logits > 0
+                every = torch.stack([pairwise_iou(binary[:, m], truth) for m in range(binary.shape[1])], 1)
+                iou, best = every.max(1)
+                rows = torch.arange(len(best), device=best.device)
+                shown, predicted = logits[rows, best], masks.iou_pred[place][rows, best]
+            else:
+                assert index is not None
+                shown, predicted, best = logits[:, 0], masks.iou_pred[place][:, 0], index[place]
+                iou = pairwise_iou(shown > 0, truth)
+            figures = (iou, predicted.float(), best, stability_of(shown))
+            columns = zip(*(column.tolist() for column in figures), strict=True)
+            for i, (found, expected, candidate, stability) in enumerate(columns, part.start + place.start):
+                category = sample.category_ids[i] if sample.category_ids else None
+                ids = (sample.image_id, sample.annotation_ids[i], float(sample.areas[i]))
+                yield InstanceRecord(*ids, found, expected, candidate, stability, category)
+
+    def _truth(
+        self, truths: Tensor, place: slice, answers: Answers, protocol: ScoringProtocol, of_reference: Tensor | None
+    ) -> Tensor:
+        if protocol.truth == "original":
+            return truths[place]
+        if protocol.truth == "frame":
+            return framed_truth(truths[place], self.model.input_size)
+        assert self.reference is not None and of_reference is not None
+        wanted = Answers(self.reference, of_reference, answers.prompt[place], answers.size_hw)
+        masks, _ = wanted.chosen(protocol)
+        return torch.cat([logits[:, 0] > 0 for _, logits in upscaled_in_parts(masks, answers.size_hw, protocol)])
 
 
 def score_instances(
     model: Segmenter,
     data: ImageData,
-    rules: Mapping[str, PromptRule],
+    protocols: Sequence[ScoringProtocol],
     *,
     batch: int = 64,
     indices: Sequence[int] | None = None,
     on_image: Callable[[int], None] | None = None,
+    seed: int = 0,
 ) -> dict[str, list[InstanceRecord]]:
-    """Score a model on a data set under several rules at once.
+    """Score a model on a data set under several protocols at once, in this process and without files.
 
     Args:
         batch: prompts decoded together.
@@ -93,18 +198,19 @@ def score_instances(
         on_image: called with the number of images done.
 
     Returns:
-        The records of each rule, in the order of the data set.
+        The records of each protocol by its name, in the order of the data set.
     """
-    device = device_of(model)
-    records: dict[str, list[InstanceRecord]] = {name: [] for name in rules}
-    chosen = range(len(data)) if indices is None else indices
+    device, scorer = device_of(model), PictureScorer(model, protocols, batch, seed)
+    framings = {protocol.framing for protocol in protocols}
+    records: dict[str, list[InstanceRecord]] = {protocol.name: [] for protocol in protocols}
     with torch.inference_mode():
-        for done, index in enumerate(chosen, 1):
+        for done, index in enumerate(range(len(data)) if indices is None else indices, 1):
             sample = data.sample(index)
             if len(sample.masks):
-                embedding = model.encode(to_frame(sample.image, model.input_size)[None].to(device))
-                for name, rule in rules.items():
-                    records[name] += score_image(model, embedding, sample, rule, batch)
+                frames = {framing: framed_image(sample.image, model.input_size, framing) for framing in framings}
+                embeddings = {framing: model.encode(frame[None].to(device)) for framing, frame in frames.items()}
+                for name, found in scorer.score(sample, embeddings).items():
+                    records[name] += found
             if on_image:
                 on_image(done)
     return records

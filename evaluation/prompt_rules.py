@@ -1,15 +1,34 @@
-"""How ground truth becomes prompts, and how one of a model's candidate masks is chosen. Every rule has a name."""
+"""How ground truth becomes prompts, by the names of :class:`evaluation.scoring_protocol.ScoringProtocol`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from core.protocols import Masks, Prompt
-from data.prompts import central_point
+from core.errors import InputError
+from core.protocols import Prompt
+from core.seeding import generator_for
+from data.prompts import central_point, jitter_boxes
 from data.sample import ImageSample
+from evaluation.scoring_protocol import ScoringProtocol
+
+
+def prompts_of(sample: ImageSample, protocol: ScoringProtocol, seed: int = 0) -> Prompt:
+    """One prompt an instance, in original pixels: a box, or the first point.
+
+    Args:
+        seed: of the noise on boxes, together with the image's id: each picture has its own, whatever the order.
+    """
+    if protocol.prompt == "box":
+        boxes = sample.boxes_xyxy
+        if protocol.jitter:
+            number = int(torch.randint(2**31, (), generator=generator_for(seed, "boxes", sample.image_id)))
+            rng = np.random.default_rng(number)
+            boxes = jitter_boxes(boxes, (sample.image.shape[0], sample.image.shape[1]), protocol.jitter, rng)
+        return Prompt(boxes_xyxy=torch.from_numpy(boxes).float())
+    points = torch.from_numpy(POINTS[protocol.prompt](sample)).float()[:, None]
+    return Prompt(points_xy=points, labels=torch.ones(len(points), 1, dtype=torch.int64))
 
 
 def ground_truth_boxes(sample: ImageSample) -> Prompt:
@@ -17,41 +36,40 @@ def ground_truth_boxes(sample: ImageSample) -> Prompt:
     return Prompt(boxes_xyxy=torch.from_numpy(sample.boxes_xyxy).float())
 
 
-def central_points(sample: ImageSample) -> Prompt:
-    """One foreground point an instance: the mask's pixel farthest from its border."""
-    points = np.stack([central_point(mask) for mask in sample.masks])
-    return Prompt(
-        points_xy=torch.from_numpy(points).float()[:, None], labels=torch.ones(len(points), 1, dtype=torch.int64)
-    )
+def central_points(sample: ImageSample) -> NDArray[np.float64]:
+    """Of each mask the pixel farthest from its border: xy ``[N, 2]``."""
+    return np.stack([central_point(mask) for mask in sample.masks])
 
 
-def single(masks: Masks) -> Tensor:
-    """The single-mask answer: int64 ``[N]`` of zeros."""
-    return torch.zeros(len(masks.iou_pred), dtype=torch.int64, device=masks.iou_pred.device)
+def box_centres(sample: ImageSample) -> NDArray[np.float64]:
+    """xy ``[N, 2]``; it may lie outside of the mask."""
+    return (sample.boxes_xyxy[:, :2] + sample.boxes_xyxy[:, 2:]) / 2
 
 
-def best_predicted(masks: Masks) -> Tensor:
-    """The candidate with the highest predicted IoU: int64 ``[N]``."""
-    return masks.iou_pred.argmax(1)
+def mass_centres(sample: ImageSample) -> NDArray[np.float64]:
+    """Of each mask its centre of mass, to the nearest pixel; where that is not of the mask, its central point."""
+    found = []
+    for mask in sample.masks:
+        rows, columns = np.nonzero(mask)
+        row, column = round(rows.mean()), round(columns.mean())
+        found.append(np.array([column, row], dtype=np.float64) if mask[row, column] else central_point(mask))
+    return np.stack(found)
 
 
-@dataclass(frozen=True)
-class PromptRule:
-    """A prompt and a choice of mask.
+def annotated_points(sample: ImageSample) -> NDArray[np.float64]:
+    """The points that annotations were made from: xy ``[N, 2]``.
 
-    Attributes:
-        prompt: instances to prompts.
-        multimask: whether the model answers with three candidates.
-        choose: which candidate counts.
+    Raises:
+        InputError: the data set tells none.
     """
+    if sample.points_xy is None:
+        raise InputError(f"{sample.name}: its annotations name no points; choose a protocol with another prompt")
+    return sample.points_xy
 
-    prompt: Callable[[ImageSample], Prompt]
-    multimask: bool
-    choose: Callable[[Masks], Tensor]
 
-
-RULES = {
-    "box": PromptRule(ground_truth_boxes, False, single),
-    "point": PromptRule(central_points, True, best_predicted),
+POINTS: dict[str, Callable[[ImageSample], NDArray[np.float64]]] = {
+    "central_point": central_points,
+    "box_centre": box_centres,
+    "mass_centre": mass_centres,
+    "annotated_point": annotated_points,
 }
-"""The prompts of protocol ``box_point@1``: boxes take the single mask, points the best predicted of three."""

@@ -17,6 +17,9 @@ from students.files import read_about
 from teachers.catalog import MODELS
 
 _REPORTING = ("format", "runs", "force", "name", "cache", "then")
+_OF_EVALUATE = ("protocols", "backend", "top", "jitter", "reference", "seed", "encoded", "workers")
+"""Settings of ``evaluation`` that runs do not use."""
+_ADMITTING = {"crowd": False, "least_area": 1.0, "missing": "refuse"}
 _PATHS = (("teacher", "checkpoint"), ("data", "root"), ("data", "annotations"), ("data", "images"))
 
 
@@ -63,6 +66,13 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
         "compile": settings.engine.compile,
     }
     del content["evaluation"]["latency_runs"]
+    for key in _OF_EVALUATE:
+        del content["evaluation"][key]
+    for data in (content["data"], content["evaluation"]["data"]):
+        # Settings that came later name a run only where they say something.
+        for key, default in _ADMITTING.items():
+            if data.get(key) == default:
+                del data[key]
     # The method's own settings hold what it takes of these; the teacher's file only proposes.
     del content["student"], content["teacher"]["student"], content["teacher"]["recipe"]
     content["weights"] = weights_identity(settings.teacher)

@@ -24,9 +24,9 @@ from core.protocols import Prompt
 from core.seeding import seed_for
 from data.prompts import jitter_boxes, random_points
 from data.shapes import DIFFICULTY, Shapes
+from evaluation.conventions import PROTOCOLS
 from evaluation.instances import score_instances
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import RULES
 from experiments.pretrain_data import Pool, make_pool
 from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
@@ -151,8 +151,8 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
     validation = Shapes("validation", 100, seed=recipe.seed)
 
     def validate() -> float:
-        records = score_instances(model, validation, {"box": RULES["box"]})
-        return mean_iou(records["box"])["miou"].value
+        records = score_instances(model, validation, [PROTOCOLS["box_single@1"]])
+        return mean_iou(records["box_single@1"])["miou"].value
 
     low_res = 4 * model.config.encoder.grid
     engine = Engine(folder, device=device, precision=precision)

@@ -90,6 +90,23 @@ class CocoData:
     annotations: str | None = None
     images: str | None = None
     labels: bool = True
+    crowd: bool = False
+    least_area: float = 1.0
+    missing: str = "refuse"
+
+
+@dataclass
+class LvisData:
+    """Arguments of :class:`data.lvis.Lvis`."""
+
+    _target_: str = "data.lvis.Lvis"
+    root: str = MISSING
+    split: str = MISSING
+    annotations: str | None = None
+    labels: bool = True
+    crowd: bool = False
+    least_area: float = 1.0
+    missing: str = "refuse"
 
 
 @dataclass
@@ -104,11 +121,26 @@ class Sa1bData:
 
 
 @dataclass
+class DataFolder:
+    """Where the pictures of a data set lie, of those that lie somewhere."""
+
+    root: str | None = None
+
+
+@dataclass
 class EvaluationConfig:
     """What models are scored on, and how often their latency is taken.
 
     Attributes:
-        protocol: prompts and choice of masks.
+        protocol: prompts and choice of masks, of runs and of ``evaluate`` where ``protocols`` names none.
+        protocols: names of :data:`evaluation.conventions.PROTOCOLS`, all scored in one pass, a row each.
+        backend: of average precision: ``faster`` (faster-coco-eval) or ``official`` (pycocotools, lvis).
+        top: of a detector's boxes at most so many a picture, the best ones; null: all.
+        jitter: noise on ground-truth boxes, as a share of their sides; null: as the protocol has it.
+        reference: the model whose masks are the truth, of protocols that compare with a model's.
+        seed: of what protocols draw.
+        encoded: pictures encoded together; null: one on the CPU, eight on an accelerator.
+        workers: processes that read pictures ahead; null: none on the CPU, eight beside an accelerator.
         images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 200 in a run.
         batch: prompts decoded together.
         latency_runs: timed rounds.
@@ -116,6 +148,14 @@ class EvaluationConfig:
     """
 
     protocol: str = "box_point@1"
+    protocols: list[str] = field(default_factory=list)
+    backend: str = "faster"
+    top: int | None = None
+    jitter: float | None = None
+    reference: str | None = None
+    seed: int = 0
+    encoded: int | None = None
+    workers: int | None = None
     images: int | None = None
     batch: int = 64
     latency_runs: int = 20
@@ -196,11 +236,15 @@ class EvaluateConfig(CommandConfig):
     Attributes:
         checkpoint: a model's name or file, or an exported folder.
         runtime: of an exported folder, where several can run its files: ``onnxruntime`` or ``openvino``.
+        detections: a detector's boxes, a JSON file in COCO's results format.
+        out: the folder for records and rows; null: ``<runs>/evaluations/<name>``.
     """
 
     checkpoint: str = MISSING
     runtime: str | None = None
-    data: Any = MISSING
+    detections: str | None = None
+    out: str | None = None
+    data: DataFolder = field(default_factory=DataFolder)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
@@ -269,13 +313,6 @@ class PredictConfig(CommandConfig):
 
 
 @dataclass
-class DataFolder:
-    """Where the pictures of a data set lie, of those that lie somewhere."""
-
-    root: str | None = None
-
-
-@dataclass
 class EverythingConfig(CommandConfig):
     """All masks of pictures, or their scores on a data set.
 
@@ -315,9 +352,10 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "everything": EverythingConfig,
     "leaderboard": LeaderboardConfig,
 }
-DATA: dict[str, type[ShapesData] | type[CocoData] | type[Sa1bData]] = {
+DATA: dict[str, type[ShapesData] | type[CocoData] | type[LvisData] | type[Sa1bData]] = {
     "shapes": ShapesData,
     "coco": CocoData,
+    "lvis": LvisData,
     "sa1b": Sa1bData,
 }
 

@@ -13,12 +13,14 @@ from core.errors import InputError
 from core.protocols import Metric, Segmenter, device_of
 from data.sample import ImageData
 from evaluation.baselines import score_baselines
+from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import RULES, PromptRule, central_points, single
 
 VALIDATION_IMAGES = 50
+BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
+"""What ``box_point@1`` stands for: boxes take the single mask, points the best predicted of three."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ def score_model(model: Segmenter, held: Held) -> dict[str, Any]:
     cast = PRECISIONS[held.precision]
     computing = torch.autocast(device_of(model).type, cast, enabled=cast is not None)
     with counted(f"scoring {model.name}", len(held.indices)) as done, computing:
-        records = score_instances(model, held.data, RULES, batch=held.batch, indices=held.indices, on_image=done)
-    return columns(records["box"], held) | {"miou_point": _value(mean_iou(records["point"]), "miou")}
+        records = score_instances(model, held.data, BOX_POINT, batch=held.batch, indices=held.indices, on_image=done)
+    box, point = (records[protocol.name] for protocol in BOX_POINT)
+    return columns(box, held) | {"miou_point": _value(mean_iou(point), "miou")}
 
 
 def training_score(data: ImageData, batch: int) -> Callable[[Segmenter], float]:
@@ -56,14 +59,14 @@ def training_score(data: ImageData, batch: int) -> Callable[[Segmenter], float]:
 
     These are the last of the training set. Held-out pictures never choose anything.
     """
-    rule = PromptRule(central_points, multimask=False, choose=single)
+    protocol = PROTOCOLS["point_single@1"]
     indices = range(max(0, len(data) - VALIDATION_IMAGES), len(data))
 
     def score(model: Segmenter) -> float:
-        records = score_instances(model, data, {"point": rule}, batch=batch, indices=indices)
-        if not records["point"]:
+        records = score_instances(model, data, [protocol], batch=batch, indices=indices)[protocol.name]
+        if not records:
             raise InputError(f"{data.name}: the last {len(indices)} training pictures have no instances to validate on")
-        return mean_iou(records["point"])["miou"].value
+        return mean_iou(records)["miou"].value
 
     return score
 

@@ -7,9 +7,10 @@ import torch
 
 from data.coco import Coco
 from data.images import to_frame
+from evaluation.conventions import PROTOCOLS
 from evaluation.instances import pairwise_iou, score_instances
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import RULES, ground_truth_boxes
+from evaluation.prompt_rules import ground_truth_boxes
 from students.export.folder import export_model
 from students.export.segmenter import ExportedSam
 from teachers.sam import Sam
@@ -56,7 +57,7 @@ def test_the_figures_are_pytorchs(exported: ExportedSam, pocket: Sam, data: Coco
     of_file, of_model = (
         {
             name: mean_iou(records)["miou"].value
-            for name, records in score_instances(m, data, RULES, indices=indices).items()
+            for name, records in score_instances(m, data, list(PROTOCOLS.values())[:5], indices=indices).items()
         }
         for m in (exported, pocket)
     )

@@ -13,10 +13,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from core.errors import InputError
-from data import coco as coco_module
-from data.coco import Coco
-from data.instances import REASONS
+from data import annotated_pictures
+from data.coco import FOLDERS, Coco
 from data.sample import ImageData
+from data.skipped import REASONS
 
 TRIANGLE = [[1.0, 1.0, 7.0, 1.0, 7.0, 5.0]]
 Change = Callable[[dict[str, Any]], object]
@@ -63,7 +63,7 @@ def test_masks_equal_pycocotools(shared: Path, split: str) -> None:
     root = shared / "data" / "coco_tiny"
     data = Coco(root, split)
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCO(str(root / "annotations" / f"instances_{coco_module.FOLDERS[split]}.json"))
+        judge = COCO(str(root / "annotations" / f"instances_{FOLDERS[split]}.json"))
     assert len(data) == 80 and counted(data) == {"crowd": sum(a["iscrowd"] for a in judge.anns.values())}
     seen = 0
     for index in range(0, len(data), 4):
@@ -174,7 +174,7 @@ def test_pictures_are_checked_at_construction_of_small_sets(tmp_path: Path, monk
     assert "0005.png: is not an image" in refusal(root, labels=False)
     Image.new("RGB", (8, 10)).save(root / "val2017" / "0005.png")
     assert "the picture is 8x10" in refusal(root)
-    monkeypatch.setattr(coco_module, "HEADER_CHECK_LIMIT", 1)
+    monkeypatch.setattr(annotated_pictures, "HEADER_CHECK_LIMIT", 1)
     data = Coco(root)
     with pytest.raises(InputError, match=r"0005\.png: the picture is 8x10 .* lists 10x8"):
         data.sample(2)

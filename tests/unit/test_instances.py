@@ -15,11 +15,13 @@ from torch import Tensor
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.protocols import Masks, Prompt, Segmenter
 from data.sample import ImageSample
+from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, decode_in_batches, pairwise_iou, score_instances
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import RULES, best_predicted, central_points, ground_truth_boxes, single
+from evaluation.prompt_rules import ground_truth_boxes, prompts_of
 
 FRAME = 64
+BOX, POINT = PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"]
 
 
 def drawn(image_id: int, labels: NDArray[np.int64], first_id: int) -> ImageSample:
@@ -156,20 +158,20 @@ def test_pairwise_iou_by_numpy(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> No
 def test_a_perfect_segmenter_scores_one(right: int) -> None:
     model = Grey(right)
     assert isinstance(model, Segmenter)
-    records = score_instances(model, Drawings(), RULES)
-    assert set(records) == {"box", "point"}
+    records = score_instances(model, Drawings(), [BOX, POINT])
+    assert set(records) == {BOX.name, POINT.name}
     for name, of_rule in records.items():
         assert [record.iou for record in of_rule] == [1.0] * 7
         metrics = mean_iou(of_rule)
         assert metrics["miou"].value == metrics["miou"].low == metrics["miou"].high == 1.0
-        assert {record.mask_index for record in of_rule} == ({0} if name == "box" else {right})
-        assert {record.iou_pred for record in of_rule} == ({0.75} if name == "box" else {0.5})
+        assert {record.mask_index for record in of_rule} == ({0} if name == BOX.name else {right})
+        assert {record.iou_pred for record in of_rule} == ({0.75} if name == BOX.name else {0.5})
 
 
 def test_records_keep_the_order_and_the_ids() -> None:
     """Ids, areas and images stand in the order of the data set, whatever their numbers."""
     data = Drawings()
-    for of_rule in score_instances(Grey(), data, RULES, batch=2).values():
+    for of_rule in score_instances(Grey(), data, [BOX, POINT], batch=2).values():
         assert [(record.image_id, record.annotation_id) for record in of_rule] == [
             *((7, 100), (7, 101), (7, 102)),
             *((5, 200), (5, 201)),
@@ -179,7 +181,7 @@ def test_records_keep_the_order_and_the_ids() -> None:
 
 
 def test_boxes_score_what_they_should() -> None:
-    records = score_instances(Boxes(), Drawings(), {"box": RULES["box"]})["box"]
+    records = score_instances(Boxes(), Drawings(), [BOX])[BOX.name]
     by_id = {record.annotation_id: record.iou for record in records}
     assert by_id[100] == 1.0
     assert by_id[201] == pytest.approx(1 - 30 / (13 * 40))
@@ -189,8 +191,8 @@ def test_boxes_score_what_they_should() -> None:
 @pytest.mark.parametrize("model", [Grey, Boxes])
 def test_the_batch_size_does_not_change_the_records(model: type[Grey]) -> None:
     # Boxes draws its predicted IoUs a call, so only what does not hang on them is compared.
-    rules = {"box": RULES["box"]} if model is Boxes else RULES
-    reference, *others = (score_instances(model(), Drawings(), rules, batch=batch) for batch in (64, 1, 2, 3))
+    protocols = [BOX] if model is Boxes else [BOX, POINT]
+    reference, *others = (score_instances(model(), Drawings(), protocols, batch=batch) for batch in (64, 1, 2, 3))
     for other in others:
         for name, of_rule in reference.items():
             assert [(r.annotation_id, r.iou, r.mask_index) for r in other[name]] == [
@@ -200,29 +202,29 @@ def test_the_batch_size_does_not_change_the_records(model: type[Grey]) -> None:
 
 def test_each_image_is_encoded_once_and_prompts_are_decoded_in_batches() -> None:
     model = Grey()
-    score_instances(model, Drawings(), RULES, batch=2)
-    # Three images have instances: 3, 2 and 2 of them, under two rules.
+    score_instances(model, Drawings(), [BOX, POINT], batch=2)
+    # Three images have instances: 3, 2 and 2 of them, under two protocols.
     assert model.encoded == 3
-    assert model.decoded == [2, 1, 2, 1, 2, 2, 2, 2]
+    assert model.decoded == [2, 2, 1, 1, 2, 2, 2, 2]
 
 
 def test_images_without_instances_are_passed_over_but_counted() -> None:
     data, model, done = Drawings(), Grey(), list[int]()
-    records = score_instances(model, data, RULES, on_image=done.append)
+    records = score_instances(model, data, [BOX, POINT], on_image=done.append)
     assert done == [1, 2, 3, 4]
-    assert 3 not in {record.image_id for record in records["box"]}
-    assert score_instances(model, data, RULES, indices=[1]) == {"box": [], "point": []}
+    assert 3 not in {record.image_id for record in records[BOX.name]}
+    assert score_instances(model, data, [BOX, POINT], indices=[1]) == {BOX.name: [], POINT.name: []}
 
 
 def test_chosen_images_in_the_given_order() -> None:
     data = Drawings()
-    records = score_instances(Grey(), data, {"box": RULES["box"]}, indices=[3, 0])["box"]
+    records = score_instances(Grey(), data, [BOX], indices=[3, 0])[BOX.name]
     assert data.opened == [3, 0]
     assert [record.image_id for record in records] == [9, 9, 7, 7, 7]
 
 
 def test_the_candidate_with_the_highest_prediction_is_scored() -> None:
-    records = score_instances(Boxes(), Drawings(), {"point": RULES["point"]})["point"]
+    records = score_instances(Boxes(), Drawings(), [POINT])[POINT.name]
     predicted = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
     assert [record.mask_index for record in records[:3]] == predicted.argmax(1).tolist()
     assert [record.iou_pred for record in records[:3]] == predicted.amax(1).tolist()
@@ -233,24 +235,19 @@ def test_prompt_rules_by_hand() -> None:
     boxes = ground_truth_boxes(sample)
     assert boxes.boxes_xyxy is not None
     assert boxes.boxes_xyxy.tolist() == [[3, 5, 30, 20], [10, 30, 12, 63], [40, 40, 64, 64]]
-    points = central_points(sample)
+    points = prompts_of(sample, POINT)
     assert points.points_xy is not None
     assert points.labels is not None
     # 15 rows of 27: the middle row; two columns: the first pixel; 24 by 24: the first of the middle four.
     assert points.points_xy.tolist() == [[[10, 12]], [[10, 30]], [[51, 51]]]
     assert points.labels.tolist() == [[1], [1], [1]]
 
-    masks = Masks(torch.zeros(2, 3, 4, 4), torch.tensor([[0.1, 0.3, 0.2], [0.5, 0.4, 0.5]]), FRAME)
-    assert single(masks).tolist() == [0, 0]
-    assert best_predicted(masks).tolist() == [1, 0]
-    assert (RULES["box"].multimask, RULES["point"].multimask) == (False, True)
-
 
 def test_decoding_in_batches_covers_every_prompt_once() -> None:
     model = Grey()
     sample = Drawings().samples[0]
     embedding = torch.zeros(1, 3, FRAME, FRAME)
-    prompt = central_points(sample)
+    prompt = prompts_of(sample, POINT)
     answers = decode_in_batches(model, embedding, prompt, (64, 64), True, 2)
     assert [len(answer.logits) for answer in answers] == model.decoded == [2, 1]
 

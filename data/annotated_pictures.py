@@ -1,0 +1,152 @@
+"""What data sets share that have one JSON file in COCO's format and folders of pictures."""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import InputError
+from data.annotation_file import Entry
+from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size
+from data.instances import Rules
+from data.json_fields import read_json, value
+from data.sample import ImageSample, UnreadableImage
+
+
+class AnnotatedPictures:
+    """Pictures with their instances (an :class:`data.sample.ImageData`), indexed once.
+
+    Pictures that cannot be used are refused, or, with rules that skip them, left out. Missing ones have no index then,
+    nor have those whose header tells the damage or another size (headers of large data sets are not read). The others
+    show when they are read: :meth:`image` and :meth:`sample` raise :class:`data.sample.UnreadableImage`.
+
+    Args:
+        folder: the entries' names are relative to it.
+        source: the annotation file.
+        entries: the pictures, in order.
+        present: the names known to exist; others are looked for one by one.
+        rules: those that made the entries.
+        labels: False where the entries hold no instances because none were read.
+
+    Raises:
+        InputError: a picture that is needed is missing, unreadable or of another size than listed, or all are.
+    """
+
+    name: str
+
+    def __init__(
+        self, folder: Path, source: Path, entries: list[Entry], present: Collection[str], rules: Rules, labels: bool
+    ) -> None:
+        self._folder, self._source, self._rules, self._labels = folder, source, rules, labels
+        self._entries = self._usable(entries, present)
+        if not self._entries:
+            problem = f"none of the {len(entries)} pictures can be read; put them there or give another root"
+            raise InputError(f"{folder}: {problem}")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._entries)
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How often each of :data:`data.skipped.REASONS` applied; some grow as samples are read."""
+        return self._rules.skipped.counts
+
+    @property
+    def truth_path(self) -> Path:
+        """The annotation file.
+
+        Raises:
+            InputError: the data set was made with ``labels=False``.
+        """
+        self._require_labels()
+        return self._source
+
+    def truth(self) -> Mapping[str, Any]:
+        """``images``, ``annotations`` and ``categories`` exactly as in the file, whatever the rules leave out.
+
+        Read anew at each call and not kept: in memory it takes several times the file's size.
+
+        Raises:
+            InputError: the file has no categories, or the data set was made with ``labels=False``.
+        """
+        content = read_json(self.truth_path)
+        if not isinstance(value(content, "categories", str(self._source)), list):
+            raise InputError(f'{self._source}: "categories" is not a list; give a file that lists its categories')
+        return {key: content[key] for key in ("images", "annotations", "categories")}
+
+    def sizes_hw(self) -> dict[int, tuple[int, int]]:
+        """The listed size ``(h, w)`` of each picture that is not left out, by image id."""
+        self._require_labels()
+        return {entry.image_id: entry.size_hw for entry in self._entries if entry.size_hw}
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture, uint8 ``[H, W, 3]`` RGB.
+
+        Raises:
+            UnreadableImage: it is missing, damaged or not of the listed size, and such are skipped.
+            InputError: likewise, where such are refused.
+        """
+        entry = self._entries[index]
+        try:
+            image = read_image(self._folder / entry.name)
+            self._require_listed(entry, (image.shape[0], image.shape[1]))
+        except InputError as problem:
+            self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
+            raise UnreadableImage(str(problem)) from None
+        return image
+
+    def image_name(self, index: int) -> str:
+        """The file's path, relative to the folder of pictures."""
+        return self._entries[index].name
+
+    def image_id(self, index: int) -> int:
+        """The annotation file's id of a picture (its place in the folder where no annotations are read)."""
+        return self._entries[index].image_id
+
+    def instance_count(self, index: int) -> int:
+        """How many instances the rules admitted, without reading the picture; 0 where there is nothing to score."""
+        return len(self._entries[index].instances)
+
+    def sample(self, index: int) -> ImageSample:
+        """The picture with its instances in annotation order; instances whose mask is empty are left out.
+
+        Raises:
+            UnreadableImage, InputError: as :meth:`image`.
+            InputError: the data set was made with ``labels=False``.
+        """
+        self._require_labels()
+        entry = self._entries[index]
+        return self._rules.sample(entry.image_id, entry.name, self.image(index), entry.instances, self._source)
+
+    def _require_labels(self) -> None:
+        if not self._labels:
+            raise InputError(f"{self._folder}: was opened without annotations; use labels=True to read instances")
+
+    def _require_listed(self, entry: Entry, found_hw: tuple[int, int]) -> None:
+        require_size(self._folder / entry.name, found_hw, entry.size_hw or found_hw, self._source)
+
+    def _usable(self, entries: list[Entry], present: Collection[str]) -> list[Entry]:
+        """The entries less those left out, each picture looked for and, in small data sets, its header read."""
+        # Where a missing picture is refused, one that has nothing to score need not be there.
+        every = self._rules.skipped.skips_pictures or not self._labels
+        needed = [entry for entry in entries if every or entry.instances]
+        unusable: set[int] = set()
+        missing = [e for e in needed if e.name not in present and not os.path.isfile(self._folder / e.name)]
+        for entry in missing:
+            path, count = self._folder / entry.name, f"{len(missing)} of {len(needed)} are missing"
+            problem = InputError(f"{path}: no such image file ({count}); put the pictures there")
+            self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
+            unusable.add(entry.image_id)
+        for entry in needed if len(needed) <= HEADER_CHECK_LIMIT else ():
+            if entry.image_id in unusable:
+                continue
+            try:
+                self._require_listed(entry, image_size(self._folder / entry.name))
+            except InputError as problem:
+                self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
+                unusable.add(entry.image_id)
+        return [entry for entry in entries if entry.image_id not in unusable]

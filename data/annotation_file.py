@@ -1,0 +1,69 @@
+"""One JSON file in COCO's format, read into pictures with their admitted instances."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from data.instances import Instance, Rules
+from data.json_fields import read_json, value, whole
+
+
+@dataclass(slots=True)
+class Entry:
+    """One picture and its admitted instances.
+
+    Attributes:
+        image_id: the file's own id.
+        name: path of the picture, relative to the data set's folder.
+        size_hw: the size ``(h, w)`` that is listed, None where no annotations were read.
+        instances: in the order of the file.
+    """
+
+    image_id: int
+    name: str
+    size_hw: tuple[int, int] | None
+    instances: list[Instance] = field(default_factory=list)
+
+
+def read_entries(
+    source: Path, rules: Rules, kind: str, name_of: Callable[[Mapping[str, Any], str], str], labels: bool = True
+) -> list[Entry]:
+    """The pictures that a file lists, ordered by image id.
+
+    Args:
+        source: the file.
+        rules: decide which annotations are instances, and count the others.
+        kind: name of the data set, for messages.
+        name_of: path of the picture that a listed image (and its place, for messages) stands for.
+        labels: False checks and reads the images alone.
+
+    Raises:
+        InputError: the file is missing or malformed, an id occurs twice, or as :meth:`data.instances.Rules.admit`.
+    """
+    if not source.is_file():
+        raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
+    content = read_json(source)
+    for key in ("images", "annotations"):
+        if not isinstance(value(content, key, str(source)), list):
+            raise InputError(f'{source}: "{key}" is not a list; give a {kind} instances file')
+    by_id: dict[int, Entry] = {}
+    for raw in content["images"]:
+        image_id = whole(raw, "id", f"{source}: an image")
+        where = f"{source}: image {image_id}"
+        if image_id in by_id:
+            raise InputError(f"{where}: the id occurs twice; give every image its own id")
+        name = name_of(raw, where)
+        by_id[image_id] = Entry(image_id, name, (whole(raw, "height", where, 1), whole(raw, "width", where, 1)))
+    if not by_id:
+        raise InputError(f"{source}: lists no images; give a {kind} instances file that does")
+    for raw in content["annotations"] if labels else ():
+        annotation_id = whole(raw, "id", f"{source}: an annotation")
+        entry = by_id.get(whole(raw, "image_id", f"{source}: annotation {annotation_id}"))
+        instance = rules.admit(raw, entry.size_hw if entry else None, source)
+        if entry and instance:
+            entry.instances.append(instance)
+    if labels:
+        rules.skipped.count("image_without_instances", sum(not entry.instances for entry in by_id.values()))
+    return [by_id[image_id] for image_id in sorted(by_id)]

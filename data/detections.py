@@ -1,0 +1,113 @@
+"""Boxes that a detector found, as prompts: a file in COCO's results format, indexed by image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import InputError
+from data.detection_file import read_detections
+
+DETECTION_REASONS = {
+    "detection_of_unknown_image": "the data set lacks the image, or left it out",
+    "detection_not_finite": "a number of the box or the score is not finite, or beyond any coordinate",
+    "detection_empty_box": "the box has no width or no height",
+    "detection_outside_image": "no part of the box lies inside the image",
+    "detection_below_top": "the image has enough boxes with higher scores",
+}
+"""What :attr:`Detections.skipped` counts; an entry that several fit counts under the first of them."""
+
+_BELOW_TOP = list(DETECTION_REASONS).index("detection_below_top")
+_KEPT = len(DETECTION_REASONS)
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """The boxes of one image, best first: by score, and where scores are equal by box and category, ascending.
+
+    Attributes:
+        boxes_xyxy: float64 ``[N, 4]``, in pixels of the original image, as the detector gave them: not cut to it.
+        scores: float64 ``[N]``.
+        category_ids: int64 ``[N]``.
+        indices: int64 ``[N]``, the entries' places in the file, counted from 0.
+    """
+
+    boxes_xyxy: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    category_ids: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+class Detections:
+    """A detector's boxes by image id; what they hold does not depend on the order of the file.
+
+    Entries that :data:`DETECTION_REASONS` leave out are counted; the others are kept as they are, even where one
+    repeats another (COCO's own evaluation counts both) or leaves the image in part. A file may hold no entries.
+
+    Args:
+        path: JSON file in COCO's results format, a list of ``{"image_id", "category_id", "bbox": [x, y, width, height],
+            "score"}`` in any order and of any length; other keys are ignored.
+        sizes_hw: size ``(h, w)`` of each image of the data set by its id.
+        top: at most so many boxes an image, the best ones, whatever their category; None keeps all.
+
+    Raises:
+        InputError: ``top`` is below 1, the file is missing or malformed, or none of its entries is of these images.
+    """
+
+    def __init__(self, path: Path | str, sizes_hw: Mapping[int, tuple[int, int]], top: int | None = None) -> None:
+        if top is not None and top < 1:
+            raise InputError(f"top={top} boxes an image are too few; give at least 1, or none to keep all")
+        rows = read_detections(Path(path))
+        ids = self._ids = np.array(sorted(sizes_hw), dtype=np.int64)
+        if len(rows) and not np.isin(rows["image_id"], ids).any():
+            problem = f"none of its {len(rows)} entries is of an image of the data set"
+            raise InputError(f"{path}: {problem}; give the detections of the same split")
+        boxes_xyxy = np.concatenate([rows["box_xywh"][:, :2], rows["box_xywh"][:, :2] + rows["box_xywh"][:, 2:]], 1)
+        sizes = np.array([sizes_hw[image_id] for image_id in ids.tolist()], dtype=np.float64).reshape(-1, 2)
+        reasons = _reasons(rows, boxes_xyxy, ids, sizes)
+        kept = np.flatnonzero(reasons == _KEPT)
+        # By the last key first. The place in the file comes in where all else is equal: it changes no figure.
+        keys = (rows["category_id"], *boxes_xyxy.T[::-1], -rows["score"], rows["image_id"])
+        kept = kept[np.lexsort((kept, *(key[kept] for key in keys)))]
+        if top is not None:
+            image_ids = rows["image_id"][kept]
+            below = np.arange(len(kept)) - np.searchsorted(image_ids, image_ids) >= top
+            reasons[kept[below]] = _BELOW_TOP
+            kept = kept[~below]
+        counts = np.bincount(reasons, minlength=_KEPT + 1).tolist()
+        self._counts = dict(zip(DETECTION_REASONS, counts[:_KEPT], strict=True))
+        image_ids = rows["image_id"][kept]
+        self._starts, self._ends = np.searchsorted(image_ids, ids), np.searchsorted(image_ids, ids, "right")
+        self._all = ImageDetections(boxes_xyxy[kept], rows["score"][kept], rows["category_id"][kept], kept)
+
+    def __len__(self) -> int:
+        """How many boxes are kept, of all images together."""
+        return len(self._all.scores)
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How often each of :data:`DETECTION_REASONS` applied."""
+        return dict(self._counts)
+
+    def of(self, image_id: int) -> ImageDetections:
+        """The boxes of an image; none for an image without detections, or one that is not of the data set."""
+        place = int(np.searchsorted(self._ids, image_id))
+        found = place < len(self._ids) and self._ids[place] == image_id
+        own = slice(self._starts[place], self._ends[place]) if found else slice(0)
+        boxes = self._all
+        return ImageDetections(boxes.boxes_xyxy[own], boxes.scores[own], boxes.category_ids[own], boxes.indices[own])
+
+
+def _reasons(
+    rows: NDArray[np.void], boxes_xyxy: NDArray[np.float64], ids: NDArray[np.int64], sizes_hw: NDArray[np.float64]
+) -> NDArray[np.intp]:
+    """Which of :data:`DETECTION_REASONS` leaves each entry out, by its place there; ``_KEPT`` where none does."""
+    known = np.isin(rows["image_id"], ids)
+    limits_wh = np.zeros((len(rows), 2))
+    limits_wh[known] = sizes_hw[np.searchsorted(ids, rows["image_id"][known])][:, ::-1]
+    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    finite = np.isfinite(boxes_xyxy).all(1) & np.isfinite(rows["score"])
+    outside = (high <= 0).any(1) | (low >= limits_wh).any(1)
+    return np.select([~known, ~finite, (high <= low).any(1), outside], [0, 1, 2, 3], default=_KEPT)

@@ -1,0 +1,103 @@
+"""LVIS v1 and v0.5: annotation files of their own on the pictures of COCO 2017, each split on both its folders."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from core.errors import InputError
+from data.annotated_pictures import AnnotatedPictures
+from data.annotation_file import read_entries
+from data.instances import Rules
+
+SPLITS = {"train": "train", "validation": "val"}
+VERSIONS = ("v1", "v0.5")
+"""The annotations of a split are ``annotations/lvis_<version>_<train or val>.json``, of the first version there is."""
+FOLDERS = ("train2017", "val2017")
+"""The folders of pictures below the root."""
+
+# COCO of 2014 numbered its pictures as COCO 2017 does, behind a prefix; files of v0.5 still name them so.
+_PREFIX = re.compile(r"^COCO_(train|val|test)2014_")
+
+
+class Lvis(AnnotatedPictures):
+    """The images of one split, ordered by image id, with their instances (an :class:`data.sample.ImageData`).
+
+    A picture is the one that ``coco_url`` names (``.../val2017/000000397133.jpg``); failing that, a file in either
+    folder that is named as the URL or as ``file_name``, with its prefix (``COCO_val2014_000000397133.jpg``) or without.
+
+    Args:
+        root: folder that holds ``annotations/``, ``train2017/`` and ``val2017/``.
+        split: ``"validation"`` or ``"train"``.
+        annotations: annotation file, if it is not where the layout puts it.
+        labels: False reads from the annotation file only which pictures there are, and :meth:`sample` refuses.
+        crowd: True admits crowd regions like any instance (LVIS itself marks none).
+        least_area: annotations whose ``area`` is below are left out, in pixels.
+        missing: pictures that are missing, damaged or of another size than listed are refused (``"refuse"``), or left
+            out and counted with their instances (``"skip"``).
+
+    Raises:
+        InputError: the annotation file or both folders are missing, the JSON is malformed, an id occurs twice, a
+            segmentation is malformed, a value is none of those above, or a picture that has instances cannot be used
+            and is refused.
+    """
+
+    name = "lvis"
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str = "validation",
+        annotations: Path | str | None = None,
+        labels: bool = True,
+        crowd: bool = False,
+        least_area: float = 1.0,
+        missing: str = "refuse",
+    ) -> None:
+        rules = Rules(crowd, least_area, missing)
+        if split not in SPLITS:
+            raise InputError(f'LVIS has no split "{split}"; choose one of {", ".join(SPLITS)}')
+        root = Path(root)
+        source = Path(annotations) if annotations else _source(root / "annotations", SPLITS[split])
+        folders = [folder for folder in FOLDERS if (root / folder).is_dir()]
+        if not folders:
+            both = f"nor {FOLDERS[1]} beside it"
+            raise InputError(f"{root / FOLDERS[0]}: no such folder, {both}; put COCO 2017's pictures in both")
+        # One listing of each folder instead of look-ups for each picture.
+        present = {f"{folder}/{name}" for folder in folders for name in os.listdir(root / folder)}
+
+        def name_of(raw: Mapping[str, Any], where: str) -> str:
+            candidates = _candidates(raw, where)
+            return next((name for name in candidates if name in present), candidates[0])
+
+        entries = read_entries(source, rules, "LVIS", name_of, labels)
+        super().__init__(root, source, entries, present, rules, labels)
+
+
+def _source(folder: Path, split: str) -> Path:
+    """The annotation file of a split (``"train"`` or ``"val"``), of the first version that is there."""
+    names = [f"lvis_{version}_{split}.json" for version in VERSIONS]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    others = " and no ".join(names[1:])
+    raise InputError(f"{folder / names[0]}: no such file, and no {others}; put LVIS's annotations there")
+
+
+def _candidates(raw: Mapping[str, Any], where: str) -> list[str]:
+    """Where a picture may lie, relative to the root, the likeliest first."""
+    names: list[str] = []
+    first: list[str] = []
+    for key in ("coco_url", "file_name"):
+        found = raw.get(key) if isinstance(raw, dict) else None
+        path = PurePosixPath(found) if isinstance(found, str) else PurePosixPath()
+        if path.name in ("", "..") or any(ord(letter) < 32 for letter in path.name):
+            continue
+        names += [_PREFIX.sub("", path.name), path.name]
+        if path.parent.name in FOLDERS:
+            first += [f"{path.parent.name}/{path.name}"]
+    if not names:
+        problem = 'neither "coco_url" nor "file_name" names a picture'
+        raise InputError(f"{where}: {problem}; fetch the file again")
+    return first + [f"{folder}/{name}" for name in names for folder in FOLDERS]

@@ -1,0 +1,73 @@
+"""What the written rules leave out of a data set with COCO-style annotations, counted by reason."""
+
+import math
+
+from core.errors import InputError
+
+REASONS = {
+    "unknown_image": "the annotation's image is not listed",
+    "crowd": "iscrowd is 1: a region, not an instance (never where crowds are admitted)",
+    "area_below_1": "the annotated area is below the least admitted, which the name gives (1 pixel unless told)",
+    "empty_box": "the box has no width or no height, or lies outside the image",
+    "unreadable_image": "the picture is missing, damaged or of another size than listed, and such are skipped",
+    "empty_mask": "the segmentation covers no pixel (known once the sample was read)",
+    "clipped_box": "kept, with its box cut to the image",
+    "image_without_instances": "images (not annotations) that have no usable instance",
+    "image_left_out": 'images (not annotations) that are left out, with what "unreadable_image" counts',
+}
+"""What ``skipped`` counts. An annotation that several of the first six fit counts under the first of them."""
+
+NO_ANNOTATIONS = frozenset({"clipped_box", "image_without_instances", "image_left_out"})
+"""Reasons that leave no annotation out. All others and the instances of all samples add up to the annotations."""
+
+ON_MISSING = ("refuse", "skip")
+"""What to do about pictures that cannot be used: raise InputError, or count them and go on without them."""
+
+
+class Skipped:
+    """Counts by reason.
+
+    Args:
+        least_area: the least area admitted, in pixels; names its reason.
+        missing: one of :data:`ON_MISSING`.
+
+    Raises:
+        InputError: ``least_area`` or ``missing`` is none of the values above.
+    """
+
+    def __init__(self, least_area: float, missing: str) -> None:
+        if not 0 <= least_area < math.inf:
+            raise InputError(f"least_area={least_area} is no area; give a number of pixels, 0 or more")
+        if missing not in ON_MISSING:
+            raise InputError(f"missing={missing} is unknown; choose one of {', '.join(ON_MISSING)}")
+        self.skips_pictures = missing == "skip"
+        self.small_area = f"area_below_{least_area:.15g}"
+        self._counts = {self.small_area if reason == "area_below_1" else reason: 0 for reason in REASONS}
+        self._empty: set[int] = set()
+        self._left_out: set[int] = set()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each of :data:`REASONS` applied so far (a copy)."""
+        return {**self._counts, "empty_mask": len(self._empty)}
+
+    def count(self, reason: str, cases: int = 1) -> None:
+        """Count one or more cases of a reason."""
+        self._counts[reason] += cases
+
+    def count_empty_mask(self, annotation_id: int) -> None:
+        """Count an annotation whose mask is empty; once however often it is read."""
+        self._empty.add(annotation_id)
+
+    def leave_out(self, image_id: int, instances: int, problem: InputError) -> None:
+        """Count a picture that cannot be used, with its admitted instances; once however often it is tried.
+
+        Raises:
+            InputError: ``problem``, unless such pictures are skipped.
+        """
+        if not self.skips_pictures:
+            raise problem
+        if image_id not in self._left_out:
+            self._left_out.add(image_id)
+            self.count("image_left_out")
+            self.count("unreadable_image", instances)

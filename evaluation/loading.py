@@ -1,0 +1,99 @@
+"""Pictures read, decoded and brought into the model's frame ahead of the model, in processes of their own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.sample import ImageData, ImageSample, UnreadableImage
+from evaluation.framing import framed_image
+
+
+@dataclass(frozen=True)
+class LoadedPicture:
+    """One picture, ready to be encoded.
+
+    Attributes:
+        place: among the indices that were asked for.
+        index: in the data set.
+        size_hw: of the original; None where the picture is left out.
+        sample: with its instances, where masks are wanted.
+        frames: the model's inputs ``[3, S, S]`` by :attr:`ScoringProtocol.framing`.
+        skipped: what the data set's rules left out when it was read, by reason.
+    """
+
+    place: int
+    index: int
+    size_hw: tuple[int, int] | None
+    sample: ImageSample | None
+    frames: Mapping[tuple[str, str], Tensor]
+    skipped: Mapping[str, int]
+
+
+class _Pictures(Dataset[LoadedPicture]):
+    def __init__(
+        self,
+        data: ImageData,
+        places: Sequence[tuple[int, int]],
+        frame: int,
+        framings: Sequence[tuple[str, str]],
+        with_masks: bool,
+    ) -> None:
+        self.data, self.places, self.frame, self.framings = data, places, frame, framings
+        self.with_masks = with_masks
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> LoadedPicture:
+        place, index = self.places[number]
+        before = dict(self.data.skipped)
+        sample, size_hw, frames = None, None, {}
+        try:
+            sample = self.data.sample(index) if self.with_masks else None
+            image = self.data.image(index) if sample is None else sample.image
+        except UnreadableImage:
+            image = None
+        if image is not None:
+            size_hw = (image.shape[0], image.shape[1])
+            # What has nothing to score is not encoded.
+            if sample is None or len(sample.masks):
+                frames = {framing: framed_image(image, self.frame, framing) for framing in self.framings}
+        after = self.data.skipped
+        skipped = {reason: count - before.get(reason, 0) for reason, count in after.items()}
+        return LoadedPicture(
+            place, index, size_hw, sample, frames, {reason: count for reason, count in skipped.items() if count}
+        )
+
+
+def loaded_pictures(
+    data: ImageData,
+    places: Sequence[tuple[int, int]],
+    frame: int,
+    framings: Sequence[tuple[str, str]],
+    with_masks: bool,
+    batch: int,
+    workers: int,
+) -> Iterator[list[LoadedPicture]]:
+    """Pictures in order, several at a time.
+
+    Args:
+        places: place and index of each.
+        frame: the model's input size.
+        with_masks: whether instances are read.
+        batch: pictures handed out together.
+        workers: processes that read ahead; 0 reads in this one.
+    """
+    pictures = _Pictures(data, places, frame, framings, with_masks)
+    ahead = {"prefetch_factor": 4} if workers else {}
+    # Each picture is a worker's item, so that a batch is read by all of them.
+    loader = DataLoader(pictures, batch_size=None, num_workers=workers, **ahead)  # type: ignore[arg-type]
+    together: list[LoadedPicture] = []
+    for picture in loader:
+        together.append(picture)
+        if len(together) == batch:
+            yield together
+            together = []
+    if together:
+        yield together

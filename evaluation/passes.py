@@ -1,0 +1,162 @@
+"""One pass over a data set: every picture encoded once, scored under all protocols, by any number of processes."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core import processes
+from core.errors import InputError
+from core.protocols import Segmenter, device_of
+from data.detections import Detections
+from data.sample import ImageData
+from evaluation.detected import DetectionRecord, answer_detections
+from evaluation.instances import InstanceRecord, PictureScorer
+from evaluation.loading import LoadedPicture, loaded_pictures
+from evaluation.record_files import PartFile, PictureRecords, read_parts
+from evaluation.scoring_protocol import ScoringProtocol
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a pass gave.
+
+    Attributes:
+        records: by protocol, in the order of the pictures, within a picture in that of its annotations or detections.
+        skipped: what the rules of data set and detections left out, by reason.
+        pictures: how many were asked for.
+    """
+
+    records: dict[str, list[InstanceRecord | DetectionRecord]]
+    skipped: dict[str, int]
+    pictures: int
+
+
+@dataclass
+class EvaluationPass:
+    """Scores a model on pictures of a data set.
+
+    Attributes:
+        indices: of the pictures.
+        detections: a detector's boxes, of protocols that take them.
+        reference: the model whose answers are the truth, of protocols that say so.
+        batch: prompts decoded together.
+        encoded: pictures encoded together.
+        workers: processes that read pictures ahead.
+        seed: of what protocols draw.
+        folder: where what is done is kept until the end; None keeps nothing.
+        key: what a pass must share with an earlier one to go on where that stopped.
+        autocast: what the model computes in, or None.
+    """
+
+    model: Segmenter
+    data: ImageData
+    protocols: Sequence[ScoringProtocol]
+    indices: Sequence[int]
+    detections: Detections | None = None
+    reference: Segmenter | None = None
+    batch: int = 64
+    encoded: int = 1
+    workers: int = 0
+    seed: int = 0
+    folder: Path | None = None
+    key: str = ""
+    autocast: torch.dtype | None = None
+    _scorer: PictureScorer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._detected = [protocol for protocol in self.protocols if protocol.is_detected]
+        self._prompted = [protocol for protocol in self.protocols if not protocol.is_detected]
+        if self._detected and self.detections is None:
+            raise InputError(f"{self._detected[0].name} needs a detector's boxes; give detections=FILE")
+        if any(protocol.truth == "reference" for protocol in self.protocols) and self.reference is None:
+            raise InputError("a protocol compares with another model's masks; give evaluation.reference=NAME")
+        self._scorer = PictureScorer(self.model, self._prompted, self.batch, self.seed, self.reference)
+
+    def run(self, on_picture: Callable[[int], None] | None = None) -> Scored:
+        """Score all pictures; under ``torchrun`` each process scores its part, and the first one returns all.
+
+        Args:
+            on_picture: called with the number of pictures that this process has done.
+        """
+        first = {reason: count for reason, count in self.data.skipped.items() if count}
+        known = read_parts(self.folder, self.key) if self.folder is not None else {}
+        left = [(place, index) for place, index in enumerate(self.indices) if place not in known]
+        # Nobody writes before everybody has read.
+        processes.wait()
+        part = PartFile(self.folder, processes.rank(), self.key) if self.folder is not None else None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if part is not None:
+                stack.callback(part.close)
+            if self.autocast is not None:
+                stack.enter_context(torch.autocast(device_of(self.model).type, self.autocast))
+            done = len(known)
+            for pictures in self._loaded(left[processes.rank() :: processes.count()]):
+                for picture in self._score(pictures):
+                    known[picture.place] = picture
+                    if part is not None:
+                        part.add(picture)
+                    done += 1
+                    if on_picture is not None:
+                        on_picture(done)
+        processes.wait()
+        if self.folder is not None and processes.count() > 1:
+            known = read_parts(self.folder, self.key)
+        return self._together(known, first)
+
+    def _loaded(self, places: Sequence[tuple[int, int]]) -> Iterator[list[LoadedPicture]]:
+        framings = list(dict.fromkeys(protocol.framing for protocol in self.protocols))
+        if self.reference is not None and ("pillow", "nearest") not in framings:
+            framings.append(("pillow", "nearest"))
+        return loaded_pictures(
+            self.data, places, self.model.input_size, framings, bool(self._prompted), self.encoded, self.workers
+        )
+
+    def _score(self, pictures: list[LoadedPicture]) -> list[PictureRecords]:
+        """Pictures that were loaded together."""
+        embeddings = self._embeddings(self.model, pictures)
+        references = self._embeddings(self.reference, pictures) if self.reference is not None else {}
+        found = []
+        for number, picture in enumerate(pictures):
+            records = PictureRecords(picture.place, {p.name: [] for p in self.protocols}, dict(picture.skipped))
+            own = {framing: parts[number] for framing, parts in embeddings.items() if number in parts}
+            if picture.sample is not None and own:
+                of_reference = references[("pillow", "nearest")][number] if references else None
+                scored = self._scorer.score(picture.sample, own, of_reference)
+                records.records |= {name: list(part) for name, part in scored.items()}
+            if self._detected and picture.size_hw is not None and own:
+                records.records |= {name: list(part) for name, part in self._answered(picture, own).items()}
+            found.append(records)
+        return found
+
+    def _embeddings(self, model: Segmenter, pictures: list[LoadedPicture]) -> dict[tuple[str, str], dict[int, Tensor]]:
+        """By framing, and by the picture's number: ``[1, C, g, g]``."""
+        device, found = device_of(model), {}
+        framings = {framing for picture in pictures for framing in picture.frames}
+        for framing in framings:
+            numbers = [number for number, picture in enumerate(pictures) if framing in picture.frames]
+            frames = torch.stack([pictures[number].frames[framing] for number in numbers]).to(device)
+            found[framing] = dict(zip(numbers, model.encode(frames).split(1), strict=True))
+        return found
+
+    def _answered(self, picture: LoadedPicture, own: dict[tuple[str, str], Tensor]) -> dict[str, list[DetectionRecord]]:
+        assert self.detections is not None and picture.size_hw is not None
+        image_id = self.data.image_id(picture.index)  # type: ignore[attr-defined]
+        boxes = self.detections.of(image_id)
+        return answer_detections(self.model, own, image_id, picture.size_hw, boxes, self._detected, self.batch)
+
+    def _together(self, known: dict[int, PictureRecords], first: dict[str, int]) -> Scored:
+        records: dict[str, list[InstanceRecord | DetectionRecord]] = {p.name: [] for p in self.protocols}
+        skipped = dict(first)
+        for place in sorted(known):
+            for name, part in known[place].records.items():
+                records[name] += part
+            for reason, count in known[place].skipped.items():
+                skipped[reason] = skipped.get(reason, 0) + count
+        if self.detections is not None:
+            skipped |= {reason: count for reason, count in self.detections.skipped.items() if count}
+        return Scored(records, skipped, len(self.indices))

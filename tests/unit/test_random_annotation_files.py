@@ -1,0 +1,172 @@
+"""Annotation files at random, wrong ones among them: a clear refusal, or every annotation is accounted for once."""
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from core.errors import InputError
+from data.coco import Coco
+from data.lvis import Lvis
+from data.sample import UnreadableImage
+from data.skipped import NO_ANNOTATIONS
+
+HEIGHT, WIDTH = 8, 10
+LAYOUTS = {"coco": "instances_val2017.json", "v1": "lvis_v1_val.json", "v0.5": "lvis_v0.5_val.json"}
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "png")
+    return file.getvalue()
+
+
+PICTURES = {
+    "good": png(WIDTH, HEIGHT),
+    "truncated": png(WIDTH, HEIGHT)[:45],
+    "no picture": b"no picture",
+    "empty": b"",
+    "other size": png(HEIGHT, WIDTH),
+    "missing": None,
+}
+
+
+def compressed(mask: np.ndarray) -> str:
+    text: str = mask_api.encode(np.asfortranarray(mask))["counts"].decode()
+    return text
+
+
+def some_mask(seed: int) -> np.ndarray:
+    return (np.random.default_rng(seed).random((HEIGHT, WIDTH)) < 0.3).astype(np.uint8)
+
+
+runs = st.integers(0, HEIGHT * WIDTH).map(lambda first: [first, HEIGHT * WIDTH - first])
+strings = st.integers(0, 9).map(lambda seed: compressed(some_mask(seed) if seed else np.zeros((HEIGHT, WIDTH), "u1")))
+polygons = st.lists(
+    st.lists(st.floats(-15, 25), min_size=3, max_size=6).flatmap(
+        lambda xs: st.just([c for x in xs for c in (x, x / 2)])
+    )
+    | st.just([1, 1, 7, 1, 7, 5])
+    | st.just([30.0, 30.0, 40.0, 30.0, 40.0, 40.0]),
+    min_size=1,
+    max_size=3,
+)
+segmentations = polygons | (runs | strings).map(lambda counts: {"size": [HEIGHT, WIDTH], "counts": counts})
+malformed = st.sampled_from(
+    [None, [], [[1, 1, 2]], [[1, 1, 2, 2]], {"size": [10, 8], "counts": [80]}, {"size": [8, 10], "counts": "o"}, "1 1"]
+)
+coordinates = st.sampled_from([-30.0, -0.01, 0, 3, 4.5, 9, 10, 40])
+annotations = st.fixed_dictionaries(
+    {
+        "id": st.integers(-5, 10**6),
+        "image_id": st.sampled_from([1, 2, 3, 1, 2, 3, 0]),
+        "bbox": st.just([1, 1, 6, 4]) | st.just([0.5, 2, 9.5, 6]) | st.lists(coordinates, min_size=4, max_size=4),
+        "area": st.sampled_from([12.5, 5000, 30, 1, 0.5, 0]),
+        "segmentation": segmentations,
+        "category_id": st.integers(1, 3),
+    },
+    optional={"iscrowd": st.integers(0, 1)},
+)
+
+
+@st.composite
+def files(draw: st.DrawFn) -> dict[str, Any]:
+    """The content of a file (image 0 is not listed), the state of its pictures, and whether it has to be refused."""
+    unique = draw(st.lists(annotations, min_size=2, max_size=8, unique_by=lambda each: each["id"]))
+    flaw = draw(st.sampled_from(["none"] * 12 + ["same id", "same image", "malformed", "some category", "no bbox"]))
+    images = draw(st.permutations([1, 2, 3]))[: draw(st.sampled_from([3, 3, 2, 1]))]
+    for each in unique:
+        each["image_id"] = images[each["image_id"] % len(images)] if each["image_id"] else 0
+    target = draw(st.sampled_from([each for each in unique if each["image_id"]] or unique))
+    if flaw == "same image":
+        images = [*images, images[0]]
+    elif not target["image_id"]:
+        flaw = "none"
+    elif flaw == "same id":
+        unique.append({**target})
+    elif flaw == "malformed":
+        target["segmentation"] = draw(malformed)
+    elif flaw == "some category":
+        del target["category_id"]
+    elif flaw == "no bbox":
+        del target["bbox"]
+    states = {image: draw(st.sampled_from(["good"] * 12 + list(PICTURES))) for image in images}
+    return {"images": images, "annotations": unique, "states": states, "flawed": flaw != "none"}
+
+
+def write(root: Path, layout: str, content: dict[str, Any]) -> type[Coco] | type[Lvis]:
+    (root / "annotations").mkdir()
+    folders = ["val2017"] if layout == "coco" else ["val2017", "train2017"]
+    for folder in folders:
+        (root / folder).mkdir()
+    images = []
+    for number in content["images"]:
+        folder, name = folders[number % len(folders)], f"{number:012d}.png"
+        picture = PICTURES[content["states"][number]]
+        if picture is not None:
+            (root / folder / name).write_bytes(picture)
+        named = {"coco": {"file_name": name}, "v0.5": {"file_name": f"COCO_val2014_{name}"}}
+        images.append({"id": number, "height": HEIGHT, "width": WIDTH})
+        images[-1].update(named.get(layout, {"coco_url": f"http://host/{folder}/{name}"}))
+    listed = {"images": images, "annotations": content["annotations"], "categories": [{"id": i} for i in range(1, 6)]}
+    (root / "annotations" / LAYOUTS[layout]).write_text(json.dumps(listed))
+    return Coco if layout == "coco" else Lvis
+
+
+def expect_one_line(error: InputError) -> None:
+    message = str(error)
+    assert "\n" not in message and ";" in message
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    content=files(),
+    layout=st.sampled_from(list(LAYOUTS)),
+    crowd=st.booleans(),
+    least_area=st.sampled_from([0.0, 1.0, 20.0]),
+    missing=st.sampled_from(["refuse", "skip", "skip"]),
+)
+def test_every_annotation_is_accounted_for(
+    content: dict[str, Any], layout: str, crowd: bool, least_area: float, missing: str
+) -> None:
+    states = content["states"].values()
+    with tempfile.TemporaryDirectory() as folder:
+        kind = write(Path(folder), layout, content)
+        try:
+            data = kind(folder, crowd=crowd, least_area=least_area, missing=missing)
+        except InputError as error:
+            expect_one_line(error)
+            usable = set(states) & {"good", "truncated"} if missing == "skip" else set(states) <= {"good"}
+            assert content["flawed"] or not usable
+            return
+        assert not content["flawed"]
+        seen: list[int] = []
+        for index in range(len(data)):
+            try:
+                sample = data.sample(index)
+            except InputError as error:
+                expect_one_line(error)
+                assert content["states"][data.image_id(index)] != "good"
+                assert isinstance(error, UnreadableImage) == (missing == "skip")
+                if missing == "refuse":
+                    return
+                continue
+            count = len(sample.annotation_ids)
+            assert sample.image_id == data.image_id(index) and data.sizes_hw()[sample.image_id] == (HEIGHT, WIDTH)
+            assert sample.masks.shape == (count, HEIGHT, WIDTH) and sample.masks.any((1, 2)).all()
+            assert sample.boxes_xyxy.shape == (count, 4) and (sample.areas >= least_area).all()
+            assert (sample.boxes_xyxy[:, :2] < sample.boxes_xyxy[:, 2:]).all() and len(sample.category_ids) == count
+            assert (sample.boxes_xyxy >= 0).all() and (sample.boxes_xyxy <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
+            seen += sample.annotation_ids
+    left_out = sum(count for reason, count in data.skipped.items() if reason not in NO_ANNOTATIONS)
+    assert len(set(seen)) == len(seen) and len(seen) + left_out == len(content["annotations"])
+    assert data.skipped["image_left_out"] == sum(state != "good" for state in states) or missing == "refuse"
+    by_id = {each["id"]: each for each in content["annotations"]}
+    assert crowd or not any(by_id[annotation_id].get("iscrowd") for annotation_id in seen)
