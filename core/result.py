@@ -8,10 +8,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ADDED = {
     2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"),
     3: ("weight_bits", "activation_bits", "bit_operations", "float_macs"),
+    4: (
+        *("miou_images", "miou_categories", "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+        *("ap_rare", "ap_common", "ap_frequent", "average_recall", "detections", "axes"),
+    ),
 }
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
@@ -38,13 +42,19 @@ class ResultRow:
         train_peak_memory_bytes: most memory a training process needed: what the CUDA allocator held, or on a CPU all of
             the process's resident pages.
         device_hours: training time of all devices together.
-        instances, images: what ``miou`` rests on.
-        miou_low, miou_high: 95 % interval of ``miou``.
+        instances, images: what ``miou`` rests on; with detections, the images that were asked for.
+        miou_low, miou_high: 95 % interval of ``miou``: under ``box_point@1`` the normal one over instances, under other
+            protocols a bootstrap over images.
         skipped: how many annotations the written rules left out, by reason.
         reason: of a failure.
         weight_bits, activation_bits: of a quantised model; None in a float one.
         bit_operations: multiply-accumulates (counter ``full``) weighed by the bits of both factors, 32 in float.
         float_macs: multiply-accumulates that a quantised model does in float, by layer.
+        miou_images, miou_categories: the same IoUs averaged within each image, or category, first.
+        ap: average precision of masks for a detector's boxes, with its parts ``ap50`` to ``ap_frequent``; these and
+            ``average_recall`` (with all detections that count) are COCO's or LVIS's own.
+        detections: how many boxes ``ap`` rests on.
+        axes: every choice of the protocol, by name, and what else was chosen of the evaluation.
     """
 
     run_id: str | None = None
@@ -90,6 +100,20 @@ class ResultRow:
     activation_bits: int | None = None
     bit_operations: int | None = None
     float_macs: dict[str, int] | None = None
+    miou_images: float | None = None
+    miou_categories: float | None = None
+    ap: float | None = None
+    ap50: float | None = None
+    ap75: float | None = None
+    ap_small: float | None = None
+    ap_medium: float | None = None
+    ap_large: float | None = None
+    ap_rare: float | None = None
+    ap_common: float | None = None
+    ap_frequent: float | None = None
+    average_recall: float | None = None
+    detections: int | None = None
+    axes: dict[str, str] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,13 +162,17 @@ def _problem(key: str, value: object) -> str | None:
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if value is None:
         return None if type(None) in allowed else f"{key} is null"
+    if dict[str, str] in allowed:
+        words = isinstance(value, Mapping) and all(type(k) is str and type(v) is str for k, v in value.items())
+        return None if words else f"{key} does not map names to words"
     if dict[str, int] in allowed:
         whole = isinstance(value, Mapping) and all(type(k) is str and type(v) is int for k, v in value.items())
         return None if whole else f"{key} does not map names to counts"
     if float in allowed:
         if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
             return f"{key} is {value!r}, not a finite number"
-        return f"{key} is {value}, not within 0 to 1" if key.startswith("miou") and not 0 <= value <= 1 else None  # type: ignore[operator]
+        share = key.startswith(("miou", "ap", "average_"))
+        return f"{key} is {value}, not within 0 to 1" if share and not 0 <= value <= 1 else None  # type: ignore[operator]
     if type(value) not in allowed:
         return f"{key} is {value!r}, not {' or '.join(kind.__name__ for kind in allowed if kind is not type(None))}"
     return (

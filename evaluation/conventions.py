@@ -31,7 +31,11 @@ _ALL = (
     *(replace(_POINT, name=f"clicks_{count}@1", clicks=count) for count in range(2, 10)),
     _DETECTED,
     replace(_DETECTED, name="detector_box_best_of_3@1", choice="best_of_3"),
-    ScoringProtocol(name="slimsam@1", source="arXiv 2312.05284: SA-1B's masks, boxes of the annotations, mIoU"),
+    ScoringProtocol(
+        name="slimsam@1",
+        prompt="annotated_point",
+        source="arXiv 2312.05284, Table 1: SA-1B, annotated points",
+    ),
     ScoringProtocol(
         name="mobilesam@1", truth="reference", source="arXiv 2306.14289, section 4: mIoU with the masks of SAM itself"
     ),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.protocols import Metric
 from evaluation.instances import InstanceRecord
@@ -11,10 +12,13 @@ SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": 
 """COCO's size classes by annotation area in original pixels, half-open."""
 
 
-def mean_iou(records: Sequence[InstanceRecord]) -> dict[str, Metric]:
+def mean_iou(records: Sequence[InstanceRecord], bounds: str = "half_open") -> dict[str, Metric]:
     """mIoU over instances, of all and of each size class that occurs.
 
     The interval is the normal 95 % one of the mean over instances.
+
+    Args:
+        bounds: of the size classes: ``half_open``, or ``inclusive`` at both ends (an area of 32² is small and medium).
 
     Returns:
         Keys ``miou`` and, where there are such instances, ``miou_small``, ``miou_medium``, ``miou_large``.
@@ -23,10 +27,55 @@ def mean_iou(records: Sequence[InstanceRecord]) -> dict[str, Metric]:
     area = np.array([record.area for record in records])
     metrics = {}
     for name, (low, high) in {"": (0.0, float("inf")), **SIZE_CLASSES}.items():
-        of_class = iou[(area >= low) & (area < high)]
+        of_class = iou[(area >= low) & ((area <= high) if bounds == "inclusive" else (area < high))]
         if len(of_class):
             metrics["miou" + (f"_{name}" if name else "")] = _metric(of_class)
     return metrics
+
+
+def grouped_mean_iou(records: Sequence[InstanceRecord]) -> dict[str, float]:
+    """The IoUs averaged within each image (``miou_images``), and each category where there are such, first."""
+    found = {"miou_images": _mean_of_means(records, [record.image_id for record in records])}
+    categories = [record.category_id for record in records]
+    if None not in categories:
+        found["miou_categories"] = _mean_of_means(records, [c for c in categories if c is not None])
+    return found
+
+
+def bootstrap_interval(records: Sequence[InstanceRecord], seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """95 % interval of mIoU over instances when images are drawn again with repetition: instances share an image."""
+    sums, counts = _by_group(records, [record.image_id for record in records])
+    return resampled_interval(sums, counts, seed, draws)
+
+
+def resampled_interval(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int = 0, draws: int = 1000
+) -> tuple[float, float]:
+    """2.5 % and 97.5 % quantiles of ``sums.sum() / counts.sum()`` over groups drawn again with repetition.
+
+    Args:
+        sums, counts: ``[G]``, of each group.
+    """
+    rng, groups, means = np.random.default_rng(seed), len(sums), []
+    for _ in range(draws):
+        times = np.bincount(rng.integers(0, groups, groups), minlength=groups)
+        means.append((times @ sums) / (times @ counts))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _by_group(
+    records: Sequence[InstanceRecord], groups: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of IoUs and numbers of instances ``[G]``."""
+    _, places = np.unique(np.array(groups), return_inverse=True)
+    sums = np.bincount(places, [record.iou for record in records]).astype(np.float64)
+    return sums, np.bincount(places).astype(np.float64)
+
+
+def _mean_of_means(records: Sequence[InstanceRecord], groups: Sequence[int]) -> float:
+    sums, counts = _by_group(records, groups)
+    return float((sums / counts).mean())
 
 
 def _metric(iou: np.ndarray) -> Metric:

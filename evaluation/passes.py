@@ -28,11 +28,21 @@ class Scored:
         records: by protocol, in the order of the pictures, within a picture in that of its annotations or detections.
         skipped: what the rules of data set and detections left out, by reason.
         pictures: how many were asked for.
+        left_out: the places of those that could not be read.
     """
 
     records: dict[str, list[InstanceRecord | DetectionRecord]]
     skipped: dict[str, int]
     pictures: int
+    left_out: frozenset[int] = frozenset()
+
+    def instances(self, protocol: str) -> list[InstanceRecord]:
+        """The records of a protocol that is compared with ground truth."""
+        return [record for record in self.records[protocol] if isinstance(record, InstanceRecord)]
+
+    def detected(self, protocol: str) -> list[DetectionRecord]:
+        """The records of a protocol that takes a detector's boxes."""
+        return [record for record in self.records[protocol] if isinstance(record, DetectionRecord)]
 
 
 @dataclass
@@ -159,4 +169,5 @@ class EvaluationPass:
                 skipped[reason] = skipped.get(reason, 0) + count
         if self.detections is not None:
             skipped |= {reason: count for reason, count in self.detections.skipped.items() if count}
-        return Scored(records, skipped, len(self.indices))
+        left_out = frozenset(place for place, picture in known.items() if picture.skipped.get("image_left_out"))
+        return Scored(records, skipped, len(self.indices), left_out)

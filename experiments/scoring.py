@@ -51,7 +51,7 @@ def score_model(model: Segmenter, held: Held) -> dict[str, Any]:
     with counted(f"scoring {model.name}", len(held.indices)) as done, computing:
         records = score_instances(model, held.data, BOX_POINT, batch=held.batch, indices=held.indices, on_image=done)
     box, point = (records[protocol.name] for protocol in BOX_POINT)
-    return columns(box, held) | {"miou_point": _value(mean_iou(point), "miou")}
+    return columns(box, held) | point_column(point)
 
 
 def training_score(data: ImageData, batch: int) -> Callable[[Segmenter], float]:
@@ -76,6 +76,11 @@ def score_fillings(held: Held) -> dict[str, dict[str, Any]]:
     with counted("scoring filled boxes and ellipses", len(held.indices)) as done:
         records = score_baselines(held.data, indices=held.indices, on_image=done)
     return {name: columns(of_baseline, held) for name, of_baseline in records.items()}
+
+
+def point_column(records: Sequence[InstanceRecord]) -> dict[str, Any]:
+    """Records of one point each as a column."""
+    return {"miou_point": _value(mean_iou(records), "miou")}
 
 
 def columns(records: Sequence[InstanceRecord], held: Held) -> dict[str, Any]:

@@ -1,0 +1,210 @@
+"""The command ``evaluate``: one model, one data set, one pass, a row for every protocol."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from core import processes, provenance
+from core.checkpoint import file_sha256
+from core.errors import InputError
+from core.protocols import Segmenter
+from core.result import ResultRow
+from data.detections import Detections
+from data.sample import ImageData
+from evaluation.conventions import protocol_named
+from evaluation.latency import PRECISIONS, device_name
+from evaluation.passes import EvaluationPass, Scored
+from evaluation.record_files import remove_parts, write_records
+from evaluation.scoring_protocol import ScoringProtocol
+from experiments.build import build_data, data_name, evaluation_indices
+from experiments.checkpoints import find_model
+from experiments.evaluation_rows import protocol_columns
+from experiments.identity import fingerprint, resolved
+from experiments.protocol_report import print_protocols
+from experiments.report import print_comparison
+from experiments.result_file import NAME, write_result
+from experiments.run_folder import held_folder
+from experiments.schema import EvaluateConfig, EvaluationConfig
+from experiments.scoring import BOX_POINT, Held, columns, counted, point_column, score_fillings
+from experiments.subjects import Subject, find_subject
+
+
+def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Score one model; write its records and rows to ``out``. Under ``torchrun`` each process scores its share."""
+    evaluation = settings.evaluation
+    protocols = chosen_protocols(evaluation)
+    if settings.detections is not None and not any(protocol.is_detected for protocol in protocols):
+        names = ", ".join(protocol.name for protocol in protocols)
+        raise InputError(f"detections={settings.detections}: {names} take none; give evaluation=coco_detector_box")
+    data = build_data(_admitting(evaluation.data, protocols))
+    indices = evaluation_indices(evaluation, data, "evaluate")
+    detections = _detections(settings, data, protocols)
+    subject = find_subject(settings)
+    if processes.is_first():
+        Console(stderr=True).print(subject.told, highlight=False, soft_wrap=True)
+    processes.join(subject.device)
+    key = _key(settings, subject, data, indices, protocols)
+    name = f"{subject.model.name}-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    folder = Path(settings.runs) / "evaluations" / name if settings.out is None else Path(settings.out).expanduser()
+    reference = _reference(evaluation, subject)
+    cuda = subject.device.type == "cuda"
+    work = EvaluationPass(
+        subject.model,
+        data,
+        protocols,
+        indices,
+        detections,
+        reference,
+        batch=evaluation.batch,
+        encoded=evaluation.encoded or (8 if cuda else 1),
+        workers=(8 if cuda else 0) if evaluation.workers is None else evaluation.workers,
+        seed=evaluation.seed,
+        folder=folder,
+        key=key,
+        autocast=PRECISIONS[subject.precision],
+    )
+    with held_folder(folder, fresh=False) if processes.is_first() else nullcontext():
+        processes.wait()
+        share = len(indices) if processes.count() == 1 else -(-len(indices) // processes.count())
+        with counted(f"scoring {subject.model.name}", share) if processes.is_first() else nullcontext() as done:
+            scored = work.run(done)
+        if not processes.is_first():
+            return []
+        write_records(folder, scored.records)
+        held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, subject.precision)
+        rows = _rows(settings, subject, held, protocols, scored)
+        write_result(
+            folder / NAME,
+            rows,
+            {
+                "config": resolved(cfg),
+                "provenance": provenance.capture(device_name(subject.device), provenance.command_line()),
+            },
+        )
+        remove_parts(folder)
+    if settings.format == "table":
+        if evaluation.protocols:
+            print_protocols(rows)
+        else:
+            print_comparison([*rows[1:], rows[0]])
+        Console().print(f"records: {folder}/", highlight=False, soft_wrap=True)
+    return rows
+
+
+def chosen_protocols(evaluation: EvaluationConfig) -> tuple[ScoringProtocol, ...]:
+    """The protocols of an evaluation, with its own jitter.
+
+    Raises:
+        InputError: one is unknown, occurs twice, or they admit other instances than each other.
+    """
+    protocols = [protocol_named(name) for name in evaluation.protocols] or list(BOX_POINT)
+    if evaluation.jitter is not None:
+        if not any(protocol.prompt == "box" for protocol in protocols):
+            raise InputError(f"evaluation.jitter={evaluation.jitter}: no protocol here takes ground-truth boxes")
+        protocols = [
+            dataclasses.replace(p, jitter=evaluation.jitter, name=f"{p.name}+jitter_{evaluation.jitter:g}")
+            if p.prompt == "box"
+            else p
+            for p in protocols
+        ]
+    names = [protocol.name for protocol in protocols]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"evaluation.protocols: {twice} occurs twice; leave one out")
+    if len({(protocol.crowd, protocol.least_area) for protocol in protocols}) > 1:
+        raise InputError(
+            f"evaluation.protocols: {', '.join(names)} count other instances than each other (crowds, least area); "
+            "score them one after the other"
+        )
+    return tuple(protocols)
+
+
+def _admitting(data: Any, protocols: Sequence[ScoringProtocol]) -> Any:
+    """Settings of the data set that admit what the protocols count."""
+    first, usual = protocols[0], ScoringProtocol(name="usual")
+    changes = {
+        key: getattr(first, key)
+        for key in ("crowd", "least_area")
+        if hasattr(data, key) and getattr(first, key) != getattr(usual, key)
+    }
+    return dataclasses.replace(data, **changes)
+
+
+def _detections(settings: EvaluateConfig, data: ImageData, protocols: Sequence[ScoringProtocol]) -> Detections | None:
+    needing = [protocol.name for protocol in protocols if protocol.is_detected]
+    if not needing:
+        return None
+    if settings.detections is None:
+        raise InputError(f"detections is missing: {needing[0]} needs a detector's boxes; give detections=FILE.json")
+    sizes = getattr(data, "sizes_hw", None)
+    if sizes is None:
+        raise InputError(f"{needing[0]}: {data.name} has no image ids that detections name; give COCO or LVIS")
+    return Detections(Path(settings.detections).expanduser(), sizes(), settings.evaluation.top)
+
+
+def _reference(evaluation: EvaluationConfig, subject: Subject) -> Segmenter | None:
+    if evaluation.reference is None:
+        return None
+    model = find_model(evaluation.reference).model.to(subject.device)
+    if model.input_size != subject.model.input_size:
+        raise InputError(
+            f"evaluation.reference={evaluation.reference}: takes pictures of {model.input_size} pixels, "
+            f"{subject.model.name} of {subject.model.input_size}; give a reference of the same input size"
+        )
+    return model
+
+
+def _key(
+    settings: EvaluateConfig,
+    subject: Subject,
+    data: ImageData,
+    indices: range,
+    protocols: Sequence[ScoringProtocol],
+) -> str:
+    """What records depend on, as text."""
+    evaluation = settings.evaluation
+    described = {
+        key: value
+        for key, value in dataclasses.asdict(evaluation.data).items()
+        if key not in ("root", "annotations", "images")
+    }
+    content = {
+        "model": subject.identity,
+        "data": [fingerprint(data), described],
+        "images": len(indices),
+        "protocols": [protocol.axes() for protocol in protocols],
+        "detections": None if settings.detections is None else file_sha256(Path(settings.detections).expanduser()),
+        "settings": [evaluation.top, evaluation.seed, evaluation.batch, evaluation.encoded, evaluation.reference],
+        "computed": [subject.device.type, subject.precision],
+    }
+    return json.dumps(content, sort_keys=True)
+
+
+def _rows(
+    settings: EvaluateConfig, subject: Subject, held: Held, protocols: Sequence[ScoringProtocol], scored: Scored
+) -> list[ResultRow]:
+    shared: dict[str, Any] = {
+        **subject.columns,
+        "status": "evaluated",
+        "git_sha": provenance.git_sha(),
+        **subject.measured(),
+    }
+    skipped = {reason: count for reason, count in scored.skipped.items() if count}
+    if settings.evaluation.protocols:
+        evaluation = settings.evaluation
+        return [ResultRow(**shared, **protocol_columns(p, scored, held, evaluation)) for p in protocols]
+    box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
+    found = {**columns(box, held), **point_column(point), "skipped": skipped}
+    row = ResultRow(**shared, **found)
+    fillings = [
+        ResultRow(method=name, status="evaluated", git_sha=row.git_sha, **{**filled, "skipped": skipped})
+        for name, filled in score_fillings(held).items()
+    ]
+    return [row, *fillings]

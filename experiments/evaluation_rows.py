@@ -1,0 +1,68 @@
+"""From a pass's records to the columns of a row."""
+
+from typing import Any
+
+from data.annotated_pictures import AnnotatedPictures
+from data.detections import DETECTION_REASONS
+from evaluation.average_precision.figures import average_precision
+from evaluation.detected import DetectionRecord
+from evaluation.instances import InstanceRecord
+from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
+from evaluation.passes import Scored
+from evaluation.scoring_protocol import ScoringProtocol
+from experiments.schema import EvaluationConfig
+from experiments.scoring import Held
+
+ABOUT_DETECTIONS = (*DETECTION_REASONS, "unreadable_image", "image_left_out")
+"""Reasons for leaving something out that concern average precision."""
+SIZES = ("miou", "miou_small", "miou_medium", "miou_large")
+PRECISIONS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent")
+RECALLS = {"coco": "ar100", "lvis": "ar300"}
+"""Recall with all detections that count, by style."""
+
+
+def protocol_columns(
+    protocol: ScoringProtocol, scored: Scored, held: Held, evaluation: EvaluationConfig
+) -> dict[str, Any]:
+    """The columns of one protocol."""
+    axes = protocol.axes()
+    if evaluation.reference is not None and protocol.truth == "reference":
+        axes["reference"] = evaluation.reference
+    shared = {
+        "data": held.name,
+        "protocol": protocol.name,
+        "skipped": {reason: count for reason, count in scored.skipped.items() if count},
+    }
+    if protocol.is_detected:
+        axes |= {"backend": evaluation.backend, "boxes": "all" if evaluation.top is None else f"best {evaluation.top}"}
+        most = "300 an image" if held.name == "lvis" else "100 a category and image"
+        axes |= {"ranked_by": "the detector's score", "most_detections": most}
+        # The evaluator has rules of its own about annotations, to the letter those of COCO or LVIS.
+        axes |= {"crowd": f"as {held.name}", "least_area": f"as {held.name}"}
+        shared["skipped"] = {reason: n for reason, n in scored.skipped.items() if n and reason in ABOUT_DETECTIONS}
+        places = [place for place in range(scored.pictures) if place not in scored.left_out]
+        detected = scored.detected(protocol.name)
+        return shared | {"axes": axes} | _precision_columns(detected, held, places, evaluation.backend)
+    axes["interval"] = "bootstrap over images"
+    return shared | {"axes": axes} | _iou_columns(scored.instances(protocol.name), protocol)
+
+
+def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> dict[str, Any]:
+    found: dict[str, Any] = {"instances": len(records), "images": len({record.image_id for record in records})}
+    if not records:
+        return found
+    metrics = mean_iou(records, protocol.bounds)
+    low, high = bootstrap_interval(records)
+    found |= {name: metrics[name].value for name in SIZES if name in metrics}
+    return found | grouped_mean_iou(records) | {"miou_low": low, "miou_high": high}
+
+
+def _precision_columns(records: list[DetectionRecord], held: Held, places: list[int], backend: str) -> dict[str, Any]:
+    data, style = held.data, "lvis" if held.name == "lvis" else "coco"
+    assert isinstance(data, AnnotatedPictures)
+    image_ids = [data.image_id(index) for index in (held.indices[place] for place in places)]
+    results = [record.result() for record in records]
+    figures = average_precision(data.truth(), results, style=style, backend=backend, image_ids=image_ids)
+    found: dict[str, Any] = {name: figures[name] for name in PRECISIONS if name in figures}
+    found |= {"average_recall": figures[RECALLS[style]], "detections": len(records), "images": len(image_ids)}
+    return found

@@ -1,0 +1,110 @@
+"""What ``evaluate`` scores: a model of this project or an exported folder, and what a row says of it besides scores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.checkpoint import weights_sha256
+from core.errors import InputError
+from core.protocols import Segmenter
+from evaluation.latency import device_name, measure_latency
+from experiments.build import build_device, check_precision
+from experiments.checkpoints import find_model
+from experiments.measuring import cost_columns, latency_columns
+from experiments.schema import EvaluateConfig
+from students.export.manifest import is_export
+from students.export.segmenter import ExportedSam
+
+PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+"""Precisions of exported files, as rows call them."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to score.
+
+    Attributes:
+        model: on its device.
+        device: it computes there.
+        precision: of scoring, a name of :data:`evaluation.latency.PRECISIONS`.
+        identity: what its answers depend on.
+        columns: of its row: method, student, device ...
+        measured: cost and latency, taken when asked for.
+        told: what it was recognised as.
+    """
+
+    model: Segmenter
+    device: torch.device
+    precision: str
+    identity: str
+    columns: dict[str, Any]
+    measured: Callable[[], dict[str, Any]]
+    told: str
+
+
+def find_subject(settings: EvaluateConfig) -> Subject:
+    """The model of ``checkpoint=``.
+
+    Raises:
+        InputError: there is none, it is damaged, or settings ask for what it cannot do.
+    """
+    if is_export(Path(settings.checkpoint).expanduser()):
+        return _exported(settings)
+    if settings.runtime is not None:
+        raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
+    device, evaluation = build_device(settings.engine), settings.evaluation
+    precision = check_precision("evaluation.precision", evaluation.precision, device)
+    found = find_model(settings.checkpoint)
+    model = found.model.to(device)
+    about = _about(found.about)
+    columns = about | {
+        "student": None if about["method"] == "teacher" else model.name,
+        "device": device_name(device),
+        "precision": precision,
+    }
+
+    def measured() -> dict[str, Any]:
+        return cost_columns(model) | latency_columns(model, evaluation.latency_runs, device, precision)
+
+    told = f"{settings.checkpoint}: {found.layout}"
+    return Subject(model, device, precision, weights_sha256(model), columns, measured, told)
+
+
+def _exported(settings: EvaluateConfig) -> Subject:
+    """Its files are scored and timed in their runtime; parameters and MACs are those of the model they were made of."""
+    evaluation = settings.evaluation
+    if evaluation.precision != "float32":
+        raise InputError(
+            f"evaluation.precision={evaluation.precision}: exported files have their own precision; leave it out"
+        )
+    if settings.engine.device not in ("auto", "cpu"):
+        raise InputError(f"engine.device={settings.engine.device}: exported files run on the CPU here; leave it out")
+    device = build_device(replace(settings.engine, device="cpu"))
+    model = ExportedSam(Path(settings.checkpoint).expanduser(), settings.runtime)
+    manifest = model.manifest
+    about = _about(manifest.about)
+    columns = about | {
+        "student": None if about["method"] == "teacher" else model.name,
+        "variant": f"{model.runtime} {manifest.precision}",
+        "device": device_name(device),
+        "precision": PRECISION_NAMES[manifest.precision],
+    }
+
+    def measured() -> dict[str, Any]:
+        # The memory of another runtime cannot be followed tensor by tensor.
+        latency = measure_latency(model, runs=evaluation.latency_runs, device=device)
+        times = {"encoder_latency_ms": latency.encoder_latency_ms, "decoder_latency_ms": latency.decoder_latency_ms}
+        return {**manifest.cost, "size_bytes": manifest.bytes, **times}
+
+    told = f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
+    identity = f"{manifest.encoder.sha256} {manifest.decoder.sha256} {model.runtime}"
+    return Subject(model, device, "float32", identity, columns, measured, told)
+
+
+def _about(about: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of its making, as columns."""
+    columns = {key: about.get(key) for key in ("run_id", "method", "ratio", "teacher", "seed")}
+    return {**columns, "method": columns["method"] or "unknown"}
