@@ -12,7 +12,8 @@ from compressors.distill.engine import Engine
 from core import processes
 from core.errors import InputError
 from data.sample import ImageData
-from experiments.schema import DATA, EngineConfig, EvaluationConfig, TeacherConfig, target_class
+from experiments.data_schema import DATA
+from experiments.schema import EngineConfig, EvaluationConfig, TeacherConfig, target_class
 from teachers.sam import Sam
 from teachers.weights import load_sam
 

@@ -48,6 +48,12 @@ def settings_of(cfg: DictConfig) -> Any:
         _check_one_source(settings)
     if getattr(settings, "evaluation", None) is not None:
         _check_evaluation(settings.evaluation)
+        if isinstance(settings, RunConfig) and settings.evaluation.protocols:
+            chosen = ",".join(settings.evaluation.protocols)
+            raise InputError(
+                f"evaluation.protocols=[{chosen}]: runs are scored by {settings.evaluation.protocol}; choose such an "
+                "evaluation, and score the student under other protocols by evaluate checkpoint=..."
+            )
     name = getattr(settings, "name", None)
     if name is not None and not (name and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-"):
         raise InputError(f"name={name}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit")

@@ -11,14 +11,16 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from data.sa1b import Sa1b
+from core.errors import InputError
 from data.shapes import Shapes
-from experiments.build import build_data, build_method
+from experiments.build import build_data, build_method, data_name
+from experiments.data_schema import DATA
+from experiments.evaluate import chosen_protocols
 from experiments.everything import generator_settings
 from experiments.help_text import choices
 from experiments.identity import method_name
 from experiments.paper_table import presets
-from experiments.schema import COMMANDS, CONF, DATA, register, target_class
+from experiments.schema import COMMANDS, CONF, register, target_class
 from experiments.validate import settings_of
 from teachers.catalog import MODELS
 
@@ -75,9 +77,16 @@ def test_every_file_composes(path: Path) -> None:
         overrides.append("ratio=null")
     if group == "student":
         overrides += ["method=mobilesam", *(["student.name=resnet18"] if path.stem == "timm" else [])]
-    if path.stem in ("coco", "sa1b"):
+    if group in ("data", "evaluation") and not path.stem.startswith("shapes"):
         overrides.append("data.root=somewhere")
-        overrides += [f"data={path.stem}"] if group == "evaluation" else []
+    if group == "evaluation":
+        scored = settings_of(composed("evaluate", *overrides))
+        assert chosen_protocols(scored.evaluation)
+        overrides.insert(0, f"data={data_name(scored.evaluation.data)}")
+        if path.stem not in DATA:
+            with pytest.raises(InputError, match=r"evaluation\.protocols=\["):
+                settings_of(composed("run", *overrides))
+            return
     settings = settings_of(composed("run", *overrides))
     if group in ("data", "evaluation"):
         chosen = settings.data if group == "data" else settings.evaluation.data
@@ -141,7 +150,7 @@ def test_evaluation_follows_the_data() -> None:
     assert (cfg.data.split, cfg.data.labels) == ("train", False)
     cfg = composed("evaluate", "evaluation=sa1b", "data.root=here")
     assert (cfg.evaluation.data._target_, cfg.evaluation.data.root) == ("data.sa1b.Sa1b", "here")
-    assert Sa1b.__name__ in cfg.data._target_
+    assert cfg.data.root == "here"
 
 
 def test_a_run_never_trains_on_what_it_is_scored_on() -> None:

@@ -53,7 +53,9 @@ def test_columns_keep_their_names_and_order() -> None:
     assert COLUMNS[len(FIRST_DAY) :] == (
         "instances", "images", "miou_low", "miou_high", "skipped", "reason", "variant", "train_images_per_s",
         "train_peak_memory_bytes", "device_hours",
-        "weight_bits", "activation_bits", "bit_operations", "float_macs", "schema_version",
+        "weight_bits", "activation_bits", "bit_operations", "float_macs",
+        "miou_images", "miou_categories", "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
+        "ap_rare", "ap_common", "ap_frequent", "average_recall", "detections", "axes", "schema_version",
     )  # fmt: skip
     assert tuple(ROW.to_dict()) == COLUMNS
 
@@ -81,7 +83,7 @@ def test_a_row_survives_json() -> None:
         ({"method": None}, "method is null"),
         ({"status": "done"}, "status is 'done', not one of finished"),
         ({"skipped": {"crowd": "3"}}, "skipped does not map names to counts"),
-        ({"schema_version": 99}, "schema version 99, this version reads 3"),
+        ({"schema_version": 99}, "schema version 99, this version reads 4"),
     ],
 )
 def test_what_is_no_row_is_refused(change: dict[str, object], said: str) -> None:
