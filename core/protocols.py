@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from core.geometry import upscale_logits
@@ -84,6 +86,42 @@ class Segmenter(Protocol):
         """Answer prompts on one image, whose embedding is ``[1, C, g, g]`` and whose original size is ``size_hw``.
 
         ``multimask=False`` gives one candidate a prompt (M = 1), ``multimask=True`` SAM's three (M = 3).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PictureMasks:
+    """Answers to ``N`` prompts, ``M`` candidates each, at the original image's size already.
+
+    Attributes:
+        logits: float ``[N, M, H, W]``, above 0 where the mask is; or bool, of a model that gives masks alone.
+        iou_pred: float ``[N, M]``, the model's estimate of each candidate's IoU.
+    """
+
+    logits: Tensor
+    iou_pred: Tensor
+
+
+@runtime_checkable
+class PictureSegmenter(Protocol):
+    """A promptable model that takes pictures as they are: how it scales and normalises them is its own affair.
+
+    ``evaluation``'s passes score it like a :class:`Segmenter`; of a model that is both, they use this side.
+    """
+
+    name: str
+
+    def encode_picture(self, image: NDArray[np.uint8]) -> Any:
+        """A picture uint8 ``[H, W, 3]``, RGB, to whatever :meth:`decode` needs of it. Several may be held at a time."""
+        ...
+
+    def decode(
+        self, embedding: Any, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False
+    ) -> Masks | PictureMasks:
+        """Answer prompts (in original pixels) on one encoded picture of size ``size_hw``.
+
+        ``multimask=False`` gives one candidate a prompt (M = 1), ``multimask=True`` as many as the model has (SAM 3).
         """
         ...
 

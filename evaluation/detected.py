@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 from torch import Tensor
 
-from core.protocols import Prompt, Segmenter
+from core.protocols import PictureSegmenter, Prompt, Segmenter
 from data.detections import ImageDetections
 from evaluation.answers import Answers
-from evaluation.framing import upscaled_in_parts
+from evaluation.framing import prompts_together, upscaled_in_parts
 from evaluation.instances import stability_of
 from evaluation.scoring_protocol import ScoringProtocol
 
@@ -60,8 +60,8 @@ def run_lengths(masks: Tensor) -> list[str]:
 
 
 def answer_detections(
-    model: Segmenter,
-    embeddings: Mapping[tuple[str, str], Tensor],
+    model: Segmenter | PictureSegmenter,
+    embeddings: Mapping[tuple[str, str], Any],
     image_id: int,
     size_hw: tuple[int, int],
     found: ImageDetections,
@@ -71,11 +71,11 @@ def answer_detections(
     """The records of one picture's boxes, by protocol. However many boxes: at most ``batch`` are held at a time.
 
     Args:
-        embeddings: ``[1, C, g, g]`` by :attr:`ScoringProtocol.framing`.
+        embeddings: ``[1, C, g, g]``, or what ``encode_picture`` gave, by :attr:`ScoringProtocol.framing`.
         size_hw: of the original image.
     """
     records: dict[str, list[DetectionRecord]] = {protocol.name: [] for protocol in protocols}
-    boxes = torch.from_numpy(found.boxes_xyxy).float()
+    boxes, batch = torch.from_numpy(found.boxes_xyxy).float(), prompts_together(model, size_hw, batch)
     for start in range(0, len(boxes), batch):
         answers: dict[tuple[str, str], Answers] = {}
         for protocol in protocols:

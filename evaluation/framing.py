@@ -1,6 +1,7 @@
 """A picture into the model's frame and its answers back, in each way that published evaluations do it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,13 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from core.errors import InputError
 from core.geometry import normalise, resized_size, upscale_logits
-from core.protocols import Masks, Prompt
+from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter
 from data.images import to_frame
 from evaluation.scoring_protocol import ScoringProtocol
 
 PIXELS_AT_ONCE = 2**24
 """Logits brought to the original size together: 64 MB of float32, whatever the number of prompts."""
+USUAL_FRAMING = ("pillow", "nearest")
+"""SAM's own :attr:`ScoringProtocol.framing`."""
+_ABOUT_THE_FRAME = {"resize": "tensor", "rounding": "floor", "upscaling": "direct", "truth": "frame"}
+_MOST_CANDIDATES = 4
 
 
 def framed_size(size_hw: tuple[int, int], frame: int, rounding: str) -> tuple[int, int]:
@@ -32,7 +38,7 @@ def framed_image(image: NDArray[np.uint8], frame: int, framing: tuple[str, str])
     Args:
         framing: :attr:`ScoringProtocol.framing`.
     """
-    if framing == ("pillow", "nearest"):
+    if framing == USUAL_FRAMING:
         return to_frame(image, frame)
     resize, rounding = framing
     height, width = framed_size((image.shape[0], image.shape[1]), frame, rounding)
@@ -55,8 +61,10 @@ def placed_prompt(prompt: Prompt, size_hw: tuple[int, int], frame: int, rounding
     return Prompt(boxes, points, prompt.labels, prompt.mask_logits)
 
 
-def upscaled(masks: Masks, size_hw: tuple[int, int], protocol: ScoringProtocol) -> Tensor:
-    """Logits ``[N, M, l, l]`` at the original size, float32 ``[N, M, H, W]``."""
+def upscaled(masks: Masks | PictureMasks, size_hw: tuple[int, int], protocol: ScoringProtocol) -> Tensor:
+    """Logits at the original size, float32 ``[N, M, H, W]``; as they are where they have that size already."""
+    if isinstance(masks, PictureMasks):
+        return masks.logits
     if (protocol.rounding, protocol.upscaling) == ("nearest", "frame"):
         return upscale_logits(masks.logits, size_hw, masks.frame)
     height, width = framed_size(size_hw, masks.frame, protocol.rounding)
@@ -69,15 +77,41 @@ def upscaled(masks: Masks, size_hw: tuple[int, int], protocol: ScoringProtocol) 
 
 
 def upscaled_in_parts(
-    masks: Masks, size_hw: tuple[int, int], protocol: ScoringProtocol
+    masks: Masks | PictureMasks, size_hw: tuple[int, int], protocol: ScoringProtocol
 ) -> Iterator[tuple[slice, Tensor]]:
     """Which prompts, and their :func:`upscaled` logits, so few at a time that memory stays bounded."""
     count, candidates = masks.logits.shape[:2]
-    pixels = candidates * max(size_hw[0] * size_hw[1], masks.frame**2)
+    frame = masks.frame if isinstance(masks, Masks) else 0
+    pixels = candidates * max(size_hw[0] * size_hw[1], frame**2)
     step = max(1, PIXELS_AT_ONCE // pixels)
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
-        yield part, upscaled(Masks(masks.logits[part], masks.iou_pred[part], masks.frame), size_hw, protocol)
+        some = replace(masks, logits=masks.logits[part], iou_pred=masks.iou_pred[part])
+        yield part, upscaled(some, size_hw, protocol)
+
+
+def prompts_together(model: Segmenter | PictureSegmenter, size_hw: tuple[int, int], batch: int) -> int:
+    """How many prompts to decode at a time: ``batch``, or fewer where answers may have the original size."""
+    if not isinstance(model, PictureSegmenter):
+        return batch
+    return max(1, min(batch, PIXELS_AT_ONCE // (_MOST_CANDIDATES * size_hw[0] * size_hw[1])))
+
+
+def check_framing(model: Segmenter | PictureSegmenter, protocols: Sequence[ScoringProtocol]) -> None:
+    """Refuse protocols that say how pictures come into the frame, of a model that takes pictures as they are.
+
+    Raises:
+        InputError: there is such a protocol.
+    """
+    if not isinstance(model, PictureSegmenter):
+        return
+    for protocol in protocols:
+        for axis, value in _ABOUT_THE_FRAME.items():
+            if getattr(protocol, axis) == value:
+                raise InputError(
+                    f"{protocol.name}: {axis}={value} needs a model that is given frames, but {model.name} takes "
+                    "pictures as they are; choose another protocol"
+                )
 
 
 def framed_truth(truth: Tensor, frame: int) -> Tensor:

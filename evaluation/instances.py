@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.protocols import Masks, Prompt, Segmenter, device_of
+from core.protocols import Masks, PictureSegmenter, Prompt, Segmenter, device_of
 from data.sample import ImageData, ImageSample
 from evaluation.answers import Answers
 from evaluation.clicks import with_next_clicks
-from evaluation.framing import framed_image, framed_truth, upscaled_in_parts
+from evaluation.framing import check_framing, framed_image, framed_truth, prompts_together, upscaled_in_parts
 from evaluation.prompt_rules import prompts_of
 from evaluation.scoring_protocol import ScoringProtocol
 
@@ -28,7 +29,8 @@ class InstanceRecord:
         iou: IoU of the chosen mask with the ground truth, at the original size.
         iou_pred: what the model predicted it to be.
         mask_index: which candidate was chosen.
-        stability: of the chosen mask (SAM's stability score); not a number where no model answered.
+        stability: of the chosen mask (SAM's stability score); not a number where no model answered, or one that gives
+            no logits.
         category_id: None where the data set has no categories.
     """
 
@@ -57,7 +59,9 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def stability_of(logits: Tensor) -> Tensor:
-    """SAM's stability scores of masks given as logits ``[N, H, W]``: float64 ``[N]``."""
+    """SAM's stability scores of masks given as logits ``[N, H, W]``: float64 ``[N]``, not numbers for bool masks."""
+    if logits.dtype == torch.bool:
+        return torch.full((len(logits),), torch.nan, dtype=torch.float64, device=logits.device)
     return _ratio(_pixels(logits > STABILITY_OFFSET), _pixels(logits > -STABILITY_OFFSET))
 
 
@@ -82,30 +86,31 @@ class PictureScorer:
 
     def __init__(
         self,
-        model: Segmenter,
+        model: Segmenter | PictureSegmenter,
         protocols: Sequence[ScoringProtocol],
         batch: int = 64,
         seed: int = 0,
-        reference: Segmenter | None = None,
+        reference: Segmenter | PictureSegmenter | None = None,
     ) -> None:
         self.model, self.protocols, self.batch, self.seed = model, tuple(protocols), batch, seed
         self.reference = reference
 
     def score(
-        self, sample: ImageSample, embeddings: Mapping[tuple[str, str], Tensor], of_reference: Tensor | None = None
+        self, sample: ImageSample, embeddings: Mapping[tuple[str, str], Any], of_reference: Any = None
     ) -> dict[str, list[InstanceRecord]]:
         """The records of one picture, by protocol.
 
         Args:
-            embeddings: ``[1, C, g, g]`` by :attr:`ScoringProtocol.framing`.
+            embeddings: ``[1, C, g, g]``, or what ``encode_picture`` gave, by :attr:`ScoringProtocol.framing`.
             of_reference: the reference model's.
         """
         records: dict[str, list[InstanceRecord]] = {protocol.name: [] for protocol in self.protocols}
         if not len(sample.masks):
             return records
         shared: dict[tuple[object, ...], Prompt] = {}
-        for start in range(0, len(sample.masks), self.batch):
-            part = slice(start, start + self.batch)
+        batch = prompts_together(self.model, (sample.image.shape[0], sample.image.shape[1]), self.batch)
+        for start in range(0, len(sample.masks), batch):
+            part = slice(start, start + batch)
             answers: dict[tuple[object, ...], Answers] = {}
             for protocol in self.protocols:
                 # Protocols that ask alike share the answers; those of several clicks part where their choices do.
@@ -120,7 +125,7 @@ class PictureScorer:
         return records
 
     def _asked(
-        self, embedding: Tensor, sample: ImageSample, part: slice, prompt: Prompt, protocol: ScoringProtocol
+        self, embedding: Any, sample: ImageSample, part: slice, prompt: Prompt, protocol: ScoringProtocol
     ) -> Answers:
         """The answers to the last click of each prompt."""
         size_hw = (sample.image.shape[0], sample.image.shape[1])
@@ -139,7 +144,7 @@ class PictureScorer:
         sample: ImageSample,
         part: slice,
         protocol: ScoringProtocol,
-        of_reference: Tensor | None,
+        of_reference: Any,
     ) -> Iterator[InstanceRecord]:
         """One record an instance of a part."""
         oracle = protocol.choice == "oracle"
@@ -168,11 +173,13 @@ class PictureScorer:
                 yield InstanceRecord(*ids, found, expected, candidate, stability, category)
 
     def _truth(
-        self, truths: Tensor, place: slice, answers: Answers, protocol: ScoringProtocol, of_reference: Tensor | None
+        self, truths: Tensor, place: slice, answers: Answers, protocol: ScoringProtocol, of_reference: Any
     ) -> Tensor:
         if protocol.truth == "original":
             return truths[place]
         if protocol.truth == "frame":
+            # Whoever gave the protocols has checked them.
+            assert not isinstance(self.model, PictureSegmenter)
             return framed_truth(truths[place], self.model.input_size)
         assert self.reference is not None and of_reference is not None
         wanted = Answers(self.reference, of_reference, answers.prompt[place], answers.size_hw)
@@ -181,7 +188,7 @@ class PictureScorer:
 
 
 def score_instances(
-    model: Segmenter,
+    model: Segmenter | PictureSegmenter,
     data: ImageData,
     protocols: Sequence[ScoringProtocol],
     *,
@@ -199,7 +206,11 @@ def score_instances(
 
     Returns:
         The records of each protocol by its name, in the order of the data set.
+
+    Raises:
+        InputError: a protocol is not for this model; see :func:`evaluation.framing.check_framing`.
     """
+    check_framing(model, protocols)
     device, scorer = device_of(model), PictureScorer(model, protocols, batch, seed)
     framings = {protocol.framing for protocol in protocols}
     records: dict[str, list[InstanceRecord]] = {protocol.name: [] for protocol in protocols}
@@ -207,8 +218,11 @@ def score_instances(
         for done, index in enumerate(range(len(data)) if indices is None else indices, 1):
             sample = data.sample(index)
             if len(sample.masks):
-                frames = {framing: framed_image(sample.image, model.input_size, framing) for framing in framings}
-                embeddings = {framing: model.encode(frame[None].to(device)) for framing, frame in frames.items()}
+                if isinstance(model, PictureSegmenter):
+                    embeddings = dict.fromkeys(framings, model.encode_picture(sample.image))
+                else:
+                    frames = {framing: framed_image(sample.image, model.input_size, framing) for framing in framings}
+                    embeddings = {framing: model.encode(frame[None].to(device)) for framing, frame in frames.items()}
                 for name, found in scorer.score(sample, embeddings).items():
                     records[name] += found
             if on_image:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,6 +22,7 @@ class LoadedPicture:
         size_hw: of the original; None where the picture is left out.
         sample: with its instances, where masks are wanted.
         frames: the model's inputs ``[3, S, S]`` by :attr:`ScoringProtocol.framing`.
+        image: uint8 ``[H, W, 3]``, where a model takes pictures as they are.
         skipped: what the data set's rules left out when it was read, by reason.
     """
 
@@ -29,6 +32,7 @@ class LoadedPicture:
     sample: ImageSample | None
     frames: Mapping[tuple[str, str], Tensor]
     skipped: Mapping[str, int]
+    image: NDArray[np.uint8] | None = None
 
 
 class _Pictures(Dataset[LoadedPicture]):
@@ -39,9 +43,10 @@ class _Pictures(Dataset[LoadedPicture]):
         frame: int,
         framings: Sequence[tuple[str, str]],
         with_masks: bool,
+        with_images: bool,
     ) -> None:
         self.data, self.places, self.frame, self.framings = data, places, frame, framings
-        self.with_masks = with_masks
+        self.with_masks, self.with_images = with_masks, with_images
 
     def __len__(self) -> int:
         return len(self.places)
@@ -49,7 +54,7 @@ class _Pictures(Dataset[LoadedPicture]):
     def __getitem__(self, number: int) -> LoadedPicture:
         place, index = self.places[number]
         before = dict(self.data.skipped)
-        sample, size_hw, frames = None, None, {}
+        sample, size_hw, frames, shown = None, None, {}, None
         try:
             sample = self.data.sample(index) if self.with_masks else None
             image = self.data.image(index) if sample is None else sample.image
@@ -60,11 +65,11 @@ class _Pictures(Dataset[LoadedPicture]):
             # What has nothing to score is not encoded.
             if sample is None or len(sample.masks):
                 frames = {framing: framed_image(image, self.frame, framing) for framing in self.framings}
+                shown = image if self.with_images else None
         after = self.data.skipped
         skipped = {reason: count - before.get(reason, 0) for reason, count in after.items()}
-        return LoadedPicture(
-            place, index, size_hw, sample, frames, {reason: count for reason, count in skipped.items() if count}
-        )
+        skipped = {reason: count for reason, count in skipped.items() if count}
+        return LoadedPicture(place, index, size_hw, sample, frames, skipped, shown)
 
 
 def loaded_pictures(
@@ -75,17 +80,19 @@ def loaded_pictures(
     with_masks: bool,
     batch: int,
     workers: int,
+    with_images: bool = False,
 ) -> Iterator[list[LoadedPicture]]:
     """Pictures in order, several at a time.
 
     Args:
         places: place and index of each.
-        frame: the model's input size.
+        frame: the model's input size, of which ``framings`` are made.
         with_masks: whether instances are read.
         batch: pictures handed out together.
         workers: processes that read ahead; 0 reads in this one.
+        with_images: whether pictures are wanted as they are.
     """
-    pictures = _Pictures(data, places, frame, framings, with_masks)
+    pictures = _Pictures(data, places, frame, framings, with_masks, with_images)
     ahead = {"prefetch_factor": 4} if workers else {}
     # Each picture is a worker's item, so that a batch is read by all of them.
     loader = DataLoader(pictures, batch_size=None, num_workers=workers, **ahead)  # type: ignore[arg-type]

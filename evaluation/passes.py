@@ -4,16 +4,17 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from core import processes
 from core.errors import InputError
-from core.protocols import Segmenter, device_of
+from core.protocols import PictureSegmenter, Segmenter, device_of
 from data.detections import Detections
 from data.sample import ImageData
 from evaluation.detected import DetectionRecord, answer_detections
+from evaluation.framing import USUAL_FRAMING, check_framing
 from evaluation.instances import InstanceRecord, PictureScorer
 from evaluation.loading import LoadedPicture, loaded_pictures
 from evaluation.record_files import PartFile, PictureRecords, read_parts
@@ -50,6 +51,7 @@ class EvaluationPass:
     """Scores a model on pictures of a data set.
 
     Attributes:
+        model: in evaluation mode. One that takes pictures as they are gets them so, and not frames.
         indices: of the pictures.
         detections: a detector's boxes, of protocols that take them.
         reference: the model whose answers are the truth, of protocols that say so.
@@ -62,12 +64,12 @@ class EvaluationPass:
         autocast: what the model computes in, or None.
     """
 
-    model: Segmenter
+    model: Segmenter | PictureSegmenter
     data: ImageData
     protocols: Sequence[ScoringProtocol]
     indices: Sequence[int]
     detections: Detections | None = None
-    reference: Segmenter | None = None
+    reference: Segmenter | PictureSegmenter | None = None
     batch: int = 64
     encoded: int = 1
     workers: int = 0
@@ -84,6 +86,7 @@ class EvaluationPass:
             raise InputError(f"{self._detected[0].name} needs a detector's boxes; give detections=FILE")
         if any(protocol.truth == "reference" for protocol in self.protocols) and self.reference is None:
             raise InputError("a protocol compares with another model's masks; give evaluation.reference=NAME")
+        check_framing(self.model, self.protocols)
         self._scorer = PictureScorer(self.model, self._prompted, self.batch, self.seed, self.reference)
 
     def run(self, on_picture: Callable[[int], None] | None = None) -> Scored:
@@ -119,11 +122,23 @@ class EvaluationPass:
         return self._together(known, first)
 
     def _loaded(self, places: Sequence[tuple[int, int]]) -> Iterator[list[LoadedPicture]]:
-        framings = list(dict.fromkeys(protocol.framing for protocol in self.protocols))
-        if self.reference is not None and ("pillow", "nearest") not in framings:
-            framings.append(("pillow", "nearest"))
+        models = [model for model in (self.model, self.reference) if model is not None]
+        sizes = [model.input_size for model in models if not isinstance(model, PictureSegmenter)]
+        framings: list[tuple[str, str]] = []
+        if not isinstance(self.model, PictureSegmenter):
+            framings += dict.fromkeys(protocol.framing for protocol in self.protocols)
+        reference_is_framed = self.reference is not None and not isinstance(self.reference, PictureSegmenter)
+        if reference_is_framed and USUAL_FRAMING not in framings:
+            framings.append(USUAL_FRAMING)
         return loaded_pictures(
-            self.data, places, self.model.input_size, framings, bool(self._prompted), self.encoded, self.workers
+            self.data,
+            places,
+            sizes[0] if sizes else 0,
+            framings,
+            bool(self._prompted),
+            self.encoded,
+            self.workers,
+            with_images=len(sizes) < len(models),
         )
 
     def _score(self, pictures: list[LoadedPicture]) -> list[PictureRecords]:
@@ -135,7 +150,7 @@ class EvaluationPass:
             records = PictureRecords(picture.place, {p.name: [] for p in self.protocols}, dict(picture.skipped))
             own = {framing: parts[number] for framing, parts in embeddings.items() if number in parts}
             if picture.sample is not None and own:
-                of_reference = references[("pillow", "nearest")][number] if references else None
+                of_reference = references[USUAL_FRAMING][number] if references else None
                 scored = self._scorer.score(picture.sample, own, of_reference)
                 records.records |= {name: list(part) for name, part in scored.items()}
             if self._detected and picture.size_hw is not None and own:
@@ -143,8 +158,13 @@ class EvaluationPass:
             found.append(records)
         return found
 
-    def _embeddings(self, model: Segmenter, pictures: list[LoadedPicture]) -> dict[tuple[str, str], dict[int, Tensor]]:
-        """By framing, and by the picture's number: ``[1, C, g, g]``."""
+    def _embeddings(
+        self, model: Segmenter | PictureSegmenter, pictures: list[LoadedPicture]
+    ) -> dict[tuple[str, str], dict[int, Any]]:
+        """By framing, and by the picture's number: ``[1, C, g, g]``, or what ``encode_picture`` gives."""
+        if isinstance(model, PictureSegmenter):
+            shown = {number: picture.image for number, picture in enumerate(pictures) if picture.image is not None}
+            return {USUAL_FRAMING: {number: model.encode_picture(image) for number, image in shown.items()}}
         device, found = device_of(model), {}
         framings = {framing for picture in pictures for framing in picture.frames}
         for framing in framings:
@@ -153,7 +173,7 @@ class EvaluationPass:
             found[framing] = dict(zip(numbers, model.encode(frames).split(1), strict=True))
         return found
 
-    def _answered(self, picture: LoadedPicture, own: dict[tuple[str, str], Tensor]) -> dict[str, list[DetectionRecord]]:
+    def _answered(self, picture: LoadedPicture, own: dict[tuple[str, str], Any]) -> dict[str, list[DetectionRecord]]:
         assert self.detections is not None and picture.size_hw is not None
         image_id = self.data.image_id(picture.index)  # type: ignore[attr-defined]
         boxes = self.detections.of(image_id)

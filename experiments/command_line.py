@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from core.errors import InputError, RunFailed
 from experiments.help_text import help_text
 from experiments.messages import group_overrides, nearest, told
 from experiments.rows import Row
-from experiments.schema import COMMANDS, register
+from experiments.schema import COMMANDS, WORDS, register
 from experiments.validate import check_preset, check_student, settings_of
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command, rest = _command(argv)
+        rest = _named(command, rest)
         _check_flags(rest)
         check_preset(command, rest)
         outcomes = _compose_and_call(command, rest)
@@ -94,6 +96,24 @@ def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
             f"{argv[0]} is no command; {nearest(argv[0], words)} (a run has none: method=slimsam ratio=0.77)"
         )
     return argv[0], list(argv[1:])
+
+
+def _named(command: str, arguments: Sequence[str]) -> list[str]:
+    """Bare words as the settings that a command takes them for, those that are not given by name."""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    open_names = [name for name in WORDS.get(command, ()) if name not in keys]
+    named = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        bare = "=" not in argument and not argument.startswith(("-", "~")) and before not in _WITH_VALUE
+        if bare and command in WORDS and not open_names:
+            raise InputError(f"{argument!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
+        # Quoted, as a path may hold signs that mean something to Hydra.
+        named.append(f"{open_names.pop(0)}={_quoted(argument)}" if bare and command in WORDS else argument)
+    return named
+
+
+def _quoted(word: str) -> str:
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), word) + "'"
 
 
 def _check_flags(arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from experiments.build import (
     build_method,
 )
 from experiments.chain import run_chain
+from experiments.compare import compare
 from experiments.convert import convert
 from experiments.evaluate import evaluate
 from experiments.everything import everything
@@ -25,6 +26,7 @@ from experiments.predict import predict
 from experiments.report import print_comparison
 from experiments.rows import Row
 from experiments.schema import CostConfig, LeaderboardConfig
+from experiments.table import table
 from teachers.catalog import MODELS
 
 
@@ -71,5 +73,7 @@ FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
     "export": export,
     "predict": predict,
     "everything": everything,
+    "compare": compare,
+    "table": table,
     "leaderboard": leaderboard,
 }

@@ -3,7 +3,7 @@
 from experiments.schema import CONF
 from students.catalog import RELEASED
 
-_HEAD = """usage: python -m experiments [evaluate|cost|convert|export|predict|everything|leaderboard]
+_HEAD = """usage: python -m experiments [evaluate|cost|convert|export|predict|everything|compare|table|leaderboard]
                              [key=value ...] [-m] [--cfg job]
 
 Compress the Segment Anything Model, and measure what that costs and keeps.
@@ -18,6 +18,10 @@ commands
   predict       masks of one picture: checkpoint=NAME|FILE image=FILE box=[x0,y0,x1,y1] points=[[x,y],...] out=FOLDER
   everything    all masks of pictures: checkpoint=NAME|FILE image=FILE|FOLDER out=FOLDER
                 (or how good they are: evaluation=shapes instead of image)
+  compare       two evaluations, instance by instance: FOLDER FOLDER, or first=FOLDER second=FOLDER
+                (count=N protocol=NAME; out=FOLDER: all pairs, a page and pictures of the extremes)
+  table         measured rows, seeds together, and published figures: protocol=NAME data=NAME runs=FOLDER|none
+                results=true|false format=table|csv|markdown|latex|json out=FILE
   leaderboard   put all finished runs into runs/leaderboard.csv and show them
 """
 _TAIL = """

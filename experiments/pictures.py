@@ -75,10 +75,15 @@ def overlaid(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.u
     for number, mask in enumerate(masks):
         colour = COLOURS[number % len(COLOURS)]
         shown[mask] = 0.4 * shown[mask] + 0.6 * colour
-        padded = np.pad(mask, 1)
-        inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        shown[mask & ~inside] = colour
+        shown[border_of(mask)] = colour
     return shown.clip(0, 255).astype(np.uint8)
+
+
+def border_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask ``[H, W]`` that touch what is not of it."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside
 
 
 def _outline(box: NDArray[np.float64], number: int) -> Rectangle:

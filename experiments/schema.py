@@ -1,25 +1,19 @@
 """The types of every setting. A wrong name or type stops a command before anything else happens."""
 
-import dataclasses
-import importlib
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 import conf
-from core.errors import InputError
 from evaluation.everything.settings import EverythingSettings
 from experiments.data_schema import DATA
-from students.student import Student
+from experiments.mirrored_settings import mirror, target_class
 
 CONF = Path(conf.__file__).parent
-PACKAGES = ("compressors", "students", "data")
-"""Where a ``_target_`` may point: code of this project only."""
 
 
 @dataclass
@@ -286,6 +280,43 @@ class EverythingConfig(CommandConfig):
 
 
 @dataclass
+class CompareConfig(CommandConfig):
+    """Two evaluations, instance by instance.
+
+    Attributes:
+        first, second: folders that ``evaluate`` wrote, or their names in ``<runs>/evaluations``.
+        count: single instances to show on each side, at most.
+        protocol: only this one; null: every one that both have.
+        out: the folder for the pairs, the page and the pictures; null: nothing is written.
+        data: where the pictures lie now, if elsewhere than when they were scored.
+    """
+
+    first: str = MISSING
+    second: str = MISSING
+    count: int = 10
+    protocol: str | None = None
+    out: str | None = None
+    data: DataFolder = field(default_factory=DataFolder)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class TableConfig(CommandConfig):
+    """Every measured row, and what papers say, in one table for each data set and protocol.
+
+    Attributes:
+        results: whether the committed rows count, beside those below ``runs``.
+        protocol, data: only this one; null: all.
+        out: a file; null: standard output.
+    """
+
+    results: bool = True
+    protocol: str | None = None
+    data: str | None = None
+    out: str | None = None
+
+
+@dataclass
 class LeaderboardConfig(CommandConfig):
     """All finished runs."""
 
@@ -298,8 +329,12 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "export": ExportConfig,
     "predict": PredictConfig,
     "everything": EverythingConfig,
+    "compare": CompareConfig,
+    "table": TableConfig,
     "leaderboard": LeaderboardConfig,
 }
+WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second")}
+"""Settings that a command also takes as bare words, in this order."""
 
 
 def register() -> None:
@@ -315,51 +350,3 @@ def register() -> None:
         found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         if found:
             store.store(group="schema/method", name=path.stem, node=mirror(target_class(found[1]), found[1]))
-
-
-def target_class(target: str) -> type[Any]:
-    """The class a ``_target_`` names.
-
-    Raises:
-        InputError: it is outside this project's packages, or does not exist.
-    """
-    module, _, name = target.rpartition(".")
-    if module.split(".")[0] not in PACKAGES:
-        raise InputError(f"_target_={target}: only classes of {', '.join(PACKAGES)} may be built; name one of those")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise InputError(f"_target_={target}: there is no module {error.name}; correct the name") from None
-    except AttributeError:
-        raise InputError(f"_target_={target}: {module} has no {name}; correct the name") from None
-    if not isinstance(found, type):
-        raise InputError(f"_target_={target}: is not a class; name a class")
-    return found
-
-
-def mirror(settings: type[Any], target: str | None = None, without: Collection[str] = ()) -> type[Any]:
-    """A dataclass with the fields of another: types kept, values open, and not frozen, so that YAML can fill it.
-
-    Args:
-        without: fields to leave out.
-    """
-    hints = get_type_hints(settings)
-    parts: list[Any] = [("_target_", str, field(default=target))] if target else []
-    for part in dataclasses.fields(settings):
-        hint, default, factory = hints[part.name], part.default, part.default_factory
-        if part.name in without:
-            continue
-        if hint is Student:
-            # A group of its own, to which the method's file refers and which has its type there.
-            parts.append((part.name, Any, field(default=MISSING)))
-        elif dataclasses.is_dataclass(hint):
-            assert isinstance(hint, type)
-            nested = mirror(hint)
-            parts.append((part.name, nested, field(default_factory=nested)))
-        elif factory is not dataclasses.MISSING:
-            parts.append((part.name, hint, field(default_factory=factory)))
-        else:
-            parts.append((part.name, hint, field(default=MISSING if default is dataclasses.MISSING else default)))
-    return dataclasses.make_dataclass(settings.__name__, parts)

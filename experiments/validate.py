@@ -10,9 +10,10 @@ from omegaconf.errors import OmegaConfBaseException
 from core.errors import InputError
 from experiments.help_text import choices
 from experiments.messages import nearest
-from experiments.schema import COMMANDS, EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig
+from experiments.schema import COMMANDS, EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig, TableConfig
 
 FORMATS = ("table", "json")
+TABLE_FORMATS = ("table", "csv", "markdown", "latex", "json")
 PROTOCOLS = {EvaluationConfig: ("box_point@1",), ProposalsConfig: ("everything@1",)}
 CACHES = ("disk", "memory", "off")
 EXAMPLES = {
@@ -23,6 +24,8 @@ EXAMPLES = {
     "image": "the path of a picture",
     "to": "hf, meta, mobile_sam or sampress",
     "out": "PATH",
+    "first": "FOLDER, which evaluate wrote (two bare words do as well)",
+    "second": "FOLDER, which evaluate wrote (two bare words do as well)",
 }
 """What may be given where there is no default."""
 
@@ -33,8 +36,9 @@ def settings_of(cfg: DictConfig) -> Any:
     Raises:
         InputError: a value is missing, out of range, or does not belong to the method.
     """
-    if cfg.format not in FORMATS:
-        raise InputError(f"format={cfg.format} is unknown; choose one of {', '.join(FORMATS)}")
+    formats = TABLE_FORMATS if OmegaConf.get_type(cfg) is TableConfig else FORMATS
+    if cfg.format not in formats:
+        raise InputError(f"format={cfg.format} is unknown; choose one of {', '.join(formats)}")
     _check_ratio(cfg)
     _check_missing(cfg)
     try:

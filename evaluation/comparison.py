@@ -1,0 +1,150 @@
+"""Two models' records of the same instances, pair by pair: the difference, its interval, and who wins where."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.errors import InputError
+from evaluation.instances import InstanceRecord
+from evaluation.metrics import SIZE_CLASSES, resampled_interval
+
+ALL = "all"
+"""The group of every pair, beside those of the size classes."""
+
+
+@dataclass(frozen=True)
+class InstancePair:
+    """One instance, answered by both models."""
+
+    first: InstanceRecord
+    second: InstanceRecord
+
+    @property
+    def difference(self) -> float:
+        """IoU of the second less that of the first."""
+        return self.second.iou - self.first.iou
+
+
+@dataclass(frozen=True)
+class PairedFigures:
+    """What a group of pairs says.
+
+    Attributes:
+        instances, images: how many pairs, and pictures that hold them.
+        first, second: mIoU over instances.
+        difference: mean of second less first.
+        low, high: its 95 % bootstrap interval over images; None where all pairs lie in one image.
+        wins, ties, losses: how often the second is better than, exactly as good as, worse than the first.
+    """
+
+    instances: int
+    images: int
+    first: float
+    second: float
+    difference: float
+    low: float | None
+    high: float | None
+    wins: int
+    ties: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models under one protocol.
+
+    Attributes:
+        pairs: every instance that both answered, in the first one's order.
+        only_first, only_second: how many instances have no counterpart.
+        figures: of :data:`ALL` pairs and of each size class that occurs; empty without pairs.
+    """
+
+    pairs: tuple[InstancePair, ...]
+    only_first: int
+    only_second: int
+    figures: dict[str, PairedFigures]
+
+    def worst(self, count: int) -> list[InstancePair]:
+        """The largest losses of the second model, the largest first; fewer than ``count`` if it loses less often."""
+        return self._ranked(count, sign=1)
+
+    def best(self, count: int) -> list[InstancePair]:
+        """The same with its largest gains."""
+        return self._ranked(count, sign=-1)
+
+    def _ranked(self, count: int, sign: int) -> list[InstancePair]:
+        chosen = [pair for pair in self.pairs if sign * pair.difference < 0]
+        return sorted(chosen, key=lambda pair: (sign * pair.difference, *_place(pair.first)))[:count]
+
+
+def compare_records(
+    first: Sequence[InstanceRecord],
+    second: Sequence[InstanceRecord],
+    bounds: str = "half_open",
+    seed: int = 0,
+    draws: int = 1000,
+) -> Comparison:
+    """Pair two models' records of one protocol by image and annotation.
+
+    Args:
+        bounds: of the size classes, as in :func:`evaluation.metrics.mean_iou`.
+        seed, draws: of the bootstrap.
+
+    Raises:
+        InputError: an instance occurs twice on one side, or has another area on each: other annotations were scored.
+    """
+    ours, theirs = _by_place(first, "first"), _by_place(second, "second")
+    pairs = tuple(InstancePair(record, theirs[place]) for place, record in ours.items() if place in theirs)
+    for pair in pairs:
+        if pair.first.area != pair.second.area:
+            image, annotation = _place(pair.first)
+            areas = f"{pair.first.area:g} pixels in the first and {pair.second.area:g} in the second"
+            raise InputError(
+                f"annotation {annotation} of image {image} has {areas}; compare evaluations of the same annotations"
+            )
+    groups = {ALL: list(pairs)}
+    groups |= {name: [p for p in pairs if name in size_classes(p.first.area, bounds)] for name in SIZE_CLASSES}
+    figures = {name: _figures(group, seed, draws) for name, group in groups.items() if group}
+    return Comparison(pairs, len(ours) - len(pairs), len(theirs) - len(pairs), figures)
+
+
+def size_classes(area: float, bounds: str = "half_open") -> list[str]:
+    """The size classes of an area: one, or two where inclusive bounds meet."""
+    both = bounds == "inclusive"
+    return [name for name, (low, high) in SIZE_CLASSES.items() if low <= area < high or (both and area == high)]
+
+
+def _place(record: InstanceRecord) -> tuple[int, int]:
+    return record.image_id, record.annotation_id
+
+
+def _by_place(records: Iterable[InstanceRecord], side: str) -> dict[tuple[int, int], InstanceRecord]:
+    found: dict[tuple[int, int], InstanceRecord] = {}
+    for record in records:
+        if found.setdefault(_place(record), record) is not record:
+            image, annotation = _place(record)
+            raise InputError(f"annotation {annotation} of image {image} occurs twice in the {side}; evaluate it again")
+    return found
+
+
+def _figures(pairs: Sequence[InstancePair], seed: int, draws: int) -> PairedFigures:
+    differences = np.array([pair.difference for pair in pairs])
+    images, places = np.unique([pair.first.image_id for pair in pairs], return_inverse=True)
+    low, high = None, None
+    if len(images) > 1:
+        sums = np.bincount(places, differences).astype(np.float64)
+        low, high = resampled_interval(sums, np.bincount(places).astype(np.float64), seed, draws)
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    return PairedFigures(
+        instances=len(pairs),
+        images=len(images),
+        first=float(np.mean([pair.first.iou for pair in pairs])),
+        second=float(np.mean([pair.second.iou for pair in pairs])),
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        wins=wins,
+        ties=len(pairs) - wins - losses,
+        losses=losses,
+    )

@@ -1,0 +1,63 @@
+"""A class that a ``_target_`` names, and a dataclass that YAML can fill in its place."""
+
+import dataclasses
+import importlib
+from collections.abc import Collection
+from dataclasses import field
+from typing import Any, get_type_hints
+
+from omegaconf import MISSING
+
+from core.errors import InputError
+from students.student import Student
+
+PACKAGES = ("compressors", "students", "data")
+"""Where a ``_target_`` may point: code of this project only."""
+
+
+def target_class(target: str) -> type[Any]:
+    """The class a ``_target_`` names.
+
+    Raises:
+        InputError: it is outside this project's packages, or does not exist.
+    """
+    module, _, name = target.rpartition(".")
+    if module.split(".")[0] not in PACKAGES:
+        raise InputError(f"_target_={target}: only classes of {', '.join(PACKAGES)} may be built; name one of those")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise InputError(f"_target_={target}: there is no module {error.name}; correct the name") from None
+    except AttributeError:
+        raise InputError(f"_target_={target}: {module} has no {name}; correct the name") from None
+    if not isinstance(found, type):
+        raise InputError(f"_target_={target}: is not a class; name a class")
+    return found
+
+
+def mirror(settings: type[Any], target: str | None = None, without: Collection[str] = ()) -> type[Any]:
+    """A dataclass with the fields of another: types kept, values open, and not frozen, so that YAML can fill it.
+
+    Args:
+        without: fields to leave out.
+    """
+    hints = get_type_hints(settings)
+    parts: list[Any] = [("_target_", str, field(default=target))] if target else []
+    for part in dataclasses.fields(settings):
+        hint, default, factory = hints[part.name], part.default, part.default_factory
+        if part.name in without:
+            continue
+        if hint is Student:
+            # A group of its own, to which the method's file refers and which has its type there.
+            parts.append((part.name, Any, field(default=MISSING)))
+        elif dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            nested = mirror(hint)
+            parts.append((part.name, nested, field(default_factory=nested)))
+        elif factory is not dataclasses.MISSING:
+            parts.append((part.name, hint, field(default_factory=factory)))
+        else:
+            parts.append((part.name, hint, field(default=MISSING if default is dataclasses.MISSING else default)))
+    return dataclasses.make_dataclass(settings.__name__, parts)
