@@ -1,0 +1,236 @@
+"""Passes over a data set: what must score 1, what must score what ten lines of NumPy say, and what must not matter."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import InputError
+from core.protocols import Segmenter
+from data.coco import Coco
+from data.detections import Detections
+from evaluation.average_precision.figures import average_precision
+from evaluation.conventions import PROTOCOLS, protocol_named
+from evaluation.instances import InstanceRecord
+from evaluation.metrics import mean_iou
+from evaluation.passes import EvaluationPass, Scored
+from evaluation.record_files import read_instances, write_records
+from evaluation.scoring_protocol import ScoringProtocol
+from tests.unit.tiny import Killed
+from tests.unit.truthful import FilledBox, Truthful, drawn_labels, write_coco, write_detections
+
+PROMPTED = [
+    p for p in PROTOCOLS.values() if not p.is_detected and p.prompt != "annotated_point" and p.truth != "reference"
+]
+DETECTED = [protocol for protocol in PROTOCOLS.values() if protocol.is_detected]
+BOXES = [protocol for protocol in PROMPTED if protocol.prompt == "box"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("drawn") / "coco", drawn_labels(7))
+
+
+@pytest.fixture
+def data(root: Path) -> Coco:
+    return Coco(root, least_area=0)
+
+
+@pytest.fixture(scope="module")
+def truthful(root: Path) -> Truthful:
+    data = Coco(root)
+    return Truthful([data.sample(index) for index in range(len(data))])
+
+
+def scored(model: Segmenter, data: Coco, protocols: list[ScoringProtocol], **settings: Any) -> Scored:
+    return EvaluationPass(model, data, protocols, range(len(data)), **settings).run()
+
+
+def test_the_truth_scores_one_under_every_protocol(truthful: Truthful, data: Coco, root: Path, tmp_path: Path) -> None:
+    assert isinstance(truthful, Segmenter)
+    detections = Detections(write_detections(tmp_path / "boxes.json", root), data.sizes_hw())
+    reference = next(p for p in PROTOCOLS.values() if p.truth == "reference")
+    protocols = [*PROMPTED, *DETECTED, reference]
+    found = scored(truthful, data, protocols, detections=detections, reference=truthful)
+    for protocol in (*PROMPTED, reference):
+        metrics = mean_iou(found.instances(protocol.name), protocol.bounds)
+        assert metrics["miou"].value == 1.0, protocol.name
+        assert metrics["miou"].n == sum(data.instance_count(index) for index in range(len(data)))
+    for protocol in DETECTED:
+        results = [record.result() for record in found.detected(protocol.name)]
+        figures = average_precision(data.truth(), results, backend="official")
+        # The official evaluator divides by one plus an epsilon.
+        assert figures["ap"] == pytest.approx(1.0, abs=1e-12) and figures["ar100"] == 1.0
+
+
+@pytest.mark.parametrize("protocol", BOXES, ids=lambda protocol: protocol.name)
+def test_filled_boxes_score_what_numpy_says(protocol: ScoringProtocol, truthful: Truthful, data: Coco) -> None:
+    if protocol.jitter:
+        pytest.skip("the jittered boxes are drawn by the protocol")
+    records = scored(FilledBox(truthful.samples), data, [protocol]).instances(protocol.name)
+    expected = []
+    for sample in truthful.samples:
+        for mask, (x0, y0, x1, y1) in zip(sample.masks, sample.boxes_xyxy, strict=True):
+            box = np.zeros_like(mask)
+            box[int(y0) : int(y1), int(x0) : int(x1)] = True
+            expected.append((mask & box).sum() / (mask | box).sum())
+    assert [record.iou for record in records] == pytest.approx(expected, abs=0)
+
+
+def figures(found: Scored) -> dict[int, tuple[float, int]]:
+    return {
+        record.annotation_id: (record.iou, record.mask_index)
+        for protocol in BOXES[:2]
+        for record in found.instances(protocol.name)
+    }
+
+
+def test_order_batches_and_processes_change_nothing(truthful: Truthful, data: Coco, tmp_path: Path) -> None:
+    model, reference = FilledBox(truthful.samples), figures(scored(FilledBox(truthful.samples), data, BOXES[:2]))
+    for settings in (
+        {"batch": 1},
+        {"batch": 3},
+        {"encoded": 4},
+        {"workers": 2},
+        {"encoded": 3, "workers": 1, "batch": 2},
+    ):
+        assert figures(scored(model, data, BOXES[:2], **settings)) == reference, settings
+    count = sum(data.instance_count(index) for index in range(len(data)))
+    order = np.random.default_rng(1).permutation(count).tolist()
+    shuffled = Coco(write_coco(tmp_path / "shuffled", drawn_labels(7), order), least_area=0)
+    assert figures(scored(model, shuffled, BOXES[:2])) == reference
+    backwards = EvaluationPass(model, data, BOXES[:2], range(len(data))[::-1]).run()
+    assert figures(backwards) == reference
+
+
+def test_each_picture_is_encoded_once_for_all_protocols(truthful: Truthful, data: Coco) -> None:
+    model = Truthful(truthful.samples)
+    alike = [p for p in PROMPTED if p.framing == ("pillow", "nearest")]
+    scored(model, data, alike, encoded=3)
+    assert sum(count for kind, count in model.batches if kind == "encode") == len(data)
+
+
+class _Stopping:
+    """A model that is killed after some pictures."""
+
+    def __init__(self, model: Truthful, after: int) -> None:
+        self.model, self.left = model, after
+        self.name, self.input_size = model.name, model.input_size
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.left:
+            raise Killed
+        self.left -= 1
+        return self.model.encode(images)
+
+    def decode(self, *arguments: Any, **named: Any) -> Any:
+        return self.model.decode(*arguments, **named)
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_stopped_pass_goes_on_where_it_was(after: int, truthful: Truthful, data: Coco, tmp_path: Path) -> None:
+    model, folder = FilledBox(truthful.samples), tmp_path / "pass"
+    reference = figures(scored(model, data, BOXES[:2]))
+    with pytest.raises(Killed):
+        scored(_Stopping(model, after), data, BOXES[:2], folder=folder, key="k")
+    # The kill may come in the middle of a line.
+    with open(folder / "part-0.jsonl", "a") as stream:
+        stream.write('{"place": 3, "records": {"box_si')
+    model.batches.clear()
+    assert figures(scored(model, data, BOXES[:2], folder=folder, key="k")) == reference
+    assert sum(kind == "encode" for kind, _ in model.batches) == len(data) - after
+    # Of another model, nothing is taken over.
+    model.batches.clear()
+    scored(model, data, BOXES[:2], folder=folder, key="other")
+    assert sum(kind == "encode" for kind, _ in model.batches) == len(data)
+
+
+def test_pictures_that_cannot_be_read_are_counted(truthful: Truthful, root: Path, tmp_path: Path) -> None:
+    broken = write_coco(tmp_path / "broken", drawn_labels(7))
+    (broken / "val2017" / f"{2:012d}.png").unlink()
+    content = (broken / "val2017" / f"{4:012d}.png").read_bytes()
+    (broken / "val2017" / f"{4:012d}.png").write_bytes(content[: len(content) // 2])
+    data = Coco(broken, missing="skip")
+    for workers in (0, 2):
+        found = scored(FilledBox(truthful.samples), Coco(broken, missing="skip"), [BOXES[0]], workers=workers)
+        assert {record.image_id for record in found.instances(BOXES[0].name)} == {0, 1, 3, 5, 6}
+        total = len(json.loads((broken / "annotations" / "instances_val2017.json").read_text())["annotations"])
+        assert found.skipped["unreadable_image"] + len(found.instances(BOXES[0].name)) == total
+        assert found.skipped["image_left_out"] == 2
+    assert len(data) == 6
+
+
+def test_records_are_kept_to_the_last_digit(truthful: Truthful, data: Coco, tmp_path: Path) -> None:
+    found = scored(FilledBox(truthful.samples), data, BOXES[:2])
+    write_records(tmp_path, found.records)
+    assert read_instances(tmp_path) == {p.name: found.instances(p.name) for p in BOXES[:2]}
+    with open(tmp_path / "instances.jsonl", "a") as stream:
+        stream.write("{}\n")
+    with pytest.raises(InputError, match=r"instances\.jsonl: line \d+ is no record"):
+        read_instances(tmp_path)
+
+
+def test_clicks_follow_the_error(truthful: Truthful, data: Coco) -> None:
+    seen: list[tuple[list[list[float]], list[int]]] = []
+
+    class Blind(Truthful):
+        """Answers with everything but the left half of the truth."""
+
+        def answer(self, sample: Any, prompt: Any) -> torch.Tensor:
+            seen.append((prompt.points_xy[0].tolist(), prompt.labels[0].tolist()))
+            answers = super().answer(sample, prompt)
+            answers[..., : answers.shape[-1] // 2] = False
+            return answers
+
+    protocol = replace(protocol_named("clicks_3"), choice="single")
+    EvaluationPass(Blind(truthful.samples), data, [protocol], [0], batch=1).run()
+    sample = truthful.samples[0]
+    assert [len(points) for points, _ in seen] == [1, 2, 3] * len(sample.masks)
+    for k, mask in enumerate(sample.masks):
+        points, labels = seen[3 * k + 2]
+        missed = mask.copy()
+        missed[:, mask.shape[1] // 2 :] = False
+        assert labels[0] == 1
+        for (x, y), label in zip(points[1:], labels[1:], strict=True):
+            assert label == (1 if missed.any() else -1)
+            assert not missed.any() or missed[int(y), int(x)]
+
+
+def test_what_a_protocol_cannot_be() -> None:
+    for settings, message in (
+        ({"prompt": "circle"}, "prompt=circle is unknown"),
+        ({"clicks": 10, "prompt": "central_point"}, "clicks=10 must be 1 to 9"),
+        ({"clicks": 2}, "need a point to begin with"),
+        ({"jitter": 0.1, "prompt": "central_point"}, "moves ground-truth boxes"),
+        ({"jitter": 1.5}, "jitter=1.5 must be"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ScoringProtocol(name="x", **settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="protocol nothing is unknown"):
+        protocol_named("nothing")
+
+
+def test_every_protocol_says_where_it_comes_from() -> None:
+    for name, protocol in PROTOCOLS.items():
+        assert name == protocol.name and name.partition("@")[2].isdigit() and protocol.source
+        assert set(protocol.axes()) == set(ScoringProtocol.__dataclass_fields__)
+
+
+@pytest.fixture
+def records() -> Iterator[list[InstanceRecord]]:
+    yield [
+        InstanceRecord(image, i, 10.0, iou, 0.5, 0, 1.0, 1)
+        for i, (image, iou) in enumerate([(0, 1.0), (0, 0.0), (1, 0.5)])
+    ]
+
+
+def test_missing_inputs_are_asked_for(truthful: Truthful, data: Coco) -> None:
+    with pytest.raises(InputError, match="give detections=FILE"):
+        scored(truthful, data, [DETECTED[0]])
+    with pytest.raises(InputError, match=r"give evaluation\.reference=NAME"):
+        scored(truthful, data, [protocol_named("mobilesam")])
