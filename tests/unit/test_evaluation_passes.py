@@ -1,7 +1,6 @@
 """Passes over a data set: what must score 1, what must score what ten lines of NumPy say, and what must not matter."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from data.detections import Detections
 from evaluation.average_precision.figures import average_precision
 from evaluation.conventions import PROTOCOLS, protocol_named
 from evaluation.instances import InstanceRecord
-from evaluation.metrics import mean_iou
+from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
 from evaluation.passes import EvaluationPass, Scored
 from evaluation.record_files import read_instances, write_records
 from evaluation.scoring_protocol import ScoringProtocol
@@ -221,12 +220,21 @@ def test_every_protocol_says_where_it_comes_from() -> None:
         assert set(protocol.axes()) == set(ScoringProtocol.__dataclass_fields__)
 
 
-@pytest.fixture
-def records() -> Iterator[list[InstanceRecord]]:
-    yield [
-        InstanceRecord(image, i, 10.0, iou, 0.5, 0, 1.0, 1)
-        for i, (image, iou) in enumerate([(0, 1.0), (0, 0.0), (1, 0.5)])
-    ]
+def test_averages_over_images_and_categories_by_hand() -> None:
+    records = [InstanceRecord(0, 1, 10.0, 1.0, 0.5, 0, 1.0, 7), InstanceRecord(0, 2, 10.0, 0.0, 0.5, 0, 1.0, 7)]
+    records.append(InstanceRecord(1, 3, 10.0, 0.8, 0.5, 0, 1.0, 9))
+    assert grouped_mean_iou(records) == {"miou_images": pytest.approx(0.65), "miou_categories": pytest.approx(0.65)}
+    low, high = bootstrap_interval(records)
+    # Images are drawn whole: twice the first gives 0.5, twice the second 0.8, each once 0.6.
+    assert (low, high) == (pytest.approx(0.5), pytest.approx(0.8))
+    assert bootstrap_interval(records) == (low, high)
+    assert "miou_categories" not in grouped_mean_iou([replace(record, category_id=None) for record in records])
+
+
+def test_inclusive_bounds_count_an_area_twice() -> None:
+    records = [InstanceRecord(0, 1, 32.0**2, 0.5, 0.5, 0)]
+    assert set(mean_iou(records, "inclusive")) == {"miou", "miou_small", "miou_medium"}
+    assert set(mean_iou(records)) == {"miou", "miou_medium"}
 
 
 def test_missing_inputs_are_asked_for(truthful: Truthful, data: Coco) -> None:

@@ -106,9 +106,8 @@ class Truthful:
         if not multimask:
             return Masks(logits, torch.full((len(prompt), 1), 0.7), FRAME)
         wrong = torch.full_like(logits, 2.0)
-        return Masks(
-            torch.cat([wrong, logits, -wrong], 1), torch.tensor([[0.1, 0.9, 0.2]]).repeat(len(prompt), 1), FRAME
-        )
+        predicted = torch.tensor([[0.1, 0.9, 0.2]]).repeat(len(prompt), 1)
+        return Masks(torch.cat([wrong, logits, -wrong], 1), predicted, FRAME)
 
     def answer(self, sample: ImageSample, prompt: Prompt) -> Tensor:
         """Bool ``[N, H, W]``."""
@@ -118,9 +117,9 @@ class Truthful:
         for number, sample in enumerate(self.samples):
             height, width = sample.image.shape[:2]
             shown = (image[0, :height, :width] * 58.395 + 123.675).round()
-            if not image[0, height:].any() and not image[0, :, width:].any():
-                if torch.equal(shown, torch.from_numpy(sample.image[..., 0]).float()):
-                    return number
+            padded = image[0, height:].any() or image[0, :, width:].any()
+            if not padded and torch.equal(shown, torch.from_numpy(sample.image[..., 0]).float()):
+                return number
         raise AssertionError("an unknown picture")
 
     @staticmethod
