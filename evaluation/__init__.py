@@ -1,1 +1,1 @@
-"""Promptable segmentation, scored. Sees models only as :class:`core.protocols.Segmenter`."""
+"""Promptable segmentation, scored. Sees models only as :mod:`core.protocols` tells them."""

@@ -12,6 +12,7 @@ from data.sample import ImageData, ImageSample
 from evaluation.answers import Answers
 from evaluation.clicks import with_next_clicks
 from evaluation.framing import check_framing, framed_image, framed_truth, prompts_together, upscaled_in_parts
+from evaluation.mask_measures import stability_scores
 from evaluation.prompt_rules import prompts_of
 from evaluation.scoring_protocol import ScoringProtocol
 
@@ -59,10 +60,10 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def stability_of(logits: Tensor) -> Tensor:
-    """SAM's stability scores of masks given as logits ``[N, H, W]``: float64 ``[N]``, not numbers for bool masks."""
+    """SAM's stability scores of masks given as logits ``[N, H, W]``: float32 ``[N]``, not numbers for bool masks."""
     if logits.dtype == torch.bool:
-        return torch.full((len(logits),), torch.nan, dtype=torch.float64, device=logits.device)
-    return _ratio(_pixels(logits > STABILITY_OFFSET), _pixels(logits > -STABILITY_OFFSET))
+        return torch.full((len(logits),), torch.nan, device=logits.device)
+    return stability_scores(logits, 0.0, STABILITY_OFFSET)
 
 
 def decode_in_batches(

@@ -44,9 +44,10 @@ class _Pictures(Dataset[LoadedPicture]):
         framings: Sequence[tuple[str, str]],
         with_masks: bool,
         with_images: bool,
+        every: bool,
     ) -> None:
         self.data, self.places, self.frame, self.framings = data, places, frame, framings
-        self.with_masks, self.with_images = with_masks, with_images
+        self.with_masks, self.with_images, self.every = with_masks, with_images, every
 
     def __len__(self) -> int:
         return len(self.places)
@@ -63,7 +64,7 @@ class _Pictures(Dataset[LoadedPicture]):
         if image is not None:
             size_hw = (image.shape[0], image.shape[1])
             # What has nothing to score is not encoded.
-            if sample is None or len(sample.masks):
+            if self.every or sample is None or len(sample.masks):
                 frames = {framing: framed_image(image, self.frame, framing) for framing in self.framings}
                 shown = image if self.with_images else None
         after = self.data.skipped
@@ -81,6 +82,7 @@ def loaded_pictures(
     batch: int,
     workers: int,
     with_images: bool = False,
+    every: bool = False,
 ) -> Iterator[list[LoadedPicture]]:
     """Pictures in order, several at a time.
 
@@ -91,8 +93,9 @@ def loaded_pictures(
         batch: pictures handed out together.
         workers: processes that read ahead; 0 reads in this one.
         with_images: whether pictures are wanted as they are.
+        every: whether pictures without instances are framed too: a detector may have found something there.
     """
-    pictures = _Pictures(data, places, frame, framings, with_masks, with_images)
+    pictures = _Pictures(data, places, frame, framings, with_masks, with_images, every)
     ahead = {"prefetch_factor": 4} if workers else {}
     # Each picture is a worker's item, so that a batch is read by all of them.
     loader = DataLoader(pictures, batch_size=None, num_workers=workers, **ahead)  # type: ignore[arg-type]

@@ -139,6 +139,7 @@ class EvaluationPass:
             self.encoded,
             self.workers,
             with_images=len(sizes) < len(models),
+            every=bool(self._detected),
         )
 
     def _score(self, pictures: list[LoadedPicture]) -> list[PictureRecords]:

@@ -19,7 +19,7 @@ from core.errors import InputError, RunFailed
 from experiments.help_text import help_text
 from experiments.messages import group_overrides, nearest, told
 from experiments.rows import Row
-from experiments.schema import COMMANDS, WORDS, register
+from experiments.schema import COMMANDS, OTHER_NAMES, WORDS, register
 from experiments.validate import check_preset, check_student, settings_of
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
@@ -99,16 +99,21 @@ def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _named(command: str, arguments: Sequence[str]) -> list[str]:
-    """Bare words as the settings that a command takes them for, those that are not given by name."""
+    """The arguments with the names that settings have: bare words where a command takes them, and other names."""
     keys = [argument.partition("=")[0] for argument in arguments]
     open_names = [name for name in WORDS.get(command, ()) if name not in keys]
+    others = OTHER_NAMES.get(command, {})
     named = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        bare = "=" not in argument and not argument.startswith(("-", "~")) and before not in _WITH_VALUE
-        if bare and command in WORDS and not open_names:
-            raise InputError(f"{argument!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
-        # Quoted, as a path may hold signs that mean something to Hydra.
-        named.append(f"{open_names.pop(0)}={_quoted(argument)}" if bare and command in WORDS else argument)
+        key, sign, value = argument.partition("=")
+        if sign and key in others:
+            argument = f"{others[key]}={value}"
+        elif command in WORDS and not sign and not argument.startswith(("-", "~")) and before not in _WITH_VALUE:
+            if not open_names:
+                raise InputError(f"{argument!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
+            # Quoted, as a path may hold signs that mean something to Hydra.
+            argument = f"{open_names.pop(0)}={_quoted(argument)}"
+        named.append(argument)
     return named
 
 

@@ -39,7 +39,7 @@ def collect(runs: Path) -> list[ResultRow]:
     seen: set[str] = set()
     for folder in sorted(path for path in runs.glob("*") if path.is_dir()) if runs.is_dir() else []:
         path = next((folder / name for name in (NAME, FAILED) if (folder / name).is_file()), None)
-        for row in _readable(path) if path else []:
+        for row in readable_rows(path) if path else []:
             content = {key: value for key, value in row.to_dict().items() if key not in _OF_A_RUN}
             key = json.dumps(content, sort_keys=True)
             if row.method not in _COMPARISONS or key not in seen:
@@ -48,7 +48,7 @@ def collect(runs: Path) -> list[ResultRow]:
     return rows
 
 
-def _readable(path: Path) -> list[ResultRow]:
+def readable_rows(path: Path) -> list[ResultRow]:
     """A file's rows; one that cannot be read is named on standard error and left out."""
     try:
         return read_rows(path)

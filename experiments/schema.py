@@ -306,13 +306,13 @@ class TableConfig(CommandConfig):
 
     Attributes:
         results: whether the committed rows count, beside those below ``runs``.
-        protocol, data: only this one; null: all.
+        protocol, dataset: only this one; null: all. The data set is typed as ``data=NAME``.
         out: a file; null: standard output.
     """
 
     results: bool = True
     protocol: str | None = None
-    data: str | None = None
+    dataset: str | None = None
     out: str | None = None
 
 
@@ -335,6 +335,8 @@ COMMANDS: dict[str, type[CommandConfig]] = {
 }
 WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second")}
 """Settings that a command also takes as bare words, in this order."""
+OTHER_NAMES = {"table": {"data": "dataset"}}
+"""Settings that are typed by another name: Hydra takes a key of the name of a folder in ``conf/`` for a file there."""
 
 
 def register() -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 from core.protocols import Masks
 from evaluation.everything.candidates import Candidates
 from evaluation.everything.crops import Crop
-from evaluation.everything.measures import mask_boxes, stability_scores
 from evaluation.everything.run_lengths import encode_windows
 from evaluation.everything.settings import EverythingSettings
 from evaluation.everything.windows import Window, axes, windows
+from evaluation.mask_measures import mask_boxes, stability_scores
 
 PIXELS_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}
 """Pixels of masks computed together, by type of device: on a CPU few enough that freed memory is used again instead of

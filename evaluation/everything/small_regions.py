@@ -7,8 +7,8 @@ from scipy import ndimage
 
 from data.annotations import decode_rle
 from evaluation.everything.candidates import Candidates
-from evaluation.everything.measures import mask_boxes
 from evaluation.everything.run_lengths import encode_one
+from evaluation.mask_measures import mask_boxes
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 

@@ -47,6 +47,7 @@ def composed(command: str, *overrides: str) -> DictConfig:
     given += ["checkpoint=sam_pocket"] if command in ("evaluate", "convert", "export", "predict", "everything") else []
     given += ["image=somewhere"] if command in ("predict", "everything") else []
     given += ["to=hf"] if command == "convert" else []
+    given += ["first=one", "second=other"] if command == "compare" else []
     given += ["out=somewhere"] if command in ("convert", "export") else []
     chosen = [text for text in given if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)]
     return compose("config" if command == "run" else command, [*chosen, *overrides])

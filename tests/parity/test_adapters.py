@@ -121,10 +121,10 @@ def assert_alike(found: Scored, expected: Scored) -> None:
     ids = ("image_id", "annotation_id", "area", "mask_index", "category_id")
     for name in COMPARED:
         records, wanted = found.instances(name), expected.instances(name)
-        assert [[getattr(r, key) for key in ids] for r in records] == [[getattr(r, key) for key in ids] for r in wanted]
         for key, tolerance in (("iou", 0.01), ("iou_pred", 1e-5), ("stability", 0.01)):
             values = ([getattr(record, key) for record in part] for part in (records, wanted))
             np.testing.assert_allclose(*values, rtol=0, atol=tolerance)
+        assert [[getattr(r, key) for key in ids] for r in records] == [[getattr(r, key) for key in ids] for r in wanted]
         assert mean_iou(records)["miou"].value == pytest.approx(mean_iou(wanted)["miou"].value, abs=1e-4)
     for name in DETECTED:
         for mask, truth in zip(found.detected(name), expected.detected(name), strict=True):
@@ -134,12 +134,9 @@ def assert_alike(found: Scored, expected: Scored) -> None:
             assert mask.counts == truth.counts or mask_api.iou(*runs, [0])[0, 0] >= 0.99
 
 
-@pytest.mark.parametrize("encoded", [1, 4])
 @pytest.mark.parametrize("kind", WRAPPED)
-def test_the_figures_are_our_models(
-    kind: str, encoded: int, ours: Sam, expected: Scored, detections: Detections
-) -> None:
-    assert_alike(scored(WRAPPED[kind](ours), detections, encoded=encoded), expected)
+def test_the_figures_are_our_models(kind: str, ours: Sam, expected: Scored, detections: Detections) -> None:
+    assert_alike(scored(WRAPPED[kind](ours), detections, encoded=4), expected)
 
 
 def test_what_is_compared_is_worth_it(expected: Scored) -> None:
@@ -148,7 +145,8 @@ def test_what_is_compared_is_worth_it(expected: Scored) -> None:
         assert 0.5 < mean_iou(records)["miou"].value < 0.98 and len(records) > 30
         assert len({record.mask_index for record in records}) == (1 if name == "box_single@1" else 3)
     for name in DETECTED:
-        assert len({record.counts for record in expected.detected(name)}) > 50
+        # Both boxes of an object may give one mask.
+        assert len({record.counts for record in expected.detected(name)}) > 30
 
 
 class Shifted(SamPredictor):

@@ -107,6 +107,18 @@ def test_order_batches_and_processes_change_nothing(truthful: Truthful, data: Co
     assert figures(backwards) == reference
 
 
+def test_detections_on_pictures_without_annotations_count(root: Path, tmp_path: Path, truthful: Truthful) -> None:
+    source = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    bare = [annotation for annotation in source["annotations"] if annotation["image_id"] != 3]
+    annotations = tmp_path / "bare.json"
+    annotations.write_text(json.dumps({**source, "annotations": bare}))
+    data = Coco(root, annotations=annotations)
+    detections = Detections(write_detections(tmp_path / "boxes.json", root), data.sizes_hw())
+    alone = scored(truthful, data, [DETECTED[0]], detections=detections).detected(DETECTED[0].name)
+    beside = scored(truthful, data, [DETECTED[0], BOXES[0]], detections=detections).detected(DETECTED[0].name)
+    assert beside == alone and 3 in {record.image_id for record in alone}
+
+
 def test_each_picture_is_encoded_once_for_all_protocols(truthful: Truthful, data: Coco) -> None:
     model = Truthful(truthful.samples)
     alike = [p for p in PROMPTED if p.framing == ("pillow", "nearest")]

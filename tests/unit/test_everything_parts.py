@@ -11,10 +11,10 @@ from core.errors import InputError
 from core.geometry import upscale_logits
 from evaluation.everything import EverythingSettings
 from evaluation.everything.crops import crops_of, grid_points, shared_points
-from evaluation.everything.measures import mask_boxes, stability_scores
 from evaluation.everything.run_lengths import encode_windows, in_form
 from evaluation.everything.small_regions import without_small_regions
 from evaluation.everything.windows import axes, windows
+from evaluation.mask_measures import mask_boxes, stability_scores
 
 WRONG = [
     ({"strategy": "sparse"}, "strategy is 'sparse'; use one of dense, hierarchical"),
