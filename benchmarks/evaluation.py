@@ -4,8 +4,8 @@
 scripts): ``predictor.set_image``, then ``predictor.predict`` one box at a time, each full-resolution mask brought to
 the host and encoded, then pycocotools. The same model, pictures, boxes and choice of masks; both end to end, pictures
 read from disk. Without ``--coco`` pictures of shapes are written to a temporary folder in COCO's layout. Boxes are
-annotated ones, moved by noise, ``--boxes`` a picture. The time outside the model is what a pass takes beyond its calls of
-``encode`` and ``decode``.
+annotated ones, moved by noise, ``--boxes`` a picture. The time outside the model is what a pass takes beyond its calls
+of ``encode`` and ``decode``.
 """
 
 import argparse

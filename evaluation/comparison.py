@@ -122,9 +122,10 @@ def _place(record: InstanceRecord) -> tuple[int, int]:
 def _by_place(records: Iterable[InstanceRecord], side: str) -> dict[tuple[int, int], InstanceRecord]:
     found: dict[tuple[int, int], InstanceRecord] = {}
     for record in records:
-        if found.setdefault(_place(record), record) is not record:
+        if _place(record) in found:
             image, annotation = _place(record)
             raise InputError(f"annotation {annotation} of image {image} occurs twice in the {side}; evaluate it again")
+        found[_place(record)] = record
     return found
 
 

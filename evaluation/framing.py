@@ -16,12 +16,18 @@ from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmen
 from data.images import to_frame
 from evaluation.scoring_protocol import ScoringProtocol
 
-PIXELS_AT_ONCE = 2**24
-"""Logits brought to the original size together: 64 MB of float32, whatever the number of prompts."""
+PIXELS_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}
+"""Pixels of masks computed together, by type of device: on a CPU few enough that freed memory is used again instead of
+asking the system for fresh pages, on a GPU enough to fill it. A single mask may have more."""
 USUAL_FRAMING = ("pillow", "nearest")
 """SAM's own :attr:`ScoringProtocol.framing`."""
 _ABOUT_THE_FRAME = {"resize": "tensor", "rounding": "floor", "upscaling": "direct", "truth": "frame"}
 _MOST_CANDIDATES = 4
+
+
+def pixels_at_once(device: torch.device) -> int:
+    """How many pixels of masks to make at a time."""
+    return PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"])
 
 
 def framed_size(size_hw: tuple[int, int], frame: int, rounding: str) -> tuple[int, int]:
@@ -83,7 +89,7 @@ def upscaled_in_parts(
     count, candidates = masks.logits.shape[:2]
     frame = masks.frame if isinstance(masks, Masks) else 0
     pixels = candidates * max(size_hw[0] * size_hw[1], frame**2)
-    step = max(1, PIXELS_AT_ONCE // pixels)
+    step = max(1, pixels_at_once(masks.logits.device) // pixels)
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
         some = replace(masks, logits=masks.logits[part], iou_pred=masks.iou_pred[part])
@@ -94,7 +100,7 @@ def prompts_together(model: Segmenter | PictureSegmenter, size_hw: tuple[int, in
     """How many prompts to decode at a time: ``batch``, or fewer where answers may have the original size."""
     if not isinstance(model, PictureSegmenter):
         return batch
-    return max(1, min(batch, PIXELS_AT_ONCE // (_MOST_CANDIDATES * size_hw[0] * size_hw[1])))
+    return max(1, min(batch, PIXELS_AT_ONCE["cpu"] // (_MOST_CANDIDATES * size_hw[0] * size_hw[1])))
 
 
 def check_framing(model: Segmenter | PictureSegmenter, protocols: Sequence[ScoringProtocol]) -> None:

@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 from core.checkpoint import write_text
 from core.errors import InputError
 from evaluation.comparison import Comparison, compare_records
-from experiments.comparison_report import Compared, ComparedRow
+from experiments.comparison_report import Compared
+from experiments.comparison_rows import ComparedRow
 from experiments.messages import nearest
 from experiments.recorded_evaluation import RecordedEvaluation, check_comparable, read_evaluation
 from experiments.schema import CompareConfig
@@ -33,11 +34,13 @@ def compare(settings: CompareConfig, cfg: DictConfig) -> list[ComparedRow]:
     notes = _unpaired(comparisons) + _differing_draws(first, second, protocols)
     notes += _unshared(first, second, protocols) if settings.protocol is None else []
     compared = Compared(first, second, comparisons, bounds, notes, settings.count)
+    stream = sys.stdout if settings.format == "table" else sys.stderr
     if settings.format == "table":
         compared.print()
+    for note in notes:
+        print(note, file=stream)
     if settings.out is not None:
-        said = _write(compared, settings)
-        print(said, file=sys.stdout if settings.format == "table" else sys.stderr)
+        print(_write(compared, settings), file=stream)
     return compared.rows()
 
 

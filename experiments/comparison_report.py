@@ -1,13 +1,13 @@
 """A comparison of two models in words: for a terminal, as Markdown, as CSV and as rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.comparison import ALL, Comparison, InstancePair, PairedFigures, size_classes
+from evaluation.comparison import ALL, Comparison, InstancePair, size_classes
+from experiments.comparison_rows import ComparedRow, compared_rows
 from experiments.recorded_evaluation import RecordedEvaluation
 from experiments.text_tables import csv_text, markdown_table
 
@@ -21,41 +21,6 @@ _CSV = (
     *("protocol", "image_id", "annotation_id", "category_id", "area_pixels", "size_class", "iou_first", "iou_second"),
     *("difference_points", "iou_pred_first", "iou_pred_second"),
 )
-
-
-@dataclass(frozen=True)
-class ComparedRow:
-    """One protocol and one group of instances: what ``format=json`` prints. mIoU in 0..1, differences in points.
-
-    Attributes:
-        size: ``all``, or a size class.
-        only_first, only_second: of the protocol: instances without a counterpart.
-        worst, best: of ``all``: single instances, the largest loss or gain first.
-    """
-
-    protocol: str
-    data: str | None
-    size: str
-    first: str
-    second: str
-    instances: int
-    images: int
-    miou_first: float
-    miou_second: float
-    difference_points: float
-    low_points: float | None
-    high_points: float | None
-    wins: int
-    ties: int
-    losses: int
-    only_first: int
-    only_second: int
-    worst: list[dict[str, Any]] = field(default_factory=list)
-    best: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -78,10 +43,11 @@ class Compared:
 
     def rows(self) -> list[ComparedRow]:
         """A row a protocol and group."""
+        data, folders = self.first.rows[0].data, (str(self.first.folder), str(self.second.folder))
         return [
-            _row(self, protocol, comparison, size, figures)
+            row
             for protocol, comparison in self.by_protocol.items()
-            for size, figures in comparison.figures.items()
+            for row in compared_rows(protocol, data, folders, comparison, self.count)
         ]
 
     def csv(self) -> str:
@@ -103,7 +69,7 @@ class Compared:
             pictures: file names beside this one.
         """
         parts = ["# Comparison", f"- first: {self.first.about()}\n- second: {self.second.about()}", EXPLAINED + "."]
-        parts += [f"- {note}" for note in self.notes]
+        parts += ["\n".join(f"- {note}" for note in self.notes)] if self.notes else []
         for protocol, comparison in self.by_protocol.items():
             parts += [f"## {_heading(self, protocol, comparison)}"]
             parts += [markdown_table(FIGURES, figure_cells(comparison))]
@@ -113,7 +79,7 @@ class Compared:
         return "\n\n".join(parts) + "\n"
 
     def print(self) -> None:
-        """Show it on the terminal."""
+        """Show it on the terminal, but for the notes."""
         console = Console(highlight=False)
         for side, evaluation in (("first", self.first), ("second", self.second)):
             console.print(f"{side:<6}  {evaluation.about()}: {evaluation.folder}", soft_wrap=True, markup=False)
@@ -124,8 +90,6 @@ class Compared:
                 console.print(f"\n{title}", markup=False)
                 console.print(_table(PAIRS, pair_cells(pairs)))
         console.print(f"\n{EXPLAINED}", soft_wrap=True, style="dim")
-        for note in self.notes:
-            console.print(note, soft_wrap=True, markup=False)
 
 
 def figure_cells(comparison: Comparison) -> list[list[str]]:
@@ -175,40 +139,9 @@ def _heading(compared: Compared, protocol: str, comparison: Comparison) -> str:
 
 
 def _table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
-    table = Table(show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False, box=None, header_style="dim")
     for name in header:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for line in cells:
         table.add_row(*line)
     return table
-
-
-def _row(compared: Compared, protocol: str, comparison: Comparison, size: str, figures: PairedFigures) -> ComparedRow:
-    chosen = (comparison.worst, comparison.best) if size == ALL else ()
-    worst, best = ([_plain(pair) for pair in some(compared.count)] for some in chosen) if chosen else ([], [])
-    return ComparedRow(
-        protocol=protocol,
-        data=compared.first.rows[0].data,
-        size=size,
-        first=str(compared.first.folder),
-        second=str(compared.second.folder),
-        instances=figures.instances,
-        images=figures.images,
-        miou_first=figures.first,
-        miou_second=figures.second,
-        difference_points=100 * figures.difference,
-        low_points=None if figures.low is None else 100 * figures.low,
-        high_points=None if figures.high is None else 100 * figures.high,
-        wins=figures.wins,
-        ties=figures.ties,
-        losses=figures.losses,
-        only_first=comparison.only_first,
-        only_second=comparison.only_second,
-        worst=worst,
-        best=best,
-    )
-
-
-def _plain(pair: InstancePair) -> dict[str, Any]:
-    ids = {"image_id": pair.first.image_id, "annotation_id": pair.first.annotation_id, "area": pair.first.area}
-    return {**ids, "iou_first": pair.first.iou, "iou_second": pair.second.iou}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.provenance import impersonal
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord
@@ -59,10 +60,11 @@ class RecordedEvaluation:
         return row.student or " ".join([row.method, *([] if row.ratio is None else [f"{row.ratio:g}"])])
 
     def about(self) -> str:
-        """The model, what it computed on, and where the evaluation lies, in a line."""
-        row = self.rows[0]
+        """The model, its file if it has one, and what it computed on, in a line."""
+        row, checkpoint = self.rows[0], self.setting("checkpoint")
+        file = impersonal(checkpoint) if isinstance(checkpoint, str) and checkpoint != self.name() else None
         seed = None if row.seed is None else f"seed {row.seed}"
-        return ", ".join(part for part in (self.name(), seed, row.variant, row.device, row.precision) if part)
+        return ", ".join(part for part in (self.name(), file, seed, row.variant, row.device, row.precision) if part)
 
 
 def read_evaluation(key: str, given: str, runs: Path) -> RecordedEvaluation:

@@ -11,11 +11,8 @@ from evaluation.everything.crops import Crop
 from evaluation.everything.run_lengths import encode_windows
 from evaluation.everything.settings import EverythingSettings
 from evaluation.everything.windows import Window, axes, windows
+from evaluation.framing import pixels_at_once
 from evaluation.mask_measures import mask_boxes, stability_scores
-
-PIXELS_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}
-"""Pixels of masks computed together, by type of device: on a CPU few enough that freed memory is used again instead of
-asking the system for fresh pages, on a GPU enough to fill it. A single mask may have more."""
 
 
 class MaskFilter:
@@ -51,7 +48,7 @@ class MaskFilter:
             lowest_cut = min(lowest_cut, settings.high_score_thresh)
         box = torch.tensor(self.crop.box_xyxy, device=device)
         sides = axes(self.crop.size_hw, masks.logits.shape[-1], masks.frame, device)
-        pixels = PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"])
+        pixels = pixels_at_once(device)
         for window in windows(masks.logits.flatten(0, 1)[chosen], lowest_cut, *sides, pixels):
             stability = stability_scores(window.logits, settings.mask_threshold, settings.stability_score_offset)
             binary = window.logits > settings.mask_threshold
