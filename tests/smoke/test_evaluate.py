@@ -1,0 +1,142 @@
+"""``evaluate`` as a user types it: any protocol, with a detector's boxes, by one process and by two."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.result import ResultRow
+from evaluation.conventions import PROTOCOLS
+from evaluation.record_files import read_instances
+from experiments.command_line import main
+from experiments.result_file import read_rows
+from tests.smoke.test_processes import DOUBLE, call
+from tests.unit.truthful import drawn_labels, write_coco, write_detections
+
+QUICK = ["evaluation.latency_runs=1"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("drawn") / "coco", drawn_labels(6))
+
+
+@pytest.fixture(scope="module")
+def boxes(root: Path) -> Path:
+    return write_detections(root.parent / "boxes.json", root)
+
+
+def evaluated(out: Path, *arguments: str) -> list[ResultRow]:
+    """The rows of a command that must succeed."""
+    assert main(["evaluate", "checkpoint=sam_pocket", f"out={out}", *QUICK, *arguments]) == 0
+    return read_rows(out / "result.json")
+
+
+def test_a_detectors_boxes_by_one_process_and_by_two(root: Path, boxes: Path, tmp_path: Path) -> None:
+    asked = ["evaluation=coco_detector_box", f"detections={boxes}", f"data.root={root}"]
+    one = evaluated(tmp_path / "one", *asked)
+    words = ("evaluate", "checkpoint=sam_pocket", f"out={tmp_path / 'two'}", *QUICK, *asked)
+    done = call(tmp_path / "place", DOUBLE, *words)
+    assert done.returncode == 0, done.stderr
+    two = read_rows(tmp_path / "two" / "result.json")
+    assert [row.protocol for row in one] == ["detector_box_single@1", "detector_box_best_of_3@1"]
+    for row, other in zip(one, two, strict=True):
+        figures = [name for name in row.to_dict() if name.startswith(("ap", "average_"))]
+        assert row.ap is not None and row.average_recall is not None and row.miou is None
+        assert {name: getattr(row, name) for name in figures} == {name: getattr(other, name) for name in figures}
+        assert (
+            (row.detections, row.images) == (other.detections, other.images) == (len(json.loads(boxes.read_text())), 6)
+        )
+    assert not list((tmp_path / "two").glob("part-*"))
+
+
+def test_backends_agree_and_axes_are_told(
+    root: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["evaluation=tinysam", f"detections={boxes}", f"data.root={root}"]
+    rows = [evaluated(tmp_path / b, *asked, f"evaluation.backend={b}")[0] for b in ("faster", "official")]
+    assert rows[0].ap == rows[1].ap and rows[0].average_recall == rows[1].average_recall
+    shown = capsys.readouterr().out
+    for axis, value in (rows[0].axes or {}).items():
+        assert axis == "name" or f"{axis}={value}" in shown.replace("\n", " ")
+
+
+def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) -> None:
+    names = ["box_single", "efficientvit_sam_box", "edgesam", "clicks_2"]
+    alike = [n for n in names if not PROTOCOLS[f"{n}@1"].crowd]
+    rows = evaluated(
+        tmp_path / "out", "evaluation=coco", f"data.root={root}", f"evaluation.protocols=[{','.join(alike)}]"
+    )
+    records = read_instances(tmp_path / "out")
+    assert [row.protocol for row in rows] == list(records) == [f"{name}@1" for name in alike]
+    for row in rows:
+        of_row = records[str(row.protocol)]
+        assert row.instances == len(of_row) and row.miou == pytest.approx(sum(r.iou for r in of_row) / len(of_row))
+        assert row.miou_low is not None and row.miou_high is not None and row.miou is not None
+        assert row.miou_low <= row.miou <= row.miou_high
+        assert row.miou_categories is not None and row.miou_images is not None
+        assert {record.category_id for record in of_row} == {1, 2}
+
+
+def test_jitter_is_seeded_and_named(root: Path, tmp_path: Path) -> None:
+    asked = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[box_single]", "evaluation.jitter=0.2"]
+    one, again, other = (
+        evaluated(tmp_path / str(i), *asked, f"evaluation.seed={seed}")[0] for i, seed in enumerate((0, 0, 1))
+    )
+    assert one.protocol == "box_single@1+jitter_0.2" and one.miou == again.miou != other.miou
+
+
+def test_the_reference_protocol_compares_with_a_model(root: Path, tmp_path: Path) -> None:
+    asked = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[mobilesam]"]
+    (row,) = evaluated(tmp_path / "out", *asked, "evaluation.reference=sam_pocket")
+    assert row.miou == 1.0 and (row.axes or {})["reference"] == "sam_pocket"
+
+
+def test_lvis_over_two_folders(root: Path, boxes: Path, tmp_path: Path) -> None:
+    lvis = tmp_path / "lvis"
+    (lvis / "annotations").mkdir(parents=True)
+    content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    for folder in ("train2017", "val2017"):
+        (lvis / folder).mkdir()
+    for image in content["images"]:
+        folder = "train2017" if image["id"] % 2 else "val2017"
+        name = image.pop("file_name")
+        (lvis / folder / name).write_bytes((root / "val2017" / name).read_bytes())
+        image |= {"coco_url": f"http://images.cocodataset.org/{folder}/{name}"}
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    for category, frequency in zip(content["categories"], "rf", strict=True):
+        category["frequency"] = frequency
+    (lvis / "annotations" / "lvis_v1_val.json").write_text(json.dumps(content))
+    rows = evaluated(tmp_path / "out", "evaluation=lvis_detector_box", f"detections={boxes}", f"data.root={lvis}")
+    assert all(row.ap is not None and row.ap_rare is not None and row.ap_common is None for row in rows)
+    (row,) = evaluated(tmp_path / "gt", "evaluation=lvis_box", f"data.root={lvis}", "evaluation.protocols=[box_single]")
+    (same,) = evaluated(
+        tmp_path / "coco", "evaluation=coco_box", f"data.root={root}", "evaluation.protocols=[box_single]"
+    )
+    assert (row.miou, row.instances) == (same.miou, same.instances)
+
+
+REFUSED: dict[str, list[str]] = {
+    r"detections is missing: detector_box_single@1 needs .* give detections=FILE": ["evaluation=coco_detector_box"],
+    r"detections=.*boxes\.json: box_single@1, .* take none": ["evaluation=coco_box", "detections=BOXES"],
+    r"protocol box_of_2 is unknown; choose of box_single@1": ["evaluation.protocols=[box_of_2]", "evaluation=coco"],
+    r"box_single@1 occurs twice": ["evaluation.protocols=[box_single,box_single@1]", "evaluation=coco"],
+    r"count other instances than each other": ["evaluation.protocols=[box_single,nanosam]", "evaluation=coco"],
+    r"nothing\.json: no such": ["evaluation=coco_detector_box", "detections=nothing.json"],
+    r"evaluation\.reference=NAME": ["evaluation=coco", "evaluation.protocols=[mobilesam]"],
+    r"name no points": ["evaluation=coco", "evaluation.protocols=[slimsam]"],
+    r"no protocol here takes ground-truth boxes": ["evaluation=coco_point", "evaluation.jitter=0.1"],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_done_is_told_in_one_line(
+    message: str, root: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [text.replace("BOXES", str(boxes)) for text in REFUSED[message]]
+    given: list[Any] = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'out'}", *arguments]
+    assert main(given) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and re.search(message, lines[0])
