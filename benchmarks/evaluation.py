@@ -143,7 +143,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that read pictures ahead")
     parser.add_argument("--encoded", type=int, default=1, help="pictures encoded together")
     parser.add_argument("--device", default=default_device())
+    parser.add_argument("--write", type=Path, help="write the boxes to this file and stop")
     options = parser.parse_args()
+    if options.write is not None:
+        if options.coco is None:
+            parser.error("--write needs --coco ROOT")
+        write_boxes(options.write, Coco(options.coco), options.boxes)
+        return
     device = torch.device(options.device)
     model = Clocked(model_of(options.model).to(device))
     with tempfile.TemporaryDirectory() as temporary:

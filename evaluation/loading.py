@@ -1,5 +1,8 @@
 """Pictures read, decoded and brought into the model's frame ahead of the model, in processes of their own."""
 
+import contextlib
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,10 +103,27 @@ def loaded_pictures(
     # Each picture is a worker's item, so that a batch is read by all of them.
     loader = DataLoader(pictures, batch_size=None, num_workers=workers, **ahead)  # type: ignore[arg-type]
     together: list[LoadedPicture] = []
-    for picture in loader:
-        together.append(picture)
-        if len(together) == batch:
+    with _signals_as_before():
+        for picture in loader:
+            together.append(picture)
+            if len(together) == batch:
+                yield together
+                together = []
+        if together:
             yield together
-            together = []
-    if together:
-        yield together
+
+
+@contextlib.contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Take back the handler of ended processes that a DataLoader with workers leaves behind.
+
+    It would run at the end of every process that is started later. Together with libraries that change the stack of
+    signal handlers (seen with OpenVINO's) that ended this process.
+    """
+    first = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD) if first else None
+    try:
+        yield
+    finally:
+        if first and handler is not None:
+            signal.signal(signal.SIGCHLD, handler)

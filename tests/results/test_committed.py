@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.conventions import PROTOCOLS
 from experiments.everything_row import read_row
 from experiments.everything_table import published
 from experiments.paper_table import presets
@@ -17,7 +18,11 @@ STRATEGIES = sorted((ROOT / "results" / EVERYTHING).glob("*.json"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_committed_file_is_whole(path: Path) -> None:
     rows = read_rows(path)
-    if path.parent.name == "teacher":
+    if path.parent.name == "evaluations":
+        assert {row.status for row in rows} == {"evaluated"}
+        assert {str(row.protocol) for row in rows} <= set(PROTOCOLS)
+        assert all((row.axes or {})["name"] == row.protocol for row in rows)
+    elif path.parent.name == "teacher":
         assert [row.method for row in rows] == ["teacher", "filled_box", "filled_ellipse"]
         assert {row.status for row in rows} == {"evaluated"}
     else:

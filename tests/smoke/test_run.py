@@ -63,7 +63,11 @@ def _words(teacher: Path, runs: Path) -> list[str]:
     return ["experiment=smoke", f"teacher.checkpoint={teacher}", f"runs={runs}"]
 
 
-UNKNOWN = ("reason", "weight_bits", "activation_bits", "bit_operations", "float_macs")
+UNKNOWN = (
+    *("reason", "weight_bits", "activation_bits", "bit_operations", "float_macs"),
+    *("miou_images", "miou_categories", "axes", "detections", "average_recall"),
+    *(name for name in COLUMNS if name.startswith("ap")),
+)
 """Columns that a finished run of a float student leaves empty."""
 
 
