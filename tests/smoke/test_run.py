@@ -200,9 +200,9 @@ def test_input_that_turns_out_wrong_during_a_run_leaves_nothing(
     assert not list((tmp_path / "runs").iterdir())
 
 
-def test_evaluate_scores_a_student_and_a_teacher(first: Path, teacher: Path, call: Call) -> None:
+def test_evaluate_scores_a_student_and_a_teacher(first: Path, teacher: Path, call: Call, tmp_path: Path) -> None:
     rows = json.loads((first / "result.json").read_text())["rows"]
-    small = ("evaluation=shapes", "evaluation.images=4", "evaluation.latency_runs=1")
+    small = ("evaluation=shapes", "evaluation.images=4", "evaluation.latency_runs=1", f"runs={tmp_path / 'runs'}")
     status, out, _ = call("evaluate", f"checkpoint={first / 'student.safetensors'}", *small, "format=json")
     row, *fillings = json.loads(out)["rows"]
     assert status == 0 and row["status"] == "evaluated"
@@ -213,6 +213,9 @@ def test_evaluate_scores_a_student_and_a_teacher(first: Path, teacher: Path, cal
     assert [row[key] for key in same] == [rows[3][key] for key in same]
     status, out, _ = call("evaluate", f"checkpoint={teacher}", *small)
     assert status == 0 and "mIoU, one point" in out
+    # Each leaves its records and rows, apart from those of runs.
+    written = sorted(path.name for path in (tmp_path / "runs" / "evaluations").glob("*/*") if path.name[0] != ".")
+    assert written == ["instances.jsonl", "instances.jsonl", "result.json", "result.json"]
 
 
 def test_cost_needs_no_weights_and_no_data(call: Call) -> None:
