@@ -69,7 +69,7 @@ def read_parts(folder: Path, key: str) -> dict[int, PictureRecords]:
     found: dict[int, PictureRecords] = {}
     for path in sorted(folder.glob("part-*.jsonl")):
         lines = _whole_lines(path, key)
-        for line in list(lines)[1:]:
+        for line in lines[1:]:
             raw = json.loads(line)
             records = {name: [_record(values) for values in part] for name, part in raw["records"].items()}
             found.setdefault(raw["place"], PictureRecords(raw["place"], records, raw["skipped"]))
@@ -109,6 +109,9 @@ def write_records(folder: Path, records: Mapping[str, Iterable[Record]]) -> list
             with replacing(folder / name) as temporary, open(temporary, "w", encoding="utf-8") as stream:
                 stream.writelines(json.dumps({"protocol": p, **asdict(record)}) + "\n" for p, record in chosen)
             written.append(folder / name)
+        else:
+            # Of an earlier evaluation in the same folder.
+            (folder / name).unlink(missing_ok=True)
     return written
 
 

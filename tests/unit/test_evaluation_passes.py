@@ -180,6 +180,10 @@ def test_records_are_kept_to_the_last_digit(truthful: Truthful, data: Coco, tmp_
     found = scored(FilledBox(truthful.samples), data, BOXES[:2])
     write_records(tmp_path, found.records)
     assert read_instances(tmp_path) == {p.name: found.instances(p.name) for p in BOXES[:2]}
+    # What an earlier evaluation left in the folder does not stay beside the new rows.
+    (tmp_path / "detections.jsonl").write_text("of another evaluation")
+    write_records(tmp_path, found.records)
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["instances.jsonl"]
     with open(tmp_path / "instances.jsonl", "a") as stream:
         stream.write("{}\n")
     with pytest.raises(InputError, match=r"instances\.jsonl: line \d+ is no record"):
