@@ -67,10 +67,8 @@ def test_the_truth_scores_one_under_every_protocol(truthful: Truthful, data: Coc
         assert figures["ap"] == pytest.approx(1.0, abs=1e-12) and figures["ar100"] == 1.0
 
 
-@pytest.mark.parametrize("protocol", BOXES, ids=lambda protocol: protocol.name)
+@pytest.mark.parametrize("protocol", [p for p in BOXES if not p.jitter], ids=lambda protocol: protocol.name)
 def test_filled_boxes_score_what_numpy_says(protocol: ScoringProtocol, truthful: Truthful, data: Coco) -> None:
-    if protocol.jitter:
-        pytest.skip("the jittered boxes are drawn by the protocol")
     records = scored(FilledBox(truthful.samples), data, [protocol]).instances(protocol.name)
     expected = []
     for sample in truthful.samples:
