@@ -3,7 +3,7 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check test-slow bench clean
+.PHONY: help demo test check test-slow bench docs clean
 
 # The interpreter that makes the environment: the first of these that is 3.11 or newer, or `make test PYTHON=...`.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
@@ -40,8 +40,12 @@ bench: $(VENV)/.installed-core  ## Run every file of benchmarks/: two things in 
 	  name=$${file%.py}; echo "== $$name"; $(RUN) -m "$${name//\//.}"; \
 	done
 
+docs: $(VENV)/.installed-docs  ## Build the documents as a site, docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:  ## Remove caches and build leftovers (keeps .venv/, runs/ and downloads)
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -path ./.git -prune -o -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # --- set-up -------------------------------------------------------------------------------------------------------
@@ -55,7 +59,11 @@ $(VENV)/.installed-core: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) install -e . -c constraints.txt
 	@touch $@
 
-# What the tests need includes what a run needs, so both stamps are set.
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) install -e ".[docs]" -c constraints.txt
+	@touch $(VENV)/.installed-core $@
+
+# What the tests need includes what a run and the site need, so all stamps are set.
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) install -e ".[test]" -c constraints.txt
-	@touch $(VENV)/.installed-core $@
+	@touch $(VENV)/.installed-core $(VENV)/.installed-docs $@

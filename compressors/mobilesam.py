@@ -101,6 +101,7 @@ class MobileSam:
                 model=student,
                 batch=batches,
                 batch_size=self.batch,
+                whole=lambda: student,
                 **changes,  # type: ignore[arg-type]
             )
             return context.engine.fit(stage)

@@ -1,5 +1,6 @@
 """Post-training quantisation, as in TinySAM (Shu et al. 2023, arXiv 2312.13789, section 3.4) and PTQ4ViT."""
 
+import json
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -9,12 +10,16 @@ from compressors.quantize.gradients import GRADIENTS
 from compressors.quantize.metrics import METRICS
 from compressors.quantize.search import Search
 from compressors.settings import check_at_least, check_choices
+from core import processes
+from core.checkpoint import write_text
 from core.errors import InputError
 from data.batches import ImageBatches
 from data.sample import ImageData
 from students.quantized.plan import Scheme, pack, planned_copy
 from teachers.sam import Sam, SamConfig
 
+ERRORS = "quantisation.json"
+"""How wrong each layer is, written into the run's folder."""
 CHOICES = {
     "metric": METRICS,
     "gradient": GRADIENTS[:2],
@@ -106,7 +111,10 @@ class Ptq:
             context.seed,
         )
         key = f"{replace(self, init=None)} seed={context.seed}"
-        calibration.run(student, pictures, context.folder / "calibration.safetensors", key)
+        errors = calibration.run(student, pictures, context.folder / "calibration.safetensors", key)
+        if processes.is_first():
+            about = {"pictures": self.images, "metric": self.metric, "order": self.order, "layers": errors}
+            write_text(context.folder / ERRORS, json.dumps(about, indent=1, allow_nan=False) + "\n")
         pack(student)
         student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}"
         return Compressed(student.eval().requires_grad_(False), ())

@@ -57,6 +57,7 @@ class Scratch:
             initialise_encoder(encoder)
         encoder.to(context.engine.device)
         wanted = context.teacher_embeddings(teacher)
+        name = f"{teacher.name}-scratch-{self.ratio}"
 
         def loss(batch: ImageBatch, step: int) -> dict[str, torch.Tensor]:
             return {"embedding": embedding_mse(encoder(batch.images), wanted(batch), batch.valid)}
@@ -71,7 +72,8 @@ class Scratch:
                 loss=loss,
                 steps=2 * self.steps,
                 optimisation=self.optimisation,
+                whole=lambda: teacher.with_encoder(encoder, name),
             )
         )
-        student = teacher.with_encoder(encoder, f"{teacher.name}-scratch-{self.ratio}").eval().requires_grad_(False)
+        student = teacher.with_encoder(encoder, name).eval().requires_grad_(False)
         return Compressed(student, (progress,))

@@ -136,6 +136,7 @@ class SlimSam(Slimming):
             validate=validate and (lambda: validate(teacher.with_encoder(student, name))),
             validate_every=max(1, steps // max(1, self.validations)),
             keep_best=True,
+            whole=lambda: teacher.with_encoder(student, name),
         )
         progress = context.engine.fit(stage)
         student.eval().requires_grad_(False)

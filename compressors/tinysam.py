@@ -110,6 +110,7 @@ class TinySam:
             loss=loss,
             steps=2 * self.steps,
             optimisation=self.optimisation,
+            whole=lambda: student,
         )
         progress = context.engine.fit(stage)
         return Compressed(student.eval().requires_grad_(False), (progress,))

@@ -4,32 +4,18 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
-
-# What reading a damaged PyTorch file raises, by where the damage is; files of the old format add the last three.
-_DAMAGED = (
-    RuntimeError,
-    EOFError,
-    BadZipFile,
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    struct.error,
-    TypeError,
-    AssertionError,
-)
+from core.inert_pickle import read_inert
+from core.plain_file import JSON_LIMIT, check_regular, parse_json
+from core.torch_old import read_old
 
 
 @contextlib.contextmanager
@@ -78,39 +64,58 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def read_torch(path: Path) -> Any:
-    """Read a ``torch.save`` file, tensors and plain containers only.
+    """Read a ``torch.save`` file of either format, tensors and plain containers only; nothing it names is imported.
 
     Raises:
-        InputError: the file is missing, truncated, not a PyTorch file, or asks for code to be run.
+        InputError: the file is missing, truncated, not a PyTorch file, or asks for a class or function; see
+            :func:`core.inert_pickle.read_inert`.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
+    check_regular(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own words end in the advice to allow execution, so they are not passed on here.
-        if "GLOBAL" in str(error) or "Unsupported global" in str(error):
-            raise InputError(f"{path}: asks for code to be run, which is refused; only tensors are read") from error
-        raise InputError(f"{path}: truncated or not a PyTorch file; fetch it again") from error
-    except _DAMAGED as error:
-        raise InputError(f"{path}: truncated or not a PyTorch file ({_first_line(error)}); fetch it again") from error
+        with open(path, "rb") as stream:
+            zipped = stream.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    return read_inert(path, ()) if zipped else read_old(path)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors and its metadata.
 
     Raises:
-        InputError: the file is missing, truncated or not in this format.
+        InputError: the file is missing, truncated or not in this format; or it names a tensor twice.
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
+    metadata = read_metadata(path)
     try:
         with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, metadata
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file ({_first_line(error)})") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors.
+
+    Raises:
+        InputError: the file is missing, truncated or not in this format; or it names a tensor twice.
+    """
+    check_regular(path)
+    try:
+        with open(path, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = parse_json(stream.read(size)) if 2 <= size <= min(JSON_LIMIT, path.stat().st_size - 8) else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: truncated or not a safetensors file ({_first_line(error)})") from error
+    if not isinstance(header, dict):
+        raise InputError(
+            f"{path}: truncated or not a safetensors file (its header claims {size} bytes); fetch it again"
+        )
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError(f"{path}: truncated or not a safetensors file (its metadata are no texts)")
+    return metadata
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ Python's unpickler, restricted by ``find_class``, would not do: it hashes tuples
 process, allocates what a memo index asks for, and sets attributes on whatever ``find_class`` returned.
 """
 
+import io
 import pickletools
 import struct
 import zipfile
@@ -14,14 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.errors import InputError
-from core.torch_zip import PICKLE_LIMIT, STORAGES, Storage, TorchZip, one_line, pickle_members, view
+from core.plain_file import check_regular
+from core.torch_zip import PICKLE_LIMIT, STORAGES, Storage, TorchZip, one_line, opened_zip, pickle_members, view
 
 # Calls with a meaning; STORAGES are referred to, never called.
 _REBUILT = {
     "builtins.set",
+    "collections.Counter",
     "collections.OrderedDict",
     "torch.Size",
     "torch._utils._rebuild_parameter",
@@ -30,10 +34,25 @@ _REBUILT = {
 }
 # Values of modules' attributes that are recorded although they are of no package of the caller.
 _RECORDED = {"functools.partial", "torch._C._nn.gelu", "torch.device"}
+# Types of numbers stand as attributes of torch.
+_DTYPES = {f"torch.{name}" for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)}
 # A method that was set on an instance, as SlimSAM's training does, is pickled as getattr(instance, name): recorded in
 # just this form.
 _BOUND_METHOD = "builtins.getattr"
 _LONGEST_NAME = 300
+DAMAGED = (
+    zipfile.BadZipFile,
+    struct.error,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""What zipfile, pickletools and torch raise where bytes make no sense."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,58 +99,56 @@ def read_inert(path: Path, packages: tuple[str, ...]) -> Any:
             members, or tensors that leave their storage; or asks for a class or function that is not allowed, which
             the message names.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
+    check_regular(path)
     try:
         with open(path, "rb") as stream:
             if stream.read(4) != b"PK\x03\x04":
                 raise InputError("not a zip file of torch.save (PyTorch's format before 1.6 is not read)")
-            with zipfile.ZipFile(stream) as archive:
-                return _Machine(TorchZip(archive, path.stat().st_size), packages).run()
+        with opened_zip(path) as archive:
+            file = TorchZip(archive, path.stat().st_size)
+            return Machine(file.storage, packages).run(io.BytesIO(file.pickle()))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (
-        # What zipfile, pickletools and torch raise where bytes make no sense.
-        zipfile.BadZipFile,
-        struct.error,
-        ValueError,
-        TypeError,
-        LookupError,
-        OverflowError,
-        OSError,
-        EOFError,
-        RuntimeError,
-    ) as error:
-        raise InputError(f"{path}: truncated or damaged ({one_line(str(error))}); fetch it again") from error
+    except DAMAGED as error:
+        raise InputError(f"{path}: truncated or not a PyTorch file ({one_line(str(error))}); fetch it again") from error
 
 
 def mentions(path: Path, text: str) -> bool:
     """Whether a file is a zip file of ``torch.save`` whose pickle has a text in its bytes; nothing is interpreted."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened_zip(path) as archive:
             pickles = pickle_members(archive)
             if len(pickles) != 1 or archive.getinfo(pickles[0]).compress_type != zipfile.ZIP_STORED:
                 return False
             with archive.open(pickles[0]) as stream:
                 return text.encode() in stream.read(PICKLE_LIMIT)
-    except (zipfile.BadZipFile, struct.error, OSError, ValueError, LookupError, EOFError, RuntimeError):
+    except DAMAGED:
         return False
 
 
 _MARK = object()
 
 
-class _Machine:
-    """Interprets one pickle. Its memory grows with the number of opcodes, and nothing recurses."""
+class Machine:
+    """Interprets one pickle. Its memory grows with the number of opcodes, and nothing recurses.
 
-    def __init__(self, file: TorchZip, packages: tuple[str, ...]) -> None:
-        self._file, self._packages = file, packages
+    Args:
+        storage: gives the storage of a type, by its key and number of values.
+        packages: as of :func:`read_inert`.
+    """
+
+    def __init__(self, storage: Callable[[torch.dtype, str, int], Storage], packages: tuple[str, ...]) -> None:
+        self._storage, self._packages = storage, packages
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
-        """The object that the pickle describes."""
-        for opcode, operand, _ in pickletools.genops(self._file.pickle()):
+    def run(self, program: io.BytesIO) -> Any:
+        """The object that a pickle describes; the program is read up to its end.
+
+        Raises:
+            InputError: it is damaged, or asks for what is not allowed. Messages do not name the file.
+        """
+        for opcode, operand, _ in pickletools.genops(program):
             name = opcode.name
             argument: Any = operand
             if name in _LITERALS:
@@ -188,7 +205,7 @@ class _Machine:
         of_package = any(f"{module}.".startswith(f"{package}.") for package in self._packages)
         # A dotted attribute would be an attribute of an attribute.
         sound = attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
-        if not (of_package and sound) and name not in {*_REBUILT, *_RECORDED, *STORAGES, _BOUND_METHOD}:
+        if not (of_package and sound) and name not in {*_REBUILT, *_RECORDED, *_DTYPES, *STORAGES, _BOUND_METHOD}:
             raise InputError(_refusal(name))
         self._stack.append(Reference(name))
 
@@ -226,7 +243,10 @@ class _Machine:
             # Python hashes a tuple by recursion without a limit.
             if type(key) not in (str, int):
                 raise InputError(f"a dict has a {type(key).__name__} as a key; only texts and integers are read")
+        expected = len(target) + len(values) // 2
         target.update(zip(values[::2], values[1::2], strict=True))
+        if len(target) != expected:
+            raise InputError("a dict has one key twice, so it does not say which value is meant")
 
     def call(self, keywords: bool = False) -> None:
         """A call, or the making of an object; keywords for ``__new__``, which no module has, are dropped."""
@@ -241,6 +261,8 @@ class _Machine:
         match name.rpartition(".")[2] if name in _REBUILT else "", arguments:
             case "OrderedDict", ():
                 return {}
+            case "Counter", (dict(counts),):
+                return counts
             case "set", (list(items),):
                 return items
             case "Size", (tuple(sizes),):
@@ -267,13 +289,19 @@ class _Machine:
 
     def load_storage(self) -> None:
         match self._pop():
-            case ("storage", Reference(name=name), str(key), str(), int(count)) if name in STORAGES:
-                self._stack.append(self._file.storage(STORAGES[name], key, count))
+            # The old format adds a part, which is None for what is a whole storage.
+            case ("storage", Reference(name=name), str(key), str(), int(count), *rest) if name in STORAGES and not any(
+                part is not None for part in rest
+            ):
+                self._stack.append(self._storage(STORAGES[name], key, count))
             case _:
                 raise InputError("its pickle refers to something outside of it that is no storage of a tensor")
 
 
 def _refusal(name: str) -> str:
+    kind = name.removeprefix("torch._utils._rebuild_")
+    if kind != name and kind.isidentifier():
+        return f"holds a tensor of a kind that is refused ({kind}); only plain tensors with values are read"
     return f"asks for {one_line(name)}, which is refused; only tensors are read"
 
 
@@ -292,22 +320,22 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_SET": list,
     "MARK": lambda: _MARK,
 }
-_ACTIONS: dict[str, Callable[[_Machine], None]] = {
-    "TUPLE": _Machine.make_tuple,
+_ACTIONS: dict[str, Callable[[Machine], None]] = {
+    "TUPLE": Machine.make_tuple,
     "TUPLE1": lambda machine: machine.make_tuple(1),
     "TUPLE2": lambda machine: machine.make_tuple(2),
     "TUPLE3": lambda machine: machine.make_tuple(3),
-    "LIST": _Machine.make_list,
-    "DICT": _Machine.make_dict,
+    "LIST": Machine.make_list,
+    "DICT": Machine.make_dict,
     "APPEND": lambda machine: machine.extend(single=True),
-    "APPENDS": _Machine.extend,
-    "ADDITEMS": _Machine.extend,
+    "APPENDS": Machine.extend,
+    "ADDITEMS": Machine.extend,
     "SETITEM": lambda machine: machine.set_items(single=True),
-    "SETITEMS": _Machine.set_items,
-    "STACK_GLOBAL": _Machine.refer_by_stack,
-    "REDUCE": _Machine.call,
-    "NEWOBJ": _Machine.call,
+    "SETITEMS": Machine.set_items,
+    "STACK_GLOBAL": Machine.refer_by_stack,
+    "REDUCE": Machine.call,
+    "NEWOBJ": Machine.call,
     "NEWOBJ_EX": lambda machine: machine.call(keywords=True),
-    "BUILD": _Machine.build,
-    "BINPERSID": _Machine.load_storage,
+    "BUILD": Machine.build,
+    "BINPERSID": Machine.load_storage,
 }

@@ -1,9 +1,13 @@
 """The zip file that ``torch.save`` writes: its members, and the tensors in it, by byte counts that are checked."""
 
+import contextlib
+import io
 import math
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +16,8 @@ from core.errors import InputError
 
 # The pickle of a whole SAM takes a tenth of a megabyte; each byte of it may become an object.
 PICKLE_LIMIT = 2 << 20
+# A member takes about a hundred bytes of it, and five times that once it is an object.
+_DIRECTORY_LIMIT = 4 << 20
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
@@ -23,6 +29,8 @@ STORAGES = {
     "torch.CharStorage": torch.int8,
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
+    "torch.ComplexFloatStorage": torch.complex64,
+    "torch.ComplexDoubleStorage": torch.complex128,
 }
 _MOST_AXES = 8
 
@@ -39,6 +47,61 @@ def pickle_members(archive: zipfile.ZipFile) -> list[str]:
     return [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
 
 
+class _ShortReads(io.FileIO):
+    """A file of which little may be read at once: zipfile reads the list of members whole."""
+
+    limit: int | None = _DIRECTORY_LIMIT
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file.
+
+        Raises:
+            InputError: more is asked for than is allowed for now.
+        """
+        if self.limit is not None and size is not None and size > self.limit:
+            raise InputError(f"lists its members in {size} bytes, more than {self.limit}; not made by torch.save")
+        return super().read(size) or b""
+
+
+@contextlib.contextmanager
+def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file whose list of members is not longer than a checkpoint's can be.
+
+    Raises:
+        InputError: it is longer; the message does not name the file.
+        BadZipFile, OSError: not a zip file, or it cannot be read.
+    """
+    with _ShortReads(path) as stream, zipfile.ZipFile(stream) as archive:
+        stream.limit = None
+        yield archive
+
+
+def sizes_of(archive: zipfile.ZipFile, file_size: int) -> dict[str, int]:
+    """Bytes of every member by its name.
+
+    Raises:
+        InputError: members are compressed, encrypted, unsafely named or named twice, or claim more bytes than the file
+            has.
+    """
+    sizes: dict[str, int] = {}
+    for member in archive.infolist():
+        name = member.filename
+        # zipfile cuts a name at a zero byte; orig_filename is what the file says.
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or name != member.orig_filename:
+            raise InputError(f"has a member named {one_line(member.orig_filename)}, which is refused")
+        if member.flag_bits & 1:
+            raise InputError(f"member {one_line(name)} is encrypted")
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise InputError(f"member {one_line(name)} is compressed, which torch.save never does")
+        if name in sizes:
+            raise InputError(f"has two members named {one_line(name)}")
+        sizes[name] = member.file_size
+    claimed = sum(sizes.values())
+    if claimed > file_size:
+        raise InputError(f"its members claim {claimed} bytes, the file has {file_size}")
+    return sizes
+
+
 class TorchZip:
     """Reads members of a zip file of ``torch.save``, which stores them uncompressed under one folder.
 
@@ -53,23 +116,8 @@ class TorchZip:
 
     def __init__(self, archive: zipfile.ZipFile, file_size: int) -> None:
         self._archive = archive
-        self._sizes: dict[str, int] = {}
+        self._sizes = sizes_of(archive, file_size)
         self._storages: dict[str, Storage] = {}
-        for member in archive.infolist():
-            name = member.filename
-            # zipfile cuts a name at a zero byte; orig_filename is what the file says.
-            if name.startswith("/") or ".." in name.split("/") or "\\" in name or name != member.orig_filename:
-                raise InputError(f"has a member named {one_line(member.orig_filename)}, which is refused")
-            if member.flag_bits & 1:
-                raise InputError(f"member {one_line(name)} is encrypted")
-            if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-                raise InputError(f"member {one_line(name)} is compressed, which torch.save never does")
-            if name in self._sizes:
-                raise InputError(f"has two members named {one_line(name)}")
-            self._sizes[name] = member.file_size
-        claimed = sum(self._sizes.values())
-        if claimed > file_size:
-            raise InputError(f"its members claim {claimed} bytes, the file has {file_size}")
         pickles = pickle_members(archive)
         if len(pickles) != 1:
             raise InputError(f"a zip file with {len(pickles)} members */data.pkl, expected one; not made by torch.save")

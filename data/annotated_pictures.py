@@ -78,6 +78,11 @@ class AnnotatedPictures:
             raise InputError(f'{self._source}: "categories" is not a list; give a file that lists its categories')
         return {key: content[key] for key in ("images", "annotations", "categories")}
 
+    @property
+    def category_ids(self) -> frozenset[int] | None:
+        """The ids of the categories that the file lists; None where it lists none, or was not read."""
+        return self._rules.categories
+
     def sizes_hw(self) -> dict[int, tuple[int, int]]:
         """The listed size ``(h, w)`` of each picture that is not left out, by image id."""
         self._require_labels()

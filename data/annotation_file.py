@@ -27,6 +27,10 @@ class Entry:
     instances: list[Instance] = field(default_factory=list)
 
 
+MOST_PIXELS = 2**31
+"""Listed sizes beyond this are no pictures'; pycocotools counts pixels in 32 bits."""
+
+
 def read_entries(
     source: Path, rules: Rules, kind: str, name_of: Callable[[Mapping[str, Any], str], str], labels: bool = True
 ) -> list[Entry]:
@@ -40,7 +44,8 @@ def read_entries(
         labels: False checks and reads the images alone.
 
     Raises:
-        InputError: the file is missing or malformed, an id occurs twice, or as :meth:`data.instances.Rules.admit`.
+        InputError: the file is missing or malformed, an id occurs twice, a listed size is beyond all pictures, or as
+            :meth:`data.instances.Rules.admit`.
     """
     if not source.is_file():
         raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
@@ -55,9 +60,10 @@ def read_entries(
         if image_id in by_id:
             raise InputError(f"{where}: the id occurs twice; give every image its own id")
         name = name_of(raw, where)
-        by_id[image_id] = Entry(image_id, name, (whole(raw, "height", where, 1), whole(raw, "width", where, 1)))
+        by_id[image_id] = Entry(image_id, name, listed_size(raw, where))
     if not by_id:
         raise InputError(f"{source}: lists no images; give a {kind} instances file that does")
+    rules.categories = _listed_categories(content)
     for raw in content["annotations"] if labels else ():
         annotation_id = whole(raw, "id", f"{source}: an annotation")
         entry = by_id.get(whole(raw, "image_id", f"{source}: annotation {annotation_id}"))
@@ -67,3 +73,23 @@ def read_entries(
     if labels:
         rules.skipped.count("image_without_instances", sum(not entry.instances for entry in by_id.values()))
     return [by_id[image_id] for image_id in sorted(by_id)]
+
+
+def listed_size(raw: object, where: str) -> tuple[int, int]:
+    """The size ``(h, w)`` that an object lists.
+
+    Raises:
+        InputError: ``height`` or ``width`` is missing or no whole number from 1, or together they are beyond all
+            pictures.
+    """
+    height, width = whole(raw, "height", where, 1), whole(raw, "width", where, 1)
+    if height * width > MOST_PIXELS:
+        raise InputError(f"{where}: the listed size {width}x{height} is beyond any picture; correct the file")
+    return height, width
+
+
+def _listed_categories(content: Mapping[str, Any]) -> frozenset[int] | None:
+    """The ids of a file's categories; None where it lists none that could be told apart."""
+    listed = content.get("categories")
+    ids = [raw.get("id") for raw in listed if isinstance(raw, dict)] if isinstance(listed, list) else []
+    return frozenset(found for found in ids if type(found) is int) or None

@@ -9,7 +9,9 @@ from pycocotools import mask as mask_api
 from core.errors import InputError
 
 MAX_COORDINATE = 1e6
-"""Polygon coordinates beyond this are no pixels; pycocotools allocates in proportion to a polygon's length."""
+"""Polygon coordinates beyond this are no pixels."""
+LONGEST_OUTLINE = 2e6
+"""Pixels along a polygon. pycocotools takes 40 bytes for each; no outline of an object comes near."""
 
 # A count is written five bits a character; seven characters hold more than any image has pixels.
 _LONGEST_COUNT = 7
@@ -26,7 +28,8 @@ def check_segmentation(segmentation: object, size_hw: tuple[int, int], where: st
 
     Raises:
         InputError: no or an unknown segmentation, a polygon of fewer than 3 points, an odd number of coordinates,
-            coordinates that are not finite numbers, an RLE of another size or that does not fill its size.
+            coordinates that are not finite numbers, an outline that is longer than any object's, an RLE of another
+            size or that does not fill its size.
     """
     if isinstance(segmentation, list):
         if not segmentation:
@@ -137,6 +140,10 @@ def _check_polygon(polygon: object, where: str) -> None:
     # Written so that NaN fails too.
     if not np.abs(coordinates).max() <= MAX_COORDINATE:
         _refuse(where, "polygon with coordinates that are infinite, not a number or beyond any image")
+    points = coordinates.reshape(-1, 2).astype(np.float64)
+    outline = np.abs(points - np.roll(points, 1, axis=0)).max(1).sum()
+    if outline > LONGEST_OUTLINE:
+        _refuse(where, f"polygon of {len(points)} points whose outline is {outline:.0f} pixels long")
 
 
 def _check_rle(rle: dict[str, Any], size_hw: tuple[int, int], where: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from core.geometry import valid_cells
 from core.seeding import generator_for
 from data.images import to_frame
+from data.readable import first_readable
 from data.sample import ImageData
 
 CACHE_BYTES = 512_000_000
@@ -98,14 +99,22 @@ class ImageBatches:
         return [_order(self.seed, place // count, count)[place % count] for place in places]
 
     def of(self, indices: Sequence[int]) -> ImageBatch:
-        """The batch of chosen pictures."""
-        pictures = [self.pictures.get(i, self.data.image) for i in indices]
+        """The batch of chosen pictures. In place of one that is left out comes the next in the data set.
+
+        Raises:
+            InputError: a picture cannot be read and such are refused, or none can be read.
+        """
+        read = [first_readable(self.data, index, self._picture) for index in indices]
+        pictures = [picture for _, picture in read]
         return ImageBatch(
-            names=tuple(self.data.image_name(i) for i in indices),
+            names=tuple(self.data.image_name(index) for index, _ in read),
             images=torch.stack([to_frame(picture, self.frame) for picture in pictures]),
             valid=torch.stack([valid_cells((p.shape[0], p.shape[1]), self.frame, self.grid) for p in pictures]),
             digests=tuple(_digest(picture) for picture in pictures),
         )
+
+    def _picture(self, index: int) -> NDArray[np.uint8]:
+        return self.pictures.get(index, self.data.image)
 
 
 def _digest(picture: NDArray[np.uint8]) -> bytes:

@@ -10,6 +10,7 @@ from data.annotated_pictures import AnnotatedPictures
 from data.annotation_file import Entry, read_entries
 from data.instances import Rules
 from data.json_fields import value
+from data.picture_names import is_below, is_plain
 
 FOLDERS = {"train": "train2017", "validation": "val2017"}
 """The folder of each split below the root; its annotations are ``annotations/instances_<folder>.json``."""
@@ -64,8 +65,7 @@ class Coco(AnnotatedPictures):
 
 def _listed_name(raw: Mapping[str, Any], where: str) -> str:
     name = value(raw, "file_name", where)
-    usable = isinstance(name, str) and name and all(ord(letter) >= 32 for letter in name)
-    if not usable or Path(name).is_absolute() or ".." in Path(name).parts:
+    if not is_below(name):
         raise InputError(f'{where}: "file_name" is {str(name)[:60]!r}, not a path below the pictures; fix it')
     return name
 
@@ -74,6 +74,9 @@ def _in_folder(pictures: Path, present: set[str]) -> list[Entry]:
     suffixes = (".jpg", ".jpeg", ".png")
     # A leading dot marks what operating systems leave behind ("._000000000139.jpg").
     names = sorted(name for name in present if name.lower().endswith(suffixes) and name[0] != ".")
+    for name in names:
+        if not is_plain(name):
+            raise InputError(f"{pictures}: the file name {name!a} has characters that are no text; rename the file")
     if not names:
         raise InputError(f"{pictures}: no *.jpg or *.png in this folder; put the pictures there")
     return [Entry(index, name, None) for index, name in enumerate(names)]

@@ -1,6 +1,6 @@
 """Boxes that a detector found, as prompts: a file in COCO's results format, indexed by image."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +51,20 @@ class Detections:
             "score"}`` in any order and of any length; other keys are ignored.
         sizes_hw: size ``(h, w)`` of each image of the data set by its id.
         top: at most so many boxes an image, the best ones, whatever their category; None keeps all.
+        category_ids: those that the data set lists; None checks none.
 
     Raises:
-        InputError: ``top`` is below 1, the file is missing or malformed, or none of its entries is of these images.
+        InputError: ``top`` is below 1, the file is missing or malformed, none of its entries is of these images, or one
+            that is names no category of theirs.
     """
 
-    def __init__(self, path: Path | str, sizes_hw: Mapping[int, tuple[int, int]], top: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        sizes_hw: Mapping[int, tuple[int, int]],
+        top: int | None = None,
+        category_ids: Collection[int] | None = None,
+    ) -> None:
         if top is not None and top < 1:
             raise InputError(f"top={top} boxes an image are too few; give at least 1, or none to keep all")
         rows = read_detections(Path(path))
@@ -64,6 +72,8 @@ class Detections:
         if len(rows) and not np.isin(rows["image_id"], ids).any():
             problem = f"none of its {len(rows)} entries is of an image of the data set"
             raise InputError(f"{path}: {problem}; give the detections of the same split")
+        if category_ids is not None:
+            _require_known(rows, ids, category_ids, path)
         boxes_xyxy = np.concatenate([rows["box_xywh"][:, :2], rows["box_xywh"][:, :2] + rows["box_xywh"][:, 2:]], 1)
         sizes = np.array([sizes_hw[image_id] for image_id in ids.tolist()], dtype=np.float64).reshape(-1, 2)
         reasons = _reasons(rows, boxes_xyxy, ids, sizes)
@@ -98,6 +108,17 @@ class Detections:
         own = slice(self._starts[place], self._ends[place]) if found else slice(0)
         boxes = self._all
         return ImageDetections(boxes.boxes_xyxy[own], boxes.scores[own], boxes.category_ids[own], boxes.indices[own])
+
+
+def _require_known(
+    rows: NDArray[np.void], ids: NDArray[np.int64], category_ids: Collection[int], path: Path | str
+) -> None:
+    """Refuse a file that numbers categories in another way: all its figures would be wrong."""
+    listed = np.array(sorted(category_ids), dtype=np.int64)
+    strange = np.flatnonzero(np.isin(rows["image_id"], ids) & ~np.isin(rows["category_id"], listed))
+    if len(strange):
+        found = f"entry {strange[0]}: category {rows['category_id'][strange[0]]} is not listed by the data set"
+        raise InputError(f"{path}: {found}; give detections whose categories are numbered alike")
 
 
 def _reasons(

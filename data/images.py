@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.geometry import normalise, resized_size
+from data.stored_pixels import flaw_of, turned_back, turned_by_pillow
 
 MAX_PIXELS = 89_478_485
 """Pictures with more pixels than this (Pillow's own limit) are refused as decompression bombs."""
@@ -22,7 +23,10 @@ HEADER_CHECK_LIMIT = 2_000
 """Data sets of up to so many pictures open every header when they are made; in larger ones damage shows on reading."""
 
 # What Pillow's decoders raise on damaged files, beside OSError; it differs from format to format.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error),
+)
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
@@ -30,14 +34,20 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
 
     EXIF orientation is not applied, because COCO and SA-1B annotate stored pixels. Grayscale is repeated over the
     channels, palettes are looked up, CMYK is converted, 16 bits are scaled to 8, transparency is dropped, and of an
-    animation the first frame is taken.
+    animation the first frame is taken. JPEG files have no checksum: where coded data was exchanged for other data that
+    can be decoded, nobody can tell.
 
     Raises:
         InputError: the file is missing, empty, truncated, too large, or not an image; the message names it.
     """
-    with _opened(Path(path)) as picture:
+    path = Path(path)
+    with _opened(path) as picture:
+        orientation = turned_by_pillow(picture)
         picture.load()
-        return _rgb(picture, Path(path))
+        image = _rgb(picture, path)
+        if (flaw := flaw_of(path.read_bytes())) is not None:
+            raise InputError(f"{path}: truncated or damaged image ({flaw}); fetch the file again")
+        return image if orientation == 1 else turned_back(image, orientation)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
@@ -47,7 +57,8 @@ def image_size(path: Path | str) -> tuple[int, int]:
         InputError: as :func:`read_image`, except for damage behind the header.
     """
     with _opened(Path(path)) as picture:
-        return picture.height, picture.width
+        size_hw = picture.height, picture.width
+        return size_hw[::-1] if turned_by_pillow(picture) >= 5 else size_hw
 
 
 def require_size(path: Path, found_hw: tuple[int, int], listed_hw: tuple[int, int], source: Path) -> None:
@@ -57,10 +68,15 @@ def require_size(path: Path, found_hw: tuple[int, int], listed_hw: tuple[int, in
         InputError: ``found_hw`` and ``listed_hw`` differ; the message gives both.
     """
     if found_hw != listed_hw:
-        raise InputError(
-            f"{path}: the picture is {found_hw[1]}x{found_hw[0]} (width x height) but {source} lists "
-            f"{listed_hw[1]}x{listed_hw[0]}; restore the picture that was annotated"
-        )
+        raise wrong_size(path, found_hw, listed_hw, source)
+
+
+def wrong_size(path: Path, found_hw: tuple[int, int], listed_hw: tuple[int, int], source: Path) -> InputError:
+    """What :func:`require_size` raises."""
+    return InputError(
+        f"{path}: the picture is {found_hw[1]}x{found_hw[0]} (width x height) but {source} lists "
+        f"{listed_hw[1]}x{listed_hw[0]}; restore the picture that was annotated"
+    )
 
 
 def to_frame(image: NDArray[np.uint8], frame: int) -> Tensor:
@@ -84,8 +100,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture opened by Pillow, with everything that can go wrong told as InputError."""
     try:
         with warnings.catch_warnings():
-            # Between one and two times the limit Pillow only warns; our own check below refuses both alike.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Between one and two times the limit Pillow only warns; our own check below refuses both alike. It warns of
+            # damaged metadata too, of which nothing is used.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     size = f"{picture.width}x{picture.height}"

@@ -13,6 +13,7 @@ from core.geometry import boxes_to_frame
 from core.seeding import seed_for
 from data.batches import ImageBatch, ImageBatches
 from data.prompts import jitter_boxes
+from data.readable import first_readable
 from data.sample import ImageData, ImageSample
 
 
@@ -76,8 +77,11 @@ class InstanceBatches:
 
     def __call__(self, places: range) -> InstanceBatch:
         """The batch at consecutive places of the order; see :class:`data.batches.ImageBatches`."""
-        indices = self.pictures.indices(places)
-        drawn = [self._draw(self.data.sample(index), place) for index, place in zip(indices, places, strict=True)]
+        indices, drawn = [], []
+        for wanted, place in zip(self.pictures.indices(places), places, strict=True):
+            index, sample = first_readable(self.data, wanted, self.data.sample)
+            indices.append(index)
+            drawn.append(self._draw(sample, place))
         coverage, boxes = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         labelled = coverage.flatten(1).any(1)
         return InstanceBatch(self.pictures.of(indices), tuple(places), coverage, boxes, labelled)

@@ -48,12 +48,16 @@ class Rules:
         missing: one of :data:`data.skipped.ON_MISSING`, about pictures that are missing, damaged or of another size
             than listed.
 
+    Attributes:
+        categories: the ids that the file lists, where it lists some.
+
     Raises:
         InputError: ``least_area`` or ``missing`` is no such value.
     """
 
     def __init__(self, crowd: bool = False, least_area: float = 1.0, missing: str = "refuse") -> None:
         self.skipped = Skipped(least_area, missing)
+        self.categories: frozenset[int] | None = None
         self._crowd, self._least_area = crowd, least_area
         self._seen: set[int] = set()
         self._categorised: bool | None = None
@@ -71,7 +75,7 @@ class Rules:
 
         Raises:
             InputError: a key is missing or of the wrong type, the id was seen before, the segmentation is malformed,
-                or some annotations name a category and others do not.
+                ``iscrowd`` is not 0 or 1, or some annotations name a category and others do not.
         """
         annotation_id = whole(raw, "id", f"{source}: an annotation")
         where = f"{source}: annotation {annotation_id}"
@@ -87,6 +91,10 @@ class Rules:
             return None
         check_segmentation(segmentation, size_hw, where)
         assert isinstance(raw, dict)
+        # JSON has numbers and truth values for it; of anything else nobody knows which side it means.
+        if raw.get("iscrowd", 0) not in (0, 1):
+            problem = f'"iscrowd" is {str(raw["iscrowd"])[:40]!r}, not 0 or 1'
+            raise InputError(f"{where}: {problem}; correct the annotation")
         if raw.get("iscrowd") and not self._crowd:
             self.skipped.count("crowd")
             return None
@@ -102,6 +110,8 @@ class Rules:
         box = (left, top, right, bottom)
         if any(abs(cut - corner) > _ROUNDING for cut, corner in zip(box, corners, strict=True)):
             self.skipped.count("clipped_box")
+        if self.categories is not None and category_id is not None and category_id not in self.categories:
+            self.skipped.count("unknown_category")
         packed = pack_segmentation(segmentation)
         return Instance(annotation_id, category_id, box, area, packed, _first_point(raw, where))
 

@@ -1,6 +1,7 @@
 """JSON files whose content is checked as it is read: every failure names the file and the key."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,24 @@ def parse_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None =
         object_hook: what to make of each object as soon as it is read, the innermost first (as in :mod:`json`).
 
     Raises:
-        InputError: the file is missing or not JSON (perhaps truncated).
+        InputError: the file is missing or not JSON (perhaps truncated), or an object has a key twice.
     """
+
+    def checked(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            # Else the last one counts, and whatever the first held is left out without a word.
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise InputError(f"{path}: the key {twice[:60]!r} occurs twice in one object; correct the file")
+        return found if object_hook is None else object_hook(found)
+
     try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            raise InputError(f"{path}: is compressed by gzip; unpack it")
+        return json.loads(content, object_pairs_hook=checked)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path or fetch the file again") from None
     except OSError as error:

@@ -10,6 +10,7 @@ from core.errors import InputError
 from data.annotated_pictures import AnnotatedPictures
 from data.annotation_file import read_entries
 from data.instances import Rules
+from data.picture_names import is_plain
 
 SPLITS = {"train": "train", "validation": "val"}
 VERSIONS = ("v1", "v0.5")
@@ -92,7 +93,7 @@ def _candidates(raw: Mapping[str, Any], where: str) -> list[str]:
     for key in ("coco_url", "file_name"):
         found = raw.get(key) if isinstance(raw, dict) else None
         path = PurePosixPath(found) if isinstance(found, str) else PurePosixPath()
-        if path.name in ("", "..") or any(ord(letter) < 32 for letter in path.name):
+        if path.name == ".." or not is_plain(path.name):
             continue
         names += [_PREFIX.sub("", path.name), path.name]
         if path.parent.name in FOLDERS:

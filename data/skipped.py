@@ -12,12 +12,13 @@ REASONS = {
     "unreadable_image": "the picture is missing, damaged or of another size than listed, and such are skipped",
     "empty_mask": "the segmentation covers no pixel (known once the sample was read)",
     "clipped_box": "kept, with its box cut to the image",
+    "unknown_category": "kept, with a category that is not listed: average precision leaves it out",
     "image_without_instances": "images (not annotations) that have no usable instance",
     "image_left_out": 'images (not annotations) that are left out, with what "unreadable_image" counts',
 }
 """What ``skipped`` counts. An annotation that several of the first six fit counts under the first of them."""
 
-NO_ANNOTATIONS = frozenset({"clipped_box", "image_without_instances", "image_left_out"})
+NO_ANNOTATIONS = frozenset({"clipped_box", "unknown_category", "image_without_instances", "image_left_out"})
 """Reasons that leave no annotation out. All others and the instances of all samples add up to the annotations."""
 
 ON_MISSING = ("refuse", "skip")
@@ -43,13 +44,15 @@ class Skipped:
         self.skips_pictures = missing == "skip"
         self.small_area = f"area_below_{least_area:.15g}"
         self._counts = {self.small_area if reason == "area_below_1" else reason: 0 for reason in REASONS}
+        # Kept by id, so that threads may count too.
         self._empty: set[int] = set()
-        self._left_out: set[int] = set()
+        self._left_out: dict[int, int] = {}
 
     @property
     def counts(self) -> dict[str, int]:
         """How often each of :data:`REASONS` applied so far (a copy)."""
-        return {**self._counts, "empty_mask": len(self._empty)}
+        pictures = {"image_left_out": len(self._left_out), "unreadable_image": sum(list(self._left_out.values()))}
+        return {**self._counts, "empty_mask": len(self._empty), **pictures}
 
     def count(self, reason: str, cases: int = 1) -> None:
         """Count one or more cases of a reason."""
@@ -67,7 +70,4 @@ class Skipped:
         """
         if not self.skips_pictures:
             raise problem
-        if image_id not in self._left_out:
-            self._left_out.add(image_id)
-            self.count("image_left_out")
-            self.count("unreadable_image", instances)
+        self._left_out[image_id] = instances

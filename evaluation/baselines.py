@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data.readable import readable_samples
 from data.sample import ImageData
 from evaluation.instances import InstanceRecord, pairwise_iou
 
@@ -50,8 +51,9 @@ def score_baselines(
         on_image: called with the number of images done.
     """
     records: dict[str, list[InstanceRecord]] = {name: [] for name in BASELINES}
-    for done, index in enumerate(range(len(data)) if indices is None else indices, 1):
-        sample = data.sample(index)
+    for done, (_, sample) in enumerate(readable_samples(data, range(len(data)) if indices is None else indices), 1):
+        if sample is None:
+            continue
         size_hw = (sample.image.shape[0], sample.image.shape[1])
         for name, fill in BASELINES.items():
             for i, truth in enumerate(sample.masks):

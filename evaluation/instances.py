@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.protocols import Masks, PictureSegmenter, Prompt, Segmenter, device_of
+from data.readable import readable_samples
 from data.sample import ImageData, ImageSample
 from evaluation.answers import Answers
 from evaluation.clicks import with_next_clicks
@@ -216,9 +217,8 @@ def score_instances(
     framings = {protocol.framing for protocol in protocols}
     records: dict[str, list[InstanceRecord]] = {protocol.name: [] for protocol in protocols}
     with torch.inference_mode():
-        for done, index in enumerate(range(len(data)) if indices is None else indices, 1):
-            sample = data.sample(index)
-            if len(sample.masks):
+        for done, (_, sample) in enumerate(readable_samples(data, range(len(data)) if indices is None else indices), 1):
+            if sample is not None and len(sample.masks):
                 if isinstance(model, PictureSegmenter):
                     embeddings = dict.fromkeys(framings, model.encode_picture(sample.image))
                 else:

@@ -5,7 +5,34 @@ The arguments become an exit status in :mod:`experiments.command_line`; ``--help
 
 import sys
 
-from experiments.command_line import main
+from experiments.help_command import asks_for_help, show_help
+
+OWN = ("core", "data", "teachers", "students", "compressors", "evaluation", "experiments", "conf", "hydra_plugins")
+"""The packages of this project: what is missing of them is a defect, and keeps its traceback."""
+
+
+def command() -> int:
+    """Run what the process's arguments say; returns the exit status, 1 where a package is missing.
+
+    Without PyTorch or Hydra only ``--help`` and ``doctor`` answer, which then says what to install.
+    """
+    argv = sys.argv[1:]
+    if asks_for_help(argv):
+        return show_help(argv)
+    try:
+        # Here, so that --help answers at once.
+        from experiments.command_line import main
+    except ImportError as error:
+        if error.name is None or error.name.split(".")[0] in OWN:
+            raise
+        if "doctor" in argv:
+            from experiments.doctor import doctor_alone
+
+            return doctor_alone(argv)
+        print(f"error: {error}; see what to install: python -m experiments doctor", file=sys.stderr)
+        return 1
+    return main(argv)
+
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(command())

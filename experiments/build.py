@@ -113,7 +113,7 @@ def build_device(settings: EngineConfig) -> torch.device:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if kind == "cuda":
-        torch.cuda.set_device(int(index or 0))
+        torch.cuda.set_device(int(index) if index else torch.cuda.current_device())
     return torch.device(name)
 
 

@@ -1,7 +1,5 @@
 """A model by name or by file, for the command ``evaluate``."""
 
-import contextlib
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.export.manifest import is_export
-from students.files import FORMAT, load_model
+from students.files import FORMAT, load_model, read_about, read_facts
 from students.student import build_model
 from teachers.catalog import MODELS
 from teachers.inferred_shape import infer_config
@@ -66,11 +64,11 @@ def _read(path: Path) -> Found:
     """A file or a folder, by what is in it."""
     if is_export(path):
         raise InputError(f"checkpoint={path}: an exported folder, which only evaluate reads; give what it was made of")
-    facts = _metadata(path) if path.suffix == ".safetensors" else {}
+    facts = read_facts(path) if path.suffix == ".safetensors" and not path.is_dir() else {}
     if facts.get("format") == FORMAT:
-        return Found(load_model(path), "this project's safetensors", facts.get("about") or {})
+        return Found(load_model(path), "this project's safetensors", read_about(path))
     name = facts.get("name")
-    if name in MODELS:
+    if isinstance(name, str) and name in MODELS:
         return Found(load_sam(name, path), "this project's safetensors", {"method": "teacher", "teacher": name})
     if path.is_file() and is_slimsam_pickle(path):
         shape, state = read_slimsam_pickle(path)
@@ -92,12 +90,3 @@ def _read(path: Path) -> Found:
     config = MODELS[known].config if known else config
     model = sam_from_state(config, state, str(path), known or path.stem)
     return Found(model, "a state dict in Meta's layout", {"method": "teacher", "teacher": known or path.stem})
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a safetensors file, without its tensors; empty where there is none to be read."""
-    from safetensors import SafetensorError, safe_open
-
-    with contextlib.suppress(SafetensorError, OSError, ValueError), safe_open(path, framework="pt") as stream:
-        return {key: json.loads(value) for key, value in (stream.metadata() or {}).items()}
-    return {}

@@ -6,25 +6,24 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
-from experiments.help_text import help_text
+from experiments.help_command import asks_for_help, show_help
 from experiments.messages import group_overrides, nearest, told
-from experiments.rows import Row
+from experiments.mirrored_settings import allow
+from experiments.own_settings import CONFIG_DIR, own_settings
 from experiments.schema import COMMANDS, OTHER_NAMES, WORDS, register
-from experiments.validate import check_preset, check_student, settings_of
+from experiments.sweeps.outcome import SWEPT, Outcome
+from experiments.validate import check_preset
 
-FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help")
+FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
-_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", *CONFIG_DIR)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,9 +31,8 @@ def main(argv: Sequence[str]) -> int:
 
     A run that failed by what it computed gives 1, with one line too; whatever else goes wrong keeps its traceback.
     """
-    if any(argument in ("-h", "--help") for argument in argv):
-        print(help_text())
-        return 0
+    if asks_for_help(argv):
+        return show_help(argv)
     try:
         command, rest = _command(argv)
         rest = _named(command, rest)
@@ -44,11 +42,14 @@ def main(argv: Sequence[str]) -> int:
     except InputError as error:
         _complain(error)
         return 2
+    except RunFailed as error:
+        _complain(error)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return 130
     if outcomes and outcomes[0].format == "json" and _speaks():
-        rows = [row.to_dict() for outcome in outcomes for row in outcome.rows]
+        rows = [row.to_dict() for outcome in outcomes for row in outcome.rows or getattr(outcome.error, "rows", ())]
         print(json.dumps({"rows": rows}, allow_nan=False))
     refused = [outcome.error for outcome in outcomes if isinstance(outcome.error, InputError)]
     for reason in refused:
@@ -70,15 +71,6 @@ def _speaks() -> bool:
 def _complain(error: Exception) -> None:
     if _speaks():
         print(f"error: {error}", file=sys.stderr)
-
-
-class Outcome:
-    """What one job gave: its rows, or the error that ended it."""
-
-    def __init__(self, cfg: DictConfig, rows: Sequence[Row] = (), error: Exception | None = None) -> None:
-        self.rows, self.error = list(rows), error
-        self.format, self.runs = str(cfg.format), Path(cfg.runs)
-        self.preset = str(HydraConfig.get().runtime.choices.get("experiment"))
 
 
 def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -134,24 +126,16 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them."""
     # Here, so that neither --help nor a wrong word waits for PyTorch.
     from core import processes
-    from experiments.commands import FUNCTIONS
     from experiments.everything_table import print_sweep
     from experiments.paper_table import print_paper_table
+    from experiments.sweeps.job import Job
+    from experiments.sweeps.summary import print_summary
 
-    register()
-    outcomes: list[Outcome] = []
-
-    def job(cfg: DictConfig) -> None:
-        try:
-            check_student(cfg, HydraConfig.get().overrides.task)
-            settings = settings_of(cfg)
-            outcomes.append(Outcome(cfg, FUNCTIONS[command](settings, cfg)))
-        except Exception as error:
-            # A sweep goes on with its other jobs; main() tells what happened to this one.
-            outcomes.append(Outcome(cfg, error=error))
-            if not _in_this_process():
-                raise
-
+    folder, packages = own_settings(arguments)
+    allow(packages)
+    register(folder)
+    SWEPT.clear()
+    job = Job(command, packages, () if folder is None else ("--config-dir", str(folder)))
     name = "config" if command == "run" else command
     try:
         _call_hydra(job, name, arguments)
@@ -160,13 +144,15 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
         raise told(error, overrides, _known(name, overrides)) from error
     finally:
         processes.leave()
+    outcomes = list(SWEPT) or job.outcomes
     if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
         print_paper_table(outcomes[0].preset, outcomes[0].runs)
         print_sweep([row for outcome in outcomes for row in outcome.rows])
+        print_summary(outcomes)
     return outcomes
 
 
-def _call_hydra(job: Callable[[DictConfig], None], name: str, arguments: Sequence[str]) -> None:
+def _call_hydra(job: Callable[[DictConfig], Outcome], name: str, arguments: Sequence[str]) -> None:
     with _surroundings(arguments):
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)()
 
@@ -193,12 +179,6 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
         of_flag = argument.startswith("-") or before in _WITH_VALUE
         (flags if of_flag else settings).append(argument)
     return [*flags, *settings]
-
-
-def _in_this_process() -> bool:
-    """Whether jobs run here, one after the other, rather than in a launcher's own processes."""
-    launcher: Any = HydraConfig.get().launcher
-    return str(launcher.get("_target_", "")).endswith("BasicLauncher")
 
 
 def _known(name: str, overrides: Sequence[str]) -> DictConfig | None:

@@ -1,7 +1,6 @@
 """What each command word does with its settings. Every command returns rows and prints its table."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,18 +13,20 @@ from experiments.build import (
 )
 from experiments.chain import run_chain
 from experiments.compare import compare
+from experiments.completion import completion
 from experiments.convert import convert
+from experiments.doctor import doctor
 from experiments.evaluate import evaluate
 from experiments.everything import everything
 from experiments.export import export
 from experiments.identity import method_name
-from experiments.leaderboard import fold, print_leaderboard
+from experiments.leaderboard_command import leaderboard
 from experiments.measuring import cost_of_shape
 from experiments.messages import nearest
 from experiments.predict import predict
 from experiments.report import print_comparison
 from experiments.rows import Row
-from experiments.schema import CostConfig, LeaderboardConfig
+from experiments.schema import CostConfig
 from experiments.table import table
 from teachers.catalog import MODELS
 
@@ -55,16 +56,6 @@ def cost(settings: CostConfig, cfg: DictConfig) -> list[ResultRow]:
     return rows
 
 
-def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[ResultRow]:
-    """Put all runs into one CSV file and show them."""
-    rows = fold(Path(settings.runs))
-    if not rows:
-        raise InputError(f"runs={settings.runs}: no finished run there; start one with method=slimsam ratio=0.77")
-    if settings.format == "table":
-        print_leaderboard(rows)
-    return rows
-
-
 FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
     "run": run_chain,
     "evaluate": evaluate,
@@ -76,4 +67,6 @@ FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
     "compare": compare,
     "table": table,
     "leaderboard": leaderboard,
+    "doctor": doctor,
+    "completion": completion,
 }

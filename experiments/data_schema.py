@@ -57,6 +57,7 @@ class Sa1bData:
     split: str = MISSING
     validation_count: int = 50
     labels: bool = True
+    missing: str = "refuse"
 
 
 DATA: dict[str, type[ShapesData] | type[CocoData] | type[LvisData] | type[Sa1bData]] = {

@@ -89,6 +89,10 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             },
         )
         remove_parts(folder)
+        # Here, because only this end of the command needs it.
+        from experiments.pages.run_page import write_run_page
+
+        write_run_page(folder / NAME)
     if settings.format == "table":
         if evaluation.protocols:
             print_protocols(rows)
@@ -146,7 +150,8 @@ def _detections(settings: EvaluateConfig, data: ImageData, protocols: Sequence[S
     sizes = getattr(data, "sizes_hw", None)
     if sizes is None:
         raise InputError(f"{needing[0]}: {data.name} has no image ids that detections name; give COCO or LVIS")
-    return Detections(Path(settings.detections).expanduser(), sizes(), settings.evaluation.top)
+    listed = getattr(data, "category_ids", None)
+    return Detections(Path(settings.detections).expanduser(), sizes(), settings.evaluation.top, listed)
 
 
 def _reference(evaluation: EvaluationConfig, subject: Subject) -> Segmenter | None:

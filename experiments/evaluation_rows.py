@@ -13,7 +13,7 @@ from evaluation.scoring_protocol import ScoringProtocol
 from experiments.schema import EvaluationConfig
 from experiments.scoring import Held
 
-ABOUT_DETECTIONS = (*DETECTION_REASONS, "unreadable_image", "image_left_out")
+ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")
 """Reasons for leaving something out that concern average precision."""
 SIZES = ("miou", "miou_small", "miou_medium", "miou_large")
 PRECISIONS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent")

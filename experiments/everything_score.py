@@ -17,6 +17,7 @@ from core import provenance
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Metric
+from data.readable import first_readable, readable_samples
 from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, EverythingSettings, image_proposals, proposal_scores
 from evaluation.latency import PRECISIONS, device_name
@@ -113,10 +114,11 @@ def _measure(
     per_picture, answers, spent = [], [], []
     with counted(label, len(indices)) as done, torch.autocast(device.type, cast, enabled=cast is not None):
         # Not timed: following every tensor takes time, and so does a first call.
-        first = data.image(indices[0])
+        _, first = first_readable(data, indices[0], data.image)
         peak = peak_memory(lambda: generator.run(first), [*model.parameters(), *model.buffers()], device)
-        for number, index in enumerate(indices, 1):
-            sample = data.sample(index)
+        for number, (_, sample) in enumerate(readable_samples(data, indices), 1):
+            if sample is None:
+                continue
             answer, *seconds = _timed(lambda image=sample.image: generator.run(image), device)  # type: ignore[misc]
             per_picture.append(image_proposals(answer.records, sample))
             answers.append(answer)
@@ -127,7 +129,7 @@ def _measure(
         raise InputError(f"{data.name}: no instance in its first {len(indices)} pictures; raise evaluation.images")
     best: Metric = scores["mean_best_iou"]
     return {
-        "images": len(indices),
+        "images": len(answers),
         "instances": best.n,
         "mean_best_iou": best.value,
         "mean_best_iou_low": best.low,

@@ -1,68 +1,71 @@
-"""The text of ``--help``, with every choice that ``conf/`` offers."""
+"""``--help``: the overview, with every choice that ``conf/`` offers. Nothing here imports PyTorch or Hydra."""
 
-from experiments.schema import CONF
+from evaluation.conventions import PROTOCOLS
+from experiments.command_guides import GUIDES
+from experiments.help_layout import listed, paragraph, single_lines
+from experiments.launchers import LAUNCHERS
+from experiments.protocol_lines import protocol_lines
+from experiments.setting_lines import CONF, group_choices
+from experiments.yaml_comments import first_comment
 from students.catalog import RELEASED
 
-_HEAD = """usage: python -m experiments [evaluate|cost|convert|export|predict|everything|compare|table|leaderboard]
-                             [key=value ...] [-m] [--cfg job]
-
-Compress the Segment Anything Model, and measure what that costs and keeps.
-
-commands
-  (none)        compress a teacher by a method, score both, write runs/<run_id>/ and the leaderboard
-  evaluate      score one model: checkpoint=NAME|FILE, or an exported folder (runtime=onnxruntime|openvino)
-  cost          parameters and MACs of a teacher and its student, without weights or data
-  convert       write a checkpoint in another layout: checkpoint=NAME|FILE to=hf|meta|mobile_sam|sampress out=PATH
-  export        write a model for another runtime: checkpoint=NAME|FILE to=onnx|openvino|torch
-                precision=fp32|bf16|int8 out=FOLDER
-  predict       masks of one picture: checkpoint=NAME|FILE image=FILE box=[x0,y0,x1,y1] points=[[x,y],...] out=FOLDER
-  everything    all masks of pictures: checkpoint=NAME|FILE image=FILE|FOLDER out=FOLDER
-                (or how good they are: evaluation=shapes instead of image)
-  compare       two evaluations, instance by instance: FOLDER FOLDER, or first=FOLDER second=FOLDER
-                (count=N protocol=NAME; out=FOLDER: all pairs, a page and pictures of the extremes)
-  table         measured rows, seeds together, and published figures: protocol=NAME data=NAME runs=FOLDER|none
-                results=true|false format=table|csv|markdown|latex|json out=FILE
-  leaderboard   put all finished runs into runs/leaderboard.csv and show them
-"""
-_TAIL = """
-checkpoint=... (evaluate, convert, export, predict, everything)
-  a file or folder, recognised by what is in it; a model of the catalogue; or a released one:
-  {released}
-
-settings (every command: format=table|json, runs=FOLDER)
-  ratio=R       share of the channels to cut, in (0, 1)
-  seed=N        of everything random; default 0
-  cache=MODE    of the teacher's embeddings: disk (shared by all runs), memory (of this run), off
-  force=true    start this run over
-  name=TEXT     first part of the run's name
-  -m            run every combination of values given as a,b,c
-  --cfg job     show all settings, with the choices made, and stop
-
-examples
-  python -m experiments method=slimsam ratio=0.77
-  python -m experiments method=slimsam ratio=0.77 then=ptq
-  python -m experiments -m method=slimsam,scratch ratio=0.5,0.77 seed=0,1
-  python -m experiments evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER
-  python -m experiments everything experiment=everything_pocket checkpoint=sam_pocket image=photo.jpg out=FOLDER"""
-_GROUPS = ("method", "then", "student", "teacher", "data", "evaluation", "engine", "generator", "variant", "experiment")
+_GROUPS = {
+    "method": "methods: method=NAME",
+    "teacher": "teachers: teacher=NAME",
+    "student": "students, of methods that take one: student=NAME",
+    "data": "data to train on: data=NAME",
+    "evaluation": "what is scored on what: evaluation=NAME",
+    "logger": "loggers: logger=NAME",
+}
+_SETTINGS = (
+    ("then=NAME", f"a second method, on what the first one made: {' or '.join(group_choices('then'))}"),
+    ("ratio=R", "share of the channels to cut, in (0, 1)"),
+    ("seed=N", "of everything random; default 0"),
+    ("cache=MODE", "of the teacher's embeddings: disk (shared by all runs), memory (of this run), off"),
+    ("force=true", "start this run over"),
+    ("name=TEXT", "first part of the run's name"),
+    ("format=json", '{"rows": [...]} on standard output and nothing else there; every command has it'),
+    ("runs=FOLDER", "of runs, evaluations and the leaderboard; every command has it"),
+    ("-m", "run every combination of values given as a,b,c"),
+    ("--cfg job", "show all settings, with the choices made, and stop"),
+)
+_EXAMPLES = (
+    "method=slimsam ratio=0.77",
+    "-m method=slimsam,scratch ratio=0.5,0.77 seed=0,1",
+    "evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER",
+    "predict checkpoint=sam_pocket image=photo.jpg 'box=[120,90,560,470]'",
+)
 
 
 def help_text() -> str:
     """Commands, every choice with its line, settings and examples."""
-    parts = [_HEAD]
-    for group in _GROUPS:
-        lines = [f"  {name:<22}  {line}" for name, line in choices(group).items()]
-        parts.append("\n".join([f"{group}=...", *lines, ""]))
-    return "\n".join(parts) + _TAIL.format(released=", ".join(RELEASED))
+    parts = [
+        "usage: python -m experiments [COMMAND] [key=value ...] [-m] [--cfg job]\n"
+        "       python -m experiments COMMAND --help        all settings of a command\n"
+        "       python -m experiments method=NAME --help    all settings of a run and of its method",
+        "Compress the Segment Anything Model, and measure what that costs and keeps.",
+        "commands\n" + single_lines((name, guide.line) for name, guide in GUIDES.items()),
+    ]
+    for group, title in _GROUPS.items():
+        if group_choices(group):
+            parts.append(f"{title}\n{single_lines(choices(group).items())}")
+    released = (
+        f"a file or folder, recognised by what is in it; a teacher's name; or a released model: {', '.join(RELEASED)}"
+    )
+    parts += [
+        "protocols: 'evaluation.protocols=[NAME,...]' (evaluate)\n"
+        + single_lines(protocol_lines(PROTOCOLS.values()), 31),
+        "launchers, of -m: hydra/launcher=NAME\n" + single_lines(LAUNCHERS.items()),
+        "prepared experiments: experiment=NAME\n"
+        + single_lines((name, line.partition(";")[0]) for name, line in choices("experiment").items()),
+        "single changes to a method, which experiments sweep over: variant=NAME\n" + listed(choices("variant")),
+        "checkpoint=... (evaluate, convert, export, predict, everything)\n" + paragraph(released, 2),
+        "settings\n" + single_lines(_SETTINGS),
+        "examples\n" + "\n".join(f"  python -m experiments {example}" for example in _EXAMPLES),
+    ]
+    return "\n\n".join(parts)
 
 
 def choices(group: str) -> dict[str, str]:
     """The files of a group of ``conf/``, each with what its first comment says."""
-    return {
-        path.stem: _first_comment(path.read_text(encoding="utf-8")) for path in sorted((CONF / group).glob("*.yaml"))
-    }
-
-
-def _first_comment(text: str) -> str:
-    comments = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
-    return next((comment for comment in comments if not comment.startswith("@package")), "")
+    return {name: first_comment(CONF / group / f"{name}.yaml") for name in group_choices(group)}

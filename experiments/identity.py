@@ -16,7 +16,7 @@ from experiments.schema import RunConfig, TeacherConfig
 from students.files import read_about
 from teachers.catalog import MODELS
 
-_REPORTING = ("format", "runs", "force", "name", "cache", "then")
+_REPORTING = ("format", "runs", "force", "name", "cache", "then", "logger", "processes", "packages")
 _OF_EVALUATE = ("protocols", "backend", "top", "jitter", "reference", "seed", "encoded", "workers")
 """Settings of ``evaluation`` that runs do not use."""
 _ADMITTING = {"crowd": False, "least_area": 1.0, "missing": "refuse"}

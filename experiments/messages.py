@@ -12,6 +12,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 from core.errors import InputError
 from experiments.schema import CONF
 
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
+"""Of the extra ``sweeps``."""
+
 
 def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
     """The error of a composition as an :class:`InputError`.
@@ -60,6 +63,8 @@ def _options(group: str) -> list[str]:
 def _missing(error: MissingConfigException) -> InputError:
     group, _, name = (error.missing_cfg_file or "").removesuffix(".yaml").rpartition("/")
     options = sorted(error.options or ())
+    if group == "hydra/launcher" and name in LAUNCHERS:
+        return InputError(f"{group}={name} is not installed; pip install 'sampress[sweeps]'")
     if not group:
         return InputError(_line(error))
     if not options:
@@ -82,7 +87,7 @@ def unknown(key: str, known: DictConfig | None) -> InputError:
             if near:
                 return InputError(f"{key} is no setting; did you mean {'.'.join([*parents[:depth], near[0]])}?")
             where = f"{prefix} has" if prefix else "there are"
-            return InputError(f"{key} is no setting; {where} {', '.join(sorted(names))}")
+            return InputError(f"{key} is no setting; {where} {', '.join(sorted(names)) or 'none'}")
         node = node._get_node(part)
     return InputError(f"{key} is no setting here; see --help")
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib
-from collections.abc import Collection
+import importlib.util
+import sys
+from collections.abc import Collection, Iterable
 from dataclasses import field
 from typing import Any, get_type_hints
 
@@ -12,7 +14,28 @@ from core.errors import InputError
 from students.student import Student
 
 PACKAGES = ("compressors", "students", "data")
-"""Where a ``_target_`` may point: code of this project only."""
+"""Where a ``_target_`` may point: code of this project."""
+_allowed: list[str] = []
+"""Packages of others, by the user's word."""
+
+
+def allow(packages: Iterable[str]) -> None:
+    """Let a ``_target_`` point into packages of one's own too; those of an earlier call are forgotten.
+
+    Raises:
+        InputError: a name is none, or is that of a module of Python's own.
+    """
+    names = list(packages)
+    for name in names:
+        if not name.isidentifier():
+            raise InputError(f"packages={name}: not the name of a package; give its import name, such as my_package")
+        if name in sys.stdlib_module_names:
+            raise InputError(f"packages={name}: that is Python's own; name the package that holds your method")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"packages={name}: there is no such package; install it, or put the folder that holds it on PYTHONPATH"
+            )
+    _allowed[:] = names
 
 
 def target_class(target: str) -> type[Any]:
@@ -22,8 +45,10 @@ def target_class(target: str) -> type[Any]:
         InputError: it is outside this project's packages, or does not exist.
     """
     module, _, name = target.rpartition(".")
-    if module.split(".")[0] not in PACKAGES:
-        raise InputError(f"_target_={target}: only classes of {', '.join(PACKAGES)} may be built; name one of those")
+    package, known = module.split(".")[0], (*PACKAGES, *_allowed)
+    if package not in known:
+        own = f"; if it is your own, give packages={package}" if package.isidentifier() else ""
+        raise InputError(f"_target_={target}: only classes of {', '.join(known)} may be built{own}")
     try:
         found = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:

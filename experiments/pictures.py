@@ -15,6 +15,7 @@ from core.checkpoint import replacing
 from core.protocols import Prompt, Segmenter, device_of
 from data.images import to_frame
 from data.prompts import central_point
+from data.readable import readable_samples
 from data.sample import ImageSample
 from evaluation.instances import pairwise_iou
 from experiments.scoring import Held
@@ -31,8 +32,8 @@ OBJECTS = 5
 
 def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held, pictures: int = 4) -> None:
     """Draw the first pictures that have objects: prompts, ground truth, each model's masks with their IoUs."""
-    samples = [sample for index in held.indices[: 4 * pictures] if len((sample := held.data.sample(index)).masks)]
-    samples = samples[:pictures]
+    read = readable_samples(held.data, held.indices[: 4 * pictures])
+    samples = [sample for _, sample in read if sample is not None and len(sample.masks)][:pictures]
     titles = ["boxes asked", "ground truth", *models]
     heights = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
     size = (WIDTH * len(titles), sum(WIDTH * height + 0.25 for height in heights))

@@ -1,4 +1,4 @@
-"""The tables of README.md, made from committed result rows: ``python -m experiments.readme``."""
+"""The tables of README.md and of docs/, made from committed result rows: ``python -m experiments.readme``."""
 
 import re
 from collections.abc import Sequence
@@ -127,8 +127,13 @@ def cost_table() -> str:
     return "\n".join(lines)
 
 
+def pages() -> list[Path]:
+    """The files that may hold tables: README.md, and the documents below docs/."""
+    return [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
+
+
 def with_tables(text: str) -> str:
-    """A README with its tables made anew between their ``<!-- table:NAME -->`` marks."""
+    """A page with its tables made anew between their ``<!-- table:NAME -->`` marks."""
     shapes = committed_rows("shapes")
     tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
     tables["quantised"] = quantised_table(shapes)
@@ -167,4 +172,7 @@ def _to_teacher(rows: Sequence[ResultRow], teacher: ResultRow) -> str:
 
 
 if __name__ == "__main__":
-    write_text(ROOT / "README.md", with_tables((ROOT / "README.md").read_text(encoding="utf-8")))
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if "<!-- table:" in text:
+            write_text(page, with_tables(text))

@@ -84,7 +84,7 @@ def print_comparison(rows: Sequence[ResultRow], folder: Path | None = None) -> N
     if any(row.teacher == "sam_pocket" for row in rows):
         console.print(POCKET_NOTE, style="italic")
     if folder is not None:
-        console.print(f"files: {folder}/ (result.json, student.safetensors, masks.png)", soft_wrap=True)
+        console.print(f"files: {folder}/ (report.html, result.json, student.safetensors, masks.png)", soft_wrap=True)
 
 
 def conditions(rows: Sequence[ResultRow]) -> str:
@@ -92,7 +92,11 @@ def conditions(rows: Sequence[ResultRow]) -> str:
     last = rows[-1]
     parts = []
     if last.protocol:
-        parts.append(f"{last.protocol} on {last.data}: {last.instances:,} instances in {last.images:,} images")
+        counts = (("instances", last.instances), ("detections", last.detections))
+        counted = [f"{number:,} {name}" for name, number in counts if number is not None]
+        images = [] if last.images is None else [f"{last.images:,} images"]
+        on = " in ".join([" and ".join(counted), *images] if counted else images)
+        parts.append(f"{last.protocol} on {last.data}{f': {on}' if on else ''}")
     parts += [str(part) for part in (last.device, last.precision) if part]
     if last.seed is not None:
         parts.append(f"seed {last.seed}")

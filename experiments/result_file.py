@@ -25,10 +25,20 @@ def read_rows(path: Path) -> list[ResultRow]:
     Raises:
         InputError: damaged, or of another version.
     """
+    return read_result(path)[0]
+
+
+def read_result(path: Path) -> tuple[list[ResultRow], dict[str, Any]]:
+    """The rows of a result file, and what goes with them.
+
+    Raises:
+        InputError: damaged, or of another version.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run again with force=true") from None
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
         raise InputError(f"{path}: holds no rows; run again with force=true")
-    return [ResultRow.from_dict(raw, str(path)) for raw in content["rows"]]
+    rows = [ResultRow.from_dict(raw, str(path)) for raw in content["rows"]]
+    return rows, {key: value for key, value in content.items() if key != "rows"}

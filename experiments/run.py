@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from core.errors import InputError
 from core.result import ResultRow
 from core.seeding import seed_for
 from data.images import to_frame
+from data.readable import first_readable
 from data.sample import ImageData
 from evaluation.latency import device_name
 from experiments.build import (
@@ -33,11 +35,17 @@ from experiments.checkpoints import find_model
 from experiments.identity import beginning, fingerprint, method_name, resolved, run_id
 from experiments.leaderboard import fold
 from experiments.measuring import cost_columns, latency_columns
+from experiments.pages.run_record import PAGE, stage_names
 from experiments.report import print_comparison
 from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.run_folder import held_folder
 from experiments.schema import RunConfig
 from experiments.scoring import Held, score_fillings, score_model, training_score
+from experiments.tracking.logger import Outcome
+from experiments.tracking.settings import check_installed
+from experiments.tracking.tracking import Tracking, tracked
+from experiments.tracking.wandb_about import RunAbout
+from experiments.widths import widths_of
 from students.files import load_model, save_model
 from students.quantized.plan import as_float
 from students.student import build_model
@@ -76,8 +84,11 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     finished = (folder / NAME).is_file() and not settings.force
     if finished:
         rows = read_rows(folder / NAME)
+        if processes.is_first() and not (folder / PAGE).is_file():
+            _write_page(folder / NAME)
         _say(f"{folder}: finished earlier; force=true does it again")
     else:
+        check_installed(settings.logger)
         teacher = build_teacher(settings.teacher, device)
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         _promised(method, teacher)
@@ -111,9 +122,15 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
     config = provenance.impersonal(config)
     about = {"config": config, "provenance": provenance.capture(device_name(parts.device), provenance.command_line())}
     if processes.is_first():
-        (parts.folder / FAILED).unlink(missing_ok=True)
+        for name in (FAILED, PAGE):
+            (parts.folder / name).unlink(missing_ok=True)
     try:
-        return _work(parts, about)
+        with tracked(parts.settings.logger, parts.folder, parts.held, _tracked_as(parts, about)) as tracking:
+            rows = _work(parts, about, tracking)
+        if processes.is_first():
+            # Last, so that its list of files is whole.
+            _write_page(parts.folder / NAME)
+        return rows
     except InputError:
         raise
     except Exception as error:
@@ -126,14 +143,26 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
             status="failed",
             reason=f"{type(error).__name__}: {error}",
         )
-        write_result(parts.folder / FAILED, [row], about)
+        write_result(parts.folder / FAILED, [row], {**about, "stages": stage_names(parts.folder)})
+        _write_page(parts.folder / FAILED)
         raise
 
 
-def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
+def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunAbout:
+    """The run as loggers show it."""
+    settings, method = parts.settings, method_name(parts.settings)
+    preset = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
+    tags = (method, parts.teacher.name, parts.held.name, *([str(preset)] if preset else ()))
+    ratio = _ratio(settings)
+    config = {**about["config"], "run_id": parts.run_id, "provenance": about["provenance"]}
+    group = method if ratio is None else f"{method}-r{ratio:g}"
+    return RunAbout(parts.run_id, group, tags, config, settings.force)
+
+
+def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[ResultRow]:
     settings, teacher = parts.settings, parts.teacher
     torch.manual_seed(seed_for(settings.seed, "run"))
-    engine = build_engine(settings.engine, parts.folder, parts.device)
+    engine = replace(build_engine(settings.engine, parts.folder, parts.device), watcher=tracking.watcher)
     context = RunContext(
         seed=settings.seed,
         folder=parts.folder,
@@ -172,11 +201,15 @@ def _work(parts: Parts, about: Mapping[str, Any]) -> list[ResultRow]:
         "scored_pictures_sha256": fingerprint(parts.held.data),
         "paper": parts.method.paper,
         "training_precision": engine.precision,
+        "stages": stage_names(parts.folder),
+        "widths": {"teacher": widths_of(teacher), "student": widths_of(student)},
     }
     write_result(parts.folder / NAME, rows, {**about, **files})
     for state in parts.folder.glob("*.state"):
         # Only a run that was cut off needs them, and they are several times the size of the model.
         state.unlink()
+    models = {"teacher": teacher, "student": student}
+    tracking.finished(Outcome(rows, models, parts.held, file, facts, parts.folder / PICTURE, parts.folder / NAME))
     return rows
 
 
@@ -201,8 +234,16 @@ def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> l
             **cost_columns(model),
             **latency_columns(model, settings.evaluation.latency_runs, parts.device, settings.evaluation.precision),
         }
+        if model is student:
+            measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
         rows.append(ResultRow(**{**shared, **machine, **about, **measured}))
     return rows
+
+
+def _left_out_of_training(parts: Parts) -> dict[str, int]:
+    """How many training pictures could not be read, as far as this process (since it last began) has met them."""
+    count = parts.data.skipped.get("image_left_out", 0)
+    return {"training_image_left_out": count} if count else {}
 
 
 def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
@@ -250,7 +291,9 @@ def check_student(student: Sam, parts: Parts) -> None:
             what the method promised.
     """
     size = student.input_size
-    image = to_frame(parts.held.data.image(parts.held.indices[0]), size)[None].to(parts.device)
+    data = parts.held.data
+    _, picture = first_readable(data, parts.held.indices[0], data.image)
+    image = to_frame(picture, size)[None].to(parts.device)
     with torch.inference_mode():
         found, wanted = student.encode(image), parts.teacher.encode(image)
     if found.shape != wanted.shape or not found.isfinite().all():
@@ -264,6 +307,13 @@ def check_student(student: Sam, parts: Parts) -> None:
     if (shrinks and after >= before) or promised not in (None, after):
         promise = f", the method promised {promised}" if promised else ""
         raise RuntimeError(f"{parts.run_id}: the student has {after} parameters, the teacher {before}{promise}")
+
+
+def _write_page(result: Path) -> None:
+    # Here, because a command that finds its run finished has nothing to draw.
+    from experiments.pages.run_page import write_run_page
+
+    write_run_page(result)
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,7 @@
 """The types of every setting. A wrong name or type stops a command before anything else happens."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +12,19 @@ import conf
 from evaluation.everything.settings import EverythingSettings
 from experiments.data_schema import DATA
 from experiments.mirrored_settings import mirror, target_class
+from experiments.model_schema import StudentConfig, TeacherConfig
+from experiments.tracking.settings import LOGGERS
 
 CONF = Path(conf.__file__).parent
 
 
 @dataclass
-class RecipeConfig:
-    """How a teacher is distilled where a method's settings do not say otherwise.
+class DataFolder:
+    """Where the pictures of a data set lie, of those that lie somewhere.
 
     Attributes:
-        steps: optimizer steps of each of a method's two stages.
-        batch: pictures a batch.
-        accumulate: batches a step.
-        rate: highest learning rate.
-        optimizer: of :class:`compressors.distill.schedule.Optimisation`.
-        importance_images: pictures behind the scores of channels.
-        scratch_rate, scratch_optimizer: of students that begin from random weights.
-        prompts: masks a picture, of methods that train on masks.
+        root: the folder, as the data set's own layout has it.
     """
-
-    steps: int = MISSING
-    batch: int = MISSING
-    accumulate: int = MISSING
-    rate: float = MISSING
-    optimizer: str = MISSING
-    importance_images: int = MISSING
-    scratch_optimizer: str = MISSING
-    scratch_rate: float = MISSING
-    prompts: int = MISSING
-
-
-@dataclass
-class TeacherConfig:
-    """A named model, a file of weights if not its own, and how and into what it is distilled."""
-
-    name: str = MISSING
-    checkpoint: str | None = None
-    student: str = MISSING
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
-
-
-@dataclass
-class StudentConfig:
-    """Arguments of :class:`students.student.Student`."""
-
-    kind: str = MISSING
-    name: str = MISSING
-    stages: list[int] = field(default_factory=list)
-    weights: str | None = None
-
-
-@dataclass
-class DataFolder:
-    """Where the pictures of a data set lie, of those that lie somewhere."""
 
     root: str | None = None
 
@@ -154,7 +114,19 @@ class CommandConfig:
 
 @dataclass
 class RunConfig(CommandConfig):
-    """A compression run."""
+    """A compression run.
+
+    Attributes:
+        ratio: share of the channels to cut, of methods that cut.
+        seed: of everything random.
+        cache: of the teacher's embeddings: ``disk`` (shared by all runs), ``memory`` (of this run), ``off``.
+        force: whether to throw away what this run has and start over.
+        name: first part of the run's name, instead of the method.
+        processes: on this machine, one a device; more than one are started by ``torchrun``.
+        packages: packages of one's own, whose classes a method's ``_target_`` may name.
+        logger: where the figures of training go.
+        then: a second method, for what the first one made.
+    """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -167,7 +139,9 @@ class RunConfig(CommandConfig):
     cache: str = "disk"
     force: bool = False
     name: str | None = None
-    # A second method, for what the first one made.
+    processes: int = 1
+    packages: list[str] = field(default_factory=list)
+    logger: Any = MISSING
     then: Any = None
 
 
@@ -193,8 +167,13 @@ class EvaluateConfig(CommandConfig):
 
 @dataclass
 class CostConfig(CommandConfig):
-    """What a teacher and a student cost."""
+    """What a teacher and a student cost.
 
+    Attributes:
+        packages: packages of one's own, whose classes a method's ``_target_`` may name.
+    """
+
+    packages: list[str] = field(default_factory=list)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     method: Any = MISSING
@@ -203,7 +182,13 @@ class CostConfig(CommandConfig):
 
 @dataclass
 class ConvertConfig(CommandConfig):
-    """A checkpoint, the layout it shall have, and where to write that."""
+    """A checkpoint, the layout it shall have, and where to write that.
+
+    Attributes:
+        checkpoint: a model's name or file.
+        to: ``hf`` (a folder), ``meta``, ``mobile_sam`` or ``sampress`` (files).
+        out: the file or folder to write.
+    """
 
     checkpoint: str = MISSING
     to: str = MISSING
@@ -318,7 +303,46 @@ class TableConfig(CommandConfig):
 
 @dataclass
 class LeaderboardConfig(CommandConfig):
-    """All finished runs."""
+    """Every row that was measured, and what papers say, as CSV, Markdown and one page that needs no network.
+
+    Attributes:
+        out: the folder of ``leaderboard.csv``, ``.md`` and ``.html``; null: the folder of runs.
+        results: whether the committed rows count, beside those below ``runs``.
+        published: whether the figures of papers are there too, marked as such.
+        protocol, dataset: only this one; null: all. The data set is typed as ``data=NAME``.
+        pages: whether every run gets a page of its own, in ``out/pages``.
+    """
+
+    out: str | None = None
+    results: bool = True
+    published: bool = True
+    protocol: str | None = None
+    dataset: str | None = None
+    pages: bool = True
+
+
+@dataclass
+class DoctorConfig(CommandConfig):
+    """What is installed and found here.
+
+    Attributes:
+        data: where pictures are looked for.
+        engine: its device is tried.
+    """
+
+    data: DataFolder = field(default_factory=DataFolder)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class CompletionConfig(CommandConfig):
+    """A script for a shell.
+
+    Attributes:
+        shell: ``bash``, ``zsh`` or ``fish``.
+    """
+
+    shell: str = MISSING
 
 
 COMMANDS: dict[str, type[CommandConfig]] = {
@@ -332,23 +356,45 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "compare": CompareConfig,
     "table": TableConfig,
     "leaderboard": LeaderboardConfig,
+    "doctor": DoctorConfig,
+    "completion": CompletionConfig,
 }
-WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second")}
+WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second"), "completion": ("shell",)}
 """Settings that a command also takes as bare words, in this order."""
-OTHER_NAMES = {"table": {"data": "dataset"}}
+OTHER_NAMES = {"table": {"data": "dataset"}, "leaderboard": {"data": "dataset"}}
 """Settings that are typed by another name: Hydra takes a key of the name of a folder in ``conf/`` for a file there."""
 
 
-def register() -> None:
-    """Put every schema where the YAML files name it; below ``schema/``, so that none shows as a choice."""
+_methods: dict[str, type[Any]] = {}
+"""The settings of each method that :func:`register` found."""
+
+
+def method_options() -> dict[str, frozenset[str]]:
+    """The names of the settings that each method has, by the method's name."""
+    return {
+        name: frozenset(part.name for part in fields(node)) - {"_target_"} for name, node in sorted(_methods.items())
+    }
+
+
+def register(folder: Path | None = None) -> None:
+    """Put every schema where the YAML files name it; below ``schema/``, so that none shows as a choice.
+
+    Args:
+        folder: of further settings, with files of its own in ``method/``; see ``--config-dir``.
+    """
     store = ConfigStore.instance()
     for name, node in COMMANDS.items():
         store.store(group="schema", name=name, node=node)
     for name, data in DATA.items():
         store.store(group="schema/data", name=name, node=data)
+    for name, logger in LOGGERS.items():
+        store.store(group="schema/logger", name=name, node=logger)
     # The command writes COCO's run lengths, whatever the generator could give.
     store.store(group="schema", name="generator", node=mirror(EverythingSettings, without=("output",)))
-    for path in sorted((CONF / "method").glob("*.yaml")):
-        found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            store.store(group="schema/method", name=path.stem, node=mirror(target_class(found[1]), found[1]))
+    _methods.clear()
+    for root in [CONF] if folder is None else [CONF, folder]:
+        for path in sorted((root / "method").glob("*.yaml")):
+            found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            if found:
+                _methods[path.stem] = mirror(target_class(found[1]), found[1])
+                store.store(group="schema/method", name=path.stem, node=_methods[path.stem])

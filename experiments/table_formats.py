@@ -1,6 +1,6 @@
 """Lines of a comparison table as CSV, Markdown or LaTeX; measured and published ones never unmarked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -126,10 +126,23 @@ def markdown_format(rows: Sequence[TableRow], command: str) -> str:
     """
     parts = ["# Comparison", f"Made by `{command}`. {HOW_TO_READ}"]
     for title, table in tables(rows):
-        columns = _shown((_KIND, _MODEL, *_QUALITY, *_COST, _SOURCE), table)
-        cells = [[column.shown(row) for column in columns] for row in table]
-        parts += [f"## {title}", markdown_table(_titles(columns, table), cells)]
+        parts += [f"## {title}", markdown_lines(table)]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_lines(table: Sequence[TableRow], marks: Mapping[TableRow, str] | None = None) -> str:
+    """The lines of one table, with the columns that say something of them.
+
+    Args:
+        marks: what stands before the names of some models.
+    """
+    columns = _shown((_KIND, _MODEL, *_QUALITY, *_COST, _SOURCE), table)
+    cells = [[_marked(column, row, marks or {}) for column in columns] for row in table]
+    return markdown_table(_titles(columns, table), cells)
+
+
+def _marked(column: _Column, row: TableRow, marks: Mapping[TableRow, str]) -> str:
+    return f"{marks[row]} {column.shown(row)}" if column is _MODEL and row in marks else column.shown(row)
 
 
 def latex_format(rows: Sequence[TableRow], command: str) -> str:

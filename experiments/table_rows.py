@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from core.provenance import ROOT
 from core.result import ResultRow
-from experiments.leaderboard import readable_rows
+from experiments.leaderboard_sources import readable_rows
 from experiments.readme import EVERYTHING
 from experiments.recorded_evaluation import FOLDER
 from experiments.result_file import NAME
@@ -40,15 +40,23 @@ def gathered_rows(runs: Path | None, results: bool) -> list[ResultRow]:
     if runs is not None:
         paths += sorted(runs.glob(f"*/{NAME}")) + sorted(runs.glob(f"{FOLDER}/*/{NAME}"))
     rows = [row for path in paths for row in readable_rows(path)]
+    return [row for row in with_images_seen(rows) if is_scored(row)]
+
+
+def is_scored(row: ResultRow) -> bool:
+    """Whether a row has a score of a data set under a protocol."""
+    scored = row.status in ("finished", "evaluated") and row.data and row.protocol
+    return bool(scored) and (row.miou is not None or row.ap is not None)
+
+
+def with_images_seen(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """The same rows; a model that was evaluated later was trained on as many images as its run says."""
     seen: dict[str | None, int] = {
         row.run_id: row.images_seen for row in rows if row.run_id and row.images_seen is not None
     }
     return [
-        # A model that was evaluated later was trained on as many images as its run says.
         row if row.images_seen is not None or row.method in BASELINES else replace(row, images_seen=_seen(row, seen))
         for row in rows
-        if row.status in ("finished", "evaluated") and row.data and row.protocol
-        if row.miou is not None or row.ap is not None
     ]
 
 
@@ -58,23 +66,29 @@ def _seen(row: ResultRow, seen: Mapping[str | None, int]) -> int | None:
 
 def table_rows(rows: Sequence[ResultRow]) -> list[TableRow]:
     """One line a model, in the order of tables: data set, protocol, most instances first, best first."""
+    return [line for line, _ in lines_with_rows(rows)]
+
+
+def lines_with_rows(rows: Sequence[ResultRow]) -> list[tuple[TableRow, list[ResultRow]]]:
+    """The lines of :func:`table_rows`, each with every row that it stands for; no row belongs to two lines."""
     groups: dict[Hashable, list[ResultRow]] = {}
     for row in rows:
         groups.setdefault((_conditions(row), *_identity(row)), []).append(row)
     told, lines = _differing_axes(rows), []
     for group in groups.values():
-        parts = _measurements(group)
-        for part in parts:
-            alone = len(parts) > 1
+        found = _repeats(group)
+        # Where a seed has several scores, rows differ in what no column tells: each alone.
+        alone = len(found) > len({again[0].seed for again in found})
+        for part, behind in [(again[:1], again) for again in found] if alone else [([a[0] for a in found], group)]:
             line = _line(part, part if alone else group, told.get(str(part[0].protocol), ()))
             label = f"{line.model}, {part[0].run_id}" if alone and part[0].run_id else line.model
-            lines.append((_conditions(part[0]), replace(line, model=label)))
+            lines.append((_conditions(part[0]), replace(line, model=label), behind))
     teachers: dict[_Conditions, list[TableRow]] = {}
-    for conditions, line in lines:
+    for conditions, line, _ in lines:
         if line.method == "teacher":
             teachers.setdefault(conditions, []).append(line)
-    finished = [_beside(line, teachers.get(conditions, [])) for conditions, line in lines]
-    return sorted(finished, key=_order)
+    finished = [(_beside(line, teachers.get(conditions, [])), behind) for conditions, line, behind in lines]
+    return sorted(finished, key=lambda pair: _order(pair[0]))
 
 
 def _order(row: TableRow) -> tuple[Any, ...]:
@@ -93,16 +107,22 @@ def _identity(row: ResultRow) -> tuple[Hashable, ...]:
     return (*model, row.device, row.precision)
 
 
-def _measurements(group: Sequence[ResultRow]) -> list[list[ResultRow]]:
-    """A group's rows, one a seed; where a seed has several scores, rows differ in what no column tells: each alone."""
-    distinct: dict[int | None, list[ResultRow]] = {}
+def _repeats(group: Sequence[ResultRow]) -> list[list[ResultRow]]:
+    """A group's rows by measurement; each list holds one thing's measurement and its repetitions."""
+    found: list[list[ResultRow]] = []
+    # By a coarse score, so that thousands of rows need not be compared with each other.
+    near: dict[tuple[int | None, int], list[list[ResultRow]]] = {}
     for row in group:
-        of_seed = distinct.setdefault(row.seed, [])
-        if not any(_same(row, other) for other in of_seed):
-            of_seed.append(row)
-    if any(len(of_seed) > 1 for of_seed in distinct.values()):
-        return [[row] for of_seed in distinct.values() for row in of_seed]
-    return [[row for (row,) in distinct.values()]]
+        score = row.miou if row.miou is not None else row.ap
+        place = int((score or 0.0) / SAME)
+        close = [again for step in (-2, -1, 0, 1, 2) for again in near.get((row.seed, place + step), ())]
+        again = next((again for again in close if _same(row, again[0])), None)
+        if again is None:
+            again = []
+            found.append(again)
+            near.setdefault((row.seed, place), []).append(again)
+        again.append(row)
+    return found
 
 
 def _same(row: ResultRow, other: ResultRow) -> bool:

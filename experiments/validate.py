@@ -11,6 +11,8 @@ from core.errors import InputError
 from experiments.help_text import choices
 from experiments.messages import nearest
 from experiments.schema import COMMANDS, EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig, TableConfig
+from experiments.sweeps.combinations import refuse_option
+from experiments.tracking.settings import check_logger
 
 FORMATS = ("table", "json")
 TABLE_FORMATS = ("table", "csv", "markdown", "latex", "json")
@@ -26,6 +28,7 @@ EXAMPLES = {
     "out": "PATH",
     "first": "FOLDER, which evaluate wrote (two bare words do as well)",
     "second": "FOLDER, which evaluate wrote (two bare words do as well)",
+    "shell": "bash, zsh or fish (a bare word does as well)",
 }
 """What may be given where there is no default."""
 
@@ -48,6 +51,8 @@ def settings_of(cfg: DictConfig) -> Any:
     _check_known(cfg, settings)
     if hasattr(settings, "cache"):
         _check_cache(settings)
+    if isinstance(settings, RunConfig):
+        check_logger(settings.logger)
     if isinstance(settings, EverythingConfig):
         _check_one_source(settings)
     if getattr(settings, "evaluation", None) is not None:
@@ -73,7 +78,7 @@ def _check_ratio(cfg: DictConfig) -> None:
     takes = "ratio" in cfg.method
     name = str(cfg.method._target_).rpartition(".")[2]
     if cfg.ratio is not None and not takes:
-        raise InputError(f"ratio={cfg.ratio}: {name} takes no ratio; leave it out")
+        raise refuse_option("ratio", cfg.ratio, name, [key for key in cfg.method if key != "_target_"])
     if cfg.ratio is None and takes and OmegaConf.to_container(cfg.method, resolve=False)["ratio"] == "${ratio}":  # type: ignore[call-overload,index]
         raise InputError(f"ratio is missing: {name} needs the share of channels to cut, in (0, 1); try ratio=0.5")
 

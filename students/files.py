@@ -1,6 +1,5 @@
 """Models in files that describe themselves: weights, shape and facts of their making in one safetensors file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,13 +7,24 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import load_strictly, read_safetensors, write_safetensors
+from core.checkpoint import check_fit, read_metadata, read_safetensors, write_safetensors
 from core.errors import InputError
+from core.plain_file import parse_json
 from students.quantized.plan import Plan, apply_plan, pack, plan_of
 from students.student import KINDS, build_model, kind_of
+from teachers.inferred_shape import check_shape
 from teachers.sam import Sam, SamConfig
+from teachers.weights import fill
 
 FORMAT = "sampress-sam-1"
+# Facts that become columns of tables.
+_ABOUT: dict[str, tuple[type, ...]] = {
+    "run_id": (str,),
+    "method": (str,),
+    "ratio": (int, float),
+    "teacher": (str,),
+    "seed": (int,),
+}
 
 
 def save_model(path: Path, model: Sam, about: Mapping[str, Any] | None = None) -> None:
@@ -36,42 +46,76 @@ def save_model(path: Path, model: Sam, about: Mapping[str, Any] | None = None) -
     write_safetensors(path, model.state_dict(), metadata)
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """The facts that :func:`save_model` kept beside the weights; none in a file of another kind.
+def read_facts(path: Path) -> dict[str, Any]:
+    """All that a safetensors file says beside its tensors, as plain data; texts that are no JSON are left out.
 
     Raises:
         InputError: not a safetensors file.
     """
-    try:
-        about = json.loads(read_safetensors(path)[1]["about"])
-    except (KeyError, json.JSONDecodeError):
+    facts = {}
+    for key, text in read_metadata(path).items():
+        try:
+            facts[key] = parse_json(text)
+        except ValueError:
+            continue
+    return facts
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The facts that :func:`save_model` kept beside the weights; none in a file of another kind.
+
+    Raises:
+        InputError: not a safetensors file, or a fact that tables show is of another type than theirs.
+    """
+    about = read_facts(path).get("about")
+    if not isinstance(about, dict):
         return {}
-    return about if isinstance(about, dict) else {}
+    for key, kinds in _ABOUT.items():
+        if about.get(key) is not None and type(about[key]) not in kinds:
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(f"{path}: says of its {key} {str(about[key])[:50]!r}, expected {expected}; save it again")
+    return about
 
 
 def load_model(path: Path) -> Sam:
     """Read a model that :func:`save_model` wrote; frozen, in eval mode.
 
+    The shape that it states takes memory only once its tensors have been found to fit.
+
     Raises:
-        InputError: not such a file, or its weights do not fit the shape it states.
+        InputError: not such a file, its weights do not fit the shape it states, or are not finite.
     """
     tensors, metadata = read_safetensors(path)
     try:
-        if json.loads(metadata["format"]) != FORMAT:
+        if parse_json(metadata["format"]) != FORMAT:
             raise InputError(f"{path}: written in format {metadata['format']}, this version reads {FORMAT!r}")
-        shape = json.loads(metadata["config"])
+        shape = parse_json(metadata["config"])
         # Before there were other kinds, a file did not say it.
-        config, _ = KINDS[json.loads(metadata.get("encoder", '"vit"'))]
+        kind, _ = KINDS[parse_json(metadata.get("encoder", '"vit"'))]
         encoder = {key: tuple(v) if isinstance(v, list) else v for key, v in shape.pop("encoder").items()}
+        name = parse_json(metadata["name"])
+        if not isinstance(name, str):
+            raise ValueError("its name is no text")
+        if any(type(size) is int and size > len(tensors) for size in encoder.get("depths", ())):
+            raise ValueError("it has more blocks than tensors")
+        config = SamConfig(kind(**encoder), **shape)
+        plan = Plan.from_dict(parse_json(metadata["plan"])) if "plan" in metadata else None
+        check_shape(config, str(path))
+        with torch.device("meta"):
+            check_fit(_made(config, name, plan), tensors, str(path))
         with torch.random.fork_rng(devices=[]):
-            model = build_model(SamConfig(config(**encoder), **shape), json.loads(metadata["name"]))
-            if "plan" in metadata:
-                # Random weights stand in for the float ones, which the file does not have.
-                apply_plan(model, Plan.from_dict(json.loads(metadata["plan"])))
-                pack(model)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+            model = _made(config, name, plan)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: its metadata does not describe a model ({type(error).__name__}: {error})") from error
-    load_strictly(model, tensors, str(path))
-    return model.eval().requires_grad_(False)
+    return fill(model, tensors, str(path))
+
+
+def _made(config: SamConfig, name: str, plan: Plan | None) -> Sam:
+    """A model of a shape, quantised if there is a plan; random weights stand in for those that a file has."""
+    model = build_model(config, name)
+    if plan is not None:
+        apply_plan(model, plan)
+        pack(model)
+    return model

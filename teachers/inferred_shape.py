@@ -58,3 +58,31 @@ def infer_config(state: Mapping[str, Tensor], decoder_heads: int = 8, origin: st
         decoder_mlp_width=size("mask_decoder.transformer.layers.0.mlp.lin1.weight", 0),
         iou_width=size("mask_decoder.iou_prediction_head.layers.0.weight", 0),
     )
+
+
+def check_shape(config: SamConfig, origin: str) -> None:
+    """Refuse a shape that can be built and then computes nothing: sizes below one, heads that do not divide a width.
+
+    Raises:
+        InputError: the message names ``origin`` and the size.
+    """
+    sizes = {
+        "decoder_heads": config.decoder_heads,
+        "decoder_mlp_width": config.decoder_mlp_width,
+        "iou_width": config.iou_width,
+        "image_size": config.encoder.image_size,
+        "grid": config.encoder.grid,
+        "out_channels": config.encoder.out_channels,
+    }
+    widths: dict[str, tuple[int, int]] = {"decoder_heads": (config.decoder_heads, config.encoder.out_channels // 2)}
+    if isinstance(config.encoder, EncoderConfig):
+        sizes |= {"num_heads": config.encoder.num_heads, "window_size": config.encoder.window_size}
+        for i, width in enumerate(config.encoder.attention_widths):
+            sizes[f"attention_widths[{i}]"] = width
+            widths[f"num_heads of block {i}"] = config.encoder.num_heads, width
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise InputError(f"{origin}: a model of {name} {str(size)[:50]} computes nothing; its shape is damaged")
+    for name, (heads, width) in widths.items():
+        if width % heads:
+            raise InputError(f"{origin}: {name} is {heads}, which does not divide the width {width}")

@@ -1,7 +1,6 @@
 """From a name or a file to a loaded model: frozen, in eval mode, float32. Nothing is fetched, and no code is run."""
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from torch import Tensor
 
 from core.checkpoint import check_fit, file_sha256, load_strictly, read_safetensors, read_torch
 from core.errors import InputError
+from core.plain_file import read_json
 from teachers.catalog import MODELS, NamedModel
 from teachers.convert import from_hugging_face, hugging_face_config, is_hugging_face
+from teachers.inferred_shape import check_shape
 from teachers.sam import Sam, SamConfig
 
 # What a SamModel's config.json says that its tensors do not show, and what it means where it is left out.
@@ -82,8 +83,12 @@ def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, 
 
     A shape that the tensors contradict is refused before memory is taken for it.
     """
-    with torch.device("meta"):
-        check_fit(Sam(config, name), state, origin)
+    check_shape(config, origin)
+    try:
+        with torch.device("meta"):
+            check_fit(Sam(config, name), state, origin)
+    except (RuntimeError, TypeError, ArithmeticError) as error:
+        raise InputError(f"{origin}: its tensors have shapes that no SAM has ({error})") from None
     # Strict loading replaces every initial value, so drawing them must not show elsewhere.
     with torch.random.fork_rng(devices=[]):
         model = Sam(config, name)
@@ -98,25 +103,46 @@ def fill(model: Sam, state: Mapping[str, Tensor], origin: str) -> Sam:
         origin: where they came from, for messages.
 
     Raises:
-        InputError: keys or shapes differ, a tensor is not of floating point, or a value is not finite; the message
+        InputError: keys or shapes differ, a tensor is of another kind of numbers, or a value is not finite; the message
             names ``origin`` and the first offending keys.
     """
     wanted = model.state_dict()
     ready = dict(state)
-    for key in wanted.keys() & state.keys():
-        value = state[key]
-        if (
-            value.layout != torch.strided
-            or value.is_meta
-            or value.is_floating_point() != wanted[key].is_floating_point()
-        ):
-            raise InputError(f"{origin}: {key} holds {value.dtype}, weights must be dense floating-point tensors")
-        ready[key] = value.float() if value.is_floating_point() else value
-    for key in wanted:
-        if key in ready and not ready[key].isfinite().all():
-            raise InputError(f"{origin}: {key} holds NaN or infinite values; use another copy of this checkpoint")
+    for key in [key for key in wanted if key in state]:
+        value, number = state[key], wanted[key]
+        if value.layout != torch.strided or value.is_meta or value.dtype not in _numbers(number):
+            floats = "dense floating-point tensors (float16, bfloat16, float32 or float64)"
+            must = floats if number.is_floating_point() else str(number.dtype)
+            raise InputError(f"{origin}: {key} holds {value.dtype}, weights must be {must}")
+        ready[key] = value.float() if number.is_floating_point() else value
+    check_finite({key: ready[key] for key in wanted if key in ready}, origin)
     load_strictly(model, ready, origin)
     return model.requires_grad_(False).eval()
+
+
+def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        InputError: the message names the first such tensor, how many of its values are NaN or infinite, and how many
+            other tensors have some.
+    """
+    wrong = [(key, int((~value.isfinite()).sum())) for key, value in tensors.items() if not value.isfinite().all()]
+    if not wrong:
+        return
+    (key, count), others = wrong[0], len(wrong) - 1
+    more = f", as do {others} more tensors" if others else ""
+    raise InputError(
+        f"{origin}: {key} holds NaN or infinite values ({count} of {tensors[key].numel()}){more}; "
+        "use another copy of this checkpoint"
+    )
+
+
+def _numbers(wanted: Tensor) -> tuple[torch.dtype, ...]:
+    """The types that hold what a tensor of a model holds: 8-bit floats have scales that no tensor of a SAM keeps."""
+    if wanted.is_floating_point():
+        return torch.float16, torch.bfloat16, torch.float32, torch.float64
+    return (wanted.dtype,)
 
 
 def _found(name: str, model: NamedModel) -> Path:
@@ -181,13 +207,11 @@ def hugging_face_decoder_heads(folder: Path) -> int:
 def _sections(folder: Path) -> dict[str, dict[str, Any]]:
     """What only a SamModel's config.json tells."""
     path = folder / "config.json"
+    stored = read_json(path, "a folder of SamModel has it beside model.safetensors")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
         return {section: {**left_out, **stored.get(section, {})} for section, left_out in _NOT_IN_TENSORS.items()}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a folder of SamModel has it beside model.safetensors") from None
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: is not the config.json of a SamModel ({error})") from None
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{path}: is not the config.json of a SamModel ({error}); save the model again") from None
 
 
 def _check_folder(folder: Path, config: SamConfig) -> None:

@@ -1,6 +1,7 @@
 """The only training loop of the project: any model, any loss, any stage, one process or many."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from compressors.distill.prefetch import ahead, chunks
 from compressors.distill.progress import progress_bar
 from compressors.distill.stage import B, Batch, Stage
 from compressors.distill.state import Progress, load_state, save_state
-from compressors.distill.validation import validate
+from compressors.distill.validation import scored, validate
+from compressors.distill.watching import Watcher
 from core import processes
 
 __all__ = ["Batch", "Engine", "Stage", "TrainingDiverged"]
@@ -35,6 +37,7 @@ class Engine:
         compile: whether models are compiled while they are trained, and the teacher for its embeddings.
         save_every_s: seconds between saved states.
         log_every: steps between lines of the log.
+        watcher: who is told what is logged, and may score the model now and then.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class Engine:
     compile: bool = False
     save_every_s: float = 60.0
     log_every: int = 20
+    watcher: Watcher | None = None
 
     def autocast(self) -> torch.autocast:
         """The context in which models compute."""
@@ -85,7 +89,7 @@ class Engine:
         with (
             compiled(stage.model, self.compile),
             progress_bar(stage.name, stage.steps, progress.step) as show,
-            StageLog(self.folder / f"{stage.name}.jsonl", progress.step) as log,
+            StageLog(self.folder / f"{stage.name}.jsonl", progress.step, self._tell(stage)) as log,
             ahead(self._made(stage), todo, self.workers) as following,
         ):
             while progress.step < stage.steps:
@@ -104,21 +108,26 @@ class Engine:
                 last = progress.step == stage.steps
                 logged = progress.step % self.log_every == 0 or last
                 validated = stage.validate and (progress.step % stage.validate_every == 0 or last)
+                watched = self._watches(stage, progress.step)
                 due = last or (processes.is_first() and time.monotonic() - saved > self.save_every_s)
-                if logged or validated or due:
+                if logged or validated or watched or due:
                     terms = losses.read()
                     progress.seconds = time.monotonic() - began
                     progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
                 if logged:
                     speed = progress.images / max(progress.seconds, 1e-9)
                     entry = {"step": progress.step, "images": progress.images, "rate": rate, "images_per_s": speed}
-                    log(entry | terms)
+                    log(entry | {"peak_memory_bytes": progress.peak_memory_bytes} | terms)
                     show(progress.step, terms, speed)
                 if validated or last:
                     # Running statistics of batch normalisation are of each process's own pictures.
                     processes.average(b for b in stage.model.buffers() if b.is_floating_point())
                 if validated:
                     log({"step": progress.step, "validation": validate(stage, progress, average)})
+                if watched:
+                    log({"step": progress.step, **scored(stage, self.watcher, average)})
+                    # Looking on is no training.
+                    began = time.monotonic() - progress.seconds
                 if due:
                     if processes.is_first():
                         save_state(path, stage.key, parts, progress)
@@ -128,6 +137,15 @@ class Engine:
         elif average:
             stage.model.load_state_dict(average.module.state_dict())
         return progress
+
+    def _tell(self, stage: Stage[Any]) -> Callable[[Mapping[str, Any]], None] | None:
+        watcher = self.watcher
+        return None if watcher is None else lambda entry: watcher.told(stage.name, entry)
+
+    def _watches(self, stage: Stage[Any], step: int) -> bool:
+        """Whether this process scores the model after a step."""
+        watcher = self.watcher if processes.is_first() and stage.whole is not None else None
+        return watcher is not None and watcher.scores_at(step, stage.steps)
 
     def _made(self, stage: Stage[B]) -> Any:
         if self.device.type != "cuda":

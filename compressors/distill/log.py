@@ -15,10 +15,11 @@ class StageLog:
     Args:
         path: the file, ``<stage>.jsonl``.
         step: the step the stage continues from; 0 begins a new log.
+        tell: is given every entry too, in the process that writes.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, step: int, tell: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+        self.path, self.tell = path, tell if processes.is_first() else None
         if not processes.is_first():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +32,12 @@ class StageLog:
         # Of several processes only the first writes.
         target = self.path if processes.is_first() else os.devnull
         self.stream = open(target, "a", buffering=1, encoding="utf-8")
-        return lambda entry: print(json.dumps(entry), file=self.stream)
+        return self._write
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        print(json.dumps(entry), file=self.stream)
+        if self.tell:
+            self.tell(entry)
 
     def __exit__(self, *_: object) -> None:
         self.stream.close()

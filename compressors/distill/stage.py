@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class Stage(Generic[B]):
         validate: the figure to maximise, or None.
         validate_every: steps between validations (and at the end).
         keep_best: end with the weights of the best validation instead of the last.
+        whole: the student as it stands, for who looks on while it trains; None where there is no such model yet.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stage(Generic[B]):
     validate: Callable[[], float] | None = None
     validate_every: int = 500
     keep_best: bool = False
+    whole: Callable[[], Any] | None = None
 
     @property
     def images_per_step(self) -> int:

@@ -15,6 +15,7 @@ from compressors.settings import check_at_least, check_choices
 from core.errors import InputError
 from core.seeding import seed_for
 from data.batches import ImageBatches
+from data.readable import first_readable
 from students.pruned_vit import pruned_shape
 from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam, SamConfig
@@ -106,7 +107,7 @@ class Slimming:
         images = min(self.importance_images, len(batches.data))
         device = encoder.pos_embed.device
         if self.importance in LABELLED:
-            samples = (batches.data.sample(index) for index in range(images))
+            samples = (first_readable(batches.data, index, batches.data.sample)[1] for index in range(images))
             with _counted(f"{name}_importance", images) as done:
                 return label_gradients(sam, encoder, samples, done)
         if self.importance == "disturbed_taylor":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from compressors.distill.progress import progress_bar
 from compressors.mask_distillation import ask
 from compressors.quantize.gradients import divergence, fisher_loss
+from compressors.quantize.layer_errors import layer_error
 from compressors.quantize.recording import Recorder, Seen, recordable
 from compressors.quantize.search import Search, begin, search
 from compressors.quantize.state import Found
@@ -40,7 +42,7 @@ class Calibration:
     prompts: int = 8
     seed: int = 0
 
-    def run(self, model: Sam, pictures: Sequence[ImageBatch], state: Path, key: str) -> None:
+    def run(self, model: Sam, pictures: Sequence[ImageBatch], state: Path, key: str) -> list[dict[str, Any]]:
         """Find every grid of a planned model, in place, continuing what ``state`` holds.
 
         Args:
@@ -48,6 +50,9 @@ class Calibration:
             pictures: one a batch.
             state: the file in which grids are kept as they are found.
             key: what must be equal for them to be continued.
+
+        Returns:
+            how wrong each layer is, in the order of the model (:func:`compressors.quantize.layer_errors.layer_error`).
         """
         layers = recordable(model)
         set_quantizing(model, False)
@@ -63,10 +68,11 @@ class Calibration:
                     if self.order == "sequential":
                         self._look_again(model, pictures, asked, path, seen)
                     search(layer, seen, self.search)
-                    found.add(path)
+                    found.add(path, layer_error(path, layer, seen))
                 layer.quantizing = self.order == "sequential"
                 show(number + 1, {}, 0.0)
         set_quantizing(model, True)
+        return found.errors
 
     def _ask(self, model: Sam, picture: ImageBatch, number: int) -> tuple[Prompt, Prompt]:
         with torch.no_grad():

@@ -79,13 +79,13 @@ def search(module: QuantizedLayer | QuantizedProduct, seen: Seen, how: Search) -
 def _search_weight(layer: QuantizedLayer, records: list[Record], how: Search) -> None:
     quantizer, weight = layer.weight_quantizer, layer.weight
     assert weight is not None
-    inputs = [_quantized(layer.input_quantizer, record.inputs[0]) for record in records]
+    inputs = [quantized(layer.input_quantizer, record.inputs[0]) for record in records]
     lowest, highest = _weight_range(layer)
 
     def score(scale: Tensor) -> Tensor:
         quantizer.scale.copy_(scale)
         quantised = quantizer(weight)
-        found = [_compute(layer, x, quantised) for x in inputs]
+        found = [computed(layer, x, quantised) for x in inputs]
         return _by_weight_scale(layer, found, records, how.metric)
 
     candidates = []
@@ -100,7 +100,7 @@ def _search_input(layer: QuantizedLayer, seen: Seen, records: list[Record], how:
     assert quantizer is not None
 
     def error() -> Tensor:
-        found = [_compute(layer, quantizer(record.inputs[0]), weight) for record in records]
+        found = [computed(layer, quantizer(record.inputs[0]), weight) for record in records]
         return _in_all(found, records, how.metric)
 
     _search_range(quantizer, seen.lowest[0], seen.highest[0], how, error)
@@ -109,7 +109,7 @@ def _search_input(layer: QuantizedLayer, seen: Seen, records: list[Record], how:
 def _search_output(layer: QuantizedLayer, seen: Seen, records: list[Record], how: Search) -> None:
     quantizer, weight = layer.output_quantizer, layer.effective_weight()
     assert quantizer is not None
-    outputs = [_compute(layer, _quantized(layer.input_quantizer, record.inputs[0]), weight) for record in records]
+    outputs = [computed(layer, quantized(layer.input_quantizer, record.inputs[0]), weight) for record in records]
 
     def error() -> Tensor:
         return _in_all([quantizer(output) for output in outputs], records, how.metric)
@@ -191,11 +191,13 @@ def _weight_range(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
     return layer.weight.amin(dims, keepdim=True), layer.weight.amax(dims, keepdim=True)
 
 
-def _quantized(quantizer: Quantizer | None, x: Tensor) -> Tensor:
+def quantized(quantizer: Quantizer | None, x: Tensor) -> Tensor:
+    """A tensor on its grid, or as it is where it stays float."""
     return x if quantizer is None else quantizer(x)
 
 
-def _compute(layer: QuantizedLayer, x: Tensor, weight: Tensor) -> Tensor:
+def computed(layer: QuantizedLayer, x: Tensor, weight: Tensor) -> Tensor:
+    """A layer's arithmetic on a recorded input."""
     # Records of convolutions hold their padding already.
     return layer.compute(x, weight, (0, 0)) if isinstance(layer, QuantizedConvolution) else layer.compute(x, weight)
 

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,24 +25,28 @@ class Found:
     def __init__(self, path: Path, key: str, model: nn.Module) -> None:
         self.path, self.key, self.model = path, key, model
         self.done: list[str] = []
+        self.errors: list[dict[str, Any]] = []
         self._saved = time.monotonic()
         if path.is_file():
             tensors, metadata = read_safetensors(path)
-            if metadata.get("key") == json.dumps(key):
+            # A file of an earlier version holds no errors; it is not continued.
+            if metadata.get("key") == json.dumps(key) and "errors" in metadata:
                 grids = self._grids()
                 for name, tensor in tensors.items():
                     grids[name].copy_(tensor)
                 self.done = json.loads(metadata["done"])
+                self.errors = json.loads(metadata["errors"])
 
-    def add(self, layer: str) -> None:
-        """Note a layer; now and then everything is written."""
+    def add(self, layer: str, error: dict[str, Any]) -> None:
+        """Note a layer and how wrong it is; now and then everything is written."""
         self.done.append(layer)
+        self.errors.append(error)
         if time.monotonic() - self._saved > SAVE_EVERY_S:
             self.save()
 
     def save(self) -> None:
         """Write the grids of the layers that are done."""
-        write_safetensors(self.path, self._grids(), {"key": self.key, "done": self.done})
+        write_safetensors(self.path, self._grids(), {"key": self.key, "done": self.done, "errors": self.errors})
         self._saved = time.monotonic()
 
     def _grids(self) -> dict[str, Tensor]:

@@ -48,6 +48,7 @@ def composed(command: str, *overrides: str) -> DictConfig:
     given += ["image=somewhere"] if command in ("predict", "everything") else []
     given += ["to=hf"] if command == "convert" else []
     given += ["first=one", "second=other"] if command == "compare" else []
+    given += ["shell=bash"] if command == "completion" else []
     given += ["out=somewhere"] if command in ("convert", "export") else []
     chosen = [text for text in given if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)]
     return compose("config" if command == "run" else command, [*chosen, *overrides])

@@ -71,6 +71,8 @@ def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) 
     )
     records = read_instances(tmp_path / "out")
     assert [row.protocol for row in rows] == list(records) == [f"{name}@1" for name in alike]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"mIoU, {name}@1" in page for name in alike) and "instances.jsonl" in page
     for row in rows:
         of_row = records[str(row.protocol)]
         assert row.instances == len(of_row) and row.miou == pytest.approx(sum(r.iou for r in of_row) / len(of_row))

@@ -42,7 +42,9 @@ def test_two_processes_end_where_one_does(tmp_path: Path, accumulate: int) -> No
         student = load_model(folder / "student.safetensors")
         log = [json.loads(line) for line in (folder / "embedding_aligning.jsonl").read_text().splitlines()]
         runs[name] = (json.loads(done.stdout)["rows"], student.state_dict(), log, folder.name)
-        assert len(log) == 1
+        assert [entry["step"] for entry in log if "loss" in entry] == [4]
+        # The first process alone looks on, and scores the student while the other waits.
+        assert [entry["step"] for entry in log if "miou" in entry] == [1, 2, 3, 4]
     (one, weights, _, run_id), (two, shared_weights, _, shared_id) = runs["one"], runs["two"]
     assert run_id == shared_id
     for name, tensor in weights.items():

@@ -21,6 +21,7 @@ from core.errors import InputError
 from core.provenance import ROOT
 from core.result import COLUMNS
 from experiments.command_line import main
+from experiments.leaderboard_columns import LEADERBOARD_COLUMNS
 from experiments.run_folder import held_folder
 from students.files import load_model
 from tests.unit.tiny import pocket_file
@@ -91,9 +92,13 @@ def test_a_run_leaves_rows_student_picture_and_leaderboard(first: Path) -> None:
     assert content["student_sha256"] == file_sha256(first / "student.safetensors")
     assert content["config"]["method"]["steps"] == 4 and content["provenance"]["git_sha"] == student["git_sha"]
     assert (first / "masks.png").read_bytes()[:4] == b"\x89PNG"
+    assert content["stages"] == ["embedding_aligning", "bottleneck_aligning"]
+    for who, row in (("teacher", of_teacher), ("student", student)):
+        assert sum(content["widths"][who]["parts"].values()) == row["parameters"]
     assert not list(first.glob("*.state")), "a finished run keeps no training state"
     table = pd.read_csv(first.parent / "leaderboard.csv")
-    assert list(table.columns) == list(COLUMNS) and len(table) == 4
+    assert list(table.columns) == list(LEADERBOARD_COLUMNS)
+    assert (table["result_file"] == f"{first.parent.name}/{first.name}/result.json").sum() == 4, "beside committed rows"
     assert sorted(path.name for path in first.parent.iterdir()) == [".embeddings", "leaderboard.csv", first.name]
 
 
@@ -113,6 +118,16 @@ def test_the_second_call_shows_the_finished_run_without_training(
     status, out, err = call(*_words(teacher, first.parent), "format=json")
     assert status == 0 and json.loads(out) == {"rows": json.loads(before)["rows"]}
     assert (first / "result.json").read_bytes() == before
+
+
+def test_a_run_leaves_its_page_and_an_older_one_gets_it(first: Path, teacher: Path, call: Call) -> None:
+    page = first / "report.html"
+    content = page.read_text()
+    assert first.name in content and content.count('<svg class="chart"') >= 6 and "metrics.csv" in content
+    page.unlink()
+    status, out, _ = call(*_words(teacher, first.parent))
+    assert status == 0 and "report.html" in out
+    assert page.read_text() == content
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(
@@ -174,7 +189,8 @@ def test_a_failure_is_a_row_and_the_next_call_starts_again(
     assert status == 1 and err.splitlines()[-1] == "error: the loss is not finite"
     (folder,) = runs.iterdir()
     assert not (folder / "result.json").exists()
-    status, out, _ = call("leaderboard", f"runs={runs}", "format=json")
+    assert "TrainingDiverged: the loss is not finite" in (folder / "report.html").read_text()
+    status, out, _ = call("leaderboard", f"runs={runs}", "results=false", "published=false", "format=json")
     (row,) = json.loads(out)["rows"]
     assert status == 0 and row["status"] == "failed" and row["reason"] == "TrainingDiverged: the loss is not finite"
     assert row["miou"] is None and row["run_id"] == folder.name and row["seed"] == 0
@@ -215,7 +231,7 @@ def test_evaluate_scores_a_student_and_a_teacher(first: Path, teacher: Path, cal
     assert status == 0 and "mIoU, one point" in out
     # Each leaves its records and rows, apart from those of runs.
     written = sorted(path.name for path in (tmp_path / "runs" / "evaluations").glob("*/*") if path.name[0] != ".")
-    assert written == ["instances.jsonl", "instances.jsonl", "result.json", "result.json"]
+    assert written == [name for name in ("instances.jsonl", "report.html", "result.json") for _ in range(2)]
 
 
 def test_cost_needs_no_weights_and_no_data(call: Call) -> None:

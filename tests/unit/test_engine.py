@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,6 +169,79 @@ def test_validation_sees_the_averaged_weights_and_leaves_the_live_ones(tmp_path:
     Engine(tmp_path / "b").fit(plain)
     assert all(torch.equal(a, b) for a, b in zip(seen[-1], weights(run), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(run), strict=True))
+
+
+class Onlooker:
+    """Scores after every third step and at the end, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told_of: list[tuple[str, dict[str, float]]] = []
+        self.seen: list[tuple[bool, list[Tensor]]] = []
+
+    def scores_at(self, step: int, steps: int) -> bool:
+        return step % 3 == 0 or step == steps
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        self.seen.append((model.training, [p.detach().clone() for p in model.parameters()]))
+        return {"figure": float(len(self.seen))}
+
+    def told(self, stage: str, entry: Mapping[str, float]) -> None:
+        self.told_of.append((stage, dict(entry)))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_looking_on_changes_no_weight(tmp_path: Path, ema: float) -> None:
+    optimisation = Optimisation(rate=0.05, ema=ema)
+    alone = stage(optimisation=optimisation)
+    Engine(tmp_path / "a").fit(alone)
+    watched, onlooker = stage(optimisation=optimisation), Onlooker()
+    watched.whole = lambda: watched.model
+    Engine(tmp_path / "b", watcher=onlooker).fit(watched)
+    assert all(torch.equal(a, b) for a, b in zip(weights(alone), weights(watched), strict=True))
+    assert [training for training, _ in onlooker.seen] == [False] * 4
+    # The last score is of what the stage ends with: with an average of the weights, that.
+    assert all(torch.equal(a, b) for a, b in zip(onlooker.seen[-1][1], weights(watched), strict=True))
+
+
+def test_who_looks_on_is_told_what_the_log_holds(tmp_path: Path) -> None:
+    watched = stage()
+    watched.whole = lambda: watched.model
+    onlooker = Onlooker()
+    Engine(tmp_path, log_every=5, watcher=onlooker).fit(watched)
+    log = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    assert onlooker.told_of == [("toy", entry) for entry in log]
+    assert [entry["step"] for entry in log if "figure" in entry] == [3, 6, 9, 12]
+    assert [entry["step"] for entry in log if "loss" in entry] == [5, 10, 12]
+    assert all(entry["peak_memory_bytes"] > 50_000_000 for entry in log if "loss" in entry)
+
+
+def test_a_stage_without_a_whole_student_is_not_scored_but_told(tmp_path: Path) -> None:
+    onlooker = Onlooker()
+    Engine(tmp_path, log_every=6, watcher=onlooker).fit(stage())
+    assert not onlooker.seen and [entry["step"] for _, entry in onlooker.told_of] == [6, 12]
+
+
+@pytest.mark.parametrize("kill_at", [2, 7, 10])
+def test_a_resumed_run_is_scored_at_the_same_steps(tmp_path: Path, kill_at: int) -> None:
+    def watched(kill_at: int | None = None) -> Stage[Numbers]:
+        made = stage(kill_at=kill_at, optimisation=Optimisation(rate=0.05, ema=0.9))
+        made.whole = lambda: made.model
+        return made
+
+    undisturbed, onlooker = watched(), Onlooker()
+    Engine(tmp_path / "a", log_every=1, watcher=onlooker).fit(undisturbed)
+    with pytest.raises(Killed):
+        Engine(tmp_path / "b", save_every_s=0, log_every=1, watcher=Onlooker()).fit(watched(kill_at))
+    resumed, again = watched(), Onlooker()
+    Engine(tmp_path / "b", save_every_s=0, log_every=1, watcher=again).fit(resumed)
+    assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
+    logs = [[json.loads(line) for line in (tmp_path / run / "toy.jsonl").read_text().splitlines()] for run in "ab"]
+    steps = [[(entry["step"], "figure" in entry) for entry in log] for log in logs]
+    assert steps[0] == steps[1]
+    # It is told what is new to it, and sees the weights that it would have seen.
+    assert [entry["step"] for _, entry in again.told_of] == [step for step, _ in steps[0] if step > kill_at]
+    for (_, ours), (_, theirs) in zip(reversed(again.seen), reversed(onlooker.seen), strict=False):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_what_training_took_is_noted(tmp_path: Path) -> None:

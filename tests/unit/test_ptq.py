@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Engine
-from compressors.ptq import Ptq
+from compressors.ptq import ERRORS, Ptq
 from compressors.quantize.state import Found
 from core.checkpoint import weights_sha256
 from core.errors import InputError
@@ -88,8 +89,8 @@ def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
     monkeypatch.setattr("compressors.quantize.state.SAVE_EVERY_S", -1.0)
     add, added = Found.add, list[str]()
 
-    def stopping(self: Found, layer: str) -> None:
-        add(self, layer)
+    def stopping(self: Found, layer: str, error: dict[str, Any]) -> None:
+        add(self, layer, error)
         added.append(layer)
         if len(added) == 7:
             raise KeyboardInterrupt
@@ -100,6 +101,8 @@ def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
     resumed = compress(method, tmp_path / "b").student
     assert len(set(added)) == len(added)
     assert weights_sha256(resumed) == weights_sha256(undisturbed)
+    first, second = ((tmp_path / name / ERRORS).read_bytes() for name in "ab")
+    assert first == second and len(json.loads(first)["layers"]) == len(added)
 
 
 def test_grids_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,14 @@
-"""Tables: nothing lost, nothing rounded in the CSV, and readable at eighty columns."""
+"""The comparison of one run: readable at eighty columns."""
 
-import csv
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from core.result import COLUMNS, ResultRow
-from experiments.leaderboard import collect, fold, print_leaderboard
+from core.result import ResultRow
 from experiments.report import comparison, conditions, count, print_comparison
-from experiments.result_file import FAILED, NAME, write_result
 
 THIRD = 1 / 3
 
@@ -39,59 +35,6 @@ def rows_of(run: str, seed: int, latency: float = 12.345678901234567) -> list[Re
             **shared, **machine,
         ),
     ]  # fmt: skip
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    for seed in (0, 1):
-        write_result(tmp_path / f"run-s{seed}" / NAME, rows_of(f"run-s{seed}", seed, 12.3 + seed), {})
-    return tmp_path
-
-
-def test_the_csv_equals_the_rows_to_the_last_digit(runs: Path) -> None:
-    rows = fold(runs)
-    text = (runs / "leaderboard.csv").read_text()
-    lines = list(csv.DictReader(io.StringIO(text)))
-    assert text.splitlines()[0] == ",".join(COLUMNS)
-    assert len(lines) == len(rows)
-    for line, row in zip(lines, rows, strict=True):
-        for name, value in row.to_dict().items():
-            if value is None:
-                assert line[name] == ""
-            elif name == "skipped":
-                assert json.loads(line[name]) == value
-            else:
-                assert type(value)(line[name]) == value, name
-                assert line[name] == str(value), name
-
-
-def test_a_comparison_that_every_run_made_is_there_once(runs: Path) -> None:
-    assert [(row.method, row.seed) for row in collect(runs)] == [
-        ("filled_box", None), ("filled_ellipse", None), ("teacher", None), ("slimsam", 0), ("slimsam", 1),
-    ]  # fmt: skip
-    other = [replace(row, images=3) for row in rows_of("run-s2", 2)]
-    write_result(runs / "run-s2" / NAME, other, {})
-    assert [row.method for row in collect(runs)].count("teacher") == 2, "other pictures are another comparison"
-
-
-def test_failures_are_rows_and_damaged_files_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    failed = ResultRow(run_id="run-s3", method="slimsam", ratio=0.5, status="failed", reason="TrainingDiverged: x")
-    write_result(runs / "run-s3" / FAILED, [failed], {})
-    (runs / "run-s4").mkdir()
-    (runs / "run-s4" / NAME).write_text("{")
-    rows = fold(runs)
-    assert rows[-1] == failed and len(rows) == 6, rows
-    assert "run-s4" in capsys.readouterr().err
-    print_leaderboard(rows)
-    assert "failed" in capsys.readouterr().out
-
-
-def test_folding_twice_gives_the_same_file(runs: Path) -> None:
-    fold(runs)
-    before = (runs / "leaderboard.csv").read_bytes()
-    fold(runs)
-    assert (runs / "leaderboard.csv").read_bytes() == before
-    assert not fold(runs / "nowhere") and not (runs / "nowhere").exists()
 
 
 def test_the_table_fits_eighty_columns_and_shows_the_differences() -> None:

@@ -153,14 +153,14 @@ class Opens:
 def test_code_in_a_file_is_not_run(tmp_path: Path, state: dict[str, Tensor]) -> None:
     made, path = tmp_path / "made", tmp_path / "weights.pth"
     torch.save({**state, "extra": Opens(made)}, path)
-    with pytest.raises(InputError, match=r"weights\.pth: asks for code to be run, which is refused"):
+    with pytest.raises(InputError, match=r"weights\.pth: asks for (posix|nt)\.system, which is refused"):
         load_sam("sam_tiny", path)
     assert not made.exists()
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "weights.pth")
-    with pytest.raises(InputError, match="asks for code to be run, which is refused"):
+    with pytest.raises(InputError, match=r"asks for torch\.nn\.modules\.linear\.Linear, which is refused"):
         load_sam("sam_tiny", tmp_path / "weights.pth")
 
 
@@ -229,7 +229,7 @@ def having(key: str, make: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Te
         (having(LAST, lambda t: t / 0), f"{LAST} holds NaN or infinite values"),
         (having(HEAD, lambda t: t * float("nan")), f"{HEAD} holds NaN or infinite values"),
         (having(HEAD, lambda t: t.long()), f"{HEAD} holds torch.int64, weights must be dense floating-point tensors"),
-        (having(HEAD, lambda t: t.to("meta")), f"{HEAD} holds torch.float32, weights must be dense"),
+        (having(HEAD, lambda t: t.to("meta")), "holds a tensor of a kind that is refused"),
         (having(HEAD, lambda t: t.to(torch.complex64)), f"{HEAD} holds torch.complex64, weights must be dense"),
     ],
 )

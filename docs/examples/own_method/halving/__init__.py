@@ -1,0 +1,1 @@
+"""A compression method of one's own, outside sampress."""

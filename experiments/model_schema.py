@@ -1,0 +1,61 @@
+"""The types of the settings of teachers and students."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class RecipeConfig:
+    """How a teacher is distilled where a method's settings do not say otherwise.
+
+    Attributes:
+        steps: optimizer steps of each of a method's two stages.
+        batch: pictures a batch.
+        accumulate: batches a step.
+        rate: highest learning rate.
+        optimizer: of :class:`compressors.distill.schedule.Optimisation`.
+        importance_images: pictures behind the scores of channels.
+        scratch_rate, scratch_optimizer: of students that begin from random weights.
+        prompts: masks a picture, of methods that train on masks.
+    """
+
+    steps: int = MISSING
+    batch: int = MISSING
+    accumulate: int = MISSING
+    rate: float = MISSING
+    optimizer: str = MISSING
+    importance_images: int = MISSING
+    scratch_optimizer: str = MISSING
+    scratch_rate: float = MISSING
+    prompts: int = MISSING
+
+
+@dataclass
+class TeacherConfig:
+    """A named model, a file of weights if not its own, and how and into what it is distilled.
+
+    Attributes:
+        name: of :data:`teachers.catalog.MODELS`.
+    """
+
+    name: str = MISSING
+    checkpoint: str | None = None
+    student: str = MISSING
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+
+
+@dataclass
+class StudentConfig:
+    """Arguments of :class:`students.student.Student`.
+
+    Attributes:
+        kind: of image encoder: ``tiny_vit`` or ``timm``.
+        name: of its shape, or of the backbone in ``timm``.
+        stages: feature maps to use, as ``timm`` numbers them; empty: by the teacher's grid.
+    """
+
+    kind: str = MISSING
+    name: str = MISSING
+    stages: list[int] = field(default_factory=list)
+    weights: str | None = None

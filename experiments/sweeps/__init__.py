@@ -1,0 +1,1 @@
+"""Many runs by one command: which combinations make sense, and where they run."""

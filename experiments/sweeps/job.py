@@ -1,0 +1,85 @@
+"""One job, in this process or in a launcher's: settings become rows, and every error a plain outcome."""
+
+import os
+import pickle
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from core.errors import InputError, RunFailed
+from experiments.mirrored_settings import allow
+from experiments.rows import Row
+from experiments.sweeps.outcome import Outcome
+
+
+@dataclass
+class Job:
+    """What Hydra calls with the settings of each job.
+
+    Attributes:
+        command: the word of the command.
+        packages: what ``_target_`` may name besides this project's own.
+        flags: options of the command line that a process of its own needs too.
+        process: the process that was started by the user.
+        outcomes: of the jobs that ran in that process.
+    """
+
+    command: str
+    packages: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    process: int = field(default_factory=os.getpid)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __call__(self, cfg: DictConfig) -> Outcome:
+        """Do the job. A sweep goes on with its other jobs, whatever becomes of this one."""
+        away = os.getpid() != self.process
+        if away:
+            self._arrive()
+        about = HydraConfig.get()
+        preset = str(about.runtime.choices.get("experiment"))
+        shared = (tuple(about.overrides.task), str(cfg.format), Path(cfg.runs), preset)
+        try:
+            outcome = Outcome(*shared, rows=self._rows(cfg))
+        except Exception as error:
+            if away and not isinstance(error, InputError | RunFailed):
+                traceback.print_exc(file=sys.stderr)
+            outcome = Outcome(*shared, error=_sendable(error) if away else error)
+        self.outcomes.append(outcome)
+        return outcome
+
+    def _rows(self, cfg: DictConfig) -> list[Row]:
+        # Here, so that neither --help nor a wrong word waits for PyTorch.
+        from experiments.commands import FUNCTIONS
+        from experiments.sweeps.torchrun import run_under_torchrun, wants_torchrun
+        from experiments.validate import check_student, settings_of
+
+        about = HydraConfig.get()
+        check_student(cfg, about.overrides.task)
+        settings = settings_of(cfg)
+        if wants_torchrun(settings):
+            return list(run_under_torchrun(settings, about.overrides.task, self.flags))
+        return list(FUNCTIONS[self.command](settings, cfg))
+
+    def _arrive(self) -> None:
+        """Set up a launcher's process."""
+        # Bars of several processes would overwrite each other.
+        os.environ["TTY_COMPATIBLE"] = "0"
+        allow(self.packages)
+        import torch
+
+        if torch.cuda.is_available():
+            # Jobs beside each other on one machine take its devices in turn.
+            torch.cuda.set_device(int(HydraConfig.get().job.num) % torch.cuda.device_count())
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error itself, or its text where it cannot travel between processes."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RunFailed(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,43 @@
+"""After a sweep: one line a run, and what became of it."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from core.result import ResultRow
+from experiments.report import count, points
+from experiments.sweeps.outcome import Outcome
+
+_COMPARISONS = ("filled_box", "filled_ellipse", "teacher")
+
+
+def print_summary(outcomes: Sequence[Outcome]) -> None:
+    """Print the students of a sweep, best box mIoU first; runs that ended in an error stand last, with their reason."""
+    students = [
+        (row, outcome)
+        for outcome in outcomes
+        for row in outcome.rows
+        if isinstance(row, ResultRow) and row.status == "finished" and row.method not in _COMPARISONS
+    ]
+    ended = [outcome for outcome in outcomes if outcome.error is not None]
+    if not students and not ended:
+        return
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("run", no_wrap=True)
+    for name in ("box", "point", "parameters", "MACs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, _ in sorted(students, key=lambda pair: -(pair[0].miou or 0)):
+        table.add_row(
+            row.run_id,
+            "-" if row.miou is None else points(row.miou),
+            "-" if row.miou_point is None else points(row.miou_point),
+            "-" if row.parameters is None else count(row.parameters),
+            "-" if row.macs_full is None else count(row.macs_full),
+        )
+    console = Console(highlight=False)
+    console.print(f"\n{len(outcomes)} runs, {len(ended)} of them without a result", soft_wrap=True)
+    console.print(table)
+    for outcome in ended:
+        console.print(f"{' '.join(outcome.overrides)}: {outcome.error}", soft_wrap=True, markup=False)
+    console.print("all rows on one page: python -m experiments leaderboard", soft_wrap=True)

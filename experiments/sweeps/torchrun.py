@@ -1,0 +1,61 @@
+"""A run on several processes of one machine, started from the inside: ``processes=8`` in a sweep's job."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from core import processes
+from core.errors import InputError, RunFailed
+from core.result import ResultRow
+
+_OWN = ("processes", "format", "hydra.mode")
+
+
+def wants_torchrun(settings: Any) -> bool:
+    """Whether a run asks for several processes and ``torchrun`` has not started them.
+
+    Raises:
+        InputError: fewer than one, or another number than ``torchrun`` started.
+    """
+    wanted = getattr(settings, "processes", 1)
+    if wanted < 1:
+        raise InputError(f"processes={wanted} must be at least 1")
+    started = processes.announced()
+    if wanted > 1 and started not in (1, wanted):
+        raise InputError(f"processes={wanted}: torchrun started {started}; leave out processes under torchrun")
+    return wanted > 1 and started == 1
+
+
+def run_under_torchrun(settings: Any, overrides: Sequence[str], flags: Sequence[str]) -> list[ResultRow]:
+    """Start ``torchrun`` with the settings of this job, and read its rows.
+
+    Args:
+        overrides: the job's settings, as typed.
+        flags: options of the command line that belong to every process.
+
+    Raises:
+        RunFailed: it ended with an error, which stands on standard error.
+    """
+    words = [word for word in overrides if word.partition("=")[0] not in _OWN]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={settings.processes}", "-m", "experiments", *flags, *words]
+    # The preset of a sweep would otherwise begin it again inside each of its jobs.
+    command += ["format=json", "hydra.mode=RUN"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=_environment(), check=False)
+    if done.returncode:
+        raise RunFailed(f"processes={settings.processes}: torchrun ended with status {done.returncode}; see above")
+    rows = [ResultRow.from_dict(raw, "torchrun") for raw in json.loads(done.stdout.strip().splitlines()[-1])["rows"]]
+    if settings.format == "table":
+        from experiments.report import print_comparison
+
+        print_comparison(rows)
+    return rows
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what a launcher said of its own tasks."""
+    own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
+    return {key: value for key, value in os.environ.items() if key not in own}

@@ -1,0 +1,103 @@
+"""The settings of ``logger=``: where the figures of a run's training go."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import InputError
+
+MODES = ("online", "offline", "disabled")
+"""Of Weights & Biases."""
+_NEEDED = {"tensorboard": "tensorboard", "wandb": "wandb"}
+"""The package behind a logger's extra, both of one name."""
+
+
+@dataclass
+class NoLogger:
+    """Nothing beside the log of every stage, and the student is not scored while it trains."""
+
+
+@dataclass
+class CsvLogger:
+    """``metrics.csv`` in the run's folder.
+
+    Attributes:
+        scores: how many times a stage the student is scored while it trains, the last time at its end; 0 never.
+        pictures: of the held-out set, the first ones, that it is scored on then.
+    """
+
+    scores: int = 4
+    pictures: int = 16
+
+
+@dataclass
+class TensorboardLogger(CsvLogger):
+    """The same, and TensorBoard's files in ``tensorboard/``."""
+
+
+@dataclass
+class WandbLogger(CsvLogger):
+    """The same, and a run of Weights & Biases.
+
+    Attributes:
+        mode: ``online``, ``offline`` (files in ``wandb/``, for ``wandb sync``) or ``disabled``.
+        project, entity: where the run appears; null: the entity that one is logged in as.
+        group: of runs that belong together; null: ``<method>-r<ratio>``.
+        tags: null: method, teacher, data and the preset.
+        init_s: seconds to wait for the server at the beginning; then the run is recorded offline.
+        finish_s: seconds to wait for uploads at the end.
+    """
+
+    mode: str = "online"
+    project: str = "sampress"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] | None = None
+    init_s: float = 30.0
+    finish_s: float = 120.0
+
+
+LOGGERS: dict[str, type[Any]] = {
+    "none": NoLogger,
+    "csv": CsvLogger,
+    "tensorboard": TensorboardLogger,
+    "wandb": WandbLogger,
+}
+
+
+def check_logger(settings: Any) -> None:
+    """Refuse what types cannot say of a logger's settings.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    if not isinstance(settings, tuple(LOGGERS.values())):
+        raise InputError(f"logger={settings} is unknown; choose one of {', '.join(LOGGERS)}")
+    for key, least in (("scores", 0), ("pictures", 1), ("init_s", 1), ("finish_s", 1)):
+        value = getattr(settings, key, least)
+        if not least <= value < float("inf"):
+            raise InputError(f"logger.{key}={value} must be a number from {least}")
+    if isinstance(settings, WandbLogger):
+        if settings.mode not in MODES:
+            raise InputError(f"logger.mode={settings.mode} is unknown; choose one of {', '.join(MODES)}")
+        if not settings.project:
+            raise InputError("logger.project= is empty; give a name, such as logger.project=sampress")
+        if wrong := next((tag for tag in settings.tags or () if not 1 <= len(tag) <= 64), None):
+            raise InputError(f"logger.tags: {wrong!r} is too long; a tag of Weights & Biases has 1 to 64 characters")
+
+
+def check_installed(settings: Any) -> None:
+    """Whether the package behind a logger is there.
+
+    Raises:
+        InputError: it is not; the message has the command that installs it.
+    """
+    name = next(name for name, schema in LOGGERS.items() if type(settings) is schema)
+    if name not in _NEEDED or getattr(settings, "mode", None) == "disabled":
+        return
+    try:
+        # Only this one is imported: nobody waits for the other, or needs to have it.
+        __import__(_NEEDED[name])
+    except ImportError as error:
+        raise InputError(
+            f"logger={name}: the package {_NEEDED[name]} cannot be imported ({error}); pip install 'sampress[{name}]'"
+        ) from None

@@ -1,0 +1,81 @@
+"""What Weights & Biases gets at a run's end: the comparison, pictures of masks, the student and its figures."""
+
+import importlib
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.readable import readable_samples
+from experiments.tracking.logger import Outcome
+
+PICTURES = 4
+"""Shown with masks."""
+
+
+def log_results(run: Any, outcome: Outcome) -> None:
+    """Log table, pictures, files and summary of a finished run."""
+    wandb = importlib.import_module("wandb")
+
+    names, lines = outcome.table()
+    run.log(
+        {
+            "comparison": wandb.Table(columns=names, data=lines),
+            "masks/comparison": wandb.Image(str(outcome.picture)),
+            **_pictures(outcome),
+        }
+    )
+    run.summary.update(_summary(outcome))
+    for path, kind, facts in (
+        (outcome.checkpoint, "model", dict(outcome.facts)),
+        (outcome.result, "result", {"run_id": outcome.rows[-1].run_id}),
+    ):
+        artifact = wandb.Artifact(_allowed(f"{outcome.rows[-1].run_id}-{path.stem}"), kind, metadata=facts)
+        # The file stays as it is and where it is: no copy of it is made.
+        artifact.add_file(str(path), name=path.name, policy="immutable")
+        run.log_artifact(artifact)
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    """The student's figures by their columns' names, the teacher's quality beside them."""
+    student = {
+        name: value for name, value in outcome.rows[-1].to_dict().items() if isinstance(value, int | float | str)
+    }
+    teacher = next((row for row in outcome.rows if row.method == "teacher"), None)
+    quality = () if teacher is None else (("teacher/miou", teacher.miou), ("teacher/miou_point", teacher.miou_point))
+    return student | {name: value for name, value in quality if value is not None}
+
+
+def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
+    """Some held-out pictures, each as every model sees it: predicted and true masks are layers to switch on and off."""
+    from experiments.pictures import OBJECTS, answers
+
+    wandb = importlib.import_module("wandb")
+    held = outcome.held
+    read = readable_samples(held.data, held.indices[: 4 * PICTURES])
+    samples = [sample for _, sample in read if sample is not None and len(sample.masks)]
+    found: dict[str, list[Any]] = {}
+    for sample in samples[:PICTURES]:
+        # The largest first: smaller objects lie over them.
+        chosen = np.argsort(-sample.areas)[:OBJECTS]
+        labels = {0: "background"} | {number + 1: f"object {number + 1}" for number in range(len(chosen))}
+        images = found.setdefault(f"masks/{sample.name}", [])
+        for name, model in outcome.models.items():
+            layers = {"prediction": answers(model, sample, chosen), "ground_truth": sample.masks[chosen]}
+            masks = {key: {"mask_data": numbered(part), "class_labels": labels} for key, part in layers.items()}
+            images.append(wandb.Image(sample.image, caption=name, masks=masks))
+    return found
+
+
+def numbered(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Masks bool ``[N, H, W]`` as one picture uint8 ``[H, W]`` of their numbers from 1, 0 outside of all."""
+    numbers = np.zeros(masks.shape[1:], np.uint8)
+    for number, mask in enumerate(masks):
+        numbers[mask] = number + 1
+    return numbers
+
+
+def _allowed(name: str) -> str:
+    """A name of an artifact: letters, digits, ``.``, ``_`` and ``-``."""
+    return re.sub(r"[^\w.-]", "-", name)[:128]

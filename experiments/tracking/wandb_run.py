@@ -1,0 +1,154 @@
+"""A run of Weights & Biases. Whatever goes wrong there, training and its result stay as they are."""
+
+import contextlib
+import importlib
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.tracking.logger import Outcome
+from experiments.tracking.settings import WandbLogger
+from experiments.tracking.stage_logs import CatchUp, Entry, figures
+from experiments.tracking.wandb_about import RunAbout
+from experiments.tracking.wandb_connection import FOLDER, connected, fresh
+
+NAME = "run_id.txt"
+"""The run's name on the server: while it lies there, the same run goes on."""
+
+
+class WandbRun:
+    """Sends figures as they come, and at the end table, pictures and files.
+
+    Every call of the package is caught: one that fails gives a warning, and nothing is called after it (but the end of
+    the run, where only its results could not be sent).
+
+    Args:
+        folder: of the run; the package's own files go below ``wandb/`` there.
+    """
+
+    def __init__(self, settings: WandbLogger, folder: Path, about: RunAbout) -> None:
+        self.settings, self.folder, self.about = settings, folder, about
+        self._catch_up = CatchUp(folder)
+        self._run: Any = None
+        self._off = False
+        self._known: dict[str, int] = {}
+        self._defined: set[str] = set()
+        self._held: tuple[str, int, dict[str, Any]] | None = None
+
+    def begin(self) -> None:
+        """Start a run on the server, or go on with the one that an earlier process of this run started."""
+        self._try("starting", self._begin)
+
+    def told(self, stage: str, entry: Entry) -> None:
+        """One line of a stage's log."""
+        self._try("logging", lambda: self._take(stage, entry))
+
+    def finished(self, outcome: Outcome) -> None:
+        """Send the rest, the comparison, pictures and files, and end the run."""
+        from experiments.tracking.wandb_results import log_results
+
+        self._try("logging", self._rest)
+        self._try("logging the results", lambda: log_results(self._run, outcome), gives_up=False)
+        self._try("finishing", lambda: self._finish(0))
+        self._try("tidying up", self._remove_earlier)
+        self._let_go()
+
+    def failed(self, error: BaseException) -> None:
+        """Send the rest and the reason, and end the run as one that failed."""
+        stopped = isinstance(error, KeyboardInterrupt)
+        reason = "stopped by the keyboard" if stopped else f"{type(error).__name__}: {error}"
+        summary = {"status": "stopped" if stopped else "failed", "reason": reason}
+        self._try("logging", self._rest)
+        self._try("logging the reason", lambda: self._run.summary.update(summary))
+        self._try("finishing", lambda: self._finish(1))
+        self._let_go()
+
+    def _begin(self) -> None:
+        name = self.folder / FOLDER / NAME
+        goes_on = name.is_file()
+        identity = name.read_text(encoding="utf-8").strip() if goes_on else self.about.run_id
+        if self.about.again and not goes_on:
+            # Figures of two attempts would mix.
+            identity = fresh(identity)
+        self._run, identity = connected(self.settings, self.folder, self.about, identity, goes_on, self._warn)
+        name.write_text(f"{identity}\n", encoding="utf-8")
+        if not self._run.offline:
+            print(f"Weights & Biases: {self._run.url}", file=sys.stderr)
+        if self._run.resumed:
+            # Of an attempt that failed.
+            self._run.summary.update({"status": "running", "reason": ""})
+            summary = dict(self._run.summary)
+            self._known = {key[: -len("/step")]: int(step) for key, step in summary.items() if key.endswith("/step")}
+
+    def _take(self, stage: str, entry: Entry) -> None:
+        for news in self._catch_up.news(stage, entry):
+            self._hold(stage, news)
+
+    def _hold(self, stage: str, entry: Entry) -> None:
+        """Entries of one step go together, as one point of the history."""
+        step = entry["step"]
+        if step <= self._known.get(stage, -1):
+            # The server has it, from before this process.
+            return
+        if self._held is None or self._held[:2] != (stage, step):
+            self._send()
+            self._held = (stage, step, {})
+        self._held[2].update(figures(entry))
+
+    def _send(self) -> None:
+        if self._held is None:
+            return
+        (stage, step, found), self._held = self._held, None
+        if stage not in self._defined:
+            self._defined.add(stage)
+            # Every stage counts its own steps.
+            self._run.define_metric(f"{stage}/step", hidden=True)
+            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        self._run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in found.items()}})
+
+    def _rest(self) -> None:
+        for stage, entry in self._catch_up.rest():
+            self._hold(stage, entry)
+        self._send()
+
+    def _finish(self, code: int) -> None:
+        self._run.finish(exit_code=code)
+
+    def _let_go(self) -> None:
+        """After something went wrong: the package's own process ends here, not with noise when this one does."""
+        if self._off:
+            with contextlib.suppress(Exception):
+                importlib.import_module("wandb").teardown()
+
+    def _remove_earlier(self) -> None:
+        """Offline, every process of a run writes all of it: what the stopped ones wrote would be sent twice."""
+        mine = Path(str(self._run.settings.sync_dir))
+        for path in mine.parent.glob("offline-run-*"):
+            if path.name != mine.name and mine.name.startswith("offline-run-"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _try(self, doing: str, work: Callable[[], None], gives_up: bool = True) -> None:
+        if self._off:
+            return
+        try:
+            work()
+        except Exception as error:
+            self._off = gives_up
+            self._warn(f"{doing} failed ({line(error)}); this run goes on without it{self._remedy()}")
+
+    def _remedy(self) -> str:
+        place = getattr(getattr(self._run, "settings", None), "sync_dir", None)
+        if not isinstance(place, str):
+            return "; check logger.entity, logger.project and wandb login, or give logger.mode=offline"
+        return f"; later, send what it holds: wandb sync --include-online {place}"
+
+    def _warn(self, text: str) -> None:
+        print(f"warning: Weights & Biases: {text}", file=sys.stderr)
+
+
+def line(error: Exception) -> str:
+    """An error's kind and first line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,0 +1,63 @@
+"""Hydra's basic sweeper, which leaves senseless combinations out and keeps what the jobs gave.
+
+Hydra takes sweepers from the package ``hydra_plugins`` alone; there is no other reason for this folder.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+
+from core.errors import RunFailed
+from experiments.schema import method_options
+from experiments.sweeps.combinations import sensible, told
+from experiments.sweeps.outcome import SWEPT
+
+
+class Sweeper(BasicSweeper):
+    """Every combination of the values given, in order; see :func:`experiments.sweeps.combinations.sensible`."""
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """The jobs, in batches of at most ``max_batch_size``; says what was left out."""
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+        kept, left_out = sensible(jobs, method_options())
+        for line in told(len(jobs), len(kept), left_out):
+            print(line, file=sys.stderr)
+        size = max_batch_size or max(1, len(kept))
+        return [kept[start : start + size] for start in range(0, len(kept), size)]
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the jobs, keep their outcomes in ``SWEPT``; settings that do not compose leave nothing behind."""
+        assert self.config is not None
+        SWEPT.clear()
+        folder = Path(self.config.hydra.sweep.dir)
+        before = (folder / "multirun.yaml").exists()
+        try:
+            batches = super().sweep(arguments)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("joblib", "submitit"):
+                raise RunFailed(
+                    f"a job of the sweep was ended from outside ({type(error).__name__}: {_last_line(error)}); "
+                    f"its output, if any, stands below {folder}; the same command goes on with what is missing"
+                ) from error
+            if not before:
+                _clear(folder)
+            raise
+        SWEPT.extend(result.return_value for batch in batches for result in batch)
+        return batches
+
+
+def _last_line(error: Exception) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip(" -")), "no message")
+
+
+def _clear(folder: Path) -> None:
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    # Only folders that hold nothing else go.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()

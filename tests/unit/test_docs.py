@@ -1,0 +1,147 @@
+"""The documents: they build, their links lead somewhere, and they leave no option, protocol or preset out."""
+
+import dataclasses
+import html
+import html.parser
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.provenance import ROOT
+from evaluation.conventions import PROTOCOLS
+from evaluation.scoring_protocol import CHOICES, ScoringProtocol
+from experiments.readme import pages, with_tables
+from experiments.schema import CONF
+from students.catalog import RELEASED
+from teachers.catalog import MODELS
+
+DOCS = ROOT / "docs"
+LINK = re.compile(r"\[[^\]\n]*\]\((?!https?://|#)([^)#\s]+)")
+METHODS = {
+    "slimsam": "slimsam", "scratch": "slimsam", "mobilesam": "mobilesam", "tinysam": "tinysam", "ptq": "ptq",
+}  # fmt: skip
+"""The page of each method."""
+ANYWHERE = {"ratio", "student"}
+"""Options that are typed without ``method.``."""
+
+
+def text_of(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+class Assets(html.parser.HTMLParser):
+    """What a page loads when it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "audio"):
+            self.found += [given["src"] or ""] if "src" in given else []
+        if tag == "link":
+            self.found.append(given.get("href") or "")
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    words = ["-W", "--keep-going", "-q", "-d", str(tmp_path / "doctrees"), str(DOCS), str(site)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *words], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    made = {path.relative_to(site).with_suffix("").as_posix(): path for path in site.rglob("*.html")}
+    sources = [
+        p for p in DOCS.rglob("*") if p.suffix in (".md", ".ipynb") and not {"_build", "examples"} & set(p.parts)
+    ]
+    assert {path.relative_to(DOCS).with_suffix("").as_posix() for path in sources} <= set(made)
+    for name, path in made.items():
+        reader = Assets()
+        reader.feed(path.read_text(encoding="utf-8"))
+        assert len(reader.found) > 3, name
+        assert not [asset for asset in reader.found if re.match(r"(\w+:)?//", asset)], name
+    for sheet in site.rglob("*.css"):
+        content = sheet.read_text(encoding="utf-8")
+        assert "@import" not in content and not re.search(r"url\(['\"]?(\w+:)?//", content), sheet.name
+    # The worked example is in the page, not only named there.
+    shown = re.sub(r"<[^>]+>", "", made["adding_a_method"].read_text(encoding="utf-8"))
+    for path in (DOCS / "examples" / "own_method").rglob("drop_blocks.*"):
+        assert html.unescape(shown).count(path.read_text(encoding="utf-8").strip()) == 1, path.name
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in LINK.findall(prose):
+        assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
+
+
+def test_tables_in_pages_say_what_the_rows_say() -> None:
+    of_docs = [page for page in pages() if page.is_relative_to(DOCS)]
+    found = {name for page in of_docs for name in re.findall(r"<!-- table:(\w+) -->", page.read_text(encoding="utf-8"))}
+    assert found, "no page has a table"
+    # All at once: making the tables takes seconds.
+    text = "".join(page.read_text(encoding="utf-8") for page in of_docs)
+    assert with_tables(text) == text, "python -m experiments.readme makes the tables of docs/ anew"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_page_tells_of_every_option(method: str) -> None:
+    content: dict[str, Any] = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text(encoding="utf-8"))
+    page = text_of(f"methods/{METHODS[method]}.md")
+    assert f"method={method}" in page
+    for option in set(content) - {"defaults", "_target_"}:
+        typed = option if option in ANYWHERE else f"method.{option}"
+        assert re.search(rf"`{re.escape(typed)}\b", page), f"docs/methods/{METHODS[method]}.md does not tell of {typed}"
+    assert f"conf/method/{METHODS[method]}.yaml" in page and f"compressors/{METHODS[method]}.py" in page
+
+
+def test_the_page_of_protocols_has_every_axis_value_and_preset() -> None:
+    page = text_of("protocols.md")
+    axes = [part.name for part in dataclasses.fields(ScoringProtocol) if part.name not in ("name", "source")]
+    values = [value for of_axis in CHOICES.values() for value in of_axis]
+    presets = [path.stem for path in (CONF / "evaluation").glob("*.yaml")]
+    for name in (*axes, *values, *presets):
+        assert re.search(rf"`{name}`", page), f"docs/protocols.md does not tell of {name}"
+    for name in re.findall(r"`(\w+@\d+)`", page):
+        assert name in PROTOCOLS or name == "box_point@1", name
+
+
+def test_the_page_of_checkpoints_has_every_named_model() -> None:
+    page = text_of("checkpoints.md")
+    for name in (*MODELS, *RELEASED):
+        assert f"`{name}`" in page, f"docs/checkpoints.md does not tell of {name}"
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    notebook = json.loads(text_of("tour.ipynb"))
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(DOCS / "tour.ipynb", 4)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    place = {"metadata": {"path": str(tmp_path)}}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place)
+    client.execute(env=environment)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 3
+    (result,) = tmp_path.glob("runs/*/result.json")
+    student = json.loads(result.read_text())["rows"][-1]
+    shown = "".join(output.data["text/plain"] for output in outputs if output.output_type == "execute_result")
+    assert f"{student['miou']:.6f}"[:8] in shown and (tmp_path / "scored" / "result.json").is_file()

@@ -1,0 +1,310 @@
+"""Loggers: their settings, the curve of scores, ``metrics.csv``, TensorBoard's files and the report's layout."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from core.errors import InputError
+from core.provenance import ROOT
+from core.result import ResultRow
+from data.shapes import Shapes
+from experiments.identity import run_id
+from experiments.schema import register
+from experiments.scoring import Held, score_model
+from experiments.tracking.csv_file import CsvFile, metrics_csv
+from experiments.tracking.curve import Curve
+from experiments.tracking.logger import Outcome
+from experiments.tracking.report_layout import STAGES, layout
+from experiments.tracking.settings import LOGGERS, CsvLogger, NoLogger, WandbLogger, check_installed, check_logger
+from experiments.tracking.stage_logs import CatchUp, read_log
+from experiments.tracking.tensorboard_files import TensorboardFiles, markdown
+from experiments.tracking.tracking import tracked
+from experiments.tracking.wandb_about import RunAbout
+from experiments.tracking.wandb_report import main as report_main
+from experiments.tracking.wandb_report import positions, report
+from experiments.validate import settings_of
+from tests.unit.tiny import tiny_sam
+
+ABOUT = RunAbout("slimsam-r0.5-s0-0123abcd", "slimsam-r0.5", ("slimsam",), {}, False)
+
+
+@pytest.fixture
+def hydra() -> Iterator[None]:
+    register()
+    with initialize_config_module("conf", version_base="1.3"):
+        yield
+
+
+@pytest.fixture
+def held() -> Held:
+    data = Shapes("validation", 6, size=64)
+    return Held(data, "shapes", range(6), 64, "box_point@1", "bfloat16")
+
+
+def write(folder: Path, stage: str, *entries: Mapping[str, Any], end: str = "\n") -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{stage}.jsonl").write_text("\n".join(json.dumps(entry) for entry in entries) + end)
+
+
+def outcome(folder: Path, held: Held) -> Outcome:
+    rows = [
+        ResultRow(method=name, status="finished", miou=0.5, skipped={"crowd": 2}) for name in ("teacher", "slimsam")
+    ]
+    for name in ("student.safetensors", "result.json"):
+        (folder / name).write_bytes(b"content")
+    Image.new("RGB", (8, 4), (255, 0, 0)).save(folder / "masks.png")
+    files = (folder / name for name in ("student.safetensors", "masks.png", "result.json"))
+    checkpoint, picture, result = files
+    return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, held, checkpoint, {}, picture, result)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (CsvLogger(scores=-1), "logger.scores=-1 must be a number from 0"),
+        (CsvLogger(pictures=0), "logger.pictures=0 must be a number from 1"),
+        (WandbLogger(mode="dry"), "logger.mode=dry is unknown; choose one of online, offline, disabled"),
+        (WandbLogger(init_s=float("nan")), "logger.init_s=nan must be"),
+        (WandbLogger(project=""), "logger.project= is empty"),
+        (WandbLogger(tags=["x" * 65]), "1 to 64 characters"),
+        ("csv", "logger=csv is unknown"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        check_logger(settings)
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+def test_a_logger_is_not_part_of_a_runs_name(hydra: None, name: str) -> None:
+    plain = compose("config", ["ratio=0.5"])
+    chosen = compose("config", ["ratio=0.5", f"logger={name}"])
+    settings = settings_of(chosen)
+    assert type(settings.logger) is LOGGERS[name]
+    device = torch.device("cpu")
+    assert run_id(settings, chosen, device) == run_id(settings_of(plain), plain, device)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_package_that_is_missing_is_named_with_its_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_installed(LOGGERS[name]())
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=rf"logger={name}: .*pip install 'sampress\[{name}\]'") as refusal:
+        check_installed(LOGGERS[name]())
+    assert "\n" not in str(refusal.value)
+    check_installed(NoLogger())
+    check_installed(CsvLogger())
+    check_installed(WandbLogger(mode="disabled"))
+
+
+def test_a_run_without_these_packages_does_not_ask_for_them() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('wandb', 'tensorboard', 'wandb_workspaces', 'matplotlib')));"
+        "import experiments.run, experiments.tracking.tracking"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_scores_lie_at_equal_parts_and_at_the_end(held: Held) -> None:
+    def steps_scored(scores: int, steps: int) -> list[int]:
+        curve = Curve(held, scores, 2)
+        return [step for step in range(1, steps + 1) if curve.scores_at(step, steps)]
+
+    assert steps_scored(4, 100) == [25, 50, 75, 100]
+    assert steps_scored(3, 10) == [4, 7, 10]
+    assert steps_scored(4, 2) == [1, 2]
+    assert steps_scored(1, 7) == [7]
+    assert steps_scored(0, 7) == []
+
+
+def test_the_curve_is_the_runs_score_on_the_first_pictures(held: Held, capfd: pytest.CaptureFixture[str]) -> None:
+    model = tiny_sam()
+    found = Curve(held, 4, 3).score(model)
+    # It says nothing meanwhile.
+    assert capfd.readouterr() == ("", "")
+    same = Held(held.data, held.name, range(3), held.batch, held.protocol, "float32")
+    row = score_model(model, same)
+    assert found == {"miou": row["miou"], "miou_point": row["miou_point"]}
+    assert Curve(Held(held.data, "shapes", [], 64, "box_point@1"), 4, 3).score(model) == {}
+
+
+def test_without_a_logger_nobody_looks_on(tmp_path: Path, held: Held) -> None:
+    with tracked(NoLogger(), tmp_path, held, ABOUT) as tracking:
+        assert tracking.watcher is None
+        tracking.told("stage", {"step": 1})
+        tracking.finished(outcome(tmp_path / "..", held))
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_metrics_are_the_logs_and_nothing_twice(tmp_path: Path) -> None:
+    write(tmp_path, "second", {"step": 3, "loss": 1 / 3, "images": 6}, {"step": 3, "miou": 0.25})
+    write(tmp_path, "first", {"step": 1, "loss": 0.1, "word": "x", "flag": True}, {"step": 2, "loss": float("nan")})
+    with open(tmp_path / "second.jsonl", "a") as stream:
+        stream.write('{"step": 4, "lo')
+    assert metrics_csv(tmp_path).splitlines() == [
+        "stage,step,metric,value",
+        "first,1,loss,0.1",
+        "first,2,loss,nan",
+        f"second,3,loss,{1 / 3!r}",
+        "second,3,images,6",
+        "second,3,miou,0.25",
+    ]
+    assert read_log(tmp_path / "third.jsonl") == []
+
+
+def test_metrics_are_written_where_a_stage_begins_and_at_the_end(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, path = CsvFile(tmp_path), tmp_path / "metrics.csv"
+    entries = [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)]
+    for count, entry in enumerate(entries, 1):
+        write(tmp_path, "first", *entries[:count])
+        file.told("first", entry)
+        assert len(path.read_text().splitlines()) == 2, "not at every step"
+    write(tmp_path, "second", entries[0])
+    file.told("second", entries[0])
+    assert len(path.read_text().splitlines()) == 5
+    write(tmp_path, "second", *entries)
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.tracking.csv_file.EVERY_S", -1.0)
+        file.told("second", entries[1])
+    assert len(path.read_text().splitlines()) == 7
+    write(tmp_path, "third", entries[0])
+    file.failed(RuntimeError())
+    assert path.read_text() == metrics_csv(tmp_path)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_who_comes_late_hears_everything_once(tmp_path: Path) -> None:
+    entries = [{"step": step, "loss": float(step)} for step in (1, 2, 3)]
+    write(tmp_path, "earlier", *entries)
+    write(tmp_path, "now", *entries[:2])
+    catch_up = CatchUp(tmp_path)
+    # The log holds a line before anybody is told of it.
+    assert catch_up.news("now", entries[1]) == entries[:2]
+    assert catch_up.news("now", entries[2]) == [entries[2]]
+    assert list(catch_up.rest()) == [("earlier", entry) for entry in entries]
+    assert list(catch_up.rest()) == []
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {
+        tag: [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: Held) -> None:
+    entries = [{"step": step, "loss": 1.0 / step, "rate": 0.1} for step in (1, 2, 3, 4)]
+    write(tmp_path, "first", *entries[:2])
+    killed = TensorboardFiles(tmp_path)
+    killed.begin()
+    killed.told("first", entries[1])
+    write(tmp_path, "first", *entries[:3])
+    killed.told("first", entries[2])
+    killed._writer.close()
+
+    # The next process goes on from step 1, and repeats what came after.
+    again = TensorboardFiles(tmp_path)
+    again.begin()
+    for count in (2, 3, 4):
+        write(tmp_path, "first", *entries[:count])
+        again.told("first", entries[count - 1])
+    write(tmp_path, "second", {"step": 1, "miou": 0.5})
+    again.finished(outcome(tmp_path, held))
+    found = scalars(tmp_path)
+    assert found["first/loss"] == [(entry["step"], entry["loss"]) for entry in entries]
+    assert set(found) == {"first/loss", "first/rate", "second/miou"}
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == ["masks"]
+    text = events.Tensors("comparison/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| method |" in text and "| slimsam |" in text and "crowd 2" in text and "parameters" not in text
+
+
+def test_tensorboard_is_told_why_a_run_failed(tmp_path: Path, held: Held, capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(RuntimeError, match="out of memory"),
+        tracked(LOGGERS["tensorboard"](), tmp_path, held, ABOUT),
+    ):
+        write(tmp_path, "first", {"step": 1, "loss": 2.0})
+        raise RuntimeError("out of memory")
+    assert scalars(tmp_path) == {"first/loss": [(1, 2.0)]}
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["first,1,loss,2.0"]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert b"out of memory" in events.Tensors("failed/text_summary")[0].tensor_proto.string_val[0]
+
+
+def test_what_goes_wrong_after_a_failure_does_not_hide_it(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(CsvFile, "_write", full)
+    with pytest.raises(RuntimeError, match="the first"), tracked(CsvLogger(), tmp_path, held, ABOUT):
+        raise RuntimeError("the first")
+    assert capfd.readouterr().err == "warning: CsvFile: OSError: no space left\n"
+
+
+def test_a_table_keeps_its_cells() -> None:
+    assert markdown(["a", "b"], [["x|y\nz", None]]) == "| a | b |\n| --- | --- |\n| x\\|y z |  |"
+
+
+def test_the_reports_layout_is_printed_without_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_main(["--dry-run", "--entity", "someone", "--stages", "encoder"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["entity"], content["project"]) == ("someone", "sampress")
+    panels = [panel for section in content["sections"] for panel in section["panels"]]
+    assert {panel["kind"] for panel in panels} == {"line", "scatter", "parallel", "table", "pictures"}
+    lines = [(panel["x"], panel["y"]) for panel in panels if panel["kind"] == "line"]
+    names = ("miou", "miou_point", "loss", "rate", "images_per_s", "peak_memory_bytes")
+    assert lines == [("encoder/step", [f"encoder/{name}"]) for name in names]
+    scatter = next(panel for panel in panels if panel["kind"] == "scatter")
+    assert (scatter["x"], scatter["y"]) == ("macs_full", ["miou"])
+
+
+def test_the_layout_names_the_stages_of_the_methods() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "compressors").glob("*.py"))
+    assert all(f'"{stage}"' in code for stage in STAGES)
+
+
+def test_the_report_is_built_of_panels_that_the_package_takes() -> None:
+    with warnings.catch_warnings():
+        # Of the package's own, about pydantic.
+        warnings.simplefilter("ignore")
+        import wandb_workspaces.reports.v2 as reports
+
+        made = report(reports, layout(), "someone", "project", "A title")
+    grids = [block for block in made.blocks if isinstance(block, reports.PanelGrid)]
+    assert len(grids) == len(layout()) and made.title == "A title"
+    for grid, section in zip(grids, layout(), strict=True):
+        shown = [panel._to_model().model_dump() for panel in grid.panels]
+        assert [(p["layout"]["x"], p["layout"]["y"]) for p in shown] == [p[:2] for p in positions(section.panels)]
+    miou = grids[1].panels[0]._to_model().model_dump()["config"]
+    assert (miou["x_axis"], miou["metrics"]) == ("bottleneck_aligning/step", ["bottleneck_aligning/miou"])
+
+
+def test_a_report_that_cannot_be_saved_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
+    assert report_main(["--entity", "someone"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "pip install 'sampress[wandb]'" in told
