@@ -56,7 +56,9 @@ def make_files(folder: Path, rows: int, each: int) -> None:
     """Result files with ``each`` rows apiece, of the size that runs write."""
     about = {
         "config": {f"setting_{number}": {"value": number, "words": "x" * 20} for number in range(60)},
-        "provenance": {"argv": ["method=slimsam", "ratio=0.5"], "versions": {"torch": torch.__version__}, "utc": "2026-01-01"},
+        "provenance": {
+            "argv": ["method=slimsam", "ratio=0.5"], "versions": {"torch": torch.__version__}, "utc": "2026-01-01",
+        },
         "student_sha256": "0" * 64, "teacher_sha256": "1" * 64, "paper": "arXiv 2312.05284",
     }  # fmt: skip
     for number in range(rows // each):
@@ -121,9 +123,8 @@ def main() -> None:
     for each in (4, 1):
         with tempfile.TemporaryDirectory() as folder:
             make_files(Path(folder), given.rows, each)
-            print(
-                f"{given.rows // each} files of {each} row{'s' * (each > 1)}: seconds, ratio, peak memory (of it imports)"
-            )
+            size = f"{given.rows // each} files of {each} row{'s' * (each > 1)}"
+            print(f"{size}: seconds, ratio, peak memory (of which imports)")
             found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in WORKS}
             for _ in range(given.rounds):
                 for name, times in found.items():

@@ -2,7 +2,7 @@
 
 A record is one image embedding in float16 with the map of its valid (non-padded) cells, under a key of 32 bytes that
 its maker derives from picture, preprocessing, weights and precision. On disk, records of one shape and one maker lie
-in *shards*: files that one process appends to and any process may map into memory. Every record ends in a checksum, so
+in *shards*: files that one process appends to and any process may read. Every record ends in a checksum, so
 a record that was torn by a kill, cut off by a full disk or damaged later is not returned, and is made again.
 """
 
@@ -80,7 +80,6 @@ class DiskEmbeddings:
         self.folder, self.channels, self.grid = folder, channels, grid
         self._bits = (grid * grid + 7) // 8
         self._record = _KEY + self._bits + 2 * channels * grid * grid + _SUM
-        self._maps: dict[Path, NDArray[np.uint8]] = {}
         self._places: dict[bytes, list[tuple[Path, int]]] = defaultdict(list)
         self._own: Path | None = None
         self._full = False
@@ -130,31 +129,28 @@ class DiskEmbeddings:
         self._places[key].append((path, start))
 
     def _index(self, path: Path) -> None:
-        """Note the keys of a shard's whole records; a foreign file, or a torn end, has none."""
-        with open(path, "rb") as stream:
+        """Note the keys of a shard's whole records; a foreign file, a pipe, or a torn end, has none."""
+        if not path.is_file():
+            return
+        with open(path, "rb", buffering=0) as stream:
             if stream.read(_HEADER.size) != _HEADER.pack(MAGIC, self.channels, self.grid):
                 return
-        count = (path.stat().st_size - _HEADER.size) // self._record
-        if count < 1:
-            return
-        mapped = self._map(path)
-        for number in range(count):
-            start = _HEADER.size + number * self._record
-            self._places[mapped[start : start + _KEY].tobytes()].append((path, start))
-
-    def _map(self, path: Path) -> NDArray[np.uint8]:
-        self._maps[path] = np.memmap(path, np.uint8, "r")
-        return self._maps[path]
+            for number in range((path.stat().st_size - _HEADER.size) // self._record):
+                start = _HEADER.size + number * self._record
+                stream.seek(start)
+                self._places[stream.read(_KEY)].append((path, start))
 
     def _read(self, path: Path, start: int) -> NDArray[np.uint8] | None:
-        """A record whose checksum is right."""
+        """A record whose checksum is right.
+
+        It is read rather than mapped: a file that somebody shortens takes a process that maps it along.
+        """
         try:
-            mapped = self._maps.get(path)
-            if mapped is None or len(mapped) < start + self._record:
-                mapped = self._map(path)
-        except (OSError, ValueError):
+            with open(path, "rb", buffering=0) as stream:
+                stream.seek(start)
+                record = np.frombuffer(bytearray(stream.read(self._record)), np.uint8)
+        except OSError:
             return None
-        record = np.array(mapped[start : start + self._record])
         if len(record) < self._record:
             return None
         found = hashlib.blake2b(record[:-_SUM].tobytes(), digest_size=_SUM).digest()

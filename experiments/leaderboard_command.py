@@ -45,14 +45,14 @@ def write_leaderboard(board: Leaderboard, out: Path, command: str, pages: bool =
         The files, and the folder of the pages if there is one.
     """
     files = [out / FILE, out / leaderboard_markdown.FILE, out / leaderboard_page.FILE]
+    write_text(files[0], csv_of(board.entries))
+    write_text(files[1], leaderboard_markdown.markdown_of(board, command))
     addresses: dict[str, str] = {}
     if pages and any(entry.origin is not None for entry in board.entries):
         write_pages(board.entries, out)
         made = page_names(board.entries).items()
         addresses = {shown: f"{FOLDER}/{name}" for shown, name in made if (out / FOLDER / name).is_file()}
         files.append(out / FOLDER)
-    write_text(files[0], csv_of(board.entries))
-    write_text(files[1], leaderboard_markdown.markdown_of(board, command))
     write_text(files[2], leaderboard_page.leaderboard_page(board, command, addresses))
     return files
 

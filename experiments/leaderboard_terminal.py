@@ -14,7 +14,7 @@ from experiments.table_row import MEASURED, TableRow
 
 EXPLAINED = (
     "score: mIoU with boxes, or AP, under the protocol; point: mIoU with one point; ±: over seeds; MACs by the counter "
-    "full; times hold for the device in the CSV; what papers say stands in the files and in: python -m experiments table"
+    "full; times hold for the device in the CSV; what papers say is in the files and in: python -m experiments table"
 )
 
 

@@ -24,9 +24,11 @@ class DataFolder:
 
     Attributes:
         root: the folder, as the data set's own layout has it.
+        missing: what becomes of pictures that cannot be used: ``refuse`` the command, or ``skip`` and count them.
     """
 
     root: str | None = None
+    missing: str = "refuse"
 
 
 @dataclass

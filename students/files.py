@@ -17,6 +17,9 @@ from teachers.sam import Sam, SamConfig
 from teachers.weights import fill
 
 FORMAT = "sampress-sam-1"
+# What timm tabulates for a shape, before there are weights, grows with the fourth power of the one and the second of the
+# other.
+_LARGEST_WINDOW, _LARGEST_FRAME = 32, 4096
 # Facts that become columns of tables.
 _ABOUT: dict[str, tuple[type, ...]] = {
     "run_id": (str,),
@@ -96,8 +99,10 @@ def load_model(path: Path) -> Sam:
         name = parse_json(metadata["name"])
         if not isinstance(name, str):
             raise ValueError("its name is no text")
-        if any(type(size) is int and size > len(tensors) for size in encoder.get("depths", ())):
-            raise ValueError("it has more blocks than tensors")
+        for key, most in (("depths", len(tensors)), ("window_sizes", _LARGEST_WINDOW), ("image_size", _LARGEST_FRAME)):
+            told = encoder.get(key, 0)
+            if any(not isinstance(size, int) or size > most for size in (told if isinstance(told, tuple) else (told,))):
+                raise ValueError(f"{key} of {str(told)[:50]}, at most {most} is possible")
         config = SamConfig(kind(**encoder), **shape)
         plan = Plan.from_dict(parse_json(metadata["plan"])) if "plan" in metadata else None
         check_shape(config, str(path))

@@ -103,20 +103,24 @@ def raw_table(record: RunRecord) -> str:
 def protocol_part(record: RunRecord) -> str:
     """Every choice behind each protocol, and what the rules left out; nothing where rows do not say."""
     rows = [row for row in record.rows if row.axes]
-    names = list(dict.fromkeys(name for row in rows for name in row.axes or {}))
+    names = list(dict.fromkeys(name for row in rows for name in row.axes or {} if name != "name"))
     body = []
     for name in names:
         values = [(row.axes or {}).get(name, "") for row in rows]
         mark = " class='differs'" if len(set(values)) > 1 else ""
         body.append((name.replace("_", " "), [f"<td{mark}>{text(value)}</td>" for value in values]))
-    shown = table(["choice", *(str(row.protocol) for row in rows)], body) if body else ""
+    shown = table(["choice", *(str(row.protocol) for row in rows)], body, "words") if body else ""
     left_out = ", ".join(f"{reason} {number:,}" for reason, number in record.student.skipped.items())
     return shown + (f"<p>Left out or changed by rule: {text(left_out)}.</p>" if left_out else "")
 
 
-def table(heads: Sequence[str], body: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A table that scrolls by itself: plain heads, then lines of a plain label and cells that are HTML."""
-    top = "".join(f"<th{' class=number' if place else ''}>{text(head)}</th>" for place, head in enumerate(heads))
+def table(heads: Sequence[str], body: Sequence[tuple[str, Sequence[str]]], kind: str = "number") -> str:
+    """A table that scrolls by itself: plain heads, then lines of a plain label and cells that are HTML.
+
+    Args:
+        kind: of the columns behind the first: ``number`` or ``words``.
+    """
+    top = "".join(f"<th{f' class={kind}' if place else ''}>{text(head)}</th>" for place, head in enumerate(heads))
     lines = "".join(
         f"<tr><th{' class=inner' if label.startswith(' ') else ''}>{text(label.strip())}</th>{''.join(cells)}</tr>"
         for label, cells in body

@@ -120,16 +120,16 @@ do not.</p></noscript>
 <label>Method <select id="method"></select></label>
 <label>Teacher <select id="teacher"></select></label>
 <label>Source <select id="source"></select></label>
-<label>Search <input id="search" type="search" placeholder="name, run, device, ..." autocomplete="off"></label>
-<fieldset><legend>Show</legend>
-<label><input type="radio" name="rows" value="means" checked> means over seeds</label>
-<label><input type="radio" name="rows" value="runs"> every run</label></fieldset>
+<label>Search <input id="search" type="search" placeholder="name, run, ..." autocomplete="off"></label>
 <button type="button" id="reset">Reset</button>
 </form>
 <section aria-label="plot">
 <div class="controls bar axes">
 <label>Score <select id="score"></select></label>
 <label>against <select id="cost"></select></label>
+<fieldset><legend>Show</legend>
+<label><input type="radio" name="rows" value="means" checked> means over seeds</label>
+<label><input type="radio" name="rows" value="runs"> every run</label></fieldset>
 <button type="button" id="save">Save as SVG</button>
 </div>
 <div id="plot" role="img" aria-label="score against cost; the table below has every figure"></div>

@@ -54,7 +54,10 @@ const plot = (() => {
       if (!groups.has(name)) groups.set(name, []);
       groups.get(name).push(point);
     }
-    const names = [...groups.keys()].sort((a, b) => a.includes(", pub") - b.includes(", pub") || a.localeCompare(b));
+    // Teachers lie below the others, and quantised models, which are smaller marks, above the ones they come from.
+    const names = [...groups.keys()].sort((a, b) => a.includes(", pub") - b.includes(", pub") ||
+      b.startsWith("teacher") - a.startsWith("teacher") || a.localeCompare(b));
+    const size = (item) => (small ? 7 : item.method === "teacher" ? 16 : marks.of(item.method).dot ? 9 : 13);
     return names.map((name) => {
       const group = groups.get(name), item = group[0].item, colour = marks.paint(marks.of(item.method).colour);
       const spreads = group.map((point) => point.item.figures[`${state.score}_spread`] ?? null);
@@ -62,7 +65,7 @@ const plot = (() => {
         type: "scatter", mode: "markers", name: format.escaped(name.replaceAll("_", " ")), x: group.map(({ x }) => x), y: group.map(({ y }) => y),
         customdata: group.map((point) => point.item.key), text: group.map((point) => hover(point.item, state, title)),
         hovertemplate: "%{text}<extra></extra>",
-        marker: { symbol: marks.symbol(item), color: colour, size: small ? 7 : 12, opacity: small ? 0.75 : 1,
+        marker: { symbol: marks.symbol(item), color: colour, size: size(item), opacity: small ? 0.75 : 1,
                   line: { width: item.source === "published" ? 1.8 : 1, color: item.source === "published" ? colour : marks.paint("--ground") } },
         error_y: { type: "data", array: spreads, visible: spreads.some((one) => one !== null), thickness: 1.3, width: 4, color: colour },
       };

@@ -93,7 +93,7 @@ def _head(record: RunRecord) -> str:
         reason = text(row.reason or "no reason was kept")
         parts.append(
             f'<div class="failed" role="alert"><b>This run failed.</b><pre>{reason}</pre>'
-            "<p>The same command goes on where it was stopped.</p></div>"
+            "<p>The same command, once the reason is mended, goes on from what stands in the folder.</p></div>"
         )
     else:
         parts.append(f'<p class="quiet">{text(_conditions(record))}</p>')

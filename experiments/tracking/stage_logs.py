@@ -13,7 +13,7 @@ def read_log(path: Path) -> list[Entry]:
     """The entries of a stage's log, in order; of a file that is being written, the whole lines."""
     if not path.is_file():
         return []
-    entries = []
+    entries: list[Entry] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)

@@ -9,11 +9,16 @@ from typing import Any
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.geometry import PIXEL_MEAN, PIXEL_STD
+from core.plain_file import read_json
 from students.export.runtimes import READS
 
 MANIFEST = "export.json"
 FORMAT = "sampress-export-1"
 PRECISIONS = ("fp32", "bf16", "int8")
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""Of the main files, by format; a runtime chooses by it how to read them."""
+# Side of a frame, or channels: far beyond any SAM, and small enough to be multiplied.
+_LARGEST = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -96,14 +101,19 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, "export it again")
         if raw.pop("format") != FORMAT:
             raise InputError(f"{path}: written in another format, this version reads {FORMAT}; export it again")
         manifest = Manifest(**{**raw, "encoder": _part(raw["encoder"]), "decoder": _part(raw["decoder"])})
         numbers = (manifest.frame, manifest.grid, manifest.channels)
-        if manifest.to not in READS or manifest.precision not in PRECISIONS or any(type(n) is not int for n in numbers):
+        if manifest.to not in READS or manifest.precision not in PRECISIONS or type(manifest.name) is not str:
             raise ValueError("a value is out of range")
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if any(type(n) is not int or not 0 < n <= _LARGEST for n in numbers) or type(manifest.about) is not dict:
+            raise ValueError("a value is out of range")
+        for part in (manifest.encoder, manifest.decoder):
+            if not part.file.endswith(ENDINGS[manifest.to]) or part.precision not in PRECISIONS:
+                raise ValueError(f"{part.file!r} is no file of to={manifest.to}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: does not describe an exported model ({error}); export it again") from error

@@ -37,7 +37,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(earlier, ignore_errors=True)
+        # A link that stood in its place goes, what it led to stays.
+        earlier.unlink() if earlier.is_symlink() else shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _umask() -> int:

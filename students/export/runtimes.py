@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from students.export.graph_checking import check_onnx, check_openvino
 from students.export.parts import UPSCALED, UPSCALING
+from students.export.program_checking import checked_program
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
@@ -24,6 +26,7 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     # Errors only: its warnings are about shapes that it leaves to the run.
     options.log_severity_level = 3
+    check_onnx(path)
     try:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)
         session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
@@ -68,6 +71,7 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
     """
     import openvino
 
+    (check_onnx if path.suffix == ".onnx" else check_openvino)(path)
     core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -98,8 +102,9 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
 
 def open_torch(path: Path, outputs: Sequence[str], precision: str) -> Run:
     """A program of ``torch.export`` in PyTorch. It gives its outputs in the order of ``outputs``."""
+    program = checked_program(path)
     try:
-        module = torch.export.load(path).module()
+        module = torch.export.load(program).module()
     except Exception as error:
         raise InputError(f"{path}: PyTorch cannot open it ({_first_line(error)}); export it again") from error
 

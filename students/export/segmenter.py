@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.geometry import boxes_to_frame, points_to_frame
 from core.protocols import Masks, Prompt
@@ -39,6 +40,10 @@ class ExportedSam:
         self.name, self.input_size = self.manifest.name, self.manifest.frame
         start = RUNTIMES[self.runtime]
         encoder, decoder = self.manifest.encoder, self.manifest.decoder
+        for part in (encoder, decoder):
+            # Rows name an exported model by these hashes.
+            if file_sha256(folder / part.file) != part.sha256:
+                raise InputError(f"{folder / part.file}: is not the file that was exported (sha256); export it again")
         self._encode = start(folder / encoder.file, [ENCODER_OUTPUT], encoder.precision)
         self._decode = start(folder / decoder.file, DECODER_OUTPUTS, decoder.precision)
 

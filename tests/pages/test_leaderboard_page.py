@@ -1,4 +1,4 @@
-"""The leaderboard in a browser: every figure in plot and table, sorted and narrowed down as asked, text kept as text."""
+"""The leaderboard in a browser: every figure in plot and table, sorted and narrowed down as asked, text as text."""
 
 import csv
 import io

@@ -16,6 +16,7 @@ from data.shapes_export import write_data_set
 from experiments.command_line import main
 from students.catalog import RELEASED
 from teachers.catalog import MODELS
+from tests.smoke.documented_runs import jobs
 from tests.unit.tiny import pocket_file
 from tests.unit.truthful import write_detections
 
@@ -37,6 +38,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.done: set[tuple[str, ...]] = set()
+        self._folders = 0
         shutil.copytree(
             ROOT / "docs" / "examples" / "own_method",
             folder,
@@ -112,16 +114,21 @@ class Place:
         Image.fromarray(Shapes("validation", 1).image(0)).save(self.folder / name / "a.png")
         return name
 
-    def word(self, word: str, settings: dict[str, Any], others: list[str]) -> str:
-        """A word of a command with what its value stands for here.
+    def words(self, words: list[str], settings: dict[str, Any]) -> list[str]:
+        """The words of a command's first job, with what their values stand for here.
 
         Args:
             settings: the composed settings of the command.
-            others: all words of the command.
 
         Raises:
             InputError: a placeholder that nothing here stands for.
         """
+        if "compare" in words:
+            names = iter(self.evaluations)
+            words = [next(names) if re.fullmatch("[A-Z]+", word) else word for word in words]
+        return [self._word(word, settings, words) for word in jobs(words)[0]]
+
+    def _word(self, word: str, settings: dict[str, Any], others: list[str]) -> str:
         key, sign, value = word.partition("=")
         if key in ("data.root", "evaluation.data.root"):
             return f"{key}={getattr(self, self._data(settings))}"
@@ -140,11 +147,15 @@ class Place:
         if key in EXAMPLE and (PLACEHOLDER.search(value) or value == "[my_package]"):
             return f"{key}={EXAMPLE[key]}"
         if key in ("out", "runs", "name", "engine.cache_folder"):
-            return f"{key}={value.lower()}"
+            # Each command that writes to "a folder" has one of its own.
+            self._folders += key == "out" and PLACEHOLDER.search(value) is not None
+            return f"{key}={PLACEHOLDER.sub(lambda found: f'{found[0].lower()}{self._folders}', value)}"
         if key == "processes":
             return f"{key}=1"
         if PLACEHOLDER.search(value if sign else word) and not key.startswith("hydra."):
-            raise InputError(f"{word}: Place.word in {Path(__file__).name} does not know what this stands for; tell it")
+            raise InputError(
+                f"{word}: Place._word in {Path(__file__).name} does not know what this stands for; tell it"
+            )
         return word
 
     def _model(self, value: str, others: list[str]) -> str:

@@ -92,7 +92,7 @@ def test_a_run_leaves_rows_student_picture_and_leaderboard(first: Path) -> None:
     assert content["student_sha256"] == file_sha256(first / "student.safetensors")
     assert content["config"]["method"]["steps"] == 4 and content["provenance"]["git_sha"] == student["git_sha"]
     assert (first / "masks.png").read_bytes()[:4] == b"\x89PNG"
-    assert content["stages"] == ["embedding_aligning", "bottleneck_aligning"]
+    assert content["stages"] == ["bottleneck_aligning", "embedding_aligning"]
     for who, row in (("teacher", of_teacher), ("student", student)):
         assert sum(content["widths"][who]["parts"].values()) == row["parameters"]
     assert not list(first.glob("*.state")), "a finished run keeps no training state"

@@ -119,7 +119,7 @@ def corpus() -> dict[str, Odd]:
         "cut_60.gif": Odd(_cut(gif, 0.6), truncated),
         "bomb.png": Odd(png(50_000, 50_000, 8, 2, b"\0" * 100), "more than 89478485 pixels"),
         "half_a_bomb.png": Odd(png(9_000, 11_000, 8, 2, b"\0" * 100), "more than 89478485 pixels"),
-        "large_and_empty.png": Odd(png(5_000, 5_000, 8, 2, b"\0" * 100), truncated),
+        "large_and_empty.png": Odd(png(5_000, 5_000, 8, 2, b"\0" * 100), truncated, (5_000, 5_000)),
         "text_bomb.png": Odd(png(HEIGHT, WIDTH, 16, 2, rows16, bomb_text), "Decompressed data too large"),
         "no_size.png": Odd(png(0, 0, 8, 2, b""), damaged),
         "empty.jpg": Odd(b"", "is empty"),

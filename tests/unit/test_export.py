@@ -288,5 +288,5 @@ def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "encoder.onnx").write_bytes(b"not a graph")
     for runtime in ("onnxruntime", "openvino"):
-        with pytest.raises(InputError, match=r"encoder\.onnx: .* cannot open it"):
+        with pytest.raises(InputError, match=r"encoder\.onnx: is not the file that was exported"):
             ExportedSam(tmp_path, runtime)

@@ -129,7 +129,9 @@ def test_the_packages_are_this_repositorys(name):
 
 def test_pyproject_lists_every_package(project_files):
     folders = {file.parent.relative_to(ROOT) for file in project_files if file.suffix == ".py"}
-    found = {".".join(folder.parts) for folder in folders if folder.parts and folder.parts[0] in (*PACKAGES, "conf")}
+    # Hydra looks for a program's own sweepers and launchers in the namespace package hydra_plugins, and nowhere else.
+    known = (*PACKAGES, "conf", "hydra_plugins")
+    found = {".".join(folder.parts) for folder in folders if folder.parts and folder.parts[0] in known}
     settings = pyproject()["tool"]
     assert set(settings["setuptools"]["packages"]) == found
     assert settings["importlinter"]["root_packages"] == settings["mypy"]["files"] == list(PACKAGES)

@@ -1,0 +1,185 @@
+"""Programs of ``torch.export``, checked before PyTorch opens them: opening one as it is can run anything.
+
+``torch.export.load`` unpickles what the file says is pickled, hands texts to ``eval`` and calls what nodes name. So it
+is not given the file but an archive made of what was found harmless in it: tensors as bytes, and a graph in which only
+operators on tensors and arithmetic of sizes occur.
+"""
+
+import ast
+import io
+import json
+import math
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import InputError
+from core.plain_file import check_regular, parse_json
+from core.torch_zip import one_line, opened_zip, sizes_of
+
+_JSON_LIMIT = 64 << 20
+_TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
+_CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
+_GRAPH = "models/model.json"
+_SAMPLE = "data/sample_inputs/model.pt"
+_REST = ("archive_format", "archive_version", ".data/version", "byteorder", ".data/serialization_id")
+# Arithmetic of sizes, beside operators on tensors.
+_OF_SIZES = {
+    *(f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")),
+    *(f"_operator.{name}" for name in ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_")),
+    *(f"torch.sym_{name}" for name in ("float", "int", "ite", "max", "min", "not", "sum")),
+    *(f"math.{name}" for name in ("ceil", "floor", "trunc")),
+}
+# Operators with a text among their arguments; of others that have one it may be the name of a file.
+_WITH_TEXT = {"einsum", "gelu", "pad", "div", "meshgrid", "scatter_reduce"}
+_EXPRESSION = {
+    *("Symbol", "Integer", "Add", "Mul", "Mod", "FloorDiv", "CeilDiv", "IntTrueDiv", "Max", "Min", "PythonMod"),
+    *("Eq", "Equality", "Ne", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"),
+    *("And", "Or", "Not", "positive", "nonnegative", "negative", "integer", "real", "True", "False"),
+}
+_SIZE = re.compile(r"[su]\d{1,6}")
+# Names, equations of einsum, and the structure of inputs as JSON.
+_PLAIN = re.compile(r"[\w.,:> +\[\]{}\"-]*")
+
+
+def checked_program(path: Path) -> io.BytesIO:
+    """An archive for ``torch.export.load`` with what is harmless in a file.
+
+    Raises:
+        InputError: the file is damaged, or holds anything that opening it would run; the message names what.
+    """
+    check_regular(path)
+    try:
+        with opened_zip(path) as archive:
+            return _rebuilt(archive, sizes_of(archive, path.stat().st_size))
+    except InputError as error:
+        raise InputError(f"{path}: {error}; export it again") from None
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        raise InputError(f"{path}: PyTorch cannot open it ({one_line(str(error))}); export it again") from error
+
+
+def _rebuilt(archive: zipfile.ZipFile, sizes: dict[str, int]) -> io.BytesIO:
+    folder = f"{next(iter(sizes), '').partition('/')[0]}/"
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as copy:
+        for name in sizes:
+            inner = name.removeprefix(folder)
+            known = inner in (_GRAPH, _SAMPLE, *_CONFIGS, *_REST) or _TENSORS.fullmatch(inner)
+            if not known or not name.startswith(folder):
+                raise InputError(f"holds {one_line(name)}, which no file of to=torch needs")
+            content = archive.read(name)
+            if inner == _SAMPLE and content:
+                raise InputError(f"holds a pickle ({one_line(name)}), which is refused")
+            if inner in (_GRAPH, *_CONFIGS):
+                if len(content) > _JSON_LIMIT:
+                    raise InputError(f"{one_line(name)} is longer than {_JSON_LIMIT} bytes")
+                told = parse_json(content)
+                if inner == _GRAPH:
+                    told["graph_module"]["graph"]["nodes"] = [_bare(n) for n in told["graph_module"]["graph"]["nodes"]]
+                    _check_graph(told)
+                else:
+                    _check_tensors(told, folder + inner.rpartition("/")[0], sizes)
+                content = json.dumps(told).encode()
+            copy.writestr(name, content)
+    made.seek(0)
+    return made
+
+
+def _bare(node: dict[str, Any]) -> dict[str, Any]:
+    """A node without what it says of the lines of code that it comes from."""
+    return {**node, "metadata": {}}
+
+
+def _check_tensors(config: Any, folder: str, sizes: dict[str, int]) -> None:
+    for name, entry in config["config"].items():
+        if entry["use_pickle"] is not False:
+            raise InputError(f"holds {one_line(name)} as a pickle, which is refused")
+        member = f"{folder}/{entry['path_name']}"
+        claimed = [size["as_int"] for size in entry["tensor_meta"]["sizes"]]
+        if member not in sizes or not all(type(size) is int and size >= 0 for size in claimed):
+            raise InputError(f"has no {one_line(str(entry['path_name']))}, or one without a size")
+        if math.prod(claimed) > sizes[member]:
+            raise InputError(f"{one_line(name)} claims {math.prod(claimed)} values in {sizes[member]} bytes")
+
+
+def _check_graph(graph: Any) -> None:
+    """Look at every text of a graph."""
+    waiting: list[tuple[str, Any]] = [("", graph)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.items()
+            waiting += [("", name) for name in value]
+        elif isinstance(value, list):
+            waiting += [(key, part) for part in value]
+        elif isinstance(value, str) and not _harmless(key, value):
+            raise InputError(f"has the {key or 'key'} {one_line(value)!r}, which is refused")
+
+
+def _harmless(key: str, text: str) -> bool:
+    if key == "target":
+        return text in _OF_SIZES or _on_tensors(text)
+    if key in ("expr_str", "guards_code"):
+        return _arithmetic(text)
+    return _PLAIN.fullmatch(text) is not None and "__enum__" not in text
+
+
+def _on_tensors(text: str) -> bool:
+    """Whether a text names one of PyTorch's operators on tensors, which read and write no files."""
+    found = re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", text)
+    if found is None or "__" in text:
+        return False
+    overload = getattr(getattr(torch.ops.aten, found[1], None), found[2], None)
+    if not isinstance(overload, torch._ops.OpOverload):
+        return False
+    words = any("str" in str(argument.type) for argument in overload._schema.arguments)
+    return found[1] in _WITH_TEXT or not words
+
+
+def _arithmetic(text: str) -> bool:
+    """Whether a text is arithmetic of sizes: as sympy spells it, or as a guard compares those of inputs."""
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval"))) if len(text) <= 2000 else []
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return bool(nodes) and all(_allowed(node) for node in nodes)
+
+
+def _allowed(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name):
+            return name in _EXPRESSION or name == "L" or _SIZE.fullmatch(name) is not None
+        case ast.Attribute(attr=name):
+            return name == "size"
+        case ast.Constant(value=value):
+            return (type(value) is int and value < 1 << 62) or type(value) is bool or _is_name(value)
+        case ast.keyword(arg=name):
+            return name in _EXPRESSION
+    return isinstance(
+        node,
+        ast.Expression
+        | ast.Call
+        | ast.Subscript
+        | ast.Compare
+        | ast.BinOp
+        | ast.UnaryOp
+        | ast.BoolOp
+        | ast.boolop
+        # Powers, of which short ones are endless, are not among these.
+        | ast.cmpop
+        | ast.USub
+        | ast.Not
+        | ast.Add
+        | ast.Sub
+        | ast.Mult
+        | ast.FloorDiv
+        | ast.Mod
+        | ast.Load,
+    )
+
+
+def _is_name(value: object) -> bool:
+    return type(value) is str and value.isidentifier() and "__" not in value
