@@ -24,6 +24,7 @@ from core.torch_zip import PICKLE_LIMIT, STORAGES, Storage, TorchZip, one_line, 
 
 # Calls with a meaning; STORAGES are referred to, never called.
 _REBUILT = {
+    "_codecs.encode",
     "builtins.set",
     "collections.Counter",
     "collections.OrderedDict",
@@ -261,6 +262,9 @@ class Machine:
         match name.rpartition(".")[2] if name in _REBUILT else "", arguments:
             case "OrderedDict", ():
                 return {}
+            # Bytes, in pickles of protocol 2.
+            case "encode", (str(content), "latin1"):
+                return content.encode("latin1")
             case "Counter", (dict(counts),):
                 return counts
             case "set", (list(items),):

@@ -17,7 +17,7 @@ from core.errors import InputError
 # The pickle of a whole SAM takes a tenth of a megabyte; each byte of it may become an object.
 PICKLE_LIMIT = 2 << 20
 # A member takes about a hundred bytes of it, and five times that once it is an object.
-_DIRECTORY_LIMIT = 4 << 20
+_DIRECTORY_LIMIT = 1 << 20
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,

@@ -5,14 +5,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar, get_origin, get_type_hints
 
 from core.checkpoint import replacing
 from core.errors import InputError
+from core.plain_file import parse_json
 from evaluation.detected import DetectionRecord
 from evaluation.instances import InstanceRecord
 
 Record = InstanceRecord | DetectionRecord
+R = TypeVar("R", InstanceRecord, DetectionRecord)
 INSTANCES, DETECTIONS = "instances.jsonl", "detections.jsonl"
 
 
@@ -44,6 +46,10 @@ class PartFile:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"part-{number}.jsonl"
         end = sum(len(line) for line in _whole_lines(path, key))
+        # A link in its place is replaced, never written through.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.unlink()
+            end = 0
         self._stream: TextIO = open(path, "r+" if end else "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._stream.seek(end)
         # A line that was cut short by a kill goes.
@@ -65,15 +71,26 @@ class PartFile:
 
 
 def read_parts(folder: Path, key: str) -> dict[int, PictureRecords]:
-    """The pictures of all processes, by place; each counts once, whoever scored it."""
+    """The pictures of all processes, by place; each counts once, whoever scored it. A damaged line is scored again."""
     found: dict[int, PictureRecords] = {}
     for path in sorted(folder.glob("part-*.jsonl")):
-        lines = _whole_lines(path, key)
-        for line in lines[1:]:
-            raw = json.loads(line)
-            records = {name: [_record(values) for values in part] for name, part in raw["records"].items()}
-            found.setdefault(raw["place"], PictureRecords(raw["place"], records, raw["skipped"]))
+        for line in _whole_lines(path, key)[1:]:
+            picture = _picture(line)
+            if picture is not None:
+                found.setdefault(picture.place, picture)
     return found
+
+
+def _picture(line: bytes) -> PictureRecords | None:
+    """What a line of a part file says; None if it is damaged."""
+    try:
+        raw = parse_json(line)
+        records = {name: [_record(values) for values in part] for name, part in raw["records"].items()}
+        place, skipped = raw["place"], raw["skipped"]
+        sound = type(place) is int and all(type(count) is int for count in skipped.values())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return PictureRecords(place, records, skipped) if sound else None
 
 
 def remove_parts(folder: Path) -> None:
@@ -88,14 +105,32 @@ def _whole_lines(path: Path, key: str) -> list[bytes]:
         return []
     lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     try:
-        same = bool(lines) and json.loads(lines[0]) == {"key": key}
+        same = bool(lines) and parse_json(lines[0]) == {"key": key}
     except ValueError:
         same = False
     return lines if same else []
 
 
 def _record(values: Mapping[str, Any]) -> Record:
-    return DetectionRecord(**values) if "counts" in values else InstanceRecord(**values)
+    return _sound(DetectionRecord, values) if "counts" in values else _sound(InstanceRecord, values)
+
+
+def _sound(kind: type[R], values: Mapping[str, Any]) -> R:
+    """A record of what a line says.
+
+    Raises:
+        TypeError: a value is missing, unknown or of another type than the record's.
+    """
+    record = kind(**values)
+    for name, hint in get_type_hints(kind).items():
+        value = getattr(record, name)
+        if get_origin(hint) is list:
+            fits = isinstance(value, list) and all(type(part) is int for part in value)
+        else:
+            fits = isinstance(value, (int, float) if hint is float else hint) and type(value) is not bool
+        if not fits:
+            raise TypeError(name)
+    return record
 
 
 def write_records(folder: Path, records: Mapping[str, Iterable[Record]]) -> list[Path]:
@@ -128,14 +163,16 @@ def read_instances(path: Path) -> dict[str, list[InstanceRecord]]:
     found: dict[str, list[InstanceRecord]] = {}
     for number, line in _lines(path):
         try:
-            raw = json.loads(line)
-            found.setdefault(raw.pop("protocol"), []).append(InstanceRecord(**raw))
+            raw = parse_json(line)
+            found.setdefault(str(raw.pop("protocol")), []).append(_sound(InstanceRecord, raw))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise InputError(f"{path}: line {number} is no record of an instance; evaluate again") from None
     return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file of records; give the folder of an evaluation")
     try:
         with open(path, encoding="utf-8") as stream:
             yield from enumerate(stream, 1)

@@ -65,7 +65,8 @@ def _read(path: Path) -> Found:
     if is_export(path):
         raise InputError(f"checkpoint={path}: an exported folder, which only evaluate reads; give what it was made of")
     facts = read_facts(path) if path.suffix == ".safetensors" and not path.is_dir() else {}
-    if facts.get("format") == FORMAT:
+    # A file of another version says so when it is loaded; taken for another layout it would be read wrongly.
+    if str(facts.get("format")).startswith(FORMAT.rpartition("-")[0]):
         return Found(load_model(path), "this project's safetensors", read_about(path))
     name = facts.get("name")
     if isinstance(name, str) and name in MODELS:

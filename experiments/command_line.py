@@ -139,7 +139,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     name = "config" if command == "run" else command
     try:
         _call_hydra(job, name, arguments)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
         overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
         raise told(error, overrides, _known(name, overrides)) from error
     finally:

@@ -60,6 +60,19 @@ class Sa1bData:
     missing: str = "refuse"
 
 
+@dataclass
+class DataFolder:
+    """Where the pictures of a data set lie, of those that lie somewhere.
+
+    Attributes:
+        root: the folder, as the data set's own layout has it.
+        missing: what becomes of pictures that cannot be used: ``refuse`` the command, or ``skip`` and count them.
+    """
+
+    root: str | None = None
+    missing: str = "refuse"
+
+
 DATA: dict[str, type[ShapesData] | type[CocoData] | type[LvisData] | type[Sa1bData]] = {
     "shapes": ShapesData,
     "coco": CocoData,

@@ -119,6 +119,8 @@ def csv_of(entries: Iterable[Entry]) -> str:
 
 def cell(value: Any) -> Cell:
     """A raw value for a cell: mappings as JSON, truth as a word."""
+    if value is None or type(value) in (str, float, int):
+        return value
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True, ensure_ascii=False)
     return str(value).lower() if isinstance(value, bool) else value

@@ -1,6 +1,7 @@
 """Hydra's and OmegaConf's errors, told in one line that names key, value and fix."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -
             return unknown(part.full_key, known)
     for text in overrides:
         key, _, value = text.partition("=")
-        if (CONF / key).is_dir() and value in ("null", ""):
+        if os.path.isdir(CONF / key) and value in ("null", ""):
             return InputError(f"{text}: {nearest(value, _options(key))}")
     text = _line(error)
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
@@ -134,6 +135,7 @@ def group_overrides(overrides: Sequence[str]) -> list[str]:
     for text in overrides:
         key, _, value = text.partition("=")
         first = value.split(",")[0]
-        if (CONF / key).is_dir() and (CONF / key / f"{first}.yaml").is_file():
+        # Of a name that is too long for a file, pathlib raises.
+        if os.path.isdir(CONF / key) and os.path.isfile(CONF / key / f"{first}.yaml"):
             kept.append(f"{key}={first}")
     return kept

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.plain_file import read_json
 from core.result import ResultRow
 
 NAME = "result.json"
@@ -34,10 +35,7 @@ def read_result(path: Path) -> tuple[list[ResultRow], dict[str, Any]]:
     Raises:
         InputError: damaged, or of another version.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run again with force=true") from None
+    content = read_json(path, "run again with force=true")
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
         raise InputError(f"{path}: holds no rows; run again with force=true")
     rows = [ResultRow.from_dict(raw, str(path)) for raw in content["rows"]]

@@ -10,25 +10,12 @@ from omegaconf import MISSING
 
 import conf
 from evaluation.everything.settings import EverythingSettings
-from experiments.data_schema import DATA
+from experiments.data_schema import DATA, DataFolder
 from experiments.mirrored_settings import mirror, target_class
 from experiments.model_schema import StudentConfig, TeacherConfig
 from experiments.tracking.settings import LOGGERS
 
 CONF = Path(conf.__file__).parent
-
-
-@dataclass
-class DataFolder:
-    """Where the pictures of a data set lie, of those that lie somewhere.
-
-    Attributes:
-        root: the folder, as the data set's own layout has it.
-        missing: what becomes of pictures that cannot be used: ``refuse`` the command, or ``skip`` and count them.
-    """
-
-    root: str | None = None
-    missing: str = "refuse"
 
 
 @dataclass

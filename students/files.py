@@ -17,8 +17,8 @@ from teachers.sam import Sam, SamConfig
 from teachers.weights import fill
 
 FORMAT = "sampress-sam-1"
-# What timm tabulates for a shape, before there are weights, grows with the fourth power of the one and the second of the
-# other.
+# What timm tabulates for a shape before there are weights grows with the fourth power of the one, with the second of
+# the other.
 _LARGEST_WINDOW, _LARGEST_FRAME = 32, 4096
 # Facts that become columns of tables.
 _ABOUT: dict[str, tuple[type, ...]] = {
@@ -112,7 +112,7 @@ def load_model(path: Path) -> Sam:
             model = _made(config, name, plan)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:
         if isinstance(error, InputError):
-            raise
+            raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from None
         raise InputError(f"{path}: its metadata does not describe a model ({type(error).__name__}: {error})") from error
     return fill(model, tensors, str(path))
 

@@ -11,6 +11,7 @@ from core.checkpoint import read_safetensors, read_torch
 from core.errors import InputError
 from students.convert.mobile_sam import from_microsoft_names
 from students.encoder_shapes import TinyVitConfig
+from teachers.weights import check_finite
 
 _HEAD = re.compile(r"^(head|norm_head|fc|classifier)\.")
 
@@ -42,6 +43,10 @@ def load_imagenet(encoder: nn.Module, file: str) -> None:
             f"{path}: is not the checkpoint of this backbone: "
             f"{'; '.join([*(f'missing {n}' for n in missing[:3]), *(f'{n} has another shape' for n in wrong[:3])])}"
         )
+    kinds = [n for n in own if ready[n].is_floating_point() != own[n].is_floating_point() or ready[n].is_complex()]
+    if kinds:
+        raise InputError(f"{path}: {kinds[0]} holds {ready[kinds[0]].dtype}, expected {own[kinds[0]].dtype}")
+    check_finite({name: ready[name] for name in own}, str(path))
     backbone.load_state_dict({name: ready[name] for name in own})
 
 

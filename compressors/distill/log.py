@@ -23,6 +23,9 @@ class StageLog:
         if not processes.is_first():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            # What it leads to is nobody's log; a line would be written there.
+            path.unlink()
         lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
         # A kill can leave half a line at the end.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]

@@ -1,7 +1,7 @@
 """What a stage needs to go on as if it had never stopped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,7 +64,12 @@ def save_state(path: Path, key: str, parts: Mapping[str, Stateful], progress: Pr
 
 
 def load_state(path: Path, key: str, parts: Mapping[str, Stateful]) -> Progress:
-    """Put a saved state back; a fresh :class:`Progress` when there is none, or it belongs to another stage."""
+    """Put a saved state back; a fresh :class:`Progress` when there is none, or it belongs to another stage.
+
+    Raises:
+        InputError: the file is of this stage and readable, yet does not fit its parts. They may have taken a part of it
+            by then, so the stage cannot begin anew either.
+    """
     if not path.exists():
         return Progress()
     try:
@@ -72,9 +77,32 @@ def load_state(path: Path, key: str, parts: Mapping[str, Stateful]) -> Progress:
     except InputError:
         # Writing is atomic, so only a damaged disk brings this about: start over rather than stop.
         return Progress()
-    if not isinstance(state, dict) or state.get("key") != key or set(state.get("parts", ())) != set(parts):
+    if not isinstance(state, dict) or type(state.get("key")) is not str or state["key"] != key:
         return Progress()
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
-    torch.set_rng_state(state["random"])
-    return Progress(**state["progress"])
+    saved, kept = state.get("parts"), _progress(state.get("progress"))
+    if not isinstance(saved, dict) or set(saved) != set(parts) or kept is None:
+        return Progress()
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        torch.set_rng_state(state["random"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: does not fit its stage ({reason}); remove it to begin the stage anew") from error
+    return kept
+
+
+def _progress(raw: object) -> Progress | None:
+    """What a file says of where a stage stands; None if it is not that."""
+    if not isinstance(raw, dict) or set(raw) != {part.name for part in fields(Progress)}:
+        return None
+    best, weights = raw["best"], raw["best_weights"]
+    counts = [raw[name] for name in ("step", "images", "devices", "peak_memory_bytes", "plateau")]
+    numbers = [raw[name] for name in ("seconds", "rate")] + ([] if best is None else [best])
+    sound = (
+        all(type(count) is int and count >= 0 for count in counts)
+        and all(type(number) in (int, float) for number in numbers)
+        and isinstance(weights, dict)
+        and all(isinstance(tensor, Tensor) for tensor in weights.values())
+    )
+    return Progress(**raw) if sound else None

@@ -8,6 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.checkpoint import read_safetensors, write_safetensors
+from core.errors import InputError
+from core.plain_file import parse_json
+from students.quantized.layers import QuantizedLayer, QuantizedProduct
 from students.quantized.quantizers import TwinQuantizer, UniformQuantizer
 
 SAVE_EVERY_S = 10.0
@@ -28,14 +31,7 @@ class Found:
         self.errors: list[dict[str, Any]] = []
         self._saved = time.monotonic()
         if path.is_file():
-            tensors, metadata = read_safetensors(path)
-            # A file of an earlier version holds no errors; it is not continued.
-            if metadata.get("key") == json.dumps(key) and "errors" in metadata:
-                grids = self._grids()
-                for name, tensor in tensors.items():
-                    grids[name].copy_(tensor)
-                self.done = json.loads(metadata["done"])
-                self.errors = json.loads(metadata["errors"])
+            self._go_on(path)
 
     def add(self, layer: str, error: dict[str, Any]) -> None:
         """Note a layer and how wrong it is; now and then everything is written."""
@@ -43,6 +39,30 @@ class Found:
         self.errors.append(error)
         if time.monotonic() - self._saved > SAVE_EVERY_S:
             self.save()
+
+    def _go_on(self, path: Path) -> None:
+        """Take what a file holds; from one that is damaged, of another key or of an earlier version, nothing."""
+        try:
+            tensors, metadata = read_safetensors(path)
+            if metadata.get("key") != json.dumps(self.key):
+                return
+            done, errors = (parse_json(metadata[name]) for name in ("done", "errors"))
+        except (InputError, KeyError, ValueError):
+            return
+        grids = self._grids()
+        same = grids.keys() == tensors.keys() and all(
+            (tensor.shape, tensor.dtype) == (grids[name].shape, grids[name].dtype) and bool(tensor.isfinite().all())
+            for name, tensor in tensors.items()
+        )
+        layers = {
+            path for path, module in self.model.named_modules() if isinstance(module, QuantizedLayer | QuantizedProduct)
+        }
+        listed = isinstance(done, list) and isinstance(errors, list) and len(done) == len(errors)
+        if not same or not listed or not all(type(name) is str and name in layers for name in done):
+            return
+        for name, tensor in tensors.items():
+            grids[name].copy_(tensor)
+        self.done, self.errors = done, errors
 
     def save(self) -> None:
         """Write the grids of the layers that are done."""

@@ -47,11 +47,15 @@ def image_of(entry: dict[str, Any], style: str, iou_type: str) -> dict[str, Any]
         image |= {key: whole(entry, key, f"ground truth: image {image['id']}", 1) for key in ("height", "width")}
     if style == "lvis":
         for key in ("neg_category_ids", "not_exhaustive_category_ids"):
-            if not isinstance(entry.get(key), list):
+            listed = entry.get(key)
+            if not isinstance(listed, list):
                 raise InputError(
-                    f'ground truth: image {image["id"]}: "{key}" is {entry.get(key)!r}, not a list; '
+                    f'ground truth: image {image["id"]}: "{key}" is {str(listed)[:40]}, not a list; '
                     'give an annotation file of LVIS, or the style "coco"'
                 )
+            if strange := [category for category in listed if type(category) is not int]:
+                found = f'"{key}" holds {str(strange[0])[:40]!r}'
+                raise InputError(f"ground truth: image {image['id']}: {found}, not an id; correct the file")
             image[key] = list(entry[key])
     return image
 

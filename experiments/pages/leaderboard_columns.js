@@ -15,6 +15,7 @@ const columns = (() => {
     number("size_bytes", "file, MB", format.megabytes, "ascending", "of the checkpoint; a million bytes", true),
     number("encoder_latency_ms", "encoder, ms", format.milliseconds, "ascending", "median; holds for the device", true),
     { ...number("seeds", "seeds", format.whole, "descending", "of training; each with its own page", true), links: true },
+    number("seed", "seed", String, "ascending", "of the run", true),
     number("images_seen", "images seen", format.whole, "ascending", "in training", true),
     words("data", "data", "data set scored on"),
     words("protocol", "protocol", "prompts and choice of masks"),
@@ -23,7 +24,7 @@ const columns = (() => {
     number("medium", "medium", format.share, "descending", "score of medium objects"),
     number("large", "large", format.share, "descending", "score of large objects"),
     number("macs_modules", "MACs, modules", format.count, "ascending", "counter modules: attention's products left out"),
-    number("macs_scaled", "MACs × bits", format.count, "ascending", "published: counter full, scaled by bits"),
+    number("macs_scaled", "MACs × bits", format.count, "ascending", "published: counter full, scaled by bits", true),
     words("teacher", "teacher", "what was compressed"),
     words("student", "student", "name of the model"),
     words("variant", "variant", "the name its runs were given"),
@@ -46,7 +47,8 @@ const columns = (() => {
 
   // The columns to show for some items: those that say something of one.
   function chosen(items, state) {
-    const mixed = { data: state.data === "", protocol: state.condition === "" };
+    const counted = items.some((item) => (item.figures.macs_full ?? null) !== null);
+    const mixed = { data: state.data === "", protocol: state.condition === "", macs_modules: !counted };
     return all.filter((column) => column.id === "model" || column.id === "score" ||
       ((column.usual || state.more || mixed[column.id]) && items.some((item) => value(item, column) !== null)));
   }

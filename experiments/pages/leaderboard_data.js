@@ -22,7 +22,7 @@ const board = (() => {
       teacher: model.teacher ?? value(places[0], "teacher"), source: model.kind, condition: model.condition,
       status: value(places[0], "status"), reason: null,
       data: model.data, protocol: model.protocol, metric: model.metric,
-      figures: { ...model, seeds: model.seeds.length || null, run: null, status: null, git_sha: null, torch_version: null,
+      figures: { ...model, seeds: model.seeds.length || null, seed: null, run: null, status: null, git_sha: null, torch_version: null,
                  paper: model.source ?? (of("paper") || null) },
       words: searched([model.model, model.method, model.teacher, model.student, model.variant, model.choices, model.device,
                        model.source, model.kind, model.data, model.protocol, of("run_id"), of("paper")]),

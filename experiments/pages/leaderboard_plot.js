@@ -86,7 +86,7 @@ const plot = (() => {
       const size = 6.4 * words.length, right = width(x) - size < 0, [begin, end] = right ? [width(x), width(x) + size] : [width(x) - size, width(x)];
       if (begin < until) return { words: "", place: "top left" };
       until = end;
-      return { words: right ? `\u00a0\u00a0${format.escaped(words)}` : format.escaped(words), place: right ? "top right" : "top left" };
+      return { words: right ? `\u00a0\u00a0${format.escaped(words)}` : `${format.escaped(words)}\u00a0\u00a0`, place: right ? "top right" : "top left" };
     });
     return [{
       type: "scatter", mode: "lines+text", name: `best for its cost${measured ? "" : ", published"}`, x: best.map(({ x }) => x), y: best.map(({ y }) => y),

@@ -10,7 +10,10 @@ from typing import Any
 
 HERE = Path(__file__).parent
 # The browser itself refuses every request: a page opened from disk shows what is in the file.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
 
 
 def page(

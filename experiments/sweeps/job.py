@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
+from experiments.messages import told
 from experiments.mirrored_settings import allow
 from experiments.rows import Row
 from experiments.sweeps.outcome import Outcome
@@ -41,9 +43,13 @@ class Job:
             self._arrive()
         about = HydraConfig.get()
         preset = str(about.runtime.choices.get("experiment"))
-        shared = (tuple(about.overrides.task), str(cfg.format), Path(cfg.runs), preset)
+        task = task_overrides()
+        shared = (tuple(task), *_place(cfg), preset)
         try:
             outcome = Outcome(*shared, rows=self._rows(cfg))
+        except OmegaConfBaseException as error:
+            # What was typed stands for something that there is not.
+            outcome = Outcome(*shared, error=told(error, task, None))
         except Exception as error:
             if away and not isinstance(error, InputError | RunFailed):
                 traceback.print_exc(file=sys.stderr)
@@ -57,11 +63,10 @@ class Job:
         from experiments.sweeps.torchrun import run_under_torchrun, wants_torchrun
         from experiments.validate import check_student, settings_of
 
-        about = HydraConfig.get()
-        check_student(cfg, about.overrides.task)
+        check_student(cfg, task_overrides())
         settings = settings_of(cfg)
         if wants_torchrun(settings):
-            return list(run_under_torchrun(settings, about.overrides.task, self.flags))
+            return list(run_under_torchrun(settings, task_overrides(), self.flags))
         return list(FUNCTIONS[self.command](settings, cfg))
 
     def _arrive(self) -> None:
@@ -74,6 +79,20 @@ class Job:
         if torch.cuda.is_available():
             # Jobs beside each other on one machine take its devices in turn.
             torch.cuda.set_device(int(HydraConfig.get().job.num) % torch.cuda.device_count())
+
+
+def _place(cfg: DictConfig) -> tuple[str, Path]:
+    """How rows are shown, and the folder of runs. Where they refer to nothing, that is told with all settings."""
+    try:
+        return str(cfg.format), Path(cfg.runs)
+    except OmegaConfBaseException:
+        return "table", Path("runs")
+
+
+def task_overrides() -> list[str]:
+    """The settings of the job as they were typed: what they refer to is not looked up."""
+    typed: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task)  # type: ignore[assignment]
+    return typed
 
 
 def _sendable(error: Exception) -> Exception:

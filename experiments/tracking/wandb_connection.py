@@ -80,19 +80,25 @@ def connected(
         except Exception as error:
             if goes_on or "already exists" not in str(error):
                 raise
+            _remove_since(before, folder)
             identity = fresh(identity)
             return begin("online", identity, "never"), identity
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # The failed attempt still holds the name.
         wandb.teardown()
-        for empty in set((folder / FOLDER).glob("run-*")) - before:
-            shutil.rmtree(empty, ignore_errors=True)
+        _remove_since(before, folder)
         run = begin("offline", identity, None)
         warn(
             f"{reason}; this run is recorded offline; later, send it: wandb sync {folder / FOLDER / 'offline-run-*'}",
         )
         return run, identity
+
+
+def _remove_since(before: set[Path], folder: Path) -> None:
+    """What attempts that failed have left; nothing is in it."""
+    for empty in set((folder / FOLDER).glob("run-*")) - before:
+        shutil.rmtree(empty, ignore_errors=True)
 
 
 def fresh(identity: str) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,31 @@ PICTURES = 4
 """Shown with masks."""
 
 
-def log_results(run: Any, outcome: Outcome) -> None:
-    """Log table, pictures, files and summary of a finished run."""
-    wandb = importlib.import_module("wandb")
+def log_summary(run: Any, outcome: Outcome) -> None:
+    """The student's figures by their columns' names, the teacher's quality beside them."""
+    student = {
+        name: value for name, value in outcome.rows[-1].to_dict().items() if isinstance(value, int | float | str)
+    }
+    teacher = next((row for row in outcome.rows if row.method == "teacher"), None)
+    quality = () if teacher is None else (("teacher/miou", teacher.miou), ("teacher/miou_point", teacher.miou_point))
+    run.summary.update(student | {name: value for name, value in quality if value is not None})
 
+
+def log_table(run: Any, outcome: Outcome) -> None:
+    """A line for each row of the run."""
     names, lines = outcome.table()
-    run.log(
-        {
-            "comparison": wandb.Table(columns=names, data=lines),
-            "masks/comparison": wandb.Image(str(outcome.picture)),
-            **_pictures(outcome),
-        }
-    )
-    run.summary.update(_summary(outcome))
+    run.log({"comparison": importlib.import_module("wandb").Table(columns=names, data=lines)})
+
+
+def log_pictures(run: Any, outcome: Outcome) -> None:
+    """The picture of the run's folder, and pictures with masks as layers."""
+    picture = importlib.import_module("wandb").Image(str(outcome.picture))
+    run.log({"masks/comparison": picture, **_pictures(outcome)})
+
+
+def log_files(run: Any, outcome: Outcome) -> None:
+    """The student and the result as artifacts."""
+    wandb = importlib.import_module("wandb")
     for path, kind, facts in (
         (outcome.checkpoint, "model", dict(outcome.facts)),
         (outcome.result, "result", {"run_id": outcome.rows[-1].run_id}),
@@ -37,14 +50,13 @@ def log_results(run: Any, outcome: Outcome) -> None:
         run.log_artifact(artifact)
 
 
-def _summary(outcome: Outcome) -> dict[str, Any]:
-    """The student's figures by their columns' names, the teacher's quality beside them."""
-    student = {
-        name: value for name, value in outcome.rows[-1].to_dict().items() if isinstance(value, int | float | str)
-    }
-    teacher = next((row for row in outcome.rows if row.method == "teacher"), None)
-    quality = () if teacher is None else (("teacher/miou", teacher.miou), ("teacher/miou_point", teacher.miou_point))
-    return student | {name: value for name, value in quality if value is not None}
+RESULTS: dict[str, Callable[[Any, Outcome], None]] = {
+    "summary": log_summary,
+    "table": log_table,
+    "pictures": log_pictures,
+    "files": log_files,
+}
+"""What is logged of a finished run, in this order."""
 
 
 def _pictures(outcome: Outcome) -> dict[str, list[Any]]:

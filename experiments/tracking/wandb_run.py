@@ -1,6 +1,7 @@
 """A run of Weights & Biases. Whatever goes wrong there, training and its result stay as they are."""
 
 import contextlib
+import functools
 import importlib
 import shutil
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core.checkpoint import write_text
 from experiments.tracking.logger import Outcome
 from experiments.tracking.settings import WandbLogger
 from experiments.tracking.stage_logs import CatchUp, Entry, figures
@@ -32,7 +34,7 @@ class WandbRun:
         self.settings, self.folder, self.about = settings, folder, about
         self._catch_up = CatchUp(folder)
         self._run: Any = None
-        self._off = False
+        self._off = self._warned = False
         self._known: dict[str, int] = {}
         self._defined: set[str] = set()
         self._held: tuple[str, int, dict[str, Any]] | None = None
@@ -47,10 +49,12 @@ class WandbRun:
 
     def finished(self, outcome: Outcome) -> None:
         """Send the rest, the comparison, pictures and files, and end the run."""
-        from experiments.tracking.wandb_results import log_results
+        from experiments.tracking.wandb_results import RESULTS
 
         self._try("logging", self._rest)
-        self._try("logging the results", lambda: log_results(self._run, outcome), gives_up=False)
+        for name, log in RESULTS.items():
+            # One that fails does not keep the others back.
+            self._try(f"logging the {name}", functools.partial(log, self._run, outcome), gives_up=False)
         self._try("finishing", lambda: self._finish(0))
         self._try("tidying up", self._remove_earlier)
         self._let_go()
@@ -73,7 +77,7 @@ class WandbRun:
             # Figures of two attempts would mix.
             identity = fresh(identity)
         self._run, identity = connected(self.settings, self.folder, self.about, identity, goes_on, self._warn)
-        name.write_text(f"{identity}\n", encoding="utf-8")
+        write_text(name, f"{identity}\n")
         if not self._run.offline:
             print(f"Weights & Biases: {self._run.url}", file=sys.stderr)
         if self._run.resumed:
@@ -123,10 +127,10 @@ class WandbRun:
                 importlib.import_module("wandb").teardown()
 
     def _remove_earlier(self) -> None:
-        """Offline, every process of a run writes all of it: what the stopped ones wrote would be sent twice."""
+        """A finished run holds all of it: what stopped processes recorded offline would be sent twice."""
         mine = Path(str(self._run.settings.sync_dir))
         for path in mine.parent.glob("offline-run-*"):
-            if path.name != mine.name and mine.name.startswith("offline-run-"):
+            if path.name != mine.name:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _try(self, doing: str, work: Callable[[], None], gives_up: bool = True) -> None:
@@ -136,6 +140,9 @@ class WandbRun:
             work()
         except Exception as error:
             self._off = gives_up
+            if self._warned:
+                return
+            self._warned = True
             self._warn(f"{doing} failed ({line(error)}); this run goes on without it{self._remedy()}")
 
     def _remedy(self) -> str:

@@ -58,7 +58,7 @@ def _check(path: Path, graph: Any) -> None:
                 f"{path}: uses the operator {node.domain}.{node.op_type}, which is no part of ONNX; export it again"
             )
         for attribute in node.attribute:
-            for tensor in (attribute.t, *attribute.tensors):
+            for tensor in (*((attribute.t,) if attribute.HasField("t") else ()), *attribute.tensors):
                 _check_tensor(path, tensor)
             for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
                 _check(path, inner)

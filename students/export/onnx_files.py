@@ -113,8 +113,26 @@ def exported(
         # Tables that are looked up in, such as relative positions, stay as small as the model has them: what runtimes
         # fold when they open a file need not be stored in it.
         onnxscript.optimizer.optimize_ir(program.model, output_size_limit=LARGEST_FOLDED)
+    _keep_constants(program.model.graph)
     _forget_origins(program.model.graph)
     return program
+
+
+def _keep_constants(graph: Any) -> None:
+    """Every constant that a node reads belongs to the graph: the optimizer loses the bounds of some clips it joins."""
+    mine = {id(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for node in graph:
+        for value in node.inputs:
+            if (
+                value is not None
+                and value.producer() is None
+                and value.const_value is not None
+                and id(value) not in mine
+            ):
+                if value.name in graph.initializers:
+                    value.name = f"{value.name}_{len(mine)}"
+                graph.register_initializer(value)
+                mine.add(id(value))
 
 
 def _forget_origins(graph: Any) -> None:

@@ -20,13 +20,13 @@ Run = Callable[[Arrays], list[NDArray[Any]]]
 
 def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     """An ONNX file in ONNX Runtime, with as many threads as PyTorch uses."""
+    check_onnx(path)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     # Errors only: its warnings are about shapes that it leaves to the run.
     options.log_severity_level = 3
-    check_onnx(path)
     try:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)
         session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
@@ -69,9 +69,9 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
         precision: ``bf16`` lets it compute in bfloat16. Otherwise it is told to use float32, which it would not do by
             itself on a processor with instructions for bfloat16.
     """
+    (check_onnx if path.suffix == ".onnx" else check_openvino)(path)
     import openvino
 
-    (check_onnx if path.suffix == ".onnx" else check_openvino)(path)
     core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",

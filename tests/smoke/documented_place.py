@@ -146,7 +146,10 @@ class Place:
             return f"{key}={self.photo(value) if Path(value).suffix else self.photos(value)}"
         if key in EXAMPLE and (PLACEHOLDER.search(value) or value == "[my_package]"):
             return f"{key}={EXAMPLE[key]}"
-        if key in ("out", "runs", "name", "engine.cache_folder"):
+        if key == "runs" and PLACEHOLDER.search(value):
+            # The student's run stands there.
+            return f"{key}={self.student.parents[1]}"
+        if key in ("out", "name", "engine.cache_folder"):
             # Each command that writes to "a folder" has one of its own.
             self._folders += key == "out" and PLACEHOLDER.search(value) is not None
             return f"{key}={PLACEHOLDER.sub(lambda found: f'{found[0].lower()}{self._folders}', value)}"
@@ -169,7 +172,8 @@ class Place:
     def _data(self, settings: dict[str, Any]) -> str:
         scored = settings.get("evaluation") or {}
         targets = [str((part or {}).get("_target_", "")) for part in (settings.get("data"), scored.get("data"))]
-        return next(target.split(".")[1] for target in targets if target and not target.startswith("data.shapes"))
+        named = (target.split(".")[1] for target in targets if target and not target.startswith("data.shapes"))
+        return next(named, "coco")
 
     def _made(self, *words: str) -> Path:
         """The student of a run with these settings."""

@@ -1,4 +1,4 @@
-"""This project's own commands as the documents have them: every job of a sweep composed, and one run with small numbers."""
+"""This project's own commands as the documents have them: a sweep's jobs composed, one of them run in small."""
 
 import contextlib
 import io
@@ -121,7 +121,7 @@ def _check_processes(command: Command, settings: dict[str, Any]) -> None:
         # ${teacher.recipe.batch} is that number of the recipe.
         batch, accumulate = (recipe[v.rpartition(".")[2].strip("}")] if isinstance(v, str) else v for v in written)
         assert batch * accumulate % command.processes == 0, (
-            f"{command}: {batch * accumulate} pictures a step cannot be shared by {command.processes}; give method.batch"
+            f"{command}: {batch * accumulate} pictures cannot be shared by {command.processes}; give method.batch"
         )
 
 

@@ -78,8 +78,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, count: int, how: BaseException) -> 
 
 def records(folder: Path) -> list[Any]:
     """The records of a ``.wandb`` file, which has LevelDB's log format behind a header of seven bytes."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    # Offline, the end of a run is written after the run has ended.
+    wandb.teardown()
     (path,) = folder.glob("*.wandb")
     content, at, parts, found = path.read_bytes(), 7, b"", []
     while at + 7 <= len(content):

@@ -23,8 +23,12 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not
 onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
 
 
-def test_the_file_answers_as_the_quantised_model(tmp_path: Path) -> None:
-    method = Ptq(images=2, prompts=2, candidates=8, lowest=0.5, rounds=1)
+@pytest.mark.parametrize("bits", [8, 6])
+def test_the_file_answers_as_the_quantised_model(tmp_path: Path, bits: int) -> None:
+    # Grids of fewer bits are clipped ones of eight: two on one tensor must not lose their bounds.
+    method = Ptq(
+        weight_bits=bits, activation_bits=bits, images=2, prompts=2, candidates=8, lowest=0.5, rounds=1, metric="mse"
+    )
     model = method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
     export_model(model, tmp_path / "int8", "onnx", "int8")
     exported = ExportedSam(tmp_path / "int8")

@@ -1,0 +1,137 @@
+"""Folders, links, pipes and devices in the place of checkpoints: of Hugging Face, and of exported models."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from teachers.convert import hugging_face_config, to_hugging_face
+from tests.unit.hostile_files import CANARY, Case
+from tests.unit.hostile_pickles import TRAPS
+from tests.unit.tiny import CONFIG, tiny_sam
+from tests.unit.torch_files import torch_zip
+
+
+def hugging_face(folder: Path, state: dict[str, Tensor] | None = None, config: object = None) -> Path:
+    """A folder of SamModel; ``config`` replaces what its config.json says."""
+    # A complex tensor cannot be renamed by a model that has none, only by name.
+    tensors = to_hugging_face(CONFIG, tiny_sam().state_dict() if state is None else state)
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    told = hugging_face_config(CONFIG) if config is None else config
+    text = told if isinstance(told, str) else json.dumps(told)
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+def _heads(value: object) -> dict[str, Any]:
+    told = hugging_face_config(CONFIG)
+    told["mask_decoder_config"]["num_attention_heads"] = value
+    return told
+
+
+CONFIGS: dict[str, tuple[object, str]] = {
+    "list": ([1], "is not the config.json"),
+    "text": ("import os", "cannot be read"),
+    "empty": ("", "cannot be read"),
+    "deep": ("[" * 100_000, "nested too deep"),
+    "long": (" " * (9 << 20), "is longer than"),
+    "digits": ('{"a": ' + "9" * 100_000 + "}", "cannot be read"),
+    "key_twice": ('{"mask_decoder_config": {}, "mask_decoder_config": {}}', "twice"),
+    "section_of_a_list": ({"mask_decoder_config": [1]}, "is not the config.json"),
+    "no_heads": (_heads(0), "not a count"),
+    "heads_of_text": (_heads("2"), "not a count"),
+    "heads_of_a_list": (_heads([2]), "not a count"),
+    "odd_heads": (_heads(3), "does not divide"),
+    "endless_heads": (_heads(1 << 60), "does not divide"),
+}
+
+
+def cases() -> Iterator[Case]:
+    """All of them."""
+    for name, (config, words) in CONFIGS.items():
+        yield Case(f"hf_config_{name}", "model", lambda f, c=config: hugging_face(f, config=c), words)  # type: ignore[misc]
+    yield Case("hf_remote_code", "model", _remote_code, read=True)
+    yield Case("hf_pickle_instead", "model", _pickle_instead, "no such checkpoint file")
+    yield Case("hf_index_elsewhere", "model", _index, "no such checkpoint file")
+    for name, config, words in (
+        ("config.json", "pipe", "no such file"),
+        ("config.json", "/dev/zero", "no such file"),
+        ("config.json", "loop", "no such file"),
+        ("model.safetensors", "pipe", "is a pipe"),
+        ("model.safetensors", "/dev/zero", "is a pipe"),
+        ("model.safetensors", "/etc/passwd", "not a safetensors file"),
+        ("model.safetensors", "loop", "no such checkpoint file"),
+        ("model.safetensors", "folder", "no such checkpoint file"),
+    ):
+        yield Case(f"hf_{name}_is_{config.strip('/').replace('/', '_')}", "model", _placed(name, config), words)
+    for ending in (".pth", ".pt", ".safetensors"):
+        yield Case(f"pipe{ending}", "model", _special(f"model{ending}", "pipe"), "is a pipe")
+        yield Case(f"device{ending}", "model", _special(f"model{ending}", "/dev/zero"), "is a pipe")
+        yield Case(f"passwords{ending}", "model", _special(f"model{ending}", "/etc/passwd"), "truncated or not a")
+        yield Case(f"loop{ending}", "model", _special(f"model{ending}", "loop"), "neither a file nor a model|no such")
+        yield Case(f"folder{ending}", "model", _special(f"model{ending}", "folder"), "no such checkpoint file")
+    yield Case("dangling.pth", "model", _special("model.pth", "nowhere"), "neither a file nor a model")
+    yield Case("ending.exe", "model", _special("model.exe", "/etc/passwd"), "not a checkpoint by its name")
+    yield Case("ending.onnx", "model", _special("model.onnx", "/etc/passwd"), "not a checkpoint by its name")
+    yield Case("link_to_a_checkpoint", "model", _linked, read=True)
+
+
+def special(path: Path, kind: str) -> None:
+    """A pipe, a folder, a link in a circle, or a link to somewhere."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.name if kind == "loop" else kind)
+
+
+def _special(name: str, kind: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        special(folder / name, kind)
+        return folder / name
+
+    return make
+
+
+def _placed(name: str, kind: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        hugging_face(folder)
+        (folder / name).unlink()
+        special(folder / name, kind)
+        return folder
+
+    return make
+
+
+def _remote_code(folder: Path) -> Path:
+    config = hugging_face_config(CONFIG) | {"trust_remote_code": True, "auto_map": {"AutoModel": f"{CANARY}.Model"}}
+    (folder / f"{CANARY}.py").write_text("raise SystemExit")
+    return hugging_face(folder, config=config | {"architectures": ["os.system"], "torch_dtype": "__import__('os')"})
+
+
+def _pickle_instead(folder: Path) -> Path:
+    hugging_face(folder)
+    (folder / "model.safetensors").unlink()
+    torch_zip(folder / "pytorch_model.bin", pickle.dumps(TRAPS["os.system"], 2))
+    return folder
+
+
+def _index(folder: Path) -> Path:
+    hugging_face(folder)
+    (folder / "model.safetensors").unlink()
+    weights = {"weight_map": {"a": "../../../../etc/passwd"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(weights))
+    return folder
+
+
+def _linked(folder: Path) -> Path:
+    torch.save(tiny_sam().state_dict(), folder / "elsewhere.pth")
+    (folder / "model.pth").symlink_to("elsewhere.pth")
+    return folder / "model.pth"
