@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
@@ -17,7 +18,7 @@ from experiments.help_command import asks_for_help, show_help
 from experiments.messages import group_overrides, nearest, told
 from experiments.mirrored_settings import allow
 from experiments.own_settings import CONFIG_DIR, own_settings
-from experiments.schema import COMMANDS, OTHER_NAMES, WORDS, register
+from experiments.schema import COMMANDS, CONF, OTHER_NAMES, WORDS, register
 from experiments.sweeps.outcome import SWEPT, Outcome
 from experiments.validate import check_preset
 
@@ -141,7 +142,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
         _call_hydra(job, name, arguments)
     except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
         overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-        raise told(error, overrides, _known(name, overrides)) from error
+        raise told(error, overrides, _known(name, overrides, folder)) from error
     finally:
         processes.leave()
     outcomes = list(SWEPT) or job.outcomes
@@ -181,10 +182,12 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     return [*flags, *settings]
 
 
-def _known(name: str, overrides: Sequence[str]) -> DictConfig | None:
+def _known(name: str, overrides: Sequence[str], folder: Path | None) -> DictConfig | None:
     """The settings with nothing but the valid choices of groups, to look up what a wrong key may have meant."""
+    roots = [CONF] if folder is None else [CONF, folder]
+    found = [] if folder is None else [f"hydra.searchpath=['file://{folder}']"]
     with hydra.initialize_config_module("conf", version_base="1.3"):
         try:
-            return hydra.compose(name, group_overrides(overrides))
+            return hydra.compose(name, [*group_overrides(overrides, roots), *found])
         except (HydraException, OmegaConfBaseException):
             return None

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -126,16 +127,19 @@ def _line(error: BaseException) -> str:
     return text[0] if text else type(error).__name__
 
 
-def group_overrides(overrides: Sequence[str]) -> list[str]:
+def group_overrides(overrides: Sequence[str], roots: Sequence[Path] = (CONF,)) -> list[str]:
     """The overrides that choose from a group and name something that exists, each with its first value.
 
     Composed alone they show which keys there are for the others.
+
+    Args:
+        roots: folders of settings.
     """
     kept = []
     for text in overrides:
         key, _, value = text.partition("=")
         first = value.split(",")[0]
         # Of a name that is too long for a file, pathlib raises.
-        if os.path.isdir(CONF / key) and os.path.isfile(CONF / key / f"{first}.yaml"):
+        if any(os.path.isfile(root / key / f"{first}.yaml") for root in roots):
             kept.append(f"{key}={first}")
     return kept

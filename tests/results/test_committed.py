@@ -8,7 +8,7 @@ from evaluation.conventions import PROTOCOLS
 from experiments.everything_row import read_row
 from experiments.everything_table import published
 from experiments.paper_table import presets
-from experiments.readme import EVERYTHING, ROOT, with_tables
+from experiments.readme import ROOT, pages, with_tables
 from experiments.result_file import read_rows
 
 FILES = sorted(path for path in (ROOT / "results").glob("*/*.json") if path.parent.name != EVERYTHING)
@@ -42,7 +42,9 @@ def test_the_committed_strategies_are_the_published_ones() -> None:
     assert len({row.settings["pred_iou_thresh"] for row in rows}) == 1
 
 
-def test_the_readme_says_what_the_rows_say() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_tables(text) == text
-    assert text.count("<!-- table:") == 4 + len(presets())
+def test_every_page_says_what_the_rows_say() -> None:
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    for page, text in texts.items():
+        assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
+    assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 4 + len(presets())
