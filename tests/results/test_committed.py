@@ -8,7 +8,7 @@ from evaluation.conventions import PROTOCOLS
 from experiments.everything_row import read_row
 from experiments.everything_table import published
 from experiments.paper_table import presets
-from experiments.readme import ROOT, pages, with_tables
+from experiments.readme import EVERYTHING, ROOT, pages, with_tables
 from experiments.result_file import read_rows
 
 FILES = sorted(path for path in (ROOT / "results").glob("*/*.json") if path.parent.name != EVERYTHING)
