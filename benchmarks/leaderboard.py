@@ -20,8 +20,8 @@ import torch
 
 from benchmarks._timing import machine
 from core.result import ResultRow
-from experiments.leaderboard import csv_of, fold, gather
-from experiments.leaderboard_markdown import markdown_of
+from experiments.leaderboard.folding import csv_of, fold, gather
+from experiments.leaderboard.markdown import markdown_of
 from experiments.pages.leaderboard_page import leaderboard_page
 from experiments.result_file import NAME
 

@@ -1,8 +1,10 @@
 """Where a result comes from: the code, the versions, the machine and the command."""
 
+import contextlib
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages."""
-_PACKAGES = ("torch", "numpy", "torch-pruning", "timm", "hydra-core", "safetensors", "pycocotools")
+_PACKAGES = ("sampress", "torch", "numpy", "torch-pruning", "timm", "hydra-core", "safetensors", "pycocotools")
+
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+_OTHER_HOME = re.compile(r"(?<![\w.~-])(?:/(?:home|Users)/|[A-Za-z]:\\Users\\)[^/\\\s'\"]+")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def capture(device: str, argv: Sequence[str] = ()) -> dict[str, Any]:
@@ -23,7 +29,7 @@ def capture(device: str, argv: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         device: name of the processor or accelerator in use.
-        argv: the command's arguments; the home folder and the repository's are taken out of them.
+        argv: the command's arguments; what is personal is taken out of them, as :func:`impersonal` tells.
     """
     constraints = ROOT / "constraints.txt"
     return {
@@ -75,16 +81,43 @@ def _versions() -> dict[str, str]:
 
 
 def impersonal(value: Any) -> Any:
-    """Plain values without the folders of one person: the repository's own is left out, the home folder is ``~``."""
+    """Plain values without the folders of one person and without credentials.
+
+    In every string, paths below the working directory become relative to it, and so do those in the folder that holds
+    the packages; the home folder is ``~``, and another person's ``~someone``. Names and passwords within addresses, and
+    what the environment holds as a key, a token, a secret or a password, are taken out.
+    """
+    return _impersonal(value, _own_folders())
+
+
+def _impersonal(value: Any, folders: Sequence[tuple[str, str]]) -> Any:
     if isinstance(value, Mapping):
-        return {key: impersonal(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [impersonal(part) for part in value]
+        return {key: _impersonal(part, folders) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_impersonal(part, folders) for part in value]
     if not isinstance(value, str):
         return value
-    home = str(Path.home())
-    text = value.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
-    return text.replace(home, "~") if len(home) > 1 else text
+    for name, secret in os.environ.items():
+        if len(secret) >= 8 and _SECRET.search(name) and secret in value:
+            value = value.replace(secret, f"<{name}>")
+    for folder, sign in folders:
+        within = rf"(?<![\w.~-]){re.escape(folder)}"
+        if sign == ".":
+            value = re.sub(rf"{within}{re.escape(os.sep)}(?=[^\s{re.escape(os.sep)}])", "", value)
+        value = re.sub(rf"{within}(?![\w.-])", sign, value)
+    return _CREDENTIALS.sub("", _OTHER_HOME.sub("~someone", value))
+
+
+def _own_folders() -> list[tuple[str, str]]:
+    """Folders that tell whose machine this is, each with what stands for it; those below others first."""
+    home = Path.home()
+    found = {str(folder): "~" for folder in (home, home.resolve())}
+    found |= {str(ROOT): "."}
+    # The working directory may have been removed.
+    with contextlib.suppress(OSError):
+        found |= {str(Path.cwd()): "."}
+    kept = [(folder, sign) for folder, sign in found.items() if len(Path(folder).parts) > 1]
+    return sorted(kept, key=lambda pair: -len(pair[0]))
 
 
 def command_line() -> list[str]:

@@ -5,7 +5,7 @@ The arguments become an exit status in :mod:`experiments.command_line`; ``--help
 
 import sys
 
-from experiments.help_command import asks_for_help, show_help
+from experiments.help.command import asks_for_help, show_help
 
 OWN = ("core", "data", "teachers", "students", "compressors", "evaluation", "experiments", "conf", "hydra_plugins")
 """The packages of this project: what is missing of them is a defect, and keeps its traceback."""
@@ -26,7 +26,7 @@ def command() -> int:
         if error.name is None or error.name.split(".")[0] in OWN:
             raise
         if "doctor" in argv:
-            from experiments.doctor import doctor_alone
+            from experiments.doctor.command import doctor_alone
 
             return doctor_alone(argv)
         print(f"error: {error}; see what to install: python -m experiments doctor", file=sys.stderr)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
-from experiments.help_command import asks_for_help, show_help
+from experiments.help.command import asks_for_help, show_help
 from experiments.messages import group_overrides, nearest, told
 from experiments.mirrored_settings import allow
 from experiments.own_settings import CONFIG_DIR, own_settings
@@ -127,7 +127,7 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them."""
     # Here, so that neither --help nor a wrong word waits for PyTorch.
     from core import processes
-    from experiments.everything_table import print_sweep
+    from experiments.everything.table import print_sweep
     from experiments.paper_table import print_paper_table
     from experiments.sweeps.job import Job
     from experiments.sweeps.summary import print_summary

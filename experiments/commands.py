@@ -12,22 +12,22 @@ from experiments.build import (
     build_method,
 )
 from experiments.chain import run_chain
-from experiments.compare import compare
-from experiments.completion import completion
+from experiments.comparison.command import compare
+from experiments.completion.command import completion
 from experiments.convert import convert
-from experiments.doctor import doctor
+from experiments.doctor.command import doctor
 from experiments.evaluate import evaluate
-from experiments.everything import everything
+from experiments.everything.command import everything
 from experiments.export import export
 from experiments.identity import method_name
-from experiments.leaderboard_command import leaderboard
+from experiments.leaderboard.command import leaderboard
 from experiments.measuring import cost_of_shape
 from experiments.messages import nearest
 from experiments.predict import predict
 from experiments.report import print_comparison
 from experiments.rows import Row
 from experiments.schema import CostConfig
-from experiments.table import table
+from experiments.tables.command import table
 from teachers.catalog import MODELS
 
 

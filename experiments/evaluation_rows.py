@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from core.provenance import impersonal
 from data.annotated_pictures import AnnotatedPictures
 from data.detections import DETECTION_REASONS
 from evaluation.average_precision.figures import average_precision
@@ -27,7 +28,7 @@ def protocol_columns(
     """The columns of one protocol."""
     axes = protocol.axes()
     if evaluation.reference is not None and protocol.truth == "reference":
-        axes["reference"] = evaluation.reference
+        axes["reference"] = str(impersonal(evaluation.reference))
     shared = {
         "data": held.name,
         "protocol": protocol.name,

@@ -7,8 +7,8 @@ from statistics import mean, stdev
 
 from core.checkpoint import write_text
 from core.result import ResultRow
-from experiments.everything_row import read_row
-from experiments.everything_table import strategies_table
+from experiments.everything.row import read_row
+from experiments.everything.table import strategies_table
 from experiments.measuring import cost_of_shape
 from experiments.paper_table import presets, rows_of_runs, table
 from experiments.report import count, size

@@ -8,6 +8,7 @@ from typing import Any
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
+from core.provenance import impersonal
 from core.result import ResultRow
 
 NAME = "result.json"
@@ -15,8 +16,8 @@ FAILED = "failed.json"
 
 
 def write_result(path: Path, rows: Sequence[ResultRow], about: Mapping[str, Any]) -> None:
-    """Write rows and what goes with them (settings, provenance, hashes), atomically."""
-    content = {"rows": [row.to_dict() for row in rows], **about}
+    """Write rows and what goes with them (settings, provenance, hashes), atomically, without what is personal."""
+    content = impersonal({"rows": [row.to_dict() for row in rows], **about})
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

@@ -33,7 +33,7 @@ from experiments.build import (
 )
 from experiments.checkpoints import find_model
 from experiments.identity import beginning, fingerprint, method_name, resolved, run_id
-from experiments.leaderboard import fold
+from experiments.leaderboard.folding import fold
 from experiments.measuring import cost_columns, latency_columns
 from experiments.pages.run_record import PAGE, stage_names
 from experiments.report import print_comparison

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
-from experiments.help_text import choices
+from experiments.help.overview import choices
 from experiments.messages import nearest
 from experiments.schema import COMMANDS, EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig, TableConfig
 from experiments.sweeps.combinations import refuse_option

@@ -11,7 +11,7 @@ class Watcher(Protocol):
     """
 
     def scores_at(self, step: int, steps: int) -> bool:
-        """Whether the model is to be scored after a step. A function of the numbers alone, so that resuming keeps it."""
+        """Whether to score the model after a step. A function of the numbers alone, so that resuming keeps it."""
         ...
 
     def score(self, model: Any) -> Mapping[str, float]:

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core import provenance
-from experiments.leaderboard import Entry, Leaderboard, cell, csv_of
-from experiments.leaderboard_columns import LEADERBOARD_COLUMNS
-from experiments.leaderboard_markdown import POCKET, counted
+from experiments.leaderboard.columns import LEADERBOARD_COLUMNS
+from experiments.leaderboard.folding import Entry, Leaderboard, cell, csv_of
+from experiments.leaderboard.markdown import POCKET, counted
 from experiments.pages.page import page, source, text
 from experiments.report import POCKET_NOTE
-from experiments.table_row import MEASURED, TableRow
+from experiments.tables.row import MEASURED, TableRow
 
 FILE = "leaderboard.html"
 SCRIPTS = ("format", "data", "marks", "columns", "table", "plot", "state", "start")

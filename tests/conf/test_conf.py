@@ -16,8 +16,8 @@ from data.shapes import Shapes
 from experiments.build import build_data, build_method, data_name
 from experiments.data_schema import DATA
 from experiments.evaluate import chosen_protocols
-from experiments.everything import generator_settings
-from experiments.help_text import choices
+from experiments.everything.command import generator_settings
+from experiments.help.overview import choices
 from experiments.identity import method_name
 from experiments.paper_table import presets
 from experiments.schema import COMMANDS, CONF, register, target_class

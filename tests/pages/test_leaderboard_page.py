@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from experiments.leaderboard import Leaderboard, Model, gather
-from experiments.leaderboard_command import write_leaderboard
-from experiments.leaderboard_pareto import front
+from experiments.leaderboard.command import write_leaderboard
+from experiments.leaderboard.folding import Leaderboard, Model, gather
+from experiments.leaderboard.pareto import front
 from experiments.pages.leaderboard_page import FILE, leaderboard_page
 from experiments.result_file import NAME, write_result
 from tests.pages.conftest import PHONE, WIDE, Opened

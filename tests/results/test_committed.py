@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from evaluation.conventions import PROTOCOLS
-from experiments.everything_row import read_row
-from experiments.everything_table import published
+from experiments.everything.row import read_row
+from experiments.everything.table import published
 from experiments.paper_table import presets
 from experiments.readme import EVERYTHING, ROOT, pages, with_tables
 from experiments.result_file import read_rows

@@ -19,7 +19,7 @@ NOT_HERE = {
     "wandb": "talks to a server",
     "-m pytest": "tests/smoke/test_own_method.py runs it",
     "-m experiments.pretrain": "trains for hours",
-    "-m experiments.everything_figure": "needs photographs",
+    "-m experiments.everything.figure": "needs photographs",
     "-m experiments.tracking.wandb_report": "talks to a server; tests/unit/test_tracking.py prints its layout",
     "-m experiments.readme": "writes into the repository; tests/results compares what it makes",
     "-m experiments.paper_table": "needs a preset's runs; tests/unit/test_paper_table.py has them",

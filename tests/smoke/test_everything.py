@@ -13,8 +13,8 @@ from pycocotools import mask as mask_api
 
 from data.shapes import Shapes
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from experiments import everything_figure
 from experiments.command_line import main
+from experiments.everything import figure as everything_figure
 from experiments.schema import CONF
 
 Call = Callable[..., tuple[int, str, str]]

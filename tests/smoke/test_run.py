@@ -21,7 +21,7 @@ from core.errors import InputError
 from core.provenance import ROOT
 from core.result import COLUMNS
 from experiments.command_line import main
-from experiments.leaderboard_columns import LEADERBOARD_COLUMNS
+from experiments.leaderboard.columns import LEADERBOARD_COLUMNS
 from experiments.run_folder import held_folder
 from students.files import load_model
 from tests.unit.tiny import pocket_file

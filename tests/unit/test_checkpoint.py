@@ -69,7 +69,9 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None
 def test_a_pickle_that_asks_for_code_is_refused_and_nothing_runs(tmp_path: Path, save: Callable) -> None:
     marker, path = tmp_path / "marker", tmp_path / "evil.pth"
     save({"weight": torch.zeros(2), "trap": Sprung(marker)}, path)
-    with pytest.raises(InputError, match=r"evil\.pth: asks for (posix\.system|torch\.storage\._load_from_bytes), which is refused") as caught:
+    with pytest.raises(
+        InputError, match=r"evil\.pth: asks for (posix\.system|torch\.storage\._load_from_bytes), which is refused"
+    ) as caught:
         read_torch(path)
     assert not marker.exists()
     assert "\n" not in str(caught.value)

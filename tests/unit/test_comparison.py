@@ -14,7 +14,7 @@ from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, score_instances
 from evaluation.metrics import resampled_interval
 from experiments.command_line import _quoted
-from experiments.comparison_pictures import window
+from experiments.comparison.pictures import window
 from teachers.weights import load_sam
 
 

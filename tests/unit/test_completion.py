@@ -10,10 +10,10 @@ import pytest
 from compressors.distill.schedule import Optimisation
 from evaluation.conventions import PROTOCOLS
 from experiments.command_line import main
-from experiments.completion import SHELLS, script
-from experiments.completion_candidates import Candidates, candidates
-from experiments.completion_tables import posix_tables
-from experiments.help_text import choices
+from experiments.completion.candidates import Candidates, candidates
+from experiments.completion.command import SHELLS, script
+from experiments.completion.tables import posix_tables
+from experiments.help.overview import choices
 from experiments.schema import COMMANDS
 
 SHELLS_HERE = {shell: shutil.which(shell) for shell in SHELLS}

@@ -13,11 +13,15 @@ import pytest
 import torch
 
 from core.checkpoint import file_sha256
-from experiments import doctor as command
-from experiments import doctor_data, doctor_machine, doctor_packages, doctor_services, doctor_weights
 from experiments.command_line import main
-from experiments.doctor import NotReady, examine, not_ready
-from experiments.finding import STATES, Finding, probed
+from experiments.doctor import command
+from experiments.doctor import data_sets as doctor_data
+from experiments.doctor import machine as doctor_machine
+from experiments.doctor import packages as doctor_packages
+from experiments.doctor import services as doctor_services
+from experiments.doctor import weights as doctor_weights
+from experiments.doctor.command import NotReady, examine, not_ready
+from experiments.doctor.finding import STATES, Finding, probed
 from students.catalog import RELEASED
 from teachers.catalog import MODELS
 

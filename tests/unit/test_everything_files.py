@@ -10,8 +10,8 @@ from pycocotools import mask as mask_api
 
 from core.errors import InputError
 from evaluation.everything import EverythingSettings
-from experiments.everything_drawing import TITLE, draw_everything, drawn_size, painted
-from experiments.everything_files import Made, finished_annotations, places, write_annotations
+from experiments.everything.drawing import TITLE, draw_everything, drawn_size, painted
+from experiments.everything.files import Made, finished_annotations, places, write_annotations
 
 MADE = Made("tiny", "0" * 64, EverythingSettings(high_score_thresh=float("inf")))
 IMAGE = {"file": "a.png", "sha256": "1" * 64, "height": 4, "width": 6}

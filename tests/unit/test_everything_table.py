@@ -8,10 +8,10 @@ import yaml
 
 from core.errors import InputError
 from evaluation.everything import EverythingSettings
-from experiments.everything_files import json_safe
-from experiments.everything_row import StrategyRow, read_row, write_row
-from experiments.everything_table import published, strategies_table, strategy_name
-from experiments.help_text import choices
+from experiments.everything.files import json_safe
+from experiments.everything.row import StrategyRow, read_row, write_row
+from experiments.everything.table import published, strategies_table, strategy_name
+from experiments.help.overview import choices
 from experiments.schema import CONF
 
 

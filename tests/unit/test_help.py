@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from evaluation.conventions import PROTOCOLS
-from experiments.class_text import class_settings, documented
-from experiments.command_guides import GUIDES
 from experiments.command_line import main
-from experiments.help_layout import WIDTH
-from experiments.help_text import choices, help_text
+from experiments.help.class_text import class_settings, documented
+from experiments.help.guides import GUIDES
+from experiments.help.layout import WIDTH
+from experiments.help.overview import choices, help_text
+from experiments.help.setting_lines import CHOICES, choice_settings, command_settings, commands, method_settings
+from experiments.help.yaml_comments import yaml_values
 from experiments.mirrored_settings import target_class
 from experiments.schema import COMMANDS, CONF, OTHER_NAMES
-from experiments.setting_lines import CHOICES, choice_settings, command_settings, commands, method_settings
-from experiments.yaml_comments import yaml_values
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = sorted(choices("method"))

@@ -136,7 +136,7 @@ def test_pyproject_lists_every_package(project_files):
     assert set(settings["setuptools"]["packages"]) == found
     assert settings["importlinter"]["root_packages"] == settings["mypy"]["files"] == list(PACKAGES)
     top_level = {file.relative_to(ROOT).parts[0] for file in project_files if file.name == "__init__.py"}
-    assert top_level - {"tests", "benchmarks"} == {*PACKAGES, "conf"}
+    assert top_level - {"tests", "benchmarks", "docs"} == {*PACKAGES, "conf"}
 
 
 def test_every_configuration_file_is_installed(project_files):

@@ -15,16 +15,16 @@ import pytest
 
 from core.provenance import ROOT
 from core.result import COLUMNS, ResultRow
-from experiments.leaderboard import FILE, Leaderboard, cell, csv_of, fold, gather
-from experiments.leaderboard_columns import ADDED, LEADERBOARD_COLUMNS, own_method
-from experiments.leaderboard_command import write_leaderboard
-from experiments.leaderboard_markdown import EXACT, FRONT, markdown_of
-from experiments.leaderboard_pareto import front, on_front
-from experiments.leaderboard_terminal import print_leaderboard
+from experiments.leaderboard.columns import ADDED, LEADERBOARD_COLUMNS, own_method
+from experiments.leaderboard.command import write_leaderboard
+from experiments.leaderboard.folding import FILE, Leaderboard, cell, csv_of, fold, gather
+from experiments.leaderboard.markdown import EXACT, FRONT, markdown_of
+from experiments.leaderboard.pareto import front, on_front
+from experiments.leaderboard.terminal import print_leaderboard
 from experiments.pages.leaderboard_page import leaderboard_page
 from experiments.report import POCKET_NOTE
 from experiments.result_file import FAILED, NAME, read_rows, write_result
-from experiments.text_tables import markdown_escaped
+from experiments.tables.text_tables import markdown_escaped
 from tests.unit.leaderboard_files import HOSTILE, page_csv, page_data, page_rows, rows_of, write_runs
 
 

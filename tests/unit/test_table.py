@@ -11,17 +11,17 @@ import pytest
 
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
-from experiments import table_rows as rows_module
 from experiments.command_line import main
 from experiments.data_schema import DATA
-from experiments.published_figures import FIGURES, published_rows
 from experiments.readme import ROOT
 from experiments.result_file import write_result
-from experiments.table_formats import csv_format, latex_format, markdown_format
-from experiments.table_row import MEASURED, PUBLISHED, TableRow, model_label
-from experiments.table_rows import gathered_rows, table_rows
-from experiments.table_terminal import print_tables
-from experiments.text_tables import csv_text, latex_escaped, markdown_table
+from experiments.tables import rows as rows_module
+from experiments.tables.formats import csv_format, latex_format, markdown_format
+from experiments.tables.published_figures import FIGURES, published_rows
+from experiments.tables.row import MEASURED, PUBLISHED, TableRow, model_label
+from experiments.tables.rows import gathered_rows, table_rows
+from experiments.tables.terminal import print_tables
+from experiments.tables.text_tables import csv_text, latex_escaped, markdown_table
 
 Call = Callable[..., tuple[int, str, str]]
 

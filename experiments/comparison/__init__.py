@@ -1,0 +1,1 @@
+"""Two evaluations, instance by instance."""

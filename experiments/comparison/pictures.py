@@ -1,0 +1,199 @@
+"""Pictures of the instances where two models differ most: the masks are made again, records hold figures alone."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from core.checkpoint import replacing
+from core.errors import InputError
+from data.sample import ImageData, ImageSample
+from evaluation.chosen_masks import chosen_masks
+from evaluation.comparison import InstancePair
+from evaluation.latency import PRECISIONS
+from evaluation.scoring_protocol import ScoringProtocol
+from experiments.build import build_data
+from experiments.comparison.report import Compared
+from experiments.data_schema import DATA
+from experiments.evaluate import chosen_protocols
+from experiments.pictures import WIDTH, border_of, overlaid
+from experiments.recorded_evaluation import RecordedEvaluation
+from experiments.schema import CompareConfig, EvaluateConfig, EvaluationConfig
+from experiments.subjects import Subject, find_subject
+
+WORST, BEST = "worst.png", "best.png"
+MARGIN = 0.5
+"""Around an instance, as a share of its longer side."""
+LEAST_MARGIN = 12
+"""In pixels."""
+ALIKE = 0.005
+"""IoUs that differ by no more come from the same mask, computed elsewhere."""
+
+
+class NotDrawn(Exception):
+    """There are no pictures; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One instance, cut out.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]``.
+        truth: bool ``[H, W]``.
+        masks: each model's.
+        labels: what stands above the truth and above each mask.
+    """
+
+    image: NDArray[np.uint8]
+    truth: NDArray[np.bool_]
+    masks: tuple[NDArray[np.bool_], ...]
+    labels: tuple[str, ...]
+
+
+def draw_extremes(out: Path, compared: Compared, settings: CompareConfig) -> list[str]:
+    """Draw the largest losses and gains under the first protocol; returns the names of the files.
+
+    Raises:
+        NotDrawn: a model or the data cannot be opened again, or there is nothing to draw.
+    """
+    name, comparison = next(iter(compared.by_protocol.items()))
+    chosen = {WORST: comparison.worst(compared.count), BEST: comparison.best(compared.count)}
+    for file in chosen:
+        # Of an earlier comparison.
+        (out / file).unlink(missing_ok=True)
+    if not any(chosen.values()):
+        raise NotDrawn("no instance was asked for" if compared.count == 0 else "no instance differs")
+    sides = (compared.first, compared.second)
+    try:
+        protocols = [_protocol(evaluation, name) for evaluation in sides]
+        data = _data(compared.first, protocols[0], settings.data.root)
+        subjects = [_subject(evaluation, settings) for evaluation in sides]
+        wanted = {pair.first.image_id for pairs in chosen.values() for pair in pairs}
+        samples = _samples(data, wanted)
+        drawn = {
+            file: [_drawn(pair, samples[pair.first.image_id], subjects, protocols, sides) for pair in pairs]
+            for file, pairs in chosen.items()
+        }
+    except InputError as error:
+        raise NotDrawn(str(error)) from None
+    titles = ("ground truth", *(f"{side}: {e.name()}" for side, e in zip(("first", "second"), sides, strict=True)))
+    written = [file for file, instances in drawn.items() if instances]
+    for file in written:
+        _draw(out / file, drawn[file], titles)
+    return written
+
+
+def _protocol(evaluation: RecordedEvaluation, name: str) -> ScoringProtocol:
+    names, jitter = evaluation.setting("evaluation", "protocols"), evaluation.setting("evaluation", "jitter")
+    if not isinstance(names, list):
+        raise NotDrawn(f"{evaluation.folder}: result.json holds no settings of an evaluation")
+    found = [p for p in chosen_protocols(EvaluationConfig(protocols=names, jitter=jitter)) if p.name == name]
+    if not found or found[0].truth == "reference":
+        raise NotDrawn(f"{name}: its truth is another model's masks" if found else f"{name} is not in its settings")
+    return found[0]
+
+
+def _data(evaluation: RecordedEvaluation, protocol: ScoringProtocol, root: str | None) -> ImageData:
+    """The data set as it was scored: with the annotations that the protocol admits."""
+    raw = evaluation.setting("evaluation", "data")
+    schema = next(
+        (s() for s in DATA.values() if isinstance(raw, Mapping) and s()._target_ == raw.get("_target_")), None
+    )
+    if schema is None:
+        raise NotDrawn(f"{evaluation.folder}: result.json names no data set of this version")
+    given = {**raw, "crowd": protocol.crowd, "least_area": protocol.least_area}
+    given |= {} if root is None else {"root": root}
+    known = {part.name for part in dataclasses.fields(schema)}
+    return build_data(dataclasses.replace(schema, **{key: value for key, value in given.items() if key in known}))
+
+
+def _subject(evaluation: RecordedEvaluation, settings: CompareConfig) -> Subject:
+    checkpoint = evaluation.setting("checkpoint")
+    if not isinstance(checkpoint, str):
+        raise NotDrawn(f"{evaluation.folder}: result.json names no checkpoint")
+    precision = evaluation.setting("evaluation", "precision") or "float32"
+    again = EvaluateConfig(
+        checkpoint=checkpoint,
+        runtime=evaluation.setting("runtime"),
+        engine=settings.engine,
+        evaluation=EvaluationConfig(precision=precision),
+    )
+    return find_subject(again)
+
+
+def _samples(data: ImageData, wanted: set[int]) -> dict[int, ImageSample]:
+    """Pictures by their ids."""
+    known: Any = getattr(data, "image_id", None)
+    found: dict[int, ImageSample] = {}
+    for index in range(len(data)):
+        if len(found) == len(wanted):
+            break
+        if known is None or known(index) in wanted:
+            sample = data.sample(index)
+            found |= {sample.image_id: sample} if sample.image_id in wanted else {}
+    missing = sorted(wanted - found.keys())
+    if missing:
+        raise NotDrawn(f"{data.name} has no image {missing[0]} now")
+    return found
+
+
+def _drawn(
+    pair: InstancePair,
+    sample: ImageSample,
+    subjects: Sequence[Subject],
+    protocols: Sequence[ScoringProtocol],
+    sides: Sequence[RecordedEvaluation],
+) -> _Drawn:
+    record = pair.first
+    if record.annotation_id not in sample.annotation_ids:
+        raise NotDrawn(f"image {record.image_id} has no annotation {record.annotation_id} now")
+    place = sample.annotation_ids.index(record.annotation_id)
+    masks, labels = [], [f"image {record.image_id}, annotation {record.annotation_id}"]
+    records = (pair.first, pair.second)
+    for subject, protocol, evaluation, scored in zip(subjects, protocols, sides, records, strict=True):
+        cast = PRECISIONS.get(subject.precision)
+        with torch.autocast(subject.device.type, cast, enabled=cast is not None):
+            seed = evaluation.setting("evaluation", "seed") or 0
+            (mask,), (iou,) = chosen_masks(subject.model, sample, protocol, [place], seed)
+        masks.append(mask)
+        again = "" if abs(iou - scored.iou) <= ALIKE else f" (as drawn {iou:.3f})"
+        labels.append(f"IoU {scored.iou:.3f}{again}")
+    rows, columns = window(sample.masks[place])
+    cut = tuple(mask[rows, columns] for mask in masks)
+    return _Drawn(sample.image[rows, columns], sample.masks[place][rows, columns], cut, tuple(labels))
+
+
+def window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns around a mask ``[H, W]``, with a margin."""
+    ys, xs = np.nonzero(mask)
+    margin = max(LEAST_MARGIN, round(MARGIN * max(np.ptp(ys), np.ptp(xs))))
+    (top, bottom), (left, right) = ((int(v.min()) - margin, int(v.max()) + margin + 1) for v in (ys, xs))
+    return slice(max(0, top), bottom), slice(max(0, left), right)
+
+
+def _draw(path: Path, instances: Sequence[_Drawn], titles: Sequence[str]) -> None:
+    """A line an instance: the truth, then each model's mask with the truth's border in white."""
+    heights = [instance.image.shape[0] / instance.image.shape[1] for instance in instances]
+    size = (WIDTH * len(titles), sum(WIDTH * height + 0.25 for height in heights) + 0.25)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(instances), len(titles), squeeze=False, height_ratios=heights)
+    for place, (row, instance) in enumerate(zip(axes, instances, strict=True)):
+        for axis, mask, label, title in zip(
+            row, (instance.truth, *instance.masks), instance.labels, titles, strict=True
+        ):
+            axis.set_axis_off()
+            shown = overlaid(instance.image, mask[None])
+            shown[border_of(instance.truth)] = 255
+            axis.imshow(shown)
+            axis.set_title(f"{title}\n{label}" if place == 0 else label, fontsize=8, loc="left")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,1 @@
+"""Scripts that complete commands and settings in a shell."""

@@ -1,0 +1,1 @@
+"""All masks of pictures: files, drawings and scores."""

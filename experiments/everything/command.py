@@ -1,0 +1,45 @@
+"""The command ``everything``: all masks of pictures as files, or how well they find the objects of a data set."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from core.errors import InputError
+from evaluation.everything import EverythingSettings
+from experiments.build import build_device
+from experiments.everything.folder import segment_pictures
+from experiments.everything.score import score_strategy
+from experiments.rows import Row
+from experiments.schema import EverythingConfig
+
+
+def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:
+    """Segment everything in ``image``, or score what that finds on ``evaluation``.
+
+    Returns:
+        A :class:`experiments.everything.folder.SegmentedPicture` a picture, or one
+        :class:`experiments.everything.row.StrategyRow`.
+
+    Raises:
+        InputError: a setting is out of range, the model or the data set cannot be read, or no picture at all.
+    """
+    generator = generator_settings(settings.generator)
+    device = build_device(settings.engine)
+    if settings.image is not None:
+        return segment_pictures(settings, settings.image, generator, device)
+    assert settings.evaluation is not None, "checked with the other settings"
+    return [score_strategy(settings, settings.evaluation, generator, cfg, device)]
+
+
+def generator_settings(generator: Any) -> EverythingSettings:
+    """The settings of the group ``generator``, checked.
+
+    Raises:
+        InputError: a value is out of range; the message names its key.
+    """
+    try:
+        return EverythingSettings(**dataclasses.asdict(generator))
+    except InputError as error:
+        raise InputError(f"generator.{error}") from None

@@ -1,0 +1,173 @@
+"""One picture or a folder of them, segmented: a file of masks and a drawing each."""
+
+import contextlib
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.checkpoint import file_sha256, weights_sha256
+from core.errors import InputError
+from evaluation.everything import EverythingGenerator, EverythingSettings
+from evaluation.latency import device_name
+from experiments.checkpoints import find_model
+from experiments.everything.files import Made, Place, finished_annotations, places, write_annotations
+from experiments.predict import upright_image
+from experiments.report import seconds
+from experiments.schema import EverythingConfig
+from experiments.scoring import counted
+
+OUT = "everything"
+"""The folder of what is made, where none is given."""
+
+
+@dataclass(frozen=True)
+class SegmentedPicture:
+    """What became of a picture.
+
+    Attributes:
+        image, annotations, drawing: files; None where it was not made.
+        model: the model's name.
+        status: ``segmented`` now, ``kept`` as an earlier call left it, or ``unreadable`` for ``reason``.
+        masks, prompts: how many were found, and how many points were asked.
+        seconds: of encoding, decoding and filtering; None where that was earlier.
+        device: where that was.
+    """
+
+    image: str
+    status: str
+    model: str
+    annotations: str | None = None
+    drawing: str | None = None
+    masks: int | None = None
+    prompts: int | None = None
+    seconds: float | None = None
+    device: str | None = None
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+def segment_pictures(
+    settings: EverythingConfig, image: str, generator: EverythingSettings, device: torch.device
+) -> list[SegmentedPicture]:
+    """Write ``<stem>.json`` and ``<stem>.png`` of each picture that has none made alike, and say what is in them.
+
+    Pictures are read one after the other. In a folder an unreadable one is told and left out.
+
+    Args:
+        image: a picture's file, or a folder of pictures.
+
+    Raises:
+        InputError: no picture, none that can be read, or nothing can be written.
+    """
+    given, out = Path(image).expanduser(), Path(settings.out or OUT).expanduser()
+    work, others = places(given, out, settings.draw)
+    model = find_model(settings.checkpoint).model.to(device)
+    made = Made(model.name, weights_sha256(model), generator)
+    segment = _Segmenting(EverythingGenerator(model, generator), made, settings, device)
+    rows: list[SegmentedPicture] = []
+    folder = given.is_dir()
+    bar = counted(f"segmenting with {model.name}", len(work)) if folder else contextlib.nullcontext(lambda count: None)
+    with bar as done:
+        for place in work:
+            try:
+                row = segment(place)
+            except InputError as error:
+                if not folder or isinstance(error, _NotWritten):
+                    raise
+                row = SegmentedPicture(str(place.picture), "unreadable", model.name, reason=str(error))
+                print(f"left out: {error}", file=sys.stderr)
+            rows.append(row)
+            if settings.format == "table" and row.status != "unreadable":
+                print(_line(row))
+            done(len(rows))
+    if all(row.status == "unreadable" for row in rows):
+        raise InputError(f"image={image}: none of its {len(rows)} pictures can be read; give a folder of pictures")
+    if settings.format == "table" and folder:
+        print(_summary(rows, others))
+    return rows
+
+
+class _NotWritten(InputError):
+    """Of the folder for what is made, whereas other input errors are of one picture."""
+
+
+@dataclass(frozen=True)
+class _Segmenting:
+    """What is done to each picture."""
+
+    generator: EverythingGenerator
+    made: Made
+    settings: EverythingConfig
+    device: torch.device
+
+    def __call__(self, place: Place) -> SegmentedPicture:
+        try:
+            digest = file_sha256(place.picture)
+        except OSError:
+            # It will not be read either, and that has the better words.
+            digest = ""
+        found = None if self.settings.force else finished_annotations(place, self.made, digest)
+        row = SegmentedPicture(str(place.picture), "kept", self.made.model, annotations=str(place.annotations))
+        if found is None or (self.settings.draw and not place.drawing.is_file()):
+            image = upright_image(place.picture)
+            if found is None:
+                start = time.perf_counter()
+                everything = self.generator.run(image)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                spent = time.perf_counter() - start
+                row = dataclasses.replace(row, status="segmented", seconds=spent, device=device_name(self.device))
+                size = {"file": place.picture.name, "height": image.shape[0], "width": image.shape[1]}
+                found = {
+                    "image": size | {"sha256": digest},
+                    "prompts": everything.prompts,
+                    "annotations": everything.records,
+                }
+            self._write(place, image, found, row.status == "segmented")
+        return dataclasses.replace(
+            row,
+            drawing=str(place.drawing) if self.settings.draw else None,
+            masks=len(found["annotations"]),
+            prompts=found["prompts"],
+        )
+
+    def _write(self, place: Place, image: NDArray[np.uint8], found: dict[str, Any], new: bool) -> None:
+        # Here, because matplotlib makes folders in the user's home as soon as it is imported.
+        from experiments.everything.drawing import draw_everything
+
+        try:
+            if self.settings.draw:
+                draw_everything(place.drawing, image, found["annotations"])
+            if new:
+                # Last, because its presence says that the picture is done.
+                write_annotations(place, self.made, found["image"], found["prompts"], found["annotations"])
+        except OSError as error:
+            out = place.annotations.parent
+            raise _NotWritten(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
+
+
+def _line(row: SegmentedPicture) -> str:
+    spent = "kept from an earlier call" if row.seconds is None else seconds(row.seconds)
+    files = ", ".join(file for file in (row.annotations, row.drawing) if file is not None)
+    hint = ""
+    if not row.masks:
+        # Small models predict lower IoUs than SAM, for which the defaults were chosen.
+        hint = "; lower generator.pred_iou_thresh, as experiment=everything_pocket does for sam_pocket and its students"
+    return f"{row.image}: {row.masks:,} masks from {row.prompts:,} points, {spent}; {files}{hint}"
+
+
+def _summary(rows: list[SegmentedPicture], others: int) -> str:
+    counts = {status: sum(row.status == status for row in rows) for status in ("segmented", "kept", "unreadable")}
+    parts = [f"{count:,} {status}" for status, count in counts.items() if count]
+    rest = f"; {others:,} other entries of the folder left alone" if others else ""
+    return f"{len(rows):,} pictures: {', '.join(parts)}{rest}"

@@ -1,0 +1,1 @@
+"""The texts of ``--help``, made from the settings themselves."""

@@ -1,0 +1,1 @@
+"""All rows of all runs, folded into CSV, Markdown and one page."""

@@ -1,0 +1,1 @@
+"""Measured rows and published figures, in tables."""

@@ -1,0 +1,94 @@
+"""The command ``table``: measured rows and published figures, in one table for each data set and protocol."""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from core.checkpoint import write_text
+from core.errors import InputError
+from experiments.messages import nearest
+from experiments.schema import TableConfig
+from experiments.tables.formats import csv_format, latex_format, markdown_format
+from experiments.tables.published_figures import published_rows
+from experiments.tables.row import MEASURED, TableRow
+from experiments.tables.rows import gathered_rows, table_rows
+from experiments.tables.terminal import print_tables
+
+NONE = "none"
+"""``runs=none``: committed rows alone."""
+
+
+def table(settings: TableConfig, cfg: DictConfig) -> list[TableRow]:
+    """Put every row into its table, and print or write it."""
+    rows = chosen_rows(settings)
+    if settings.format == "json" and settings.out is None:
+        # Whoever called prints them.
+        return rows
+    if settings.format == "table" and settings.out is None:
+        # Straight to the terminal, whose width and colours are used.
+        print_tables(rows)
+        return rows
+    text = rendered(rows, settings)
+    if settings.out is None:
+        sys.stdout.write(text)
+        return rows
+    try:
+        write_text(Path(settings.out).expanduser(), text)
+    except OSError as error:
+        raise InputError(f"out={settings.out}: cannot be written ({error.strerror}); give another file") from None
+    return rows
+
+
+def chosen_rows(settings: TableConfig) -> list[TableRow]:
+    """The lines that the settings ask for, each table's measured ones first.
+
+    Raises:
+        InputError: there are none, or none of the protocol or data set that is asked for.
+    """
+    runs = None if settings.runs == NONE else Path(settings.runs).expanduser()
+    if runs is not None and not runs.is_dir() and settings.runs != TableConfig.runs:
+        raise InputError(f"runs={settings.runs}: no such folder; give a folder of runs, or runs={NONE}")
+    rows = [*table_rows(gathered_rows(runs, settings.results)), *published_rows()]
+    for key, wanted in (("protocol", settings.protocol), ("data", settings.dataset)):
+        known = list(dict.fromkeys(getattr(row, key) for row in rows))
+        if wanted is not None and rows:
+            rows = [row for row in rows if wanted in (getattr(row, key), getattr(row, key).partition("@")[0])]
+            if not rows:
+                raise InputError(f"{key}={wanted}: no row has it; {nearest(wanted, known)}")
+    if not rows:
+        raise InputError(f"runs={settings.runs}: no row there; start a run with method=slimsam ratio=0.77")
+    # What was measured comes first: tables of papers' figures alone stand behind.
+    measured = {(row.data, row.protocol) for row in rows if row.kind == MEASURED}
+    order = sorted(rows, key=lambda row: ((row.data, row.protocol) not in measured, row.data, row.protocol))
+    return order
+
+
+def rendered(rows: Sequence[TableRow], settings: TableConfig) -> str:
+    """The rows in the format that is asked for."""
+    command = command_of(settings)
+    if settings.format == "csv":
+        return csv_format(rows)
+    if settings.format == "markdown":
+        return markdown_format(rows, command)
+    if settings.format == "latex":
+        return latex_format(rows, command)
+    if settings.format == "json":
+        return json.dumps({"rows": [row.to_dict() for row in rows]}, allow_nan=False) + "\n"
+    stream = io.StringIO()
+    print_tables(rows, stream)
+    return stream.getvalue()
+
+
+def command_of(settings: TableConfig) -> str:
+    """The command line that gives these rows."""
+    usual, shown = TableConfig(), {"dataset": "data"}
+    keys = ("runs", "results", "protocol", "dataset", "format")
+    changed = [
+        (shown.get(key, key), getattr(settings, key)) for key in keys if getattr(settings, key) != getattr(usual, key)
+    ]
+    words = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changed]
+    return " ".join(["python -m experiments table", *words])
