@@ -30,7 +30,7 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[Entry]:
     except OSError as error:
         raise InputError(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
     if settings.format == "table":
-        print_leaderboard(board, written)
+        print_leaderboard(board, written, runs)
     return board.entries
 
 

@@ -8,9 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from experiments.leaderboard.folding import Leaderboard, of_conditions
+from experiments.leaderboard.folding import Leaderboard, Model, of_conditions
 from experiments.report import POCKET_NOTE, count, milliseconds, points
 from experiments.tables.row import MEASURED, TableRow
+from experiments.tables.rows import BASELINES
 
 EXPLAINED = (
     "score: mIoU with boxes, or AP, under the protocol; point: mIoU with one point; ±: over seeds; MACs by the counter "
@@ -18,14 +19,16 @@ EXPLAINED = (
 )
 
 
-def print_leaderboard(board: Leaderboard, written: Sequence[Path] = ()) -> None:
-    """Print every measured model, best first within its data set and protocol, then failed runs.
+def print_leaderboard(board: Leaderboard, written: Sequence[Path] = (), runs: Path | None = None) -> None:
+    """Print measured models, best first within their data set and protocol, then failed runs.
 
     Args:
         written: the files to name below the table.
+        runs: where it holds rows, they alone are shown, with their teachers; the files have all.
     """
     console = Console(highlight=False)
-    measured = [model for model in board.models if model.line.kind == MEASURED]
+    every = [model for model in board.models if model.line.kind == MEASURED]
+    measured = _of_runs(board, every, runs) or every
     for models in of_conditions(measured).values():
         table = _table(_title(models[0].line))
         for model in models:
@@ -36,11 +39,33 @@ def print_leaderboard(board: Leaderboard, written: Sequence[Path] = ()) -> None:
     for entry in failed:
         said = f"failed: {entry.columns['run_id']}: {entry.columns['reason']}"
         console.print(" ".join(said.split()), soft_wrap=True, markup=False)
+    if len(measured) < len(every):
+        console.print(f"{len(every) - len(measured)} more models, of results/, are in the files")
     console.print(EXPLAINED, soft_wrap=True)
     if any(entry.columns["teacher"] == "sam_pocket" for entry in board.entries):
         console.print(POCKET_NOTE, style="italic", soft_wrap=True)
     if written:
         console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True, markup=False)
+
+
+def _of_runs(board: Leaderboard, models: Sequence[Model], runs: Path | None) -> list[Model]:
+    """The models that have a row below a folder, and the teachers and baselines they are compared with."""
+    if runs is None:
+        return []
+    mine = {
+        place
+        for place, entry in enumerate(board.entries)
+        if entry.origin is not None and entry.origin.path.is_relative_to(runs)
+    }
+    own = [model for model in models if mine & set(model.entries)]
+    conditions = {key for key, group in of_conditions(own).items() if group}
+    beside = ("teacher", *BASELINES)
+    return [
+        model
+        for key, group in of_conditions(models).items()
+        for model in group
+        if model in own or (key in conditions and model.line.method in beside)
+    ]
 
 
 def _table(title: str) -> Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from core.provenance import ROOT
@@ -18,6 +19,7 @@ from core.result import COLUMNS, ResultRow
 from experiments.leaderboard.columns import ADDED, LEADERBOARD_COLUMNS, own_method
 from experiments.leaderboard.command import write_leaderboard
 from experiments.leaderboard.folding import FILE, Leaderboard, cell, csv_of, fold, gather
+from experiments.leaderboard.frame import leaderboard_frame
 from experiments.leaderboard.markdown import EXACT, FRONT, markdown_of
 from experiments.leaderboard.pareto import front, on_front
 from experiments.leaderboard.terminal import print_leaderboard
@@ -190,6 +192,31 @@ def test_the_terminal_needs_eighty_columns(board: Leaderboard, capsys: pytest.Ca
     mean, spread = fmean([0.1 + 0.2, 0.1 + 0.2 + 1 / 7]), stdev([0.1 + 0.2, 0.1 + 0.2 + 1 / 7])
     assert cells == [f"{mean:.4f} ±{spread:.4f}", "0.2500", "1 M", "100 M", "12.8 ms"]
     assert all(len(line) <= 80 for line in lines if "│" in line or "━" in line)
+
+
+def test_the_terminal_shows_what_was_run_here_and_counts_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_result(tmp_path / "mine-s0" / NAME, rows_of("mine-s0", 0), {})
+    everything = gather(tmp_path)
+    print_leaderboard(everything, runs=tmp_path)
+    out = capsys.readouterr().out
+    models = sum(model.line.kind == "measured" for model in everything.models)
+    shown = [line for line in out.splitlines() if "│" in line]
+    assert len(shown) == 4 and f"{models - 4} more models, of results/, are in the files" in out
+    print_leaderboard(everything, runs=tmp_path / "elsewhere")
+    assert "more models" not in capsys.readouterr().out
+
+
+def test_the_frame_holds_the_same_rows(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    frame = leaderboard_frame(tmp_path, results=False, published=False)
+    entries = gather(tmp_path, results=False, published=False).entries
+    assert tuple(frame.columns) == LEADERBOARD_COLUMNS and len(frame) == len(entries) > 3
+    for name in ("miou", "miou_mean", "parameters", "seed"):
+        found = [None if pd.isna(value) else value for value in frame[name]]
+        assert found == [entry.columns[name] for entry in entries]
+    assert str(frame["parameters"].dtype) == "Int64"
 
 
 def test_folding_twice_gives_the_same_file(tmp_path: Path) -> None:
