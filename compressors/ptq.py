@@ -33,15 +33,11 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Ptq:
-    """Grids for weights and activations, found on a few pictures without labels.
+class Ptq(Scheme):
+    """A scheme, and how its grids are found on a few pictures without labels.
 
     Attributes:
         init: the model to quantise (a file of any layout, or a released model's name); None: the teacher itself.
-        weight_bits: 2 to 8.
-        activation_bits: 2 to 8, or 32: only weights are quantised.
-        weights, activations, products, convolution_outputs, twin, decoder, float_layers: see
-            :class:`students.quantized.plan.Scheme`.
         metric: what grids are judged by; see :func:`compressors.quantize.metrics.distance`.
         gradient: of the hessian metric; see :mod:`compressors.quantize.gradients`.
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
@@ -52,15 +48,6 @@ class Ptq:
     """
 
     init: str | None = None
-    weight_bits: int = 8
-    activation_bits: int = 8
-    weights: str = "channel"
-    activations: str = "asymmetric"
-    products: str = "tensor"
-    convolution_outputs: str = "quantized"
-    twin: bool = False
-    decoder: str = "quantized"
-    float_layers: tuple[str, ...] = ()
     metric: str = "hessian"
     gradient: str = "fisher"
     order: str = "parallel"
@@ -86,8 +73,8 @@ class Ptq:
 
     def scheme(self) -> Scheme:
         """What is quantised, and how."""
-        names = [field.name for field in fields(Scheme) if field.name != "float_layers"]
-        return Scheme(**{name: getattr(self, name) for name in names}, float_layers=tuple(self.float_layers))
+        chosen = {part.name: getattr(self, part.name) for part in fields(Scheme)}
+        return Scheme(**{**chosen, "float_layers": tuple(self.float_layers)})
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """Quantising changes no shape."""

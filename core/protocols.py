@@ -1,6 +1,5 @@
 """What a model, a data set and an evaluator must look like. Plain data and structural types; nothing to inherit."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -136,16 +135,6 @@ class Metric:
     higher_is_better: bool = True
     low: float | None = None
     high: float | None = None
-
-
-class Evaluator(Protocol):
-    """Scores a segmenter under one named protocol."""
-
-    protocol: str
-
-    def evaluate(self, model: Segmenter) -> Mapping[str, Metric]:
-        """Every metric of the protocol by name."""
-        ...
 
 
 def device_of(model: object) -> torch.device:

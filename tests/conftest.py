@@ -1,6 +1,6 @@
 """Fixtures of every test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +23,23 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared is absent")
     return folder
+
+
+@pytest.fixture
+def command(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line from the empty folder ``place``: status, standard output, standard error."""
+    # Here, so that other tests do not wait for it.
+    from experiments.command_line import main
+
+    (tmp_path / "place").mkdir()
+    monkeypatch.chdir(tmp_path / "place")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main(words)
+        output = capfd.readouterr()
+        return status, output.out, output.err
+
+    return run

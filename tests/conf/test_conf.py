@@ -217,6 +217,16 @@ def test_hydra_leaves_no_folders() -> None:
     assert cfg.hydra.job_logging.root is None
 
 
+def test_students_of_another_architecture_take_the_recipe_for_random_weights() -> None:
+    words = ("teacher.recipe.scratch_optimizer=adamw", "teacher.recipe.scratch_rate=0.5", "teacher.recipe.rate=0.25")
+    for name in ("mobilesam", "tinysam", "scratch", "slimsam"):
+        ratio = ["ratio=0.5"] if name in ("slimsam", "scratch") else []
+        optimisation = settings_of(composed("run", f"method={name}", *ratio, *words)).method.optimisation
+        # The control is trained as the method that it is the control of.
+        wanted = ("adamw", 0.5) if name in ("mobilesam", "tinysam") else ("adam", 0.25)
+        assert (optimisation.optimizer, optimisation.rate) == wanted
+
+
 def test_data_sets_are_built_with_their_arguments() -> None:
     settings = settings_of(composed("run", "data.count=3", "data.size=64", "data.seed=5"))
     data = build_data(settings.data)

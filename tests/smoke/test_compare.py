@@ -36,18 +36,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(runs: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Call ``compare`` from an empty folder: status, standard output, standard error."""
-    (tmp_path / "place").mkdir()
-    monkeypatch.chdir(tmp_path / "place")
-
-    def compare(*words: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        status = main(["compare", *words, f"runs='{runs}'"])
-        output = capfd.readouterr()
-        return status, output.out, output.err
-
-    return compare
+def call(command: Call, runs: Path) -> Call:
+    """``compare`` from an empty folder."""
+    return lambda *words: command("compare", *words, f"runs='{runs}'")
 
 
 def changed(runs: Path, name: str, change: Callable[[dict[str, Any]], None], of: str = "noisy") -> None:

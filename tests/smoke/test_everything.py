@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,9 @@ KEYS = ["segmentation", "area", "bbox", "predicted_iou", "point_coords", "stabil
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Call a command from an empty folder: status, standard output, standard error."""
-    (tmp_path / "place").mkdir()
-    monkeypatch.chdir(tmp_path / "place")
-
-    def everything(*words: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        status = main(["everything", *words])
-        output = capfd.readouterr()
-        return status, output.out, output.err
-
-    return everything
+def call(command: Call) -> Call:
+    """``everything`` from an empty folder."""
+    return partial(command, "everything")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from PIL import Image
 from data.prompts import central_point
 from data.sample import ImageSample
 from data.shapes import Shapes
-from experiments.command_line import main
 from experiments.predict import upright_image
 from experiments.prediction_picture import draw_prediction
 from experiments.typed_prompt import TypedPrompt
@@ -36,18 +36,9 @@ def file(sample: ImageSample, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Call ``predict`` from an empty folder: status, standard output, standard error."""
-    (tmp_path / "place").mkdir()
-    monkeypatch.chdir(tmp_path / "place")
-
-    def predict(*words: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        status = main(["predict", *words])
-        output = capfd.readouterr()
-        return status, output.out, output.err
-
-    return predict
+def call(command: Call) -> Call:
+    """``predict`` from an empty folder."""
+    return partial(command, "predict")
 
 
 def written(path: Path) -> NDArray[np.bool_]:

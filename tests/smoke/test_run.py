@@ -45,18 +45,9 @@ def first(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
-    """Run a command from an empty folder: status, standard output, standard error."""
-    (tmp_path / "place").mkdir()
-    monkeypatch.chdir(tmp_path / "place")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        status = main(words)
-        output = capfd.readouterr()
-        return status, output.out, output.err
-
-    yield run
+def call(command: Call, tmp_path: Path) -> Iterator[Call]:
+    """Any command from an empty folder."""
+    yield command
     assert not list((tmp_path / "place").iterdir()), "a command may leave nothing where it is called"
 
 

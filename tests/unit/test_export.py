@@ -200,6 +200,13 @@ def test_what_cannot_be_done_is_told_in_one_line(
     assert not list(place.iterdir()) and [path.name for path in places["TAKEN"].iterdir()] == ["thesis.txt"]
 
 
+def test_without_upscaling_no_shape_depends_on_a_value(tmp_path: Path) -> None:
+    export_model(tiny_sam(), tmp_path / "low", "onnx", upscale=False)
+    decoder = onnx.load(tmp_path / "low" / "decoder.onnx").graph
+    names = {value.name for value in (*decoder.input, *decoder.output)}
+    assert not names & {"orig_im_size", "masks"} and {"low_res_masks", "iou_predictions"} <= names
+
+
 def test_files_that_answer_otherwise_are_refused(folder: Path, pocket: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         changed = prepared(pocket)

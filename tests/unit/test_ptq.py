@@ -70,6 +70,7 @@ def test_settings_change_the_model_and_are_repeatable(tmp_path: Path) -> None:
         "weights alone": {"activation_bits": 32},
         "float decoder": {"decoder": "float"},
         "float neck": {"float_layers": ("image_encoder.neck",)},
+        "convolutions open behind": {"convolution_outputs": "float"},
     }
     found = set()
     for name, changes in variants.items():

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,20 +241,11 @@ def test_a_terminal_of_eighty_characters_is_enough() -> None:
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Call ``table`` from an empty folder, with one committed row: status, standard output, standard error."""
+def call(command: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """``table`` from an empty folder, with one committed row."""
     write_result(tmp_path / "house" / "results" / "slimsam" / "one.json", [TEACHER, student(0, 0.5)], {})
     monkeypatch.setattr(rows_module, "ROOT", tmp_path / "house")
-    (tmp_path / "place").mkdir()
-    monkeypatch.chdir(tmp_path / "place")
-
-    def table(*words: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        status = main(["table", *words])
-        output = capfd.readouterr()
-        return status, output.out, output.err
-
-    return table
+    return partial(command, "table")
 
 
 def test_the_command_filters_and_writes(call: Call) -> None:
