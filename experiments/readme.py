@@ -1,7 +1,8 @@
 """The tables of README.md and of docs/, made from committed result rows: ``python -m experiments.readme``."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -134,24 +135,32 @@ def pages() -> list[Path]:
 
 def with_tables(text: str) -> str:
     """A page with its tables made anew between their ``<!-- table:NAME -->`` marks."""
-    shapes = committed_rows("shapes")
-    tables = {"pocket": f"{conditions(shapes)}\n\n{quality_table(shapes)}", "cost": cost_table()}
-    tables["quantised"] = quantised_table(shapes)
-    tables[EVERYTHING] = strategies_table(
-        [read_row(path) for path in sorted((ROOT / "results" / EVERYTHING).glob("*.json"))]
-    )
-    for preset in presets():
-        rows = rows_of_runs(ROOT / "results" / preset)
-        none = f"No row is committed yet: `python -m experiments experiment={preset}` makes them."
-        tables[preset] = table(preset, rows) if rows else none
-    for name, made in tables.items():
-        text = re.sub(
-            rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)",
-            lambda marks, made=made: f"{marks[1]}{made}\n{marks[2]}",  # type: ignore[misc]
-            text,
-            flags=re.DOTALL,
-        )
+    for name, make in _tables().items():
+        marked = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
+        # Most pages have none of them.
+        if marked.search(text):
+            made = make()
+            text = marked.sub(lambda marks, made=made: f"{marks[1]}{made}\n{marks[2]}", text)  # type: ignore[misc]
     return text
+
+
+def _tables() -> dict[str, Callable[[], str]]:
+    """What makes each table, by the name in its marks."""
+    own: dict[str, Callable[[], str]] = {
+        "pocket": lambda: f"{conditions(committed_rows('shapes'))}\n\n{quality_table(committed_rows('shapes'))}",
+        "cost": cost_table,
+        "quantised": lambda: quantised_table(committed_rows("shapes")),
+        EVERYTHING: lambda: strategies_table(
+            [read_row(path) for path in sorted((ROOT / "results" / EVERYTHING).glob("*.json"))]
+        ),
+    }
+    return own | {preset: partial(_preset_table, preset) for preset in presets()}
+
+
+def _preset_table(preset: str) -> str:
+    rows = rows_of_runs(ROOT / "results" / preset)
+    none = f"No row is committed yet: `python -m experiments experiment={preset}` makes them."
+    return table(preset, rows) if rows else none
 
 
 def _over_seeds(values: Sequence[float | None]) -> str:

@@ -188,7 +188,8 @@ def test_a_folder_of_another_shape_is_refused(folder: Path) -> None:
         load_sam("sam_tiny", folder)
     for text in ("{", "[]", '{"vision_config": 3}'):
         (folder / "config.json").write_text(text)
-        with pytest.raises(InputError, match=r"is not the config\.json of a SamModel"):
+        problem = "cannot be read" if text == "{" else r"is not the config\.json of a SamModel"
+        with pytest.raises(InputError, match=problem):
             load_sam("sam_tiny", folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json: no such file"):

@@ -105,7 +105,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "text for a width": (encoder(embed_dim="wide"), "metadata does not describe a model"),
     "negative width": (encoder(embed_dim=-8), "metadata does not describe a model"),
     "no patches": (encoder(patch_size=0), "metadata does not describe a model .ZeroDivisionError"),
-    "no heads": (encoder(num_heads=0), "metadata does not describe a model .ZeroDivisionError"),
+    "no heads": (encoder(num_heads=0), "a model of num_heads 0 computes nothing; its shape is damaged"),
     "other width": (encoder(embed_dim=12), r"does not fit this model: .*has shape .*, expected .* and \d+ more"),
     "missing weight": (
         lambda _, tensors: tensors.pop("image_encoder.pos_embed"),
