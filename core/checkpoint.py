@@ -1,11 +1,13 @@
 """Files of tensors: read without executing anything they contain, written whole or not at all."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,59 @@ from torch import Tensor, nn
 from core.errors import InputError
 from core.inert_pickle import read_inert
 from core.plain_file import JSON_LIMIT, check_regular, parse_json
+from core.storage import storing
 from core.torch_old import read_old
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    What killed processes were writing in the folder goes when this process first writes there.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent.absolute())
+        handle, temporary = _begun(path)
     try:
-        yield temporary
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with storing(path):
+            yield temporary
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _begun(path: Path) -> tuple[int, Path]:
+    """A new hidden file beside a path, locked for as long as its descriptor is open."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with contextlib.suppress(OSError):
+            # A file system without locks has none to be asked for either.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        # Somebody took it for an abandoned one before it was locked.
+        os.close(handle)
+
+
+@cache
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of :func:`replacing` that nobody holds any more; once a folder in each process."""
+    for half in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            handle = os.open(half, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                half.unlink()
+            finally:
+                os.close(handle)
 
 
 def _umask() -> int:

@@ -1,17 +1,20 @@
 """The processes of one run, as ``torchrun`` starts them; a single one where it does not."""
 
+import contextlib
 import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.errors import InputError
+from core.errors import InputError, RunFailed
 
 PATIENCE = datetime.timedelta(hours=12)
 """How long processes wait for each other: the first one may score a large data set while the others idle."""
+
+_GONE = ("connection", "timed out", "timeout", "socket", "remote process exited", "aborted")
 
 
 def announced() -> int:
@@ -58,7 +61,8 @@ def is_first() -> bool:
 def wait() -> None:
     """Until every process is here."""
     if dist.is_initialized():
-        dist.barrier()
+        with _others_told():
+            dist.barrier()
 
 
 def share(places: range) -> range:
@@ -83,9 +87,28 @@ def average(tensors: Iterable[Tensor]) -> None:
     if count() == 1 or not together:
         return
     flat = torch.cat([tensor.flatten().float() for tensor in together])
-    dist.all_reduce(flat)
+    with _others_told():
+        dist.all_reduce(flat)
     flat /= count()
     _spread(flat, together)
+
+
+@contextlib.contextmanager
+def _others_told() -> Iterator[None]:
+    """A block that needs the other processes; if one of them is gone, that is told in one line.
+
+    Raises:
+        RunFailed: one ended, or did not come in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error).lower() for sign in _GONE):
+            raise
+        raise RunFailed(
+            f"process {rank()} of {count()}: another process of this run ended or no longer answers; its own error, if "
+            "it had time for one, stands above; the same command goes on from the last saved state"
+        ) from error
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:

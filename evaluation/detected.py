@@ -13,6 +13,7 @@ from torch import Tensor
 from core.protocols import PictureSegmenter, Prompt, Segmenter
 from data.detections import ImageDetections
 from evaluation.answers import Answers
+from evaluation.fitting import Fitting, prompts_fitting
 from evaluation.framing import prompts_together, upscaled_in_parts
 from evaluation.instances import stability_of
 from evaluation.scoring_protocol import ScoringProtocol
@@ -67,25 +68,35 @@ def answer_detections(
     found: ImageDetections,
     protocols: Sequence[ScoringProtocol],
     batch: int,
+    fitting: Fitting | None = None,
 ) -> dict[str, list[DetectionRecord]]:
     """The records of one picture's boxes, by protocol. However many boxes: at most ``batch`` are held at a time.
 
     Args:
         embeddings: ``[1, C, g, g]``, or what ``encode_picture`` gave, by :attr:`ScoringProtocol.framing`.
         size_hw: of the original image.
+        fitting: how many the device has taken so far; None begins with ``batch``.
     """
     records: dict[str, list[DetectionRecord]] = {protocol.name: [] for protocol in protocols}
-    boxes, batch = torch.from_numpy(found.boxes_xyxy).float(), prompts_together(model, size_hw, batch)
-    for start in range(0, len(boxes), batch):
+    boxes = torch.from_numpy(found.boxes_xyxy).float()
+
+    def of_part(part: slice) -> dict[str, list[DetectionRecord]]:
         answers: dict[tuple[str, str], Answers] = {}
+        some: dict[str, list[DetectionRecord]] = {protocol.name: [] for protocol in protocols}
         for protocol in protocols:
             if protocol.framing not in answers:
-                embedding, prompt = embeddings[protocol.framing], Prompt(boxes_xyxy=boxes[start : start + batch])
+                embedding, prompt = embeddings[protocol.framing], Prompt(boxes_xyxy=boxes[part])
                 answers[protocol.framing] = Answers(model, embedding, prompt, size_hw, protocol.rounding)
             for offset, figures in _masks(answers[protocol.framing], protocol):
-                i = start + offset
+                i = part.start + offset
                 ids = (image_id, int(found.category_ids[i]), int(found.indices[i]), float(found.scores[i]))
-                records[protocol.name].append(DetectionRecord(*ids, list(size_hw), *figures))
+                some[protocol.name].append(DetectionRecord(*ids, list(size_hw), *figures))
+        return some
+
+    fitting = prompts_fitting(batch) if fitting is None else fitting
+    for _, some in fitting.parts(len(boxes), of_part, prompts_together(model, size_hw, batch)):
+        for name, part_records in some.items():
+            records[name] += part_records
     return records
 
 

@@ -12,6 +12,7 @@ from data.readable import readable_samples
 from data.sample import ImageData, ImageSample
 from evaluation.answers import Answers
 from evaluation.clicks import with_next_clicks
+from evaluation.fitting import prompts_fitting
 from evaluation.framing import check_framing, framed_image, framed_truth, prompts_together, upscaled_in_parts
 from evaluation.mask_measures import stability_scores
 from evaluation.prompt_rules import prompts_of
@@ -95,7 +96,7 @@ class PictureScorer:
         reference: Segmenter | PictureSegmenter | None = None,
     ) -> None:
         self.model, self.protocols, self.batch, self.seed = model, tuple(protocols), batch, seed
-        self.reference = reference
+        self.reference, self.fitting = reference, prompts_fitting(batch)
 
     def score(
         self, sample: ImageSample, embeddings: Mapping[tuple[str, str], Any], of_reference: Any = None
@@ -110,20 +111,37 @@ class PictureScorer:
         if not len(sample.masks):
             return records
         shared: dict[tuple[object, ...], Prompt] = {}
-        batch = prompts_together(self.model, (sample.image.shape[0], sample.image.shape[1]), self.batch)
-        for start in range(0, len(sample.masks), batch):
-            part = slice(start, start + batch)
-            answers: dict[tuple[object, ...], Answers] = {}
-            for protocol in self.protocols:
-                # Protocols that ask alike share the answers; those of several clicks part where their choices do.
-                asked = (protocol.prompt, protocol.jitter, *protocol.framing)
-                key = asked if protocol.clicks == 1 else (*asked, protocol.name)
-                if asked not in shared:
-                    shared[asked] = prompts_of(sample, protocol, self.seed)
-                if key not in answers:
-                    embedding = embeddings[protocol.framing]
-                    answers[key] = self._asked(embedding, sample, part, shared[asked][part], protocol)
-                records[protocol.name] += self._records(answers[key], sample, part, protocol, of_reference)
+
+        def of_part(part: slice) -> dict[str, list[InstanceRecord]]:
+            return self._of_part(sample, part, embeddings, shared, of_reference)
+
+        limit = prompts_together(self.model, (sample.image.shape[0], sample.image.shape[1]), self.batch)
+        for _, found in self.fitting.parts(len(sample.masks), of_part, limit):
+            for name, part_records in found.items():
+                records[name] += part_records
+        return records
+
+    def _of_part(
+        self,
+        sample: ImageSample,
+        part: slice,
+        embeddings: Mapping[tuple[str, str], Any],
+        shared: dict[tuple[object, ...], Prompt],
+        of_reference: Any,
+    ) -> dict[str, list[InstanceRecord]]:
+        """The records of some instances of a picture, by protocol; ``shared`` keeps the prompts of all of them."""
+        records: dict[str, list[InstanceRecord]] = {}
+        answers: dict[tuple[object, ...], Answers] = {}
+        for protocol in self.protocols:
+            # Protocols that ask alike share the answers; those of several clicks part where their choices do.
+            asked = (protocol.prompt, protocol.jitter, *protocol.framing)
+            key = asked if protocol.clicks == 1 else (*asked, protocol.name)
+            if asked not in shared:
+                shared[asked] = prompts_of(sample, protocol, self.seed)
+            if key not in answers:
+                embedding = embeddings[protocol.framing]
+                answers[key] = self._asked(embedding, sample, part, shared[asked][part], protocol)
+            records[protocol.name] = list(self._records(answers[key], sample, part, protocol, of_reference))
         return records
 
     def _asked(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from core.errors import RunFailed
 from data.sample import ImageData, ImageSample, UnreadableImage
 from evaluation.framing import framed_image
 
@@ -111,6 +112,26 @@ def loaded_pictures(
                 together = []
         if together:
             yield together
+
+
+@contextlib.contextmanager
+def readers_told() -> Iterator[None]:
+    """A block that uses :func:`loaded_pictures`; a reading process that dies ends it in one line.
+
+    PyTorch tells of it at any moment, in whatever the main process is doing.
+
+    Raises:
+        RunFailed: one died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, RunFailed) or not str(error).startswith("DataLoader worker"):
+            raise
+        raise RunFailed(
+            f"a process that reads pictures died ({str(error).splitlines()[0].strip()}), often for lack of "
+            "memory; the same command goes on from the pictures that are done; give a smaller evaluation.workers"
+        ) from None
 
 
 @contextlib.contextmanager

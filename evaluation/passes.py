@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core import processes
 from core.errors import InputError
@@ -14,9 +15,10 @@ from core.protocols import PictureSegmenter, Segmenter, device_of
 from data.detections import Detections
 from data.sample import ImageData
 from evaluation.detected import DetectionRecord, answer_detections
+from evaluation.fitting import pictures_fitting
 from evaluation.framing import USUAL_FRAMING, check_framing
 from evaluation.instances import InstanceRecord, PictureScorer
-from evaluation.loading import LoadedPicture, loaded_pictures
+from evaluation.loading import LoadedPicture, loaded_pictures, readers_told
 from evaluation.record_files import PartFile, PictureRecords, read_parts
 from evaluation.scoring_protocol import ScoringProtocol
 
@@ -88,12 +90,18 @@ class EvaluationPass:
             raise InputError("a protocol compares with another model's masks; give evaluation.reference=NAME")
         check_framing(self.model, self.protocols)
         self._scorer = PictureScorer(self.model, self._prompted, self.batch, self.seed, self.reference)
+        self._pictures = pictures_fitting(self.encoded)
 
     def run(self, on_picture: Callable[[int], None] | None = None) -> Scored:
         """Score all pictures; under ``torchrun`` each process scores its part, and the first one returns all.
 
         Args:
             on_picture: called with the number of pictures that this process has done.
+
+        Raises:
+            OutOfDeviceMemory: one picture or one prompt alone needs more memory than the device has.
+            RunFailed: a process that reads pictures died.
+            NotWritten: the folder takes no more.
         """
         first = {reason: count for reason, count in self.data.skipped.items() if count}
         known = read_parts(self.folder, self.key) if self.folder is not None else {}
@@ -102,6 +110,7 @@ class EvaluationPass:
         processes.wait()
         part = PartFile(self.folder, processes.rank(), self.key) if self.folder is not None else None
         with contextlib.ExitStack() as stack:
+            stack.enter_context(readers_told())
             stack.enter_context(torch.inference_mode())
             if part is not None:
                 stack.callback(part.close)
@@ -170,15 +179,22 @@ class EvaluationPass:
         framings = {framing for picture in pictures for framing in picture.frames}
         for framing in framings:
             numbers = [number for number, picture in enumerate(pictures) if framing in picture.frames]
-            frames = torch.stack([pictures[number].frames[framing] for number in numbers]).to(device)
-            found[framing] = dict(zip(numbers, model.encode(frames).split(1), strict=True))
+            frames = torch.stack([pictures[number].frames[framing] for number in numbers])
+
+            def encoded(part: slice, frames: Tensor = frames) -> tuple[Tensor, ...]:
+                return model.encode(frames[part].to(device)).split(1)
+
+            parts = self._pictures.parts(len(numbers), encoded)
+            found[framing] = dict(zip(numbers, (one for _, some in parts for one in some), strict=True))
         return found
 
     def _answered(self, picture: LoadedPicture, own: dict[tuple[str, str], Any]) -> dict[str, list[DetectionRecord]]:
         assert self.detections is not None and picture.size_hw is not None
         image_id = self.data.image_id(picture.index)  # type: ignore[attr-defined]
         boxes = self.detections.of(image_id)
-        return answer_detections(self.model, own, image_id, picture.size_hw, boxes, self._detected, self.batch)
+        return answer_detections(
+            self.model, own, image_id, picture.size_hw, boxes, self._detected, self.batch, self._scorer.fitting
+        )
 
     def _together(self, known: dict[int, PictureRecords], first: dict[str, int]) -> Scored:
         records: dict[str, list[InstanceRecord | DetectionRecord]] = {p.name: [] for p in self.protocols}

@@ -1,5 +1,6 @@
 """Records in files: one line a picture while a pass goes on, so that it can be stopped; one line an instance after."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any, TextIO, TypeVar, get_origin, get_type_hints
 from core.checkpoint import replacing
 from core.errors import InputError
 from core.plain_file import parse_json
+from core.storage import storing
 from evaluation.detected import DetectionRecord
 from evaluation.instances import InstanceRecord
 
@@ -43,14 +45,17 @@ class PartFile:
     """
 
     def __init__(self, folder: Path, number: int, key: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"part-{number}.jsonl"
+        with storing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._path = path
         end = sum(len(line) for line in _whole_lines(path, key))
         # A link in its place is replaced, never written through.
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.unlink()
             end = 0
-        self._stream: TextIO = open(path, "r+" if end else "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        with storing(path):
+            self._stream: TextIO = open(path, "r+" if end else "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._stream.seek(end)
         # A line that was cut short by a kill goes.
         self._stream.truncate()
@@ -63,11 +68,14 @@ class PartFile:
 
     def close(self) -> None:
         """Finish."""
-        self._stream.close()
+        # What a full disk did not take was told where it was written.
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(content) + "\n")
-        self._stream.flush()
+        with storing(self._path):
+            self._stream.write(json.dumps(content) + "\n")
+            self._stream.flush()
 
 
 def read_parts(folder: Path, key: str) -> dict[int, PictureRecords]:

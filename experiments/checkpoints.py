@@ -4,9 +4,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.errors import InputError
+from core.protocols import Segmenter
 from experiments.download import fetched, fetched_folder
 from experiments.messages import nearest
 from students.catalog import RELEASED
@@ -15,6 +17,7 @@ from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.export.manifest import is_export
 from students.files import FORMAT, load_model, read_about, read_facts
+from students.self_check import encoder_problem
 from students.student import build_model
 from teachers.catalog import MODELS
 from teachers.inferred_shape import infer_config
@@ -58,6 +61,24 @@ def find_model(checkpoint: str) -> Found:
         known = [*MODELS, *RELEASED]
         raise InputError(f"checkpoint={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
     return _read(path)
+
+
+def check_encoder(
+    checkpoint: str, model: Segmenter, precision: torch.dtype | None = None, setting: str = "evaluation.precision"
+) -> None:
+    """Refuse a model whose image encoder is broken as it is going to compute; see :mod:`students.self_check`.
+
+    Args:
+        checkpoint: as given, for the message.
+        precision: what autocast is going to compute in, or None.
+        setting: of the precision.
+
+    Raises:
+        InputError: it is; the message says in what way, and what to do.
+    """
+    problem = encoder_problem(model, precision, setting)
+    if problem is not None:
+        raise InputError(f"{checkpoint}: {problem}")
 
 
 def _read(path: Path) -> Found:

@@ -10,6 +10,7 @@ from rich.console import Console
 from core.checkpoint import replacing
 from core.errors import InputError
 from core.result import ResultRow
+from core.storage import NotWritten
 from experiments.checkpoints import Found, find_model
 from experiments.messages import nearest
 from experiments.schema import ConvertConfig
@@ -68,6 +69,8 @@ def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
     found, out = find_model(settings.checkpoint), Path(settings.out).expanduser()
     try:
         LAYOUTS[settings.to](out, found)
+    except NotWritten:
+        raise
     except OSError as error:
         raise InputError(f"out={out}: cannot be written ({error.strerror}); give another path") from None
     Console(stderr=True).print(f"{found.model.name} ({found.layout}) written to {out}", highlight=False, soft_wrap=True)

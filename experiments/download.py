@@ -1,8 +1,10 @@
-"""Fetching a published file once: resumed where it stopped, verified, kept where torch.hub keeps downloads."""
+"""Fetching a published file once, over https: resumed where it stopped, verified, kept among torch.hub's downloads."""
 
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from rich.console import Console
@@ -12,6 +14,10 @@ from core.checkpoint import file_sha256
 from core.errors import InputError
 
 TIMEOUT = 20.0
+SCHEMES = ("https",)
+"""Of addresses that are asked, and of those that a server sends on to."""
+LARGEST = 8 << 30
+"""Bytes of the largest file that is taken; SAM's largest has a third of it."""
 _CHUNK = 1 << 20
 
 
@@ -28,11 +34,12 @@ def fetched(url: str, sha256: str | None, name: str) -> Path:
         name: what is asked for, for messages.
 
     Raises:
-        InputError: there is no network, the server refuses, or the file is not the published one; the message has the
-            command that does it by hand.
+        InputError: the address is not of https, there is no network, the server refuses, sends on to an address of
+            another kind or sends too much, or the file is not the published one; the message has the command that does
+            it by hand.
     """
     path = downloads() / url.rsplit("/", 1)[-1]
-    by_hand = f"by hand: curl -L -C - -o {path} {url}"
+    by_hand = f"by hand: curl --proto =https -L -C - -o {path} {url}"
     if not path.is_file():
         try:
             _download(url, path)
@@ -65,11 +72,13 @@ def fetched_folder(url: str, name: str) -> Path:
     repository = url.removeprefix("https://huggingface.co/")
     wanted = ["config.json", "model.safetensors", "preprocessor_config.json"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted, etag_timeout=TIMEOUT))
+        folder = Path(snapshot_download(repository, allow_patterns=wanted, etag_timeout=TIMEOUT))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         by_hand = f"by hand: hf download {repository} --local-dir FOLDER, then checkpoint=FOLDER"
         raise InputError(f"{name}: cannot be fetched ({reason}); {by_hand}") from None
+    _say(f"{name}: no hash of these files was published, so {folder} is taken as it is")
+    return folder
 
 
 def _download(url: str, path: Path) -> None:
@@ -79,7 +88,7 @@ def _download(url: str, path: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+        answer = _open(request)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -87,13 +96,39 @@ def _download(url: str, path: Path) -> None:
         part.replace(path)
         return
     with answer, open(part, "ab" if answer.status == 206 else "wb") as stream, _bar(path.name, answer, have) as bar:
+        size = have if answer.status == 206 else 0
+        if size + (answer.length or 0) > LARGEST:
+            raise urllib.error.URLError(
+                f"it has {size + answer.length:,} bytes, more than the {LARGEST:,} that are taken"
+            )
         while chunk := answer.read(_CHUNK):
+            size += len(chunk)
+            if size > LARGEST:
+                raise urllib.error.URLError(f"it has more than the {LARGEST:,} bytes that are taken")
             stream.write(chunk)
             bar.advance(bar.task_ids[0], len(chunk))
         expected = answer.length
     if expected:
         raise ConnectionError(f"the connection ended {expected} bytes early; the same command goes on")
     part.replace(path)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server only to addresses of the kinds that may be asked."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(request: urllib.request.Request) -> Any:
+    _check_scheme(request.full_url)
+    return urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
+
+
+def _check_scheme(url: str) -> None:
+    if urlsplit(url).scheme not in SCHEMES:
+        raise urllib.error.URLError(f"{url} is no {SCHEMES[0]} address")
 
 
 def _bar(name: str, answer: object, have: int) -> Progress:

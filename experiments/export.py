@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
 from core.errors import InputError
 from core.result import ResultRow
-from experiments.checkpoints import Found, find_model
+from core.storage import NotWritten
+from experiments.checkpoints import Found, check_encoder, find_model
 from experiments.messages import nearest
 from experiments.report import size
 from experiments.schema import ExportConfig
@@ -30,6 +32,7 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
     check_folder(out)
     found = find_model(settings.checkpoint)
     check_request(found.model, to, precision)
+    check_encoder(settings.checkpoint, found.model, torch.bfloat16 if precision == "bf16" else None, "precision")
     try:
         manifest = export_model(
             found.model,
@@ -40,6 +43,8 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
             licence=licence_of(settings.checkpoint, found),
             about=found.about,
         )
+    except NotWritten:
+        raise
     except OSError as error:
         raise InputError(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
     console = Console(stderr=True)

@@ -179,6 +179,10 @@ def print_paper_table(preset: str, runs: Path) -> None:
 
 def main() -> None:
     """Parse the command line and print the table."""
+    if not PUBLISHED.is_file():
+        raise SystemExit(
+            "error: results/published is not here: an installed copy carries no papers' tables, a clone does"
+        )
     parser = argparse.ArgumentParser(prog="python -m experiments.paper_table", description=__doc__)
     parser.add_argument("preset", choices=sorted(presets()))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs, or of committed rows")

@@ -13,14 +13,15 @@ from rich.console import Console
 
 from compressors.context import Compressed, Compressor, RunContext
 from core import processes, provenance
-from core.checkpoint import file_sha256, weights_sha256
-from core.errors import InputError
+from core.checkpoint import file_sha256, weights_sha256, write_text
+from core.device_memory import memory_told
+from core.errors import InputError, RunFailed
 from core.result import ResultRow
 from core.seeding import seed_for
 from data.images import to_frame
 from data.readable import first_readable
 from data.sample import ImageData
-from evaluation.latency import device_name
+from evaluation.latency import PRECISIONS, device_name
 from experiments.build import (
     build_data,
     build_device,
@@ -33,6 +34,7 @@ from experiments.build import (
 )
 from experiments.checkpoints import find_model
 from experiments.identity import beginning, fingerprint, method_name, resolved, run_id
+from experiments.leaderboard.folding import FILE as LEADERBOARD
 from experiments.leaderboard.folding import fold
 from experiments.measuring import cost_columns, latency_columns
 from experiments.pages.run_record import PAGE, stage_names
@@ -41,13 +43,16 @@ from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.run_folder import held_folder
 from experiments.schema import RunConfig
 from experiments.scoring import Held, score_fillings, score_model, training_score
+from experiments.tracking.csv_file import NAME as METRICS
+from experiments.tracking.csv_file import metrics_csv
 from experiments.tracking.logger import Outcome
-from experiments.tracking.settings import check_installed
+from experiments.tracking.settings import CsvLogger, check_installed
 from experiments.tracking.tracking import Tracking, tracked
 from experiments.tracking.wandb_about import RunAbout
 from experiments.widths import widths_of
 from students.files import load_model, save_model
 from students.quantized.plan import as_float
+from students.self_check import encoder_problem
 from students.student import build_model
 from teachers.sam import Sam
 
@@ -85,7 +90,10 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     if finished:
         rows = read_rows(folder / NAME)
         if processes.is_first() and not (folder / PAGE).is_file():
-            _write_page(folder / NAME)
+            _end(settings, folder)
+        if processes.is_first() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
+            # It was stopped between its own end and this.
+            fold(Path(settings.runs))
         _say(f"{folder}: finished earlier; force=true does it again")
     else:
         check_installed(settings.logger)
@@ -105,6 +113,11 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.format == "table" and processes.is_first():
         print_comparison(rows, folder)
     return rows if processes.is_first() else []
+
+
+def _is_newer(result: Path, leaderboard: Path) -> bool:
+    """Whether a run ended after the rows were last put together, or they never were."""
+    return not leaderboard.is_file() or leaderboard.stat().st_mtime_ns < result.stat().st_mtime_ns
 
 
 def _reads_labels(method: Compressor) -> bool:
@@ -172,7 +185,11 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         validate=training_score(parts.data, settings.evaluation.batch) if _reads_labels(parts.method) else None,
         load=lambda checkpoint: find_model(checkpoint).model,
     )
-    compressed = parts.method.compress(teacher, parts.data, context)
+    problem = encoder_problem(teacher, PRECISIONS[engine.precision], "engine.precision")
+    if problem is not None:
+        raise InputError(f"{teacher.name}: {problem}")
+    with memory_told(f"{parts.run_id}", "give a smaller method.batch, or engine.precision=bfloat16"):
+        compressed = parts.method.compress(teacher, parts.data, context)
     if not processes.is_first():
         return []
     file = parts.folder / STUDENT
@@ -205,9 +222,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         "widths": {"teacher": widths_of(teacher), "student": widths_of(student)},
     }
     write_result(parts.folder / NAME, rows, {**about, **files})
-    for state in parts.folder.glob("*.state"):
-        # Only a run that was cut off needs them, and they are several times the size of the model.
-        state.unlink()
+    _remove_states(parts.folder)
     models = {"teacher": teacher, "student": student}
     tracking.finished(Outcome(rows, models, parts.held, file, facts, parts.folder / PICTURE, parts.folder / NAME))
     return rows
@@ -287,9 +302,13 @@ def check_student(student: Sam, parts: Parts) -> None:
     """What must hold of every student, whatever made it.
 
     Raises:
+        RunFailed: its image encoder is broken as it computes here.
         RuntimeError: an answer is not finite or of another shape than the teacher's, or the parameters did not fall to
             what the method promised.
     """
+    problem = encoder_problem(student, PRECISIONS[parts.held.precision], "evaluation.precision")
+    if problem is not None:
+        raise RunFailed(f"{parts.run_id}: {problem}")
     size = student.input_size
     data = parts.held.data
     _, picture = first_readable(data, parts.held.indices[0], data.image)
@@ -307,6 +326,20 @@ def check_student(student: Sam, parts: Parts) -> None:
     if (shrinks and after >= before) or promised not in (None, after):
         promise = f", the method promised {promised}" if promised else ""
         raise RuntimeError(f"{parts.run_id}: the student has {after} parameters, the teacher {before}{promise}")
+
+
+def _remove_states(folder: Path) -> None:
+    """Only a run that was cut off needs them, and they are several times the size of the model."""
+    for state in folder.glob("*.state"):
+        state.unlink()
+
+
+def _end(settings: RunConfig, folder: Path) -> None:
+    """What a run that was stopped right after its result had still to do: its last file is the page."""
+    _remove_states(folder)
+    if isinstance(settings.logger, CsvLogger):
+        write_text(folder / METRICS, metrics_csv(folder))
+    _write_page(folder / NAME)
 
 
 def _write_page(result: Path) -> None:

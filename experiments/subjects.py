@@ -10,9 +10,9 @@ import torch
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Segmenter
-from evaluation.latency import device_name, measure_latency
+from evaluation.latency import PRECISIONS, device_name, measure_latency
 from experiments.build import build_device, check_precision
-from experiments.checkpoints import find_model
+from experiments.checkpoints import check_encoder, find_model
 from experiments.measuring import cost_columns, latency_columns
 from experiments.schema import EvaluateConfig
 from students.export.manifest import is_export
@@ -49,7 +49,8 @@ def find_subject(settings: EvaluateConfig) -> Subject:
     """The model of ``checkpoint=``.
 
     Raises:
-        InputError: there is none, it is damaged, or settings ask for what it cannot do.
+        InputError: there is none, it is damaged, its image encoder is broken as it is going to compute, or settings ask
+            for what it cannot do.
     """
     if is_export(Path(settings.checkpoint).expanduser()):
         return _exported(settings)
@@ -59,6 +60,7 @@ def find_subject(settings: EvaluateConfig) -> Subject:
     precision = check_precision("evaluation.precision", evaluation.precision, device)
     found = find_model(settings.checkpoint)
     model = found.model.to(device)
+    check_encoder(settings.checkpoint, model, PRECISIONS[precision])
     about = _about(found.about)
     columns = about | {
         "student": None if about["method"] == "teacher" else model.name,
@@ -84,6 +86,7 @@ def _exported(settings: EvaluateConfig) -> Subject:
         raise InputError(f"engine.device={settings.engine.device}: exported files run on the CPU here; leave it out")
     device = build_device(replace(settings.engine, device="cpu"))
     model = ExportedSam(Path(settings.checkpoint).expanduser(), settings.runtime)
+    check_encoder(settings.checkpoint, model)
     manifest = model.manifest
     about = _about(manifest.about)
     columns = about | {

@@ -18,9 +18,11 @@ from compressors.distill.prefetch import ahead, chunks
 from compressors.distill.progress import progress_bar
 from compressors.distill.stage import B, Batch, Stage
 from compressors.distill.state import Progress, load_state, save_state
+from compressors.distill.stopping import stopping
 from compressors.distill.validation import scored, validate
 from compressors.distill.watching import Watcher
 from core import processes
+from core.device_memory import memory_told
 
 __all__ = ["Batch", "Engine", "Stage", "TrainingDiverged"]
 
@@ -59,6 +61,8 @@ class Engine:
 
         Raises:
             TrainingDiverged: the loss is no longer finite.
+            OutOfDeviceMemory: a batch needs more memory than the device has.
+            KeyboardInterrupt: the user stopped it; the state of the last whole step is saved.
             InputError: a step's images cannot be shared by the processes.
             ValueError: a plateau schedule has no validation.
         """
@@ -91,13 +95,15 @@ class Engine:
             progress_bar(stage.name, stage.steps, progress.step) as show,
             StageLog(self.folder / f"{stage.name}.jsonl", progress.step, self._tell(stage)) as log,
             ahead(self._made(stage), todo, self.workers) as following,
+            stopping() as interrupted,
         ):
             while progress.step < stage.steps:
                 rate = stage.optimisation.rate_at(progress.step, stage.steps, progress.rate)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 losses = StepLosses(stage.name, progress.step, path)
-                self._step(stage, losses, following, optimizer, scaler)
+                with memory_told(f"stage {stage.name}, step {losses.step}", _smaller(stage)):
+                    self._step(stage, losses, following, optimizer, scaler)
                 if average:
                     average.update_parameters(stage.model)
                 if earlier:
@@ -109,7 +115,8 @@ class Engine:
                 logged = progress.step % self.log_every == 0 or last
                 validated = stage.validate and (progress.step % stage.validate_every == 0 or last)
                 watched = self._watches(stage, progress.step)
-                due = last or (processes.is_first() and time.monotonic() - saved > self.save_every_s)
+                stop = interrupted()
+                due = last or stop or (processes.is_first() and time.monotonic() - saved > self.save_every_s)
                 if logged or validated or watched or due:
                     terms = losses.read()
                     progress.seconds = time.monotonic() - began
@@ -132,6 +139,8 @@ class Engine:
                     if processes.is_first():
                         save_state(path, stage.key, parts, progress)
                     saved = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
         if stage.keep_best and progress.best_weights:
             stage.model.load_state_dict(progress.best_weights)
         elif average:
@@ -177,3 +186,15 @@ class Engine:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+
+def _smaller(stage: Stage[Any]) -> str:
+    """What to change where a batch of a stage is too large for the device."""
+    batch, accumulate = stage.batch_size, stage.optimisation.accumulate
+    if batch == 1:
+        return "one picture at a time is too much already; give engine.precision=bfloat16, or another device"
+    half = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+    return (
+        f"give method.batch={half} method.optimisation.accumulate={accumulate * batch // half}: "
+        f"the same {stage.images_per_step} pictures a step"
+    )

@@ -1,5 +1,6 @@
 """The log of a stage: one JSON object a line."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from core import processes
+from core.checkpoint import replacing
+from core.storage import storing
 
 
 class StageLog:
@@ -22,14 +25,14 @@ class StageLog:
         self.path, self.tell = path, tell if processes.is_first() else None
         if not processes.is_first():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
             # What it leads to is nobody's log; a line would be written there.
             path.unlink()
         lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
         # A kill can leave half a line at the end.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
         # Of several processes only the first writes.
@@ -38,9 +41,12 @@ class StageLog:
         return self._write
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        print(json.dumps(entry), file=self.stream)
+        with storing(self.path):
+            self.stream.write(f"{json.dumps(entry)}\n")
         if self.tell:
             self.tell(entry)
 
     def __exit__(self, *_: object) -> None:
-        self.stream.close()
+        # What a full disk did not take was told where it was written.
+        with contextlib.suppress(OSError):
+            self.stream.close()

@@ -9,6 +9,7 @@ from compressors.distill.progress import progress_bar
 from compressors.prune.gradients import Gradients, disturbed_gradients, label_gradients
 from compressors.prune.groups import find_groups
 from compressors.prune.importance import IMPORTANCE, LABELLED, score
+from compressors.prune.masked import check_cut
 from compressors.prune.selection import NORMALISATIONS, keep_globally, keep_locally
 from compressors.prune.surgery import prune
 from compressors.settings import check_at_least, check_choices
@@ -99,7 +100,10 @@ class Slimming:
         ragged = {n: s for n, s in scores.items() if n not in local}
         kept = keep_locally(local, groups, self.ratio, heads)
         kept |= keep_globally(ragged, groups, self.ratio, self.normalisation, heads)
-        return prune(encoder, kept, self.rel_pos, fold=self.softmax == "fold")
+        fold = self.softmax == "fold"
+        cut = prune(encoder, kept, self.rel_pos, fold)
+        check_cut(encoder, cut, kept, self.rel_pos, fold)
+        return cut
 
     def _gradients(
         self, sam: Sam, encoder: ImageEncoder, batches: ImageBatches, seed: int, name: str, batch: int

@@ -16,7 +16,7 @@ from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
-from experiments.checkpoints import find_model
+from experiments.checkpoints import check_encoder, find_model
 from experiments.everything.files import Made, Place, finished_annotations, places, write_annotations
 from experiments.predict import upright_image
 from experiments.report import seconds
@@ -72,6 +72,7 @@ def segment_pictures(
     given, out = Path(image).expanduser(), Path(settings.out or OUT).expanduser()
     work, others = places(given, out, settings.draw)
     model = find_model(settings.checkpoint).model.to(device)
+    check_encoder(settings.checkpoint, model)
     made = Made(model.name, weights_sha256(model), generator)
     segment = _Segmenting(EverythingGenerator(model, generator), made, settings, device)
     rows: list[SegmentedPicture] = []

@@ -23,7 +23,7 @@ from evaluation.everything import EverythingGenerator, EverythingSettings, image
 from evaluation.latency import PRECISIONS, device_name
 from evaluation.memory import peak_memory
 from experiments.build import build_data, check_precision, data_name
-from experiments.checkpoints import find_model
+from experiments.checkpoints import check_encoder, find_model
 from experiments.everything.files import Made
 from experiments.everything.row import StrategyRow, read_row, write_row
 from experiments.everything.table import strategies_table, strategy_name
@@ -58,6 +58,7 @@ def score_strategy(
     indices = range(len(data) if limit is None else min(limit, len(data)))
     found = find_model(settings.checkpoint)
     model = found.model.to(device)
+    check_encoder(settings.checkpoint, model, PRECISIONS[precision])
     made = Made(model.name, weights_sha256(model), generator)
     measured_on = {
         "images": len(indices),

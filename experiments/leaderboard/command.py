@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.provenance import impersonal
 from experiments.leaderboard import markdown
 from experiments.leaderboard.folding import FILE, Entry, Leaderboard, csv_of, gather
 from experiments.leaderboard.run_pages import FOLDER, page_names, write_pages
@@ -88,7 +89,7 @@ def narrowed(board: Leaderboard, settings: LeaderboardConfig) -> Leaderboard:
 
 
 def command_of(settings: LeaderboardConfig) -> str:
-    """The command line that makes the files."""
+    """The command line that makes the files, without what is personal."""
     usual, shown = LeaderboardConfig(), {"dataset": "data"}
     changed = [
         (shown.get(key, key), getattr(settings, key))
@@ -96,4 +97,4 @@ def command_of(settings: LeaderboardConfig) -> str:
         if getattr(settings, key) != getattr(usual, key)
     ]
     words = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changed]
-    return " ".join(["python -m experiments leaderboard", *words])
+    return str(impersonal(" ".join(["python -m experiments leaderboard", *words])))

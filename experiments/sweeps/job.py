@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
+from core.storage import disk_told
 from experiments.messages import told
 from experiments.mirrored_settings import allow
 from experiments.rows import Row
@@ -53,12 +54,16 @@ class Job:
         except Exception as error:
             if away and not isinstance(error, InputError | RunFailed):
                 traceback.print_exc(file=sys.stderr)
+            if isinstance(error, InputError | RunFailed):
+                # Its frames would hold on to models and their memory while the sweep goes on.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
             outcome = Outcome(*shared, error=_sendable(error) if away else error)
         self.outcomes.append(outcome)
         return outcome
 
     def _rows(self, cfg: DictConfig) -> list[Row]:
         # Here, so that neither --help nor a wrong word waits for PyTorch.
+        from core.device_memory import memory_told
         from experiments.commands import FUNCTIONS
         from experiments.sweeps.torchrun import run_under_torchrun, wants_torchrun
         from experiments.validate import check_student, settings_of
@@ -67,7 +72,9 @@ class Job:
         settings = settings_of(cfg)
         if wants_torchrun(settings):
             return list(run_under_torchrun(settings, task_overrides(), self.flags))
-        return list(FUNCTIONS[self.command](settings, cfg))
+        fix = "give smaller batches (method.batch, evaluation.batch), a precision of bfloat16, or engine.device=cpu"
+        with memory_told(self.command, fix), disk_told(_place(cfg)[1]):
+            return list(FUNCTIONS[self.command](settings, cfg))
 
     def _arrive(self) -> None:
         """Set up a launcher's process."""

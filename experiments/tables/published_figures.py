@@ -3,6 +3,8 @@
 import csv
 from typing import Any
 
+from rich.console import Console
+
 from core.errors import InputError
 from core.provenance import ROOT
 from experiments.tables.row import PUBLISHED, TableRow
@@ -13,12 +15,18 @@ COUNTERS = {"full": "macs_full", "modules": "macs_modules", "full-scaled-by-bits
 
 
 def published_rows() -> list[TableRow]:
-    """The published figures with a comparable protocol; none in an installed copy, which carries no results.
+    """The published figures with a comparable protocol.
+
+    None in an installed copy, which carries no results; it is said on standard error.
 
     Raises:
         InputError: a figure cannot be read.
     """
     if not FIGURES.is_file():
+        told = (
+            "no results of the repository and no published figures here: an installed copy carries none, a clone does"
+        )
+        Console(stderr=True).print(told, highlight=False, soft_wrap=True)
         return []
     with open(FIGURES, encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))

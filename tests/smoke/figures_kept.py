@@ -12,10 +12,11 @@ from typing import Any
 TIMED = {
     *("encoder_latency_ms", "decoder_latency_ms", "peak_memory_bytes", "train_seconds", "device_hours"),
     *("train_images_per_s", "train_peak_memory_bytes", "images_per_s", "seconds", "encoder_seconds", "masks_seconds"),
-    *("provenance", "config", "versions", "decoder_seconds", "total_seconds", "picture_seconds"),
+    *("utc", "provenance", "config", "versions", "decoder_seconds", "total_seconds", "picture_seconds"),
 }
 """Names of figures that differ between two runs."""
-_UNCOMPARED = (".lock", ".shard", ".part", ".html", "leaderboard.md")
+_OUTPUTS = ("stdout", "stderr", "imported.json")
+_UNCOMPARED = (".lock", ".shard", ".part", ".html", "leaderboard.md", "multirun.yaml")
 
 
 def figures_of(folder: Path) -> dict[str, str]:
@@ -23,7 +24,7 @@ def figures_of(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and not name.endswith(_UNCOMPARED) and path.name not in ("stdout", "stderr"):
+        if path.is_file() and not name.endswith(_UNCOMPARED) and path.name not in _OUTPUTS:
             content = _READERS.get(path.suffix, Path.read_bytes)(path)
             found[name] = hashlib.sha256(content).hexdigest()
     return found
@@ -44,7 +45,7 @@ def _lines(path: Path) -> bytes:
 
 def _table(path: Path) -> bytes:
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
-    return _plain([row for row in rows if row.get("metric") not in TIMED])
+    return b"\n".join(sorted(_plain(row) for row in rows if row.get("metric") not in TIMED))
 
 
 def _plain(content: Any) -> bytes:

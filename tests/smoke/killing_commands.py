@@ -5,7 +5,6 @@ undisturbed one left. Every second kill waits for a random time, every other one
 written, written and not yet renamed, renamed, a line or a record half written). Prints one JSON object a folder.
 """
 
-import io
 import json
 import os
 import signal
@@ -24,10 +23,11 @@ TINY = (
     *("logger.scores=0", "teacher.recipe.importance_images=2", "teacher.checkpoint={root}/pocket.pth"),
     *("engine.cache_folder=cache", "engine.workers=1", "engine.device=cpu", "engine.precision=float32", "runs=runs"),
 )
+QUICK_PTQ = ("then.metric=minmax", "then.images=1", "then.prompts=1", "then.rounds=1", "then.candidates=2")
 WORKS: dict[str, tuple[str, ...]] = {
     "run": ("method=slimsam", "ratio=0.5", "method.importance_images=2", "method.steps=2", *TINY),
-    "chain": ("method=scratch", "ratio=0.5", "method.steps=1", "then=ptq", *TINY),
-    "sweep": ("-m", "method=scratch,mobilesam", "ratio=0.5", "method.steps=1", "seed=0,1", *TINY),
+    "chain": ("method=scratch", "ratio=0.5", "method.steps=1", "then=ptq", *TINY, *QUICK_PTQ),
+    "sweep": ("-m", "method=scratch,mobilesam", "ratio=0.5", "method.steps=1", *TINY),
     "evaluate": (
         *("evaluate", "checkpoint={root}/pocket.pth", "evaluation=shapes_box", "evaluation.images=40", "out=scored"),
         *("evaluation.latency_runs=1", "evaluation.precision=float32", "engine.device=cpu"),
@@ -38,10 +38,10 @@ WORKS: dict[str, tuple[str, ...]] = {
     ),
     "convert": ("convert", "checkpoint={root}/pocket.pth", "to=hf", "out=hf"),
     "export": ("export", "checkpoint={root}/pocket.pth", "to=torch", "out=exported"),
-    "leaderboard": ("leaderboard", "runs={root}/undisturbed/runs", "out=board", "results=false", "published=false"),
+    "leaderboard": ("leaderboard", "runs={root}/before/runs", "out=board", "results=false", "published=false"),
 }
-"""What is killed. A leaderboard is made of the runs of another work, if there are any."""
-ATTEMPTS = 6
+"""What is killed. A leaderboard is made of a run that was done before."""
+ATTEMPTS = 8
 """Kills in a folder before its command is let end."""
 
 
@@ -88,13 +88,13 @@ class Countdown:
         def halving_write(part: PartFile, content: Any) -> None:
             start = part._stream.tell()
             write(part, content)
-            end = part._stream.tell()
-            whole = os.pread(part._stream.fileno(), end - start, start) if part._stream.readable() else None
-            if whole is not None:
-                os.ftruncate(part._stream.fileno(), start + len(whole) // 2)
+            with open(part._stream.name, "r+b") as stream:
+                stream.seek(start)
+                whole = stream.read()
+                stream.truncate(start + len(whole) // 2)
                 self("half a line")
-                os.pwrite(part._stream.fileno(), whole, start)
-                part._stream.seek(0, io.SEEK_END)
+                stream.seek(start)
+                stream.write(whole)
 
         os.replace, checkpoint._umask = counted_replace, counted_umask  # type: ignore[assignment]
         DiskEmbeddings._append = halving_append  # type: ignore[assignment,method-assign]
@@ -142,10 +142,15 @@ def main(folder: Path, work: str, seed: int, kills: int) -> None:
     prepared(folder)
     words = [word.replace("{root}", str(folder)) for word in WORKS[work]]
     noted = folder / "events"
+    if work == "leaderboard":
+        checked(run(folder / "before", [word.replace("{root}", str(folder)) for word in WORKS["run"]]), "run")
     checked(import_what(folder / "imports", words), work)
     undisturbed = checked(run(folder / "undisturbed", words, Countdown(-1, noted).instrument), work)
     wanted, events = figures_of(folder / "undisturbed"), int(noted.read_text()) if noted.exists() else 0
-    print(json.dumps({"work": work, "files": sorted(wanted), "events": events, "seconds": undisturbed.seconds}))
+    print(
+        json.dumps({"work": work, "files": sorted(wanted), "events": events, "seconds": undisturbed.seconds}),
+        flush=True,
+    )
     rng = np.random.Generator(np.random.PCG64(seed))
     done = tried = number = 0
     while done < kills and tried < 3 * kills:

@@ -1,5 +1,6 @@
 """Published files: fetched once, resumed, verified; without a network, what to do by hand."""
 
+import contextlib
 import functools
 import hashlib
 import threading
@@ -14,13 +15,18 @@ from core.errors import InputError
 from experiments.checkpoints import find_model
 from experiments.download import downloads, fetched
 from students.catalog import RELEASED
+from teachers.catalog import MODELS
 
 CONTENT = bytes(range(256)) * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT with ranges; ``cut`` ends the connection early, ``plain`` knows no ranges."""
+    """Serves CONTENT with ranges.
+
+    ``cut`` ends the connection early, ``plain`` knows no ranges, ``to=ADDRESS`` sends on, ``unmeasured`` tells no
+    length.
+    """
 
     def __init__(self, asked: list[str], *arguments: object) -> None:
         self.asked = asked
@@ -32,14 +38,22 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
+        if self.path.startswith("/to="):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to="))
+            self.end_headers()
+            return
         start = int(wanted[6:-1]) if wanted and self.path != "/plain" else 0
         if start >= len(CONTENT):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        if self.path != "/unmeasured":
+            self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
-        self.wfile.write(CONTENT[start : 1_000_000 if self.path == "/cut" and not start else None])
+        # Who has enough goes away.
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(CONTENT[start : 1_000_000 if self.path == "/cut" and not start else None])
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -53,6 +67,7 @@ def asked() -> list[str]:
 @pytest.fixture
 def address(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(experiments.download, "SCHEMES", ("http",))
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, asked))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -71,7 +86,9 @@ def test_a_file_is_fetched_once_and_verified(address: str, asked: list[str], tmp
 
 
 def test_a_connection_that_ends_is_continued(address: str, asked: list[str]) -> None:
-    with pytest.raises(InputError, match=r"model: cannot be fetched \(.*\); by hand: curl -L -C - -o .*/cut http"):
+    with pytest.raises(
+        InputError, match=r"model: cannot be fetched \(.*\); by hand: curl --proto =https -L -C - -o .*/cut http"
+    ):
         fetched(f"{address}/cut", SHA256, "model")
     assert not (downloads() / "cut").exists()
     assert (downloads() / "cut.part").stat().st_size == 1_000_000
@@ -102,12 +119,60 @@ def test_a_server_that_refuses(address: str) -> None:
         fetched(f"{address}/missing", SHA256, "model")
 
 
+@pytest.mark.parametrize("address_", ["http://127.0.0.1:9/a.pt", "ftp://127.0.0.1/a.pt", "file:///etc/hostname"])
+def test_only_https_is_asked(address_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(
+        InputError, match=rf"model: cannot be fetched \({address_} is no https address\); by hand: curl"
+    ):
+        fetched(address_, SHA256, "model")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_server_may_send_on(address: str, asked: list[str]) -> None:
+    path = fetched(f"{address}/to=/there/model.pt", SHA256, "model")
+    assert path.read_bytes() == CONTENT and asked == ["/to=/there/model.pt ", "/there/model.pt "]
+
+
+def test_a_server_may_not_send_on_to_another_kind(address: str, asked: list[str]) -> None:
+    # Here http is what may be asked, so that the server needs no certificate.
+    with pytest.raises(InputError, match=r"cannot be fetched \(ftp://127\.0\.0\.1/model\.pt is no http address\)"):
+        fetched(f"{address}/to=ftp://127.0.0.1/model.pt", SHA256, "model")
+    assert len(asked) == 1 and not (downloads() / "model.pt").exists()
+
+
+def test_from_https_a_server_may_not_send_on_to_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = experiments.download.urllib.request.Request("https://example.org/a.pt")
+    send_on = experiments.download._Redirects().redirect_request
+    with pytest.raises(
+        experiments.download.urllib.error.URLError, match=r"http://example\.org/a\.pt is no https address"
+    ):
+        send_on(request, None, 302, "", {}, "http://example.org/a.pt")
+    assert send_on(request, None, 302, "", {}, "https://example.org/b.pt").full_url == "https://example.org/b.pt"
+
+
+@pytest.mark.parametrize("name", ["model.pt", "unmeasured"])
+def test_more_than_a_checkpoint_can_have_is_not_taken(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments.download, "LARGEST", 2_000_000)
+    with pytest.raises(InputError, match=r"model: cannot be fetched \(it has .*more than the 2,000,000"):
+        fetched(f"{address}/{name}", SHA256, "model")
+    assert not (downloads() / name).exists()
+    part = downloads() / f"{name}.part"
+    assert not part.exists() or part.stat().st_size <= 2_000_000
+
+
+def test_every_published_address_is_https() -> None:
+    addresses = [release.url for release in RELEASED.values()]
+    addresses += [model.release.url for model in MODELS.values() if model.release is not None]
+    assert len(addresses) > 8 and all(address.startswith("https://") for address in addresses)
+
+
 def test_a_released_model_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise experiments.download.urllib.error.URLError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(experiments.download.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(experiments.download, "_open", refuse)
     with pytest.raises(
         InputError, match=r"mobile_sam: cannot be fetched \(no network\); by hand: curl .*mobile_sam\.pt"
     ):

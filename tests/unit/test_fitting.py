@@ -1,0 +1,179 @@
+"""Too little memory: fewer prompts and pictures at a time with equal figures, a line where one is too many."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compressors.context import RunContext
+from compressors.distill.engine import Engine
+from compressors.distill.schedule import Optimisation
+from compressors.scratch import Scratch
+from core.device_memory import OutOfDeviceMemory, is_out_of_memory, memory_told
+from core.protocols import Masks, Prompt
+from data.detections import ImageDetections
+from evaluation.conventions import PROTOCOLS
+from evaluation.detected import answer_detections
+from evaluation.fitting import Fitting, prompts_fitting
+from evaluation.instances import PictureScorer
+from evaluation.passes import EvaluationPass, Scored
+from teachers.sam import Sam
+from tests.unit.tiny import CONFIG, LabelledPictures, Pictures, tiny_sam
+
+
+class SmallDevice(Sam):
+    """A model on a device that has memory for a few pictures and a few prompts at a time."""
+
+    pictures, prompts = 64, 64
+
+    def encode(self, images: Tensor) -> Tensor:
+        if len(images) > self.pictures:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return super().encode(images)
+
+    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+        if len(prompt) > self.prompts:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return super().decode(embedding, prompt, size_hw, multimask)
+
+
+def small_device(pictures: int = 64, prompts: int = 64) -> SmallDevice:
+    model = SmallDevice(CONFIG, "small").eval().requires_grad_(False)
+    model.load_state_dict(tiny_sam().state_dict())
+    model.pictures, model.prompts = pictures, prompts
+    return model
+
+
+def scored(model: Sam, folder: Path | None = None) -> Scored:
+    protocols = [PROTOCOLS[name] for name in ("box_single@1", "box_oracle@1", "point_best_of_3@1")]
+    data = LabelledPictures(9)
+    return EvaluationPass(model, data, protocols, range(9), batch=8, encoded=4, folder=folder, key="k").run()
+
+
+def test_fewer_at_a_time_give_the_same_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wanted = scored(small_device())
+    assert capsys.readouterr().err == ""
+    found = scored(small_device(pictures=1, prompts=1), tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "3 pictures together need more memory than the device has: 1 from here on (evaluation.encoded=1 spares the "
+        "attempt)",
+        "2 prompts together need more memory than the device has: 1 from here on (evaluation.batch=1 spares the "
+        "attempt)",
+    ], "once a halving, and never again in the pass"
+    for name, records in wanted.records.items():
+        others = found.records[name]
+        assert [r.iou for r in others] == [r.iou for r in records]  # type: ignore[union-attr]
+        assert [r.mask_index for r in others] == [r.mask_index for r in records]
+        assert np.allclose([r.iou_pred for r in others], [r.iou_pred for r in records], rtol=1e-4)
+
+
+def test_a_picture_of_which_half_was_scored_is_not_scored_twice() -> None:
+    asked: list[slice] = []
+
+    def compute(part: slice) -> range:
+        asked.append(part)
+        if part.stop - part.start > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return range(part.start, part.stop)
+
+    found = [number for _, part in Fitting(8, "prompts", "evaluation.batch").parts(11, compute) for number in part]
+    assert found == list(range(11)) and asked[:3] == [slice(0, 8), slice(0, 4), slice(0, 2)]
+
+
+def test_detected_boxes_are_answered_in_smaller_parts_too() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 30, (7, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 20, (7, 2))], 1)
+    number = np.arange(7)
+    found = ImageDetections(boxes, rng.uniform(size=7), number, number)
+    protocols = [PROTOCOLS["detector_box_single@1"]]
+
+    def answers(model: SmallDevice) -> Any:
+        embeddings = {protocols[0].framing: model.encode(torch.randn(1, 3, 64, 64, generator=generator()))}
+        return answer_detections(model, embeddings, 1, (64, 64), found, protocols, 7, prompts_fitting(7))
+
+    wanted, split = answers(small_device()), answers(small_device(prompts=2))
+    for one, other in zip(wanted["detector_box_single@1"], split["detector_box_single@1"], strict=True):
+        assert (one.counts, one.index, one.score) == (other.counts, other.index, other.score)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_one_that_is_too_many_is_told_with_what_to_do() -> None:
+    with pytest.raises(
+        OutOfDeviceMemory, match=r"too little memory for one of the prompts; give evaluation\.precision"
+    ):
+        scored(small_device(prompts=0))
+    with pytest.raises(OutOfDeviceMemory, match="too little memory for one of the pictures"):
+        scored(small_device(pictures=0))
+
+
+def test_other_errors_of_a_model_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> Masks:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    model = small_device()
+    monkeypatch.setattr(model, "decode", broken)
+    sample = LabelledPictures().sample(0)
+    scorer = PictureScorer(model, [PROTOCOLS["box_single@1"]])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        scorer.score(sample, {("pillow", "nearest"): torch.zeros(1, 16, 4, 4)})
+
+
+def test_the_ways_in_which_memory_is_missing() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes")) and not is_out_of_memory(ValueError("no"))
+    with pytest.raises(OutOfDeviceMemory) as told, memory_told("this", "do that"):
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert str(told.value) == "this: the device has too little memory; do that"
+
+
+@pytest.fixture
+def no_memory_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Makes training steps of more pictures than so many run out of memory."""
+    step = Engine._step
+
+    def limit(most: int) -> None:
+        def limited(engine: Engine, stage: Any, *arguments: Any) -> None:
+            if stage.batch_size > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            step(engine, stage, *arguments)
+
+        monkeypatch.setattr(Engine, "_step", limited)
+
+    yield limit
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "told"),
+    [
+        (6, 3, "give method.batch=3 method.optimisation.accumulate=2: the same 6 pictures a step"),
+        (5, 3, "give method.batch=1 method.optimisation.accumulate=5: the same 5 pictures a step"),
+        (1, 0, "one picture at a time is too much already; give engine.precision=bfloat16, or another device"),
+    ],
+)
+def test_training_says_which_setting_takes_less(
+    batch: int, most: int, told: str, no_memory_for: Callable[[int], None], tmp_path: Path
+) -> None:
+    no_memory_for(most)
+    method = Scratch(0.5, steps=1, batch=batch)
+    with pytest.raises(OutOfDeviceMemory) as failed:
+        method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
+    assert str(failed.value) == f"stage scratch, step 0: the device has too little memory; {told}"
+
+
+def test_what_is_told_is_what_helps(no_memory_for: Callable[[int], None], tmp_path: Path) -> None:
+    """The same pictures a step in smaller parts: the fix of the message runs."""
+    no_memory_for(3)
+    method = Scratch(0.5, steps=1, batch=3, optimisation=Optimisation(accumulate=2))
+    made = method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
+    assert made.images_seen == 12
