@@ -22,6 +22,8 @@ NOT_HERE = {
     "-m experiments.everything.figure": "needs photographs",
     "-m experiments.tracking.wandb_report": "talks to a server; tests/unit/test_tracking.py prints its layout",
     "-m experiments.readme": "writes into the repository; tests/results compares what it makes",
+    "-m tests.golden.short_runs": "writes into the repository; tests/golden compares what it makes",
+    "-m tests.pages.screenshot": "needs Chromium; tests/pages opens the same page in it",
     "-m experiments.paper_table": "needs a preset's runs; tests/unit/test_paper_table.py has them",
     "echo": "is the shell's",
     "cd": "changes the folder",
