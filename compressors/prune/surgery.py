@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressors.prune.groups import dependency_graph, find_groups, pruning_function
 from compressors.prune.traceable import from_traceable, to_traceable
@@ -33,6 +33,8 @@ def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "kee
             layer = traceable.get_submodule(group.root)
             graph.get_pruning_group(layer, pruning_function(layer), idxs=gone).prune()
 
+    if "embedding" in kept:
+        _cut_norms(encoder, traceable, kept["embedding"])
     tables: dict[str, Tensor] = {}
     for i in range(encoder.config.depth):
         head_dim = encoder.config.attention_widths[i] // encoder.config.num_heads
@@ -48,3 +50,16 @@ def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "kee
             table = encoder.get_parameter(name).detach()[:, pattern] / factor
             tables[name] = torch.zeros_like(table) if rel_pos == "reset" else table
     return from_traceable(traceable, encoder, tables).to(encoder.pos_embed.device)
+
+
+@torch.no_grad()
+def _cut_norms(encoder: nn.Module, traceable: nn.Module, kept: Tensor) -> None:
+    """Give every layer norm the kept channels in their order.
+
+    torch-pruning 1.6 keeps them in the order of a Python set, which is another one where few channels of many are left.
+    """
+    whole = encoder.state_dict()
+    for name, norm in traceable.named_modules():
+        if isinstance(norm, nn.LayerNorm):
+            norm.weight.copy_(whole[f"{name}.weight"][kept.to(norm.weight.device)])
+            norm.bias.copy_(whole[f"{name}.bias"][kept.to(norm.bias.device)])

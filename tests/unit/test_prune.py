@@ -18,6 +18,7 @@ from data.sample import ImageSample
 from students.pruned_vit import kept_width, pruned_shape
 from teachers.catalog import MODELS
 from teachers.image_encoder import EncoderConfig, ImageEncoder
+from teachers.weights import load_sam
 from tests.unit.tiny import tiny_sam
 
 # A grid of 5 does not divide into windows of 3: padding takes part.
@@ -95,6 +96,17 @@ def test_kept_weights_are_the_original_ones(encoder: ImageEncoder) -> None:
     assert torch.equal(smaller.blocks[2].mlp.lin2.bias, encoder.blocks[2].mlp.lin2.bias[kept])
     assert torch.equal(smaller.neck[0].weight, encoder.neck[0].weight[:, kept])
     assert torch.equal(smaller.blocks[0].attn.rel_pos_h, encoder.blocks[0].attn.rel_pos_h)
+
+
+@pytest.mark.parametrize("width", [12, 35, 80, 147])
+def test_layer_norms_keep_their_channels_in_order(width: int) -> None:
+    # Of 160 channels, as Python's sets of few numbers are ordered otherwise than those of many.
+    encoder = load_sam("sam_pocket").image_encoder
+    stream = torch.randperm(160, generator=torch.Generator().manual_seed(width))[:width].sort().values
+    cut = prune(encoder, {"embedding": stream}).state_dict()
+    for name, whole in encoder.state_dict().items():
+        if ".norm" in name:
+            assert torch.equal(cut[name], whole[stream]), name
 
 
 def test_relative_positions_can_be_reset(encoder: ImageEncoder) -> None:
