@@ -37,7 +37,7 @@ def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data.root=/ho" + "me/another/coco", "data.root=~someone/coco"),
         ("data.root=/Us" + "ers/another/coco", "data.root=~someone/coco"),
         ("C:\\Us" + "ers\\another\\coco", "~someone\\coco"),
-        ("data.root=/mnt/coco", "data.root=/mnt/coco"),
+        ("data.root=/srv/coco", "data.root=/srv/coco"),
         ("https://example.org/ho" + "me/page", "https://example.org/ho" + "me/page"),
         ("https://name:word@example.org/a", "https://example.org/a"),
         (f"key={KEY}.", "key=<WANDB_API_KEY>."),
@@ -64,7 +64,7 @@ def test_a_home_behind_a_link(person: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_home_that_is_the_root_folder_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/")
     monkeypatch.chdir("/")
-    assert impersonal("data.root=/mnt/coco") == "data.root=/mnt/coco"
+    assert impersonal("data.root=/srv/coco") == "data.root=/srv/coco"
 
 
 def test_a_command_is_kept_without_them(person: Path) -> None:
