@@ -32,7 +32,7 @@ check: $(VENV)/.installed-test  ## Lint, types and layers, without the tests
 	$(BIN)/lint-imports
 
 test-slow: $(VENV)/.installed-test  ## The tests that take long or need downloaded checkpoints
-	$(RUN) -m pytest -m "slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m "slow and not gpu"
 
 bench: $(VENV)/.installed-core  ## Run every file of benchmarks/: two things in one run, and their ratio
 	@for file in benchmarks/[!_]*.py; do \

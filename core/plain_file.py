@@ -1,6 +1,7 @@
 """Files that a program may read at all: regular ones, and texts no longer than they can honestly be."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ def check_regular(path: Path) -> None:
     """Refuse what would never end or never begin to be read: pipes and devices, also behind a link.
 
     Raises:
-        InputError: there is no file, or it is no regular one.
+        InputError: there is no file, it is no regular one, or a folder above it is closed.
     """
-    if path.is_file():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such checkpoint file") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); look at the links and folders of this path"
+        ) from None
+    if stat.S_ISREG(mode):
         return
-    if path.exists() and not path.is_dir():
+    if not stat.S_ISDIR(mode):
         raise InputError(f"{path}: is a pipe, a socket or a device, no file; give a copy of what it holds")
-    raise InputError(f"{path}: no such checkpoint file")
+    raise InputError(f"{path}: no such checkpoint file; it is a folder")
 
 
 def read_json(path: Path, remedy: str, limit: int = JSON_LIMIT) -> Any:
@@ -34,9 +43,9 @@ def read_json(path: Path, remedy: str, limit: int = JSON_LIMIT) -> Any:
         InputError: there is no such regular file; it is too long, no UTF-8, no JSON, nested too deep, or an object in
             it has a key twice.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; {remedy}")
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; {remedy}")
         with open(path, "rb") as stream:
             content = stream.read(limit + 1)
     except OSError as error:

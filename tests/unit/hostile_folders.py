@@ -66,7 +66,7 @@ def cases() -> Iterator[Case]:
         ("model.safetensors", "pipe", "is a pipe"),
         ("model.safetensors", "/dev/zero", "is a pipe"),
         ("model.safetensors", "/etc/passwd", "not a safetensors file"),
-        ("model.safetensors", "loop", "no such checkpoint file"),
+        ("model.safetensors", "loop", "look at the links"),
         ("model.safetensors", "folder", "no such checkpoint file"),
     ):
         yield Case(f"hf_{name}_is_{config.strip('/').replace('/', '_')}", "model", _placed(name, config), words)

@@ -218,7 +218,7 @@ def test_the_old_format_is_refused(tmp_path: Path) -> None:
 
 def test_missing_files_and_pickles_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.pth", tmp_path):
-        assert refusal(path) == "no such checkpoint file"
+        assert refusal(path).startswith("no such checkpoint file")
         assert not mentions(path, "torch")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "text")
