@@ -6,7 +6,6 @@ piece of work is done by a process of its own, whose peak memory is told beside 
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from statistics import median
 import torch
 
 from benchmarks._timing import machine
+from core.resident_memory import peak_resident_bytes
 from core.result import ResultRow
 from experiments.leaderboard.folding import csv_of, fold, gather
 from experiments.leaderboard.markdown import markdown_of
@@ -116,11 +116,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_resident_bytes()
         began, used = time.perf_counter(), time.process_time()
         WORKS[given.work](given.runs)
         seconds, processor = time.perf_counter() - began, time.process_time() - used
-        print(seconds, processor, before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(seconds, processor, before / 2**20, peak_resident_bytes() / 2**20)
         return
     print(f"{given.rows} rows, {given.rounds} rounds; {machine(torch.device('cpu'))}")
     for each in (4, 1):

@@ -1,9 +1,8 @@
 """How much memory a training process has needed."""
 
-import resource
-import sys
-
 import torch
+
+from core.resident_memory import peak_resident_bytes
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -13,6 +12,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kilobytes, macOS bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()

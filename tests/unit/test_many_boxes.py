@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import resource, sys
+import sys
 import numpy as np, torch
 from core.protocols import Masks, Prompt
+from core.resident_memory import peak_resident_bytes
 from data.detections import ImageDetections
 from evaluation.conventions import PROTOCOLS
 from evaluation.detected import answer_detections
@@ -33,7 +34,7 @@ size = tuple(map(int, sys.argv[2:4]))
 with torch.inference_mode():
     records = answer_detections(Discs(), {protocol.framing: torch.zeros(1, 1, 1, 1)}, 1, size, found, [protocol], 64)
 assert len(records[protocol.name]) == count
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_resident_bytes() >> 20)
 """
 
 
