@@ -21,6 +21,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from benchmarks._models import random_sam
 from benchmarks._timing import default_device, machine, seconds_in_turns
 from compressors.aligning import bottleneck_aligning, embedding_aligning
 from compressors.distill.engine import Engine
@@ -30,11 +31,10 @@ from compressors.prune.selection import keep_locally
 from compressors.prune.surgery import prune
 from data.batches import ImageBatch
 from data.embeddings import MemoryEmbeddings
+from evaluation.latency import PRECISIONS
 from teachers.attention import Attention, attend_by_definition, relative_table
 from teachers.catalog import MODELS
 from teachers.image_encoder import ImageEncoder
-from teachers.initial_weights import initialise_sam
-from teachers.sam import Sam
 
 
 @contextmanager
@@ -113,10 +113,7 @@ def engine_step(case: Case, batch: ImageBatch, engine: Engine, kept: MemoryEmbed
 
 def encoders(name: str, ratio: float, device: torch.device) -> list[ImageEncoder]:
     """Teacher, student of stage 1 and student of stage 2, of random weights."""
-    torch.manual_seed(0)
-    sam = Sam(MODELS[name].config, name).eval().requires_grad_(False)
-    initialise_sam(sam)
-    v0 = sam.image_encoder.to(device)
+    v0 = random_sam(name).image_encoder.to(device)
     groups, heads = find_groups(v0.config), v0.config.num_heads
     scores = {n: torch.rand(g.width) for n, g in groups.items()}
     embedding = {"embedding": scores.pop("embedding")}
@@ -133,8 +130,7 @@ def main() -> None:
     parser.add_argument("--model", default="sam_vit_b", choices=sorted(MODELS))
     parser.add_argument("--ratio", type=float, default=0.77)
     parser.add_argument("--device", default=default_device())
-    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16", "float16"))
-
+    parser.add_argument("--precision", default="bfloat16", choices=tuple(PRECISIONS))
     parser.add_argument("--pictures", type=int, default=4, help="pictures a step; the engine takes them as one batch")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()

@@ -12,11 +12,10 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks._models import random_sam
 from benchmarks._timing import default_device, machine, seconds_in_turns
 from core.cost import measure_cost
 from teachers.catalog import MODELS
-from teachers.initial_weights import initialise_sam
-from teachers.sam import Sam
 
 
 def main() -> None:
@@ -32,9 +31,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also compiled")
     options = parser.parse_args()
     device = torch.device(options.device)
-    torch.manual_seed(0)
-    sam = Sam(MODELS[options.model].config, options.model).eval().requires_grad_(False)
-    initialise_sam(sam)
+    sam = random_sam(options.model)
     macs = measure_cost(sam).encoder_macs_full
     encoder = sam.image_encoder.to(device)
     forms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"as it is": encoder}

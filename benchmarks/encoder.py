@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks._models import random_sam
 from benchmarks._timing import default_device, machine, seconds_in_turns
 from evaluation.memory import peak_memory
 from teachers.catalog import MODELS
 from teachers.convert import hugging_face_config, to_hugging_face
 from teachers.image_encoder import ImageEncoder
-from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
 
 Encode = Callable[[Tensor], Tensor]
 
 
-def _arguments(sam: Sam) -> dict[str, Any]:
+def encoder_arguments(sam: Sam) -> dict[str, Any]:
     """What the constructors of Meta's and timm's encoders have in common."""
     config = sam.config.vit
     return {
@@ -46,7 +46,7 @@ def meta(sam: Sam) -> Encode:
     """``segment_anything``'s encoder with these weights."""
     from segment_anything.modeling import ImageEncoderViT
 
-    model = ImageEncoderViT(out_chans=sam.config.encoder.out_channels, **_arguments(sam))
+    model = ImageEncoderViT(out_chans=sam.config.encoder.out_channels, **encoder_arguments(sam))
     model.load_state_dict(sam.image_encoder.state_dict())
     return model.eval()
 
@@ -90,7 +90,7 @@ def timm(sam: Sam) -> Encode:
     from timm.models.vision_transformer_sam import VisionTransformerSAM
 
     channels = sam.config.encoder.out_channels
-    model = VisionTransformerSAM(num_classes=0, neck_chans=channels, **_arguments(sam)).eval()
+    model = VisionTransformerSAM(num_classes=0, neck_chans=channels, **encoder_arguments(sam)).eval()
     weights = {key.replace("mlp.lin", "mlp.fc"): value for key, value in sam.image_encoder.state_dict().items()}
     model.load_state_dict(weights)
     return _Features(model)
@@ -116,9 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
 
-    torch.manual_seed(0)
-    sam = Sam(MODELS[options.model].config, options.model).eval().requires_grad_(False)
-    initialise_sam(sam)
+    sam = random_sam(options.model)
     for name, parameter in sam.image_encoder.named_parameters():
         if "rel_pos" in name or "pos_embed" in name:
             parameter.normal_(std=0.1)

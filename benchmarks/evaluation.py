@@ -25,6 +25,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from benchmarks._models import random_sam
 from benchmarks._timing import default_device, machine, seconds_in_turns
 from core.protocols import Masks, Prompt, Segmenter, device_of
 from data.coco import Coco
@@ -36,8 +37,6 @@ from evaluation.average_precision.figures import average_precision
 from evaluation.conventions import PROTOCOLS
 from evaluation.passes import EvaluationPass
 from evaluation.predictor import SamPredictor
-from teachers.catalog import MODELS
-from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
 from teachers.weights import load_sam
 
@@ -127,10 +126,7 @@ def model_of(name: str) -> Sam:
     """The packaged teacher, or a shape of SAM with random weights."""
     if name == "sam_pocket":
         return load_sam(name)
-    torch.manual_seed(0)
-    model = Sam(MODELS[name].config, name).eval().requires_grad_(False)
-    initialise_sam(model)
-    return model
+    return random_sam(name)
 
 
 def main() -> None:

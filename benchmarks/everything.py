@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
-from torch import nn
 
+from benchmarks._models import random_sam
 from benchmarks._timing import default_device, machine, seconds_in_turns
+from benchmarks.encoder import encoder_arguments
 from core.protocols import Prompt, device_of
 from data.sample import ImageSample
 from data.shapes import Shapes
@@ -27,7 +28,6 @@ from evaluation.everything import Everything, EverythingGenerator, EverythingSet
 from evaluation.everything.crops import grid_points
 from evaluation.predictor import SamPredictor
 from teachers.catalog import MODELS
-from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
 from teachers.weights import load_sam
 
@@ -41,19 +41,7 @@ def meta_sam(sam: Sam) -> Any:
     from segment_anything.modeling import Sam as MetaSam
 
     config, vit = sam.config, sam.config.vit
-    encoder = ImageEncoderViT(
-        img_size=vit.image_size,
-        patch_size=vit.patch_size,
-        embed_dim=vit.embed_dim,
-        depth=vit.depth,
-        num_heads=vit.num_heads,
-        mlp_ratio=vit.mlp_widths[0] / vit.embed_dim,
-        out_chans=vit.out_channels,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=vit.window_size,
-        global_attn_indexes=vit.global_blocks,
-    )
+    encoder = ImageEncoderViT(out_chans=vit.out_channels, **encoder_arguments(sam))
     prompts = PromptEncoder(vit.out_channels, (vit.grid, vit.grid), (vit.image_size, vit.image_size), 16)
     transformer = TwoWayTransformer(2, vit.out_channels, config.decoder_heads, config.decoder_mlp_width)
     decoder = MaskDecoder(
@@ -83,9 +71,7 @@ def meta_generate(sam: Sam, settings: EverythingSettings, device: torch.device) 
 
 def random_model(name: str, settings: EverythingSettings, device: torch.device) -> tuple[Sam, EverythingSettings]:
     """A named shape with random weights, and thresholds that about half of its masks pass."""
-    torch.manual_seed(0)
-    sam = Sam(MODELS[name].config, name).eval().requires_grad_(False)
-    initialise_sam(sam)
+    sam = random_sam(name)
     predictor = SamPredictor(sam.to(device))
     predictor.set_image(Shapes("validation", 1, size=512).image(0))
     points = torch.from_numpy(grid_points(4, predictor.original_size)).float()[:, None]

@@ -1,1 +1,1 @@
-"""One file a paper; the parts they share live in ``distill`` and ``prune``."""
+"""One file a paper; the parts that several share live in ``distill``, ``prune`` and ``quantize``."""

@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from torch import nn
+
 from compressors.distill.engine import Engine
 from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import TeacherEmbeddings, keeper
 from core.errors import InputError
 from data.sample import ImageData
 from students.files import load_model
+from students.initial_weights import load_imagenet
+from students.student import Student
 from teachers.sam import Sam, SamConfig
 
 
@@ -41,6 +45,17 @@ class RunContext:
         encoder = teacher.image_encoder
         kept = keeper(self.cache, self.cache_folder or self.folder / "embeddings", encoder)
         return TeacherEmbeddings(encoder, self.engine, kept)
+
+    def encoder(self, student: Student, teacher: SamConfig) -> nn.Module:
+        """A student's image encoder on the device, its weights random (by the run's seed) or from the file it names.
+
+        Raises:
+            InputError: the file cannot be read, or is of another backbone.
+        """
+        encoder = student.make(teacher, self.seed).to(self.engine.device)
+        if student.weights is not None:
+            load_imagenet(encoder, student.weights)
+        return encoder
 
     def initial(self, name: str, teacher: Sam) -> Sam:
         """A model to begin with, which must take the teacher's pictures and answer in its terms.

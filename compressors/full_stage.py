@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressors.distill.losses import dice_loss, focal_loss, mask_iou
+from compressors.distill.losses import FOCAL_SHARE, dice_loss, focal_loss, mask_iou
 from teachers.mask_decoder import Decoded
-
-FOCAL_SHARE = 20.0
-"""Segment Anything's focal loss weighs so many times its dice loss."""
 
 
 @dataclass(frozen=True)

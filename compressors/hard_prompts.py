@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compressors.candidates import best_of_three
 from core.protocols import Prompt
 from core.seeding import generator_for
 from teachers.sam import Sam
@@ -83,7 +84,7 @@ def hard_points(student: Sam, embeddings: Tensor, coverage: Tensor, iterations: 
     for iteration in range(1, int(iterations.max()) + 1):
         active = (iterations >= iteration).nonzero()[:, 0].to(points.device)
         answered = student.decode_frame(embeddings[active], point_prompt(points[active]))
-        missed = masks[active] & ~_chosen(answered.logits, answered.iou_pred).unflatten(0, (len(active), -1))
+        missed = masks[active] & ~best_of_three(answered.logits, answered.iou_pred).unflatten(0, (len(active), -1))
         drawn = draw_points(missed, chances[active, iteration], frame)
         points[active] = torch.where(missed.flatten(2).any(2)[..., None], drawn, points[active])
     return points
@@ -93,9 +94,3 @@ def point_prompt(points_xy: Tensor) -> Prompt:
     """Foreground points ``[B, K, 2]`` as ``B * K`` prompts, those of one picture together."""
     xy = points_xy.flatten(0, 1)[:, None]
     return Prompt(points_xy=xy, labels=torch.ones(len(xy), 1, dtype=torch.int64, device=xy.device))
-
-
-def _chosen(logits: Tensor, iou_pred: Tensor) -> Tensor:
-    """Of three candidates the one with the best predicted IoU: ``[N, 4, l, l]`` to bool ``[N, l, l]``."""
-    best = iou_pred[:, 1:].argmax(1) + 1
-    return logits[torch.arange(len(best), device=best.device), best] > 0

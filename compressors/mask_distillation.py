@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressors.distill.losses import dice_loss, focal_loss
+from compressors.candidates import best_of_three
+from compressors.distill.losses import FOCAL_SHARE, dice_loss, focal_loss
 from core.protocols import Prompt
 from core.seeding import generator_for
 from teachers.sam import Sam
@@ -35,6 +36,7 @@ def ask(teacher: Sam, embeddings: Tensor, valid: Tensor, points: int, seed: int,
         embeddings: the teacher's, ``[B, C, g, g]``.
         valid: bool ``[B, g, g]``, the cells that hold picture; points fall there.
         points: prompts of each kind a picture.
+        seed, step: what the points are drawn from.
     """
     generator = generator_for(seed, "mask prompts", step)
     drawn = torch.rand(len(embeddings), points, 1, 2, generator=generator).to(embeddings.device)
@@ -45,13 +47,12 @@ def ask(teacher: Sam, embeddings: Tensor, valid: Tensor, points: int, seed: int,
     by_points = Prompt(points_xy=xy, labels=torch.ones(len(xy), 1, dtype=torch.int64, device=xy.device))
     with torch.no_grad():
         first = teacher.decode_frame(embeddings, by_points)
-        best = first.iou_pred[:, 1:].argmax(1) + 1
-        masks = first.logits[torch.arange(len(best), device=best.device), best] > 0
+        masks = best_of_three(first.logits, first.iou_pred)
         by_boxes = Prompt(boxes_xyxy=_boxes(masks, teacher.input_size))
         second = teacher.decode_frame(embeddings, by_boxes)
-    everything = torch.ones(len(xy), dtype=torch.bool, device=xy.device)
+    every_one = torch.ones(len(xy), dtype=torch.bool, device=xy.device)
     return (
-        Asked(by_points, first.logits.float(), first.iou_pred.float(), everything),
+        Asked(by_points, first.logits.float(), first.iou_pred.float(), every_one),
         Asked(by_boxes, second.logits.float(), second.iou_pred.float(), masks.flatten(1).any(1)),
     )
 
@@ -70,7 +71,7 @@ def mask_loss(student: Sam, embeddings: Tensor, asked: tuple[Asked, Asked]) -> d
         logits, targets = found.logits[:, kept].float(), (part.logits[:, kept] > 0).float()
         weight = part.counts.float()
         share = weight / len(weight)
-        masks = 20 * focal_loss(logits, targets) + dice_loss(logits, targets)
+        masks = FOCAL_SHARE * focal_loss(logits, targets) + dice_loss(logits, targets)
         terms[f"{name}_masks"] = (masks.mean(1) * share).sum()
         squared = (found.iou_pred[:, kept].float() - part.iou_pred[:, kept]).square()
         terms[f"{name}_iou"] = (squared.mean(1) * share).sum()

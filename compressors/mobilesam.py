@@ -12,10 +12,9 @@ from compressors.distill.losses import embedding_mse, embedding_rmse
 from compressors.distill.schedule import Optimisation
 from compressors.distill.state import Progress
 from compressors.mask_distillation import ask, mask_loss
-from compressors.settings import check_at_least, check_choices
+from compressors.settings import check_above_zero, check_at_least, check_choices, check_unvalidated
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
-from students.initial_weights import load_imagenet
 from students.student import Student
 from teachers.sam import Sam, SamConfig
 
@@ -62,6 +61,8 @@ class MobileSam:
     def __post_init__(self) -> None:
         check_choices(self, CHOICES)
         check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1)
+        check_above_zero(self, "decoder_rate")
+        check_unvalidated(self.optimisation)
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """The student's encoder beside the teacher's decoder."""
@@ -69,9 +70,7 @@ class MobileSam:
 
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """Distil the encoder; then, if asked for, let the decoder follow. Labels are never read."""
-        encoder = self.student.make(teacher.config, context.seed).to(context.engine.device)
-        if self.student.weights is not None:
-            load_imagenet(encoder, self.student.weights)
+        encoder = context.encoder(self.student, teacher.config)
         student = teacher.with_encoder(encoder, f"{teacher.name}-{self.student.name}").requires_grad_(False)
         batches = ImageBatches(data, teacher.input_size, teacher.config.encoder.grid, context.seed)
         wanted = context.teacher_embeddings(teacher)

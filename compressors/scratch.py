@@ -9,8 +9,7 @@ from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Stage
 from compressors.distill.losses import embedding_mse
 from compressors.distill.schedule import Optimisation
-from compressors.settings import check_at_least
-from core.errors import InputError
+from compressors.settings import check_at_least, check_ratio, check_unvalidated
 from core.seeding import seed_for
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
@@ -40,9 +39,9 @@ class Scratch:
     knobs: ClassVar[frozenset[str]] = frozenset({"ratio"})
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise InputError(f"ratio={self.ratio} is outside (0, 1); try ratio=0.5 or ratio=0.77")
+        check_ratio(self.ratio)
         check_at_least(self, steps=1, batch=1)
+        check_unvalidated(self.optimisation)
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """The student's shape, SlimSAM's at the same ratio."""

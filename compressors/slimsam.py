@@ -102,15 +102,14 @@ class SlimSam(Slimming):
     def _cut(
         self, teacher: Sam, encoder: ImageEncoder, parts: tuple[str, ...], batches: ImageBatches, context: RunContext
     ) -> ImageEncoder:
-        """Cut channels of ``parts``; once done, read back from the folder."""
-        path = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors"
-        if path.exists() and read_about(path).get("key") == self._key(context):
-            return load_model(path).image_encoder.to(context.engine.device)
-        sam = teacher.with_encoder(encoder, teacher.name)
-        slimmed = self.slim(sam, encoder, parts, batches, context.seed, self.batch)
-        if processes.is_first():
-            save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": self._key(context)})
-        return slimmed
+        """Cut channels of ``parts``. The first process does, unless it is done already; all read it from the folder."""
+        path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", self._key(context)
+        if processes.is_first() and not (path.exists() and read_about(path).get("key") == key):
+            sam = teacher.with_encoder(encoder, teacher.name)
+            slimmed = self.slim(sam, encoder, parts, batches, context.seed, self.batch)
+            save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": key})
+        processes.wait()
+        return load_model(path).image_encoder.to(context.engine.device)
 
     def _distil(
         self,

@@ -13,17 +13,17 @@ from compressors.distill.losses import embedding_l1
 from compressors.distill.schedule import Optimisation
 from compressors.full_stage import Truth, annotation_losses, output_loss, token_loss, truth_of
 from compressors.hard_prompts import draw_iterations, draw_points, hard_points, mask_cells, point_prompt
-from compressors.settings import check_at_least, check_choices
+from compressors.settings import check_above_zero, check_at_least, check_choices, check_unvalidated
 from core.errors import InputError
 from core.protocols import Prompt
 from data.instance_batches import InstanceBatch, InstanceBatches
 from data.sample import ImageData
-from students.initial_weights import load_imagenet
 from students.student import Student
 from teachers.sam import Sam, SamConfig
 
 CHOICES = {"boxes": ("none", "also", "alone"), "decoder": ("trained", "frozen")}
 BOX_JITTER = 0.04
+"""Standard deviation of the noise on each side of a box prompt, as a share of the side."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class TinySam:
 
     def __post_init__(self) -> None:
         check_choices(self, CHOICES)
-        check_at_least(self, embedding=0, token=0, output=0, annotations=0, epsilon=0, prompts=1, steps=1, batch=1)
+        check_at_least(self, embedding=0, token=0, output=0, annotations=0, prompts=1, steps=1, batch=1)
+        check_above_zero(self, "epsilon")
+        check_unvalidated(self.optimisation)
         if not (self.embedding or self.token or self.output or self.annotations):
             raise InputError("method.embedding, token, output and annotations are all 0; give one of them a weight")
 
@@ -120,9 +122,7 @@ class TinySam:
             student = context.initial(self.init, teacher).to(context.engine.device)
             student.name = f"{teacher.name}-tinysam"
         else:
-            encoder = self.student.make(teacher.config, context.seed).to(context.engine.device)
-            if self.student.weights is not None:
-                load_imagenet(encoder, self.student.weights)
+            encoder = context.encoder(self.student, teacher.config)
             student = teacher.with_encoder(encoder, f"{teacher.name}-{self.student.name}")
         student.requires_grad_(False).image_encoder.requires_grad_(True)
         # Prompts mean the same to both: the prompt encoder stays as it is.

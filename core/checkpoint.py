@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from core.errors import InputError
+from core.errors import InputError, first_line
 from core.inert_pickle import read_inert
 from core.plain_file import JSON_LIMIT, check_regular, parse_json
 from core.storage import storing
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb") as stream:
                 os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, 0o666 & ~umask())
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,7 +72,8 @@ def remove_abandoned(folder: Path) -> None:
                 os.close(handle)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that this process takes from the files it makes."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -104,15 +105,12 @@ def read_torch(path: Path) -> Any:
     """Read a ``torch.save`` file of either format, tensors and plain containers only; nothing it names is imported.
 
     Raises:
-        InputError: the file is missing, truncated, not a PyTorch file, or asks for a class or function; see
+        InputError: the file is missing, closed, truncated, not a PyTorch file, or asks for a class or function; see
             :func:`core.inert_pickle.read_inert`.
     """
     check_regular(path)
-    try:
-        with open(path, "rb") as stream:
-            zipped = stream.read(4) == b"PK\x03\x04"
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    with _opened(path) as stream:
+        zipped = stream.read(4) == b"PK\x03\x04"
     return read_inert(path, ()) if zipped else read_old(path)
 
 
@@ -120,7 +118,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors and its metadata.
 
     Raises:
-        InputError: the file is missing, truncated or not in this format; or it names a tensor twice.
+        InputError: the file is missing, closed, truncated or not in this format; or it names a tensor twice.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -129,30 +127,43 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}, metadata
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file ({_first_line(error)})") from error
+        raise _damaged(path, first_line(error)) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, without its tensors.
 
     Raises:
-        InputError: the file is missing, truncated or not in this format; or it names a tensor twice.
+        InputError: the file is missing, closed, truncated or not in this format; or it names a tensor twice.
     """
     check_regular(path)
+    with _opened(path) as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        text = stream.read(size) if 2 <= size <= min(JSON_LIMIT, path.stat().st_size - 8) else b"null"
     try:
-        with open(path, "rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = parse_json(stream.read(size)) if 2 <= size <= min(JSON_LIMIT, path.stat().st_size - 8) else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file ({_first_line(error)})") from error
+        header = parse_json(text)
+    except ValueError as error:
+        raise _damaged(path, first_line(error)) from error
     if not isinstance(header, dict):
-        raise InputError(
-            f"{path}: truncated or not a safetensors file (its header claims {size} bytes); fetch it again"
-        )
+        raise _damaged(path, f"its header claims {size} bytes")
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise InputError(f"{path}: truncated or not a safetensors file (its metadata are no texts)")
+        raise _damaged(path, "its metadata are no texts")
     return metadata
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to be read; what the system refuses is told as that, and not as damage."""
+    try:
+        with open(path, "rb") as stream:
+            yield stream
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: truncated or not a safetensors file ({why}); fetch it again")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -207,8 +218,3 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     """
     check_fit(model, tensors, origin)
     model.load_state_dict(dict(tensors))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__

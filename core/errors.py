@@ -1,4 +1,4 @@
-"""The one exception that means "what was given to the program is wrong"."""
+"""How a run ends in one line: what was given to the program is wrong, or what it computed."""
 
 _LONGEST = 2000
 
@@ -19,6 +19,12 @@ class InputError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run ended by what it computed, not by what it was given; told in one line, and noted as a failed row."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, 200 characters at most; its class's name where it has none."""
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__
 
 
 def _one_line(message: str) -> str:

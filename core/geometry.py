@@ -43,7 +43,7 @@ def normalise(pixels: Tensor, frame: int) -> Tensor:
 def valid_cells(size_hw: tuple[int, int], frame: int, grid: int) -> Tensor:
     """Which cells of the embedding grid hold picture rather than padding: bool ``[grid, grid]``.
 
-    A cell counts as valid when its centre lies inside the resized picture.
+    A cell counts as valid when its centre lies inside the resized picture; the first row and column always do.
     """
     new_h, new_w = resized_size(size_hw, frame)
     centres = (torch.arange(grid) + 0.5) * (frame / grid)

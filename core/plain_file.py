@@ -1,7 +1,10 @@
 """Files that a program may read at all: regular ones, and texts no longer than they can honestly be."""
 
+import contextlib
 import json
 import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,7 @@ def check_regular(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such checkpoint file") from None
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); look at the links and folders of this path"
-        ) from None
+        raise _closed(path, error) from None
     if stat.S_ISREG(mode):
         return
     if not stat.S_ISDIR(mode):
@@ -32,26 +33,42 @@ def check_regular(path: Path) -> None:
     raise InputError(f"{path}: no such checkpoint file; it is a folder")
 
 
-def read_json(path: Path, remedy: str, limit: int = JSON_LIMIT) -> Any:
+@contextlib.contextmanager
+def access_told(path: Path) -> Iterator[None]:
+    """A block that looks for files and lists folders at ``path``; what the system refuses there is told in one line.
+
+    Raises:
+        InputError: a folder is closed, or links lead in a circle.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _closed(error.filename or path, error) from None
+
+
+def _closed(path: Path | str, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read ({error.strerror}); look at the links and folders of this path")
+
+
+def read_json(path: Path, remedy: str) -> Any:
     """What a JSON file says: plain data.
 
     Args:
         remedy: the end of every refusal.
-        limit: bytes of the longest file.
 
     Raises:
-        InputError: there is no such regular file; it is too long, no UTF-8, no JSON, nested too deep, or an object in
-            it has a key twice.
+        InputError: there is no such regular file; it is longer than :data:`JSON_LIMIT`, no UTF-8, no JSON, nested too
+            deep, or an object in it has a key twice.
     """
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file; {remedy}")
         with open(path, "rb") as stream:
-            content = stream.read(limit + 1)
+            content = stream.read(JSON_LIMIT + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    if len(content) > limit:
-        raise InputError(f"{path}: is longer than {limit} bytes; {remedy}")
+    if len(content) > JSON_LIMIT:
+        raise InputError(f"{path}: is longer than {JSON_LIMIT} bytes; {remedy}")
     try:
         return parse_json(content)
     except ValueError as error:
@@ -73,7 +90,11 @@ def parse_json(content: bytes | str) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"has the key {twice[:100]!r} twice")
+        raise ValueError(f"has the key {repeated_key(pairs)[:100]!r} twice")
     return found
+
+
+def repeated_key(pairs: Sequence[tuple[str, Any]]) -> str:
+    """The first key that an object of a JSON text has several times; there must be one."""
+    # Counted in one pass: an object may have a million keys.
+    return next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

@@ -132,7 +132,6 @@ class Metric:
     value: float
     unit: str
     n: int
-    higher_is_better: bool = True
     low: float | None = None
     high: float | None = None
 

@@ -1,6 +1,6 @@
 """One row of results: the columns of every table, JSON file and CSV of the project."""
 
-import math
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -159,13 +159,11 @@ _MAY_BE_UNKNOWN = frozenset(name for name, hint in _TYPES.items() if type(None) 
 
 def _problem(key: str, value: object) -> str | None:
     """What is wrong with a value of a column, if anything."""
-    if value is None and key in _MAY_BE_UNKNOWN:
+    if value is None:
         # Most columns of most rows, and there are files with thousands of rows.
-        return None
+        return None if key in _MAY_BE_UNKNOWN else f"{key} is null"
     hint = _TYPES[key]
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if value is None:
-        return None if type(None) in allowed else f"{key} is null"
     if dict[str, str] in allowed:
         words = isinstance(value, Mapping) and all(type(k) is str and type(v) is str for k, v in value.items())
         return None if words else f"{key} does not map names to words"
@@ -173,8 +171,9 @@ def _problem(key: str, value: object) -> str | None:
         whole = isinstance(value, Mapping) and all(type(k) is str and type(v) is int for k, v in value.items())
         return None if whole else f"{key} does not map names to counts"
     if float in allowed:
-        if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
-            return f"{key} is {value!r}, not a finite number"
+        # Written so that NaN fails too, and so that an int too long for a float does not overflow.
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+            return f"{key} is {repr(value)[:60]}, not a finite number"
         share = key.startswith(("miou", "ap", "average_"))
         return f"{key} is {value}, not within 0 to 1" if share and not 0 <= value <= 1 else None  # type: ignore[operator]
     if type(value) not in allowed:

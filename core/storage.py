@@ -107,7 +107,7 @@ def _why_not(path: Path, error: Exception) -> int | None:
     for number in _OF_DISKS:
         if f"(os error {number})" in told or os.strerror(number) in told:
             return number
-    if not any(word in told.lower() for word in ("write", "writ", "unexpected pos")):
+    if not any(word in told.lower() for word in ("writ", "unexpected pos")):
         return None
     with contextlib.suppress(OSError):
         disk = os.statvfs(path.parent)

@@ -112,10 +112,6 @@ class AnnotatedPictures:
         """The annotation file's id of a picture (its place in the folder where no annotations are read)."""
         return self._entries[index].image_id
 
-    def instance_count(self, index: int) -> int:
-        """How many instances the rules admitted, without reading the picture; 0 where there is nothing to score."""
-        return len(self._entries[index].instances)
-
     def sample(self, index: int) -> ImageSample:
         """The picture with its instances in annotation order; instances whose mask is empty are left out.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.plain_file import access_told
 from data.instances import Instance, Rules
 from data.json_fields import read_json, value, whole
 
@@ -47,8 +48,9 @@ def read_entries(
         InputError: the file is missing or malformed, an id occurs twice, a listed size is beyond all pictures, or as
             :meth:`data.instances.Rules.admit`.
     """
-    if not source.is_file():
-        raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
+    with access_told(source):
+        if not source.is_file():
+            raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
     content = read_json(source)
     for key in ("images", "annotations"):
         if not isinstance(value(content, key, str(source)), list):

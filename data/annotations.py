@@ -154,7 +154,8 @@ def _check_rle(rle: dict[str, Any], size_hw: tuple[int, int], where: str) -> Non
     if not isinstance(size, list | tuple) or list(size) != list(size_hw):
         _refuse(where, f"RLE of size {str(size)[:40]} on an image of size {list(size_hw)} (height, width)")
     if isinstance(counts, str | bytes):
-        runs = expand_counts(counts.encode("utf-8") if isinstance(counts, str) else counts)
+        # JSON may hold halves of surrogate pairs, which are no letters of a count either.
+        runs = expand_counts(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
         if runs is None:
             _refuse(where, "RLE with a malformed counts string")
     elif isinstance(counts, list):

@@ -87,7 +87,7 @@ class ImageBatches:
     frame: int
     grid: int
     seed: int
-    pictures: "PictureCache" = field(default_factory=lambda: PictureCache(CACHE_BYTES))
+    pictures: PictureCache = field(default_factory=lambda: PictureCache(CACHE_BYTES))
 
     def __call__(self, places: range) -> ImageBatch:
         """The batch at consecutive places of the order; it may run on across the end of an epoch."""
@@ -105,9 +105,12 @@ class ImageBatches:
             InputError: a picture cannot be read and such are refused, or none can be read.
         """
         read = [first_readable(self.data, index, self._picture) for index in indices]
-        pictures = [picture for _, picture in read]
+        return self.made([index for index, _ in read], [picture for _, picture in read])
+
+    def made(self, indices: Sequence[int], pictures: Sequence[NDArray[np.uint8]]) -> ImageBatch:
+        """The batch of pictures (uint8 ``[H, W, 3]`` each) that were read, at their places in the data set."""
         return ImageBatch(
-            names=tuple(self.data.image_name(index) for index, _ in read),
+            names=tuple(self.data.image_name(index) for index in indices),
             images=torch.stack([to_frame(picture, self.frame) for picture in pictures]),
             valid=torch.stack([valid_cells((p.shape[0], p.shape[1]), self.frame, self.grid) for p in pictures]),
             digests=tuple(_digest(picture) for picture in pictures),

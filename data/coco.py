@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.plain_file import access_told
 from data.annotated_pictures import AnnotatedPictures
 from data.annotation_file import Entry, read_entries
 from data.instances import Rules
@@ -13,7 +14,12 @@ from data.json_fields import value
 from data.picture_names import is_below, is_plain
 
 FOLDERS = {"train": "train2017", "validation": "val2017"}
-"""The folder of each split below the root; its annotations are ``annotations/instances_<folder>.json``."""
+"""The folder of each split below the root."""
+
+
+def annotations_name(split: str) -> str:
+    """Path of a split's annotation file, relative to the root."""
+    return f"annotations/instances_{FOLDERS[split]}.json"
 
 
 class Coco(AnnotatedPictures):
@@ -54,11 +60,12 @@ class Coco(AnnotatedPictures):
             raise InputError(f'COCO has no split "{split}"; choose one of {", ".join(FOLDERS)}')
         root, folder = Path(root), FOLDERS[split]
         pictures = Path(images or root / folder)
-        source = Path(annotations or root / "annotations" / f"instances_{folder}.json")
-        if not pictures.is_dir():
-            raise InputError(f"{pictures}: no such folder; put COCO 2017's pictures there or give another root")
-        # One listing instead of a look-up a file: on network disks the difference is minutes.
-        present = set(os.listdir(pictures))
+        source = Path(annotations or root / annotations_name(split))
+        with access_told(pictures):
+            if not pictures.is_dir():
+                raise InputError(f"{pictures}: no such folder; put COCO 2017's pictures there or give another root")
+            # One listing instead of a look-up a file: on network disks the difference is minutes.
+            present = set(os.listdir(pictures))
         entries = read_entries(source, rules, "COCO", _listed_name) if labels else _in_folder(pictures, present)
         super().__init__(pictures, source, entries, present, rules, labels)
 

@@ -6,6 +6,7 @@ in *shards*: files that one process appends to and any process may read. Every r
 a record that was torn by a kill, cut off by a full disk or damaged later is not returned, and is made again.
 """
 
+import errno
 import hashlib
 import os
 import struct
@@ -173,5 +174,5 @@ class DiskEmbeddings:
             if stream.write(record) != len(record):
                 # Records stand at multiples of their length.
                 stream.truncate(start)
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return self._own, start

@@ -1,7 +1,6 @@
 """Reading pictures as stored, and bringing them into the square frame a model sees."""
 
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.geometry import normalise, resized_size
+from data.pillows_warnings import WITHOUT_PILLOWS_WARNINGS
 from data.stored_pixels import flaw_of, turned_back, turned_by_pillow
 
 MAX_PIXELS = 89_478_485
@@ -99,15 +99,13 @@ def to_frame(image: NDArray[np.uint8], frame: int) -> Tensor:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture opened by Pillow, with everything that can go wrong told as InputError."""
     try:
-        with warnings.catch_warnings():
-            # Between one and two times the limit Pillow only warns; our own check below refuses both alike. It warns of
-            # damaged metadata too, of which nothing is used.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    size = f"{picture.width}x{picture.height}"
-                    raise InputError(f"{path}: {size} is more than {MAX_PIXELS} pixels; scale the picture down")
-                yield picture
+        # Between one and two times the limit Pillow only warns; our own check below refuses both alike. It warns of
+        # damaged metadata too, of which nothing is used.
+        with WITHOUT_PILLOWS_WARNINGS, Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                size = f"{picture.width}x{picture.height}"
+                raise InputError(f"{path}: {size} is more than {MAX_PIXELS} pixels; scale the picture down")
+            yield picture
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError):

@@ -77,14 +77,15 @@ class InstanceBatches:
 
     def __call__(self, places: range) -> InstanceBatch:
         """The batch at consecutive places of the order; see :class:`data.batches.ImageBatches`."""
-        indices, drawn = [], []
+        indices, pictures, drawn = [], [], []
         for wanted, place in zip(self.pictures.indices(places), places, strict=True):
             index, sample = first_readable(self.data, wanted, self.data.sample)
             indices.append(index)
+            pictures.append(sample.image)
             drawn.append(self._draw(sample, place))
         coverage, boxes = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         labelled = coverage.flatten(1).any(1)
-        return InstanceBatch(self.pictures.of(indices), tuple(places), coverage, boxes, labelled)
+        return InstanceBatch(self.pictures.made(indices, pictures), tuple(places), coverage, boxes, labelled)
 
     def _draw(self, sample: ImageSample, place: int) -> tuple[Tensor, Tensor]:
         side, size_hw = 4 * self.grid, (sample.image.shape[0], sample.image.shape[1])

@@ -1,12 +1,12 @@
 """JSON files whose content is checked as it is read: every failure names the file and the key."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.plain_file import repeated_key
 
 LARGEST = 1e15
 """Numbers beyond this are treated like infinity: no coordinate and no area comes near."""
@@ -41,8 +41,9 @@ def parse_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None =
         found = dict(pairs)
         if len(found) < len(pairs):
             # Else the last one counts, and whatever the first held is left out without a word.
-            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise InputError(f"{path}: the key {twice[:60]!r} occurs twice in one object; correct the file")
+            raise InputError(
+                f"{path}: the key {repeated_key(pairs)[:60]!r} occurs twice in one object; correct the file"
+            )
         return found if object_hook is None else object_hook(found)
 
     try:

@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.errors import InputError
+from core.plain_file import access_told
+from data import coco
 from data.annotated_pictures import AnnotatedPictures
 from data.annotation_file import read_entries
 from data.instances import Rules
@@ -15,8 +17,8 @@ from data.picture_names import is_plain
 SPLITS = {"train": "train", "validation": "val"}
 VERSIONS = ("v1", "v0.5")
 """The annotations of a split are ``annotations/lvis_<version>_<train or val>.json``, of the first version there is."""
-FOLDERS = ("train2017", "val2017")
-"""The folders of pictures below the root."""
+FOLDERS = tuple(coco.FOLDERS.values())
+"""The folders of pictures below the root, those of COCO 2017."""
 
 # COCO of 2014 numbered its pictures as COCO 2017 does, behind a prefix; files of v0.5 still name them so.
 _PREFIX = re.compile(r"^COCO_(train|val|test)2014_")
@@ -60,13 +62,14 @@ class Lvis(AnnotatedPictures):
         if split not in SPLITS:
             raise InputError(f'LVIS has no split "{split}"; choose one of {", ".join(SPLITS)}')
         root = Path(root)
-        source = Path(annotations) if annotations else _source(root / "annotations", SPLITS[split])
-        folders = [folder for folder in FOLDERS if (root / folder).is_dir()]
+        with access_told(root):
+            source = Path(annotations) if annotations else _source(root / "annotations", SPLITS[split])
+            folders = [folder for folder in FOLDERS if (root / folder).is_dir()]
+            # One listing of each folder instead of look-ups for each picture.
+            present = {f"{folder}/{name}" for folder in folders for name in os.listdir(root / folder)}
         if not folders:
             both = f"nor {FOLDERS[1]} beside it"
             raise InputError(f"{root / FOLDERS[0]}: no such folder, {both}; put COCO 2017's pictures in both")
-        # One listing of each folder instead of look-ups for each picture.
-        present = {f"{folder}/{name}" for folder in folders for name in os.listdir(root / folder)}
 
         def name_of(raw: Mapping[str, Any], where: str) -> str:
             candidates = _candidates(raw, where)
@@ -91,7 +94,7 @@ def _candidates(raw: Mapping[str, Any], where: str) -> list[str]:
     names: list[str] = []
     first: list[str] = []
     for key in ("coco_url", "file_name"):
-        found = raw.get(key) if isinstance(raw, dict) else None
+        found = raw.get(key)
         path = PurePosixPath(found) if isinstance(found, str) else PurePosixPath()
         if path.name == ".." or not is_plain(path.name):
             continue

@@ -26,8 +26,7 @@ class Sa1b:
         root: folder of the files, or of shards (``sa_000000/`` ...) that hold them.
         split: ``"validation"`` or ``"train"``.
         validation_count: how many pictures are kept for validation.
-        labels: False reads no JSON; :meth:`sample` and :meth:`points` refuse.
-
+        labels: False reads no JSON, and :meth:`sample` refuses.
         missing: pictures that are missing, damaged, of another size than listed or without their JSON are refused
             (``"refuse"``), or left out and counted with their instances (``"skip"``). They count in the split.
 
@@ -72,7 +71,7 @@ class Sa1b:
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How often each of :data:`data.skipped.REASONS` applied; "empty_mask" grows as samples are read."""
+        """How often each of :data:`data.skipped.REASONS` applied; some grow as samples are read."""
         return self._rules.skipped.counts
 
     def image(self, index: int) -> NDArray[np.uint8]:
@@ -91,11 +90,6 @@ class Sa1b:
         """The file name, ``sa_<number>.jpg``."""
         return self._pictures[self._numbers[index]].name
 
-    def instance_count(self, index: int) -> int:
-        """How many instances the rules admitted, without reading the picture; 0 where there is nothing to score."""
-        self._require_labels()
-        return self._instance_counts[self._numbers[index]]
-
     def sample(self, index: int) -> ImageSample:
         """The picture with its instances in annotation order; instances whose mask is empty are left out.
 
@@ -103,7 +97,8 @@ class Sa1b:
             UnreadableImage, InputError: as :meth:`image`; likewise if it is not of the listed size.
             InputError: there are no labels.
         """
-        self._require_labels()
+        if not self._labels:
+            raise InputError("SA-1B was opened without annotations; use labels=True to read instances")
         number = self._numbers[index]
         source, size_hw, instances = self._read(number, Rules())
         image, path = self.image(index), self._pictures[number]
@@ -112,24 +107,6 @@ class Sa1b:
         except InputError as problem:
             raise self._left_out(index, problem) from None
         return self._rules.sample(number, path.name, image, instances, source)
-
-    def points(self, index: int) -> NDArray[np.float64]:
-        """The point each instance of :meth:`sample` was annotated from: float64 ``[N, 2]``, xy in image pixels.
-
-        Raises:
-            InputError: an annotation has no ``point_coords``, or there are no labels.
-        """
-        self._require_labels()
-        source, size_hw, instances = self._read(self._numbers[index], Rules())
-        kept = [instance for instance, _ in self._rules.with_pixels(instances, size_hw, source)]
-        for instance in kept:
-            if instance.point_xy is None:
-                raise InputError(f'{source}: annotation {instance.annotation_id} has no "point_coords"; fetch it again')
-        return np.array([instance.point_xy for instance in kept], dtype=np.float64).reshape(-1, 2)
-
-    def _require_labels(self) -> None:
-        if not self._labels:
-            raise InputError("SA-1B was opened without annotations; use labels=True to read instances")
 
     def _left_out(self, index: int, problem: InputError) -> UnreadableImage:
         """What to raise about a picture, once it is counted; raises ``problem`` where such are refused."""

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from core.errors import InputError
+from core.plain_file import access_told
 
 _FILE = re.compile(r"sa_(\d+)\.(jpg|json)", re.ASCII)
 _MOST_DIGITS = 18
@@ -13,8 +14,14 @@ def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path]]:
     """Pictures and JSON files by number, in the root and in the folders right below it.
 
     Raises:
-        InputError: there is no such folder, it has no pictures, or a number occurs twice or fits into no array.
+        InputError: there is no such folder, it has no pictures, one is closed, or a number occurs twice or fits into
+            no array.
     """
+    with access_told(root):
+        return _found(root)
+
+
+def _found(root: Path) -> tuple[dict[int, Path], dict[int, Path]]:
     found: dict[str, dict[int, Path]] = {"jpg": {}, "json": {}}
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; put SA-1B's sa_*.jpg and sa_*.json there or give another root")

@@ -1,6 +1,7 @@
 """The command ``python -m data.shapes``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core.errors import InputError
 from data.shapes import DIFFICULTY, SPLITS, Shapes
-from data.shapes_export import contact_sheet, write_data_set, write_picture
+from data.shapes_export import COLUMNS, ROWS, contact_sheet, write_data_set, write_picture
 
 _EXAMPLES = """\
 examples:
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
     parser.add_argument(
-        "--contact-sheet", type=Path, metavar="FILE", help="write a PNG of the first 48 pictures, masks outlined"
+        "--contact-sheet",
+        type=Path,
+        metavar="FILE",
+        help=f"write a PNG of the first {COLUMNS * ROWS} pictures, masks outlined",
     )
     options = parser.parse_args(arguments)
     try:
@@ -54,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError("nothing to write; give --out DIR with --count N, or --contact-sheet FILE")
     if options.out is not None and options.count is None:
         raise InputError("--out needs --count N, the number of pictures")
-    count = 48 if options.count is None else options.count
+    count = COLUMNS * ROWS if options.count is None else options.count
     data = Shapes(options.split, count, options.seed, options.size, options.difficulty)
     if options.out is not None:
         progress = Progress(
@@ -69,7 +73,7 @@ def _run(options: argparse.Namespace) -> None:
             folders = write_data_set(data, options.out, options.overwrite, lambda: progress.advance(task))
         print(f"wrote {len(data)} pictures into {folders[0]} and {folders[1]}")
     if options.contact_sheet is not None:
-        if options.contact_sheet.is_dir() or not options.contact_sheet.parent.is_dir():
+        if os.path.isdir(options.contact_sheet) or not os.path.isdir(options.contact_sheet.parent):
             raise InputError(f"cannot write {options.contact_sheet}; name a file in a folder that exists")
         write_picture(options.contact_sheet, contact_sheet(data), "PNG")
         print(f"wrote {options.contact_sheet}")

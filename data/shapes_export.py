@@ -14,11 +14,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from core.errors import InputError
+from data.coco import FOLDERS, annotations_name
 from data.sample import ImageSample
 from data.shapes import Shapes
 from data.shapes_drawing import KINDS
 
-COCO_SPLITS = {"train": "train2017", "validation": "val2017"}
+COLUMNS, ROWS = 8, 6
+"""Pairs of a contact sheet."""
 _WRITTEN = re.compile(r"(sa_\d{6}\.(jpg|json)|\d{12}\.png|instances_\w+2017\.json)(\.part)?")
 
 
@@ -43,9 +45,8 @@ def write_data_set(
     Raises:
         InputError: ``out`` is a file, or the folders already hold a data set and ``overwrite`` is false.
     """
-    split = COCO_SPLITS[data.split]
     sa1b, coco = out / "sa1b", out / "coco"
-    pictures, listing = coco / split, coco / "annotations" / f"instances_{split}.json"
+    pictures, listing = coco / FOLDERS[data.split], coco / annotations_name(data.split)
     for folder in (sa1b, pictures, listing.parent):
         _make_folder(folder)
     earlier = [path for folder in (sa1b, pictures) for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]
@@ -133,19 +134,18 @@ def _coco_annotation(sample: ImageSample, k: int, runs: dict[str, Any], category
     }
 
 
-def contact_sheet(data: Shapes, columns: int = 8, rows: int = 6) -> NDArray[np.uint8]:
+def contact_sheet(data: Shapes) -> NDArray[np.uint8]:
     """Pictures beside the same pictures with masks outlined.
 
     Args:
-        data: the first ``columns * rows`` items are shown, fewer if it has fewer.
-        columns, rows: of pairs.
+        data: the first ``COLUMNS * ROWS`` items are shown, fewer if it has fewer.
 
     Returns:
-        uint8 ``[rows * cell, 2 * columns * cell, 3]`` with ``cell`` the data set's size plus a margin of 4 pixels.
+        uint8 ``[ROWS * cell, 2 * COLUMNS * cell, 3]`` with ``cell`` the data set's size plus a margin of 4 pixels.
     """
     cell = data.size + 4
-    sheet = np.full((rows * cell, 2 * columns * cell, 3), 255, dtype=np.uint8)
-    for index in range(min(len(data), columns * rows)):
+    sheet = np.full((ROWS * cell, 2 * COLUMNS * cell, 3), 255, dtype=np.uint8)
+    for index in range(min(len(data), COLUMNS * ROWS)):
         image, labels = data.label_map(index)
         height, width = labels.shape
         outlined = image.copy()
@@ -153,7 +153,7 @@ def contact_sheet(data: Shapes, columns: int = 8, rows: int = 6) -> NDArray[np.u
         border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
         border[1:] |= labels[1:] != labels[:-1]
         outlined[border] = (255, 0, 255)
-        top, left = index // columns * cell, index % columns * 2 * cell
+        top, left = index // COLUMNS * cell, index % COLUMNS * 2 * cell
         sheet[top : top + height, left : left + width] = image
         sheet[top : top + height, left + cell : left + cell + width] = outlined
     return sheet

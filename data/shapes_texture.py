@@ -70,7 +70,9 @@ def pattern(rng: np.random.Generator, kind: str, height: int, width: int, scale:
     return (u * u + v * v < between(rng, 0.04, 0.16)).astype(np.float64)
 
 
-def shading(rng: np.random.Generator, figure: Figure, light: tuple[float, float], strength: float) -> Colour:
+def shading(
+    rng: np.random.Generator, figure: Figure, light: tuple[float, float], strength: float
+) -> NDArray[np.float64]:
     """Factor of the figure's brightness, float64 ``[h, w]``: lit on the side that ``light`` points to."""
     height, width = figure.mask.shape
     dx = (np.arange(width) + (figure.left + 0.5 - figure.center[0])) / figure.radius

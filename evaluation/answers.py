@@ -3,12 +3,25 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter
-from evaluation.framing import placed_prompt
+from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter, device_of
+from evaluation.framing import framed_image, placed_prompt
 from evaluation.scoring_protocol import ScoringProtocol
+
+
+def embedded(model: Segmenter | PictureSegmenter, image: NDArray[np.uint8], framing: tuple[str, str]) -> Any:
+    """What a model makes of a picture uint8 ``[H, W, 3]``: ``[1, C, g, g]``, or what its ``encode_picture`` gives.
+
+    Args:
+        framing: :attr:`ScoringProtocol.framing`, of models that are given frames.
+    """
+    if isinstance(model, PictureSegmenter):
+        return model.encode_picture(image)
+    return model.encode(framed_image(image, model.input_size, framing)[None].to(device_of(model)))
 
 
 class Answers:

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.protocols import PictureSegmenter, Prompt, Segmenter, device_of
+from core.protocols import PictureSegmenter, Prompt, Segmenter
 from data.sample import ImageSample
-from evaluation.answers import Answers
-from evaluation.clicks import with_next_clicks
-from evaluation.framing import framed_image, framed_truth, upscaled_in_parts
+from evaluation.answers import embedded
+from evaluation.clicks import answered_to_the_last_click
+from evaluation.framing import framed_truth, upscaled_in_parts
 from evaluation.instances import pairwise_iou
 from evaluation.prompt_rules import prompts_of
 from evaluation.scoring_protocol import ScoringProtocol
@@ -35,17 +35,10 @@ def chosen_masks(
     if protocol.truth == "reference":
         raise ValueError(f"{protocol.name} takes its truth from a reference model")
     with torch.inference_mode():
-        embedding = _embedding(model, sample, protocol)
+        embedding = embedded(model, sample.image, protocol.framing)
         prompts = prompts_of(sample, protocol, seed)
         found = [_chosen(model, embedding, prompts, sample, protocol, place) for place in places]
     return np.stack([mask for mask, _ in found]), [iou for _, iou in found]
-
-
-def _embedding(model: Segmenter | PictureSegmenter, sample: ImageSample, protocol: ScoringProtocol) -> Any:
-    if isinstance(model, PictureSegmenter):
-        return model.encode_picture(sample.image)
-    frame = framed_image(sample.image, model.input_size, protocol.framing)
-    return model.encode(frame[None].to(device_of(model)))
 
 
 def _chosen(
@@ -58,11 +51,8 @@ def _chosen(
 ) -> tuple[NDArray[np.bool_], float]:
     size_hw = (sample.image.shape[0], sample.image.shape[1])
     part = slice(place, place + 1)
-    prompt, truth = prompts[part], torch.from_numpy(sample.masks[part])
-    answers = Answers(model, embedding, prompt, size_hw, protocol.rounding)
-    for _ in range(protocol.clicks - 1):
-        prompt = with_next_clicks(prompt, _binary(answers.chosen(protocol)[0], size_hw, protocol), truth)
-        answers = Answers(model, embedding, prompt, size_hw, protocol.rounding)
+    truth = torch.from_numpy(sample.masks[part])
+    answers = answered_to_the_last_click(model, embedding, prompts[part], size_hw, protocol, truth)
     if protocol.truth == "frame" and not isinstance(model, PictureSegmenter):
         truth = framed_truth(truth, model.input_size)
     oracle = protocol.choice == "oracle"

@@ -1,11 +1,39 @@
 """Points that follow errors: where a person would click next (RITM's clicker)."""
 
+from typing import Any
+
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.protocols import Prompt
+from core.protocols import PictureSegmenter, Prompt, Segmenter
 from data.prompts import deepest_pixel
+from evaluation.answers import Answers
+from evaluation.framing import upscaled_in_parts
+from evaluation.scoring_protocol import ScoringProtocol
+
+
+def answered_to_the_last_click(
+    model: Segmenter | PictureSegmenter,
+    embedding: Any,
+    prompt: Prompt,
+    size_hw: tuple[int, int],
+    protocol: ScoringProtocol,
+    truth: Tensor,
+) -> Answers:
+    """A protocol's answers to prompts and to as many further clicks as it has.
+
+    Args:
+        embedding, prompt, size_hw: as of :class:`evaluation.answers.Answers`.
+        truth: bool ``[N, H, W]``, the instances that the clicks are about.
+    """
+    answers = Answers(model, embedding, prompt, size_hw, protocol.rounding)
+    for _ in range(protocol.clicks - 1):
+        masks, _ = answers.chosen(protocol)
+        parts = [(logits[:, 0] > 0).cpu() for _, logits in upscaled_in_parts(masks, size_hw, protocol)]
+        prompt = with_next_clicks(prompt, torch.cat(parts), truth)
+        answers = Answers(model, embedding, prompt, size_hw, protocol.rounding)
+    return answers
 
 
 def with_next_clicks(prompt: Prompt, answered: Tensor, truth: Tensor) -> Prompt:

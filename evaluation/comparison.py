@@ -7,7 +7,7 @@ import numpy as np
 
 from core.errors import InputError
 from evaluation.instances import InstanceRecord
-from evaluation.metrics import SIZE_CLASSES, resampled_interval
+from evaluation.metrics import SIZE_CLASSES, resampled_interval, size_classes
 
 ALL = "all"
 """The group of every pair, beside those of the size classes."""
@@ -107,12 +107,6 @@ def compare_records(
     groups |= {name: [p for p in pairs if name in size_classes(p.first.area, bounds)] for name in SIZE_CLASSES}
     figures = {name: _figures(group, seed, draws) for name, group in groups.items() if group}
     return Comparison(pairs, len(ours) - len(pairs), len(theirs) - len(pairs), figures)
-
-
-def size_classes(area: float, bounds: str = "half_open") -> list[str]:
-    """The size classes of an area: one, or two where inclusive bounds meet."""
-    both = bounds == "inclusive"
-    return [name for name, (low, high) in SIZE_CLASSES.items() if low <= area < high or (both and area == high)]
 
 
 def _place(record: InstanceRecord) -> tuple[int, int]:

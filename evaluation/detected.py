@@ -13,8 +13,8 @@ from torch import Tensor
 from core.protocols import PictureSegmenter, Prompt, Segmenter
 from data.detections import ImageDetections
 from evaluation.answers import Answers
-from evaluation.fitting import Fitting, prompts_fitting
-from evaluation.framing import prompts_together, upscaled_in_parts
+from evaluation.fitting import Fitting
+from evaluation.framing import most_prompts, upscaled_in_parts
 from evaluation.instances import stability_of
 from evaluation.scoring_protocol import ScoringProtocol
 
@@ -67,15 +67,14 @@ def answer_detections(
     size_hw: tuple[int, int],
     found: ImageDetections,
     protocols: Sequence[ScoringProtocol],
-    batch: int,
-    fitting: Fitting | None = None,
+    fitting: Fitting,
 ) -> dict[str, list[DetectionRecord]]:
-    """The records of one picture's boxes, by protocol. However many boxes: at most ``batch`` are held at a time.
+    """The records of one picture's boxes, by protocol, in the order of the boxes.
 
     Args:
         embeddings: ``[1, C, g, g]``, or what ``encode_picture`` gave, by :attr:`ScoringProtocol.framing`.
         size_hw: of the original image.
-        fitting: how many the device has taken so far; None begins with ``batch``.
+        fitting: how many boxes are asked for together; however many there are, no more answers are held at a time.
     """
     records: dict[str, list[DetectionRecord]] = {protocol.name: [] for protocol in protocols}
     boxes = torch.from_numpy(found.boxes_xyxy).float()
@@ -93,8 +92,7 @@ def answer_detections(
                 some[protocol.name].append(DetectionRecord(*ids, list(size_hw), *figures))
         return some
 
-    fitting = prompts_fitting(batch) if fitting is None else fitting
-    for _, some in fitting.parts(len(boxes), of_part, prompts_together(model, size_hw, batch)):
+    for _, some in fitting.parts(len(boxes), of_part, most_prompts(model, size_hw)):
         for name, part_records in some.items():
             records[name] += part_records
     return records

@@ -80,6 +80,11 @@ def prompts_fitting(batch: int) -> Fitting:
     return Fitting(batch, "prompts", "evaluation.batch")
 
 
+def points_fitting(points_per_batch: int) -> Fitting:
+    """For the points of a grid that are decoded together."""
+    return Fitting(points_per_batch, "prompts", "generator.points_per_batch", "give engine.device=cpu")
+
+
 def pictures_fitting(encoded: int) -> Fitting:
     """For pictures that are encoded together."""
     return Fitting(encoded, "pictures", "evaluation.encoded")

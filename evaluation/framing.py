@@ -96,11 +96,11 @@ def upscaled_in_parts(
         yield part, upscaled(some, size_hw, protocol)
 
 
-def prompts_together(model: Segmenter | PictureSegmenter, size_hw: tuple[int, int], batch: int) -> int:
-    """How many prompts to decode at a time: ``batch``, or fewer where answers may have the original size."""
+def most_prompts(model: Segmenter | PictureSegmenter, size_hw: tuple[int, int]) -> int | None:
+    """How many prompts to decode at a time, at most, where answers may have the original size; else None."""
     if not isinstance(model, PictureSegmenter):
-        return batch
-    return max(1, min(batch, PIXELS_AT_ONCE["cpu"] // (_MOST_CANDIDATES * size_hw[0] * size_hw[1])))
+        return None
+    return max(1, PIXELS_AT_ONCE["cpu"] // (_MOST_CANDIDATES * size_hw[0] * size_hw[1]))
 
 
 def check_framing(model: Segmenter | PictureSegmenter, protocols: Sequence[ScoringProtocol]) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.protocols import Masks, PictureSegmenter, Prompt, Segmenter, device_of
+from core.protocols import Masks, PictureSegmenter, Prompt, Segmenter
 from data.readable import readable_samples
 from data.sample import ImageData, ImageSample
-from evaluation.answers import Answers
-from evaluation.clicks import with_next_clicks
+from evaluation.answers import Answers, embedded
+from evaluation.clicks import answered_to_the_last_click
 from evaluation.fitting import prompts_fitting
-from evaluation.framing import check_framing, framed_image, framed_truth, prompts_together, upscaled_in_parts
+from evaluation.framing import check_framing, framed_truth, most_prompts, upscaled_in_parts
 from evaluation.mask_measures import stability_scores
 from evaluation.prompt_rules import prompts_of
 from evaluation.scoring_protocol import ScoringProtocol
@@ -95,7 +95,7 @@ class PictureScorer:
         seed: int = 0,
         reference: Segmenter | PictureSegmenter | None = None,
     ) -> None:
-        self.model, self.protocols, self.batch, self.seed = model, tuple(protocols), batch, seed
+        self.model, self.protocols, self.seed = model, tuple(protocols), seed
         self.reference, self.fitting = reference, prompts_fitting(batch)
 
     def score(
@@ -115,7 +115,7 @@ class PictureScorer:
         def of_part(part: slice) -> dict[str, list[InstanceRecord]]:
             return self._of_part(sample, part, embeddings, shared, of_reference)
 
-        limit = prompts_together(self.model, (sample.image.shape[0], sample.image.shape[1]), self.batch)
+        limit = most_prompts(self.model, (sample.image.shape[0], sample.image.shape[1]))
         for _, found in self.fitting.parts(len(sample.masks), of_part, limit):
             for name, part_records in found.items():
                 records[name] += part_records
@@ -139,24 +139,16 @@ class PictureScorer:
             if asked not in shared:
                 shared[asked] = prompts_of(sample, protocol, self.seed)
             if key not in answers:
-                embedding = embeddings[protocol.framing]
-                answers[key] = self._asked(embedding, sample, part, shared[asked][part], protocol)
+                answers[key] = answered_to_the_last_click(
+                    self.model,
+                    embeddings[protocol.framing],
+                    shared[asked][part],
+                    (sample.image.shape[0], sample.image.shape[1]),
+                    protocol,
+                    torch.from_numpy(sample.masks[part]),
+                )
             records[protocol.name] = list(self._records(answers[key], sample, part, protocol, of_reference))
         return records
-
-    def _asked(
-        self, embedding: Any, sample: ImageSample, part: slice, prompt: Prompt, protocol: ScoringProtocol
-    ) -> Answers:
-        """The answers to the last click of each prompt."""
-        size_hw = (sample.image.shape[0], sample.image.shape[1])
-        answers = Answers(self.model, embedding, prompt, size_hw, protocol.rounding)
-        truth = torch.from_numpy(sample.masks[part])
-        for _ in range(protocol.clicks - 1):
-            masks, _ = answers.chosen(protocol)
-            parts = [(logits[:, 0] > 0).cpu() for _, logits in upscaled_in_parts(masks, size_hw, protocol)]
-            prompt = with_next_clicks(prompt, torch.cat(parts), truth)
-            answers = Answers(self.model, embedding, prompt, size_hw, protocol.rounding)
-        return answers
 
     def _records(
         self,
@@ -231,17 +223,13 @@ def score_instances(
         InputError: a protocol is not for this model; see :func:`evaluation.framing.check_framing`.
     """
     check_framing(model, protocols)
-    device, scorer = device_of(model), PictureScorer(model, protocols, batch, seed)
+    scorer = PictureScorer(model, protocols, batch, seed)
     framings = {protocol.framing for protocol in protocols}
     records: dict[str, list[InstanceRecord]] = {protocol.name: [] for protocol in protocols}
     with torch.inference_mode():
         for done, (_, sample) in enumerate(readable_samples(data, range(len(data)) if indices is None else indices), 1):
             if sample is not None and len(sample.masks):
-                if isinstance(model, PictureSegmenter):
-                    embeddings = dict.fromkeys(framings, model.encode_picture(sample.image))
-                else:
-                    frames = {framing: framed_image(sample.image, model.input_size, framing) for framing in framings}
-                    embeddings = {framing: model.encode(frame[None].to(device)) for framing, frame in frames.items()}
+                embeddings = {framing: embedded(model, sample.image, framing) for framing in framings}
                 for name, found in scorer.score(sample, embeddings).items():
                     records[name] += found
             if on_image:

@@ -27,10 +27,19 @@ def mean_iou(records: Sequence[InstanceRecord], bounds: str = "half_open") -> di
     area = np.array([record.area for record in records])
     metrics = {}
     for name, (low, high) in {"": (0.0, float("inf")), **SIZE_CLASSES}.items():
-        of_class = iou[(area >= low) & ((area <= high) if bounds == "inclusive" else (area < high))]
+        of_class = iou[_within(area, low, high, bounds)]
         if len(of_class):
-            metrics["miou" + (f"_{name}" if name else "")] = _metric(of_class)
+            metrics["miou" + (f"_{name}" if name else "")] = mean_metric(of_class)
     return metrics
+
+
+def size_classes(area: float, bounds: str = "half_open") -> list[str]:
+    """The size classes of an area: one, or two where inclusive bounds meet."""
+    return [name for name, (low, high) in SIZE_CLASSES.items() if _within(np.array(area), low, high, bounds)]
+
+
+def _within(area: NDArray[np.float64], low: float, high: float, bounds: str) -> NDArray[np.bool_]:
+    return (area >= low) & ((area <= high) if bounds == "inclusive" else (area < high))
 
 
 def grouped_mean_iou(records: Sequence[InstanceRecord]) -> dict[str, float]:
@@ -78,7 +87,8 @@ def _mean_of_means(records: Sequence[InstanceRecord], groups: Sequence[int]) -> 
     return float((sums / counts).mean())
 
 
-def _metric(iou: np.ndarray) -> Metric:
+def mean_metric(iou: NDArray[np.float64]) -> Metric:
+    """The mean of IoUs ``[N]`` with its normal 95 % interval, within [0, 1]; a single one is its own interval."""
     mean = float(iou.mean())
     half = 1.96 * float(iou.std(ddof=1)) / len(iou) ** 0.5 if len(iou) > 1 else 0.0
     return Metric(mean, "iou", len(iou), low=max(0.0, mean - half), high=min(1.0, mean + half))

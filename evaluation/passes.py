@@ -193,7 +193,7 @@ class EvaluationPass:
         image_id = self.data.image_id(picture.index)  # type: ignore[attr-defined]
         boxes = self.detections.of(image_id)
         return answer_detections(
-            self.model, own, image_id, picture.size_hw, boxes, self._detected, self.batch, self._scorer.fitting
+            self.model, own, image_id, picture.size_hw, boxes, self._detected, self._scorer.fitting
         )
 
     def _together(self, known: dict[int, PictureRecords], first: dict[str, int]) -> Scored:

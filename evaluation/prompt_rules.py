@@ -31,11 +31,6 @@ def prompts_of(sample: ImageSample, protocol: ScoringProtocol, seed: int = 0) ->
     return Prompt(points_xy=points, labels=torch.ones(len(points), 1, dtype=torch.int64))
 
 
-def ground_truth_boxes(sample: ImageSample) -> Prompt:
-    """One box prompt an instance: the annotation's own box, original pixels, no jitter."""
-    return Prompt(boxes_xyxy=torch.from_numpy(sample.boxes_xyxy).float())
-
-
 def central_points(sample: ImageSample) -> NDArray[np.float64]:
     """Of each mask the pixel farthest from its border: xy ``[N, 2]``."""
     return np.stack([central_point(mask) for mask in sample.masks])

@@ -12,14 +12,12 @@ from compressors.distill.engine import Engine
 from core import processes
 from core.errors import InputError
 from data.sample import ImageData
+from evaluation.latency import PRECISIONS
 from experiments.data_schema import DATA
-from experiments.schema import EngineConfig, EvaluationConfig, TeacherConfig, target_class
+from experiments.mirrored_settings import target_class
+from experiments.schema import EngineConfig, EvaluationConfig, ProposalsConfig, TeacherConfig
 from teachers.sam import Sam
 from teachers.weights import load_sam
-
-PRECISIONS = ("float32", "bfloat16", "float16")
-ENDLESS_IMAGES = 200
-"""Pictures a run scores on where the data set has no natural end (``shapes``)."""
 
 
 def build(settings: Any, key: str) -> Any:
@@ -73,11 +71,18 @@ def data_name(settings: Any) -> str:
     return next(name for name, schema in DATA.items() if schema()._target_ == settings._target_)
 
 
-def evaluation_indices(settings: EvaluationConfig, data: ImageData, command: str) -> range:
-    """Which pictures count."""
+def evaluation_indices(
+    settings: EvaluationConfig | ProposalsConfig, data: ImageData, endless: int | None = None
+) -> range:
+    """Which pictures count.
+
+    Args:
+        endless: how many of a data set without a natural end (``shapes``) where the settings name no number; None: all
+            that it has.
+    """
     limit = settings.images
-    if limit is None and command == "run" and data_name(settings.data) == "shapes":
-        limit = ENDLESS_IMAGES
+    if limit is None and data_name(settings.data) == "shapes":
+        limit = endless
     return range(len(data) if limit is None else min(limit, len(data)))
 
 

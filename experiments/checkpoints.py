@@ -1,4 +1,4 @@
-"""A model by name or by file, for the command ``evaluate``."""
+"""A model by name or by file, whatever its layout, and whether its image encoder works."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
 from experiments.help.command import asks_for_help, show_help
+from experiments.hydra_settings import check_before_hydra
 from experiments.messages import group_overrides, nearest, told
 from experiments.mirrored_settings import allow
 from experiments.own_settings import CONFIG_DIR, own_settings
@@ -83,12 +84,8 @@ def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
             break
     if not argv or "=" in argv[0] or argv[0].startswith(("-", "~")):
         return "run", list(argv)
-    if argv[0] not in COMMANDS:
-        words = [name for name in COMMANDS if name != "run"]
-        raise InputError(
-            f"{argv[0]} is no command; {nearest(argv[0], words)} (a run has none: method=slimsam ratio=0.77)"
-        )
-    return argv[0], list(argv[1:])
+    words = [name for name in COMMANDS if name != "run"]
+    raise InputError(f"{argv[0]} is no command; {nearest(argv[0], words)} (a run has none: method=slimsam ratio=0.77)")
 
 
 def _named(command: str, arguments: Sequence[str]) -> list[str]:
@@ -136,12 +133,14 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     allow(packages)
     register(folder)
     SWEPT.clear()
+    _, settings = _options_and_settings(arguments)
     job = Job(command, packages, () if folder is None else ("--config-dir", str(folder)))
     name = "config" if command == "run" else command
     try:
+        check_before_hydra(name, settings, folder)
         _call_hydra(job, name, arguments)
     except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
-        overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+        overrides = [setting for setting in settings if "=" in setting]
         raise told(error, overrides, _known(name, overrides, folder)) from error
     finally:
         processes.leave()
@@ -162,7 +161,8 @@ def _call_hydra(job: Callable[[DictConfig], Outcome], name: str, arguments: Sequ
 def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
     """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *_flags_first(arguments)], "1"
+    options, settings = _options_and_settings(arguments)
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *options, *settings], "1"
     try:
         yield
     finally:
@@ -172,14 +172,14 @@ def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
-def _flags_first(arguments: Sequence[str]) -> list[str]:
-    """Options before settings: Hydra's parser takes settings on one side of an option only."""
-    flags: list[str] = []
+def _options_and_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options with what they take, and settings: Hydra's parser takes settings on one side of an option only."""
+    options: list[str] = []
     settings: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        of_flag = argument.startswith("-") or before in _WITH_VALUE
-        (flags if of_flag else settings).append(argument)
-    return [*flags, *settings]
+        of_option = argument.startswith("-") or before in _WITH_VALUE
+        (options if of_option else settings).append(argument)
+    return options, settings
 
 
 def _known(name: str, overrides: Sequence[str], folder: Path | None) -> DictConfig | None:

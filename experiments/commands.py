@@ -8,9 +8,7 @@ from omegaconf import DictConfig
 from core import provenance
 from core.errors import InputError
 from core.result import ResultRow
-from experiments.build import (
-    build_method,
-)
+from experiments.build import build_method
 from experiments.chain import run_chain
 from experiments.comparison.command import compare
 from experiments.completion.command import completion

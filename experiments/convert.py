@@ -11,7 +11,7 @@ from core.checkpoint import replacing
 from core.errors import InputError
 from core.result import ResultRow
 from core.storage import NotWritten
-from experiments.checkpoints import Found, find_model
+from experiments.checkpoints import Found, check_encoder, find_model
 from experiments.messages import nearest
 from experiments.schema import ConvertConfig
 from students.convert.hugging_face import save_hugging_face
@@ -67,6 +67,7 @@ def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.to not in LAYOUTS:
         raise InputError(f"to={settings.to} is unknown; {nearest(settings.to, LAYOUTS)}")
     found, out = find_model(settings.checkpoint), Path(settings.out).expanduser()
+    check_encoder(settings.checkpoint, found.model)
     try:
         LAYOUTS[settings.to](out, found)
     except NotWritten:

@@ -1,9 +1,13 @@
 """Fetching a published file once, over https: resumed where it stopped, verified, kept among torch.hub's downloads."""
 
+import contextlib
+import fcntl
+import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import torch
@@ -82,10 +86,55 @@ def fetched_folder(url: str, name: str) -> Path:
 
 
 def _download(url: str, path: Path) -> None:
-    """Into ``<path>.part``, continuing what is there, then renamed."""
+    """Into ``<path>.part``, continuing what is there, then renamed; one process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
+    with _held(part) as stream:
+        try:
+            # Another process may have fetched it while this one waited.
+            if not path.is_file():
+                _continue(url, path.name, stream)
+                stream.flush()
+                part.replace(path)
+        finally:
+            stream.flush()
+            if not os.fstat(stream.fileno()).st_size:
+                part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(part: Path) -> Iterator[BinaryIO]:
+    """A part's file, open for writing at its end, which no other process has; never one behind a link."""
+    while True:
+        stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "r+b")
+        with stream:
+            _lock(part, stream)
+            if _is_at(part, stream):
+                yield stream
+                return
+
+
+def _lock(part: Path, stream: BinaryIO) -> None:
+    # A file system without locks has none to be asked for either.
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{part}: another process fetches this file; waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _is_at(part: Path, stream: BinaryIO) -> bool:
+    """Whether a path still leads to an open file: whoever had it before may have renamed it."""
+    try:
+        return os.path.samestat(part.lstat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _continue(url: str, name: str, stream: BinaryIO) -> None:
+    """Fetch what is lacking of a file behind what there is of it."""
+    have = os.fstat(stream.fileno()).st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = _open(request)
@@ -93,10 +142,11 @@ def _download(url: str, path: Path) -> None:
         if error.code != 416:
             raise
         # Nothing is left to send: the part is the whole.
-        part.replace(path)
         return
-    with answer, open(part, "ab" if answer.status == 206 else "wb") as stream, _bar(path.name, answer, have) as bar:
+    with answer, _bar(name, answer, have) as bar:
         size = have if answer.status == 206 else 0
+        if not size:
+            stream.truncate(0)
         if size + (answer.length or 0) > LARGEST:
             raise urllib.error.URLError(
                 f"it has {size + answer.length:,} bytes, more than the {LARGEST:,} that are taken"
@@ -110,7 +160,6 @@ def _download(url: str, path: Path) -> None:
         expected = answer.length
     if expected:
         raise ConnectionError(f"the connection ended {expected} bytes early; the same command goes on")
-    part.replace(path)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

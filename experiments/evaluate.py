@@ -44,7 +44,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         names = ", ".join(protocol.name for protocol in protocols)
         raise InputError(f"detections={settings.detections}: {names} take none; give evaluation=coco_detector_box")
     data = build_data(_admitting(evaluation.data, protocols))
-    indices = evaluation_indices(evaluation, data, "evaluate")
+    indices = evaluation_indices(evaluation, data)
     detections = _detections(settings, data, protocols)
     subject = find_subject(settings)
     if processes.is_first():
@@ -77,9 +77,11 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             scored = work.run(done)
         if not processes.is_first():
             return []
-        write_records(folder, scored.records)
         held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, subject.precision)
         rows = _rows(settings, subject, held, protocols, scored)
+        # An earlier evaluation in this folder goes first: its rows never stand beside these records.
+        (folder / NAME).unlink(missing_ok=True)
+        write_records(folder, scored.records)
         write_result(
             folder / NAME,
             rows,

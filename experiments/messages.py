@@ -12,10 +12,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
 from core.errors import InputError
+from experiments.help.launchers import LAUNCHERS
 from experiments.schema import CONF
-
-LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
-"""Of the extra ``sweeps``."""
 
 
 def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:

@@ -18,6 +18,8 @@ from core.result import ResultRow
 from experiments.result_file import NAME, read_rows
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
+_CONDITIONS = ("teacher", "data", "protocol", "instances", "images")
+"""Columns that all rows of a table share."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     """The table and its orderings, as Markdown.
 
     Raises:
-        InputError: none of the table's runs is there.
+        InputError: none of the table's runs is there, or they do not compare: they were scored on other things, or a
+            line has two runs of one seed.
     """
     entries = presets()[preset]
     measured = {
@@ -94,6 +97,7 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     some = next((of_variant[0] for of_variant in measured.values() if of_variant), None)
     if some is None:
         raise InputError(f"{preset}: none of its runs is finished; start them with experiment={preset}")
+    _check_alike(preset, measured)
     by_bits = any(entry.bits for entry in entries)
     sources = sorted({entry.source for entry in entries if entry.published is not None})
     lines = [
@@ -116,6 +120,28 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
         ]
         lines.append("| " + " | ".join([*cells, _spread(found, "miou"), published]) + " |")
     return "\n".join([*lines, "", *orderings(entries, measured)])
+
+
+def _check_alike(preset: str, measured: Measured) -> None:
+    """Refuse runs that a mean over seeds must not put together."""
+    of_conditions: dict[tuple[object, ...], ResultRow] = {}
+    for rows in measured.values():
+        of_seed: dict[int | None, ResultRow] = {}
+        for row in rows:
+            of_conditions.setdefault(tuple(getattr(row, column) for column in _CONDITIONS), row)
+            again = of_seed.setdefault(row.seed, row)
+            if again is not row:
+                raise InputError(
+                    f"{preset}: {again.run_id} and {row.run_id} are of one line and seed under other settings; move "
+                    "one of them to another folder"
+                )
+    if len(of_conditions) > 1:
+        one, other = list(of_conditions.values())[:2]
+        differing = next(k for k in _CONDITIONS if getattr(one, k) != getattr(other, k))
+        raise InputError(
+            f"{preset}: {differing} is {getattr(one, differing)} in {one.run_id} and {getattr(other, differing)} in "
+            f"{other.run_id}; move what was scored otherwise to another folder"
+        )
 
 
 def _images_seen(measured: Measured) -> str:

@@ -26,14 +26,16 @@ COLOURS = np.array(
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
 WIDTH = 2.6
 """Of one picture, in inches."""
+PICTURES = 4
+"""Drawn at most."""
 OBJECTS = 5
 """Prompts shown a picture, the largest objects first."""
 
 
-def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held, pictures: int = 4) -> None:
+def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held) -> None:
     """Draw the first pictures that have objects: prompts, ground truth, each model's masks with their IoUs."""
-    read = readable_samples(held.data, held.indices[: 4 * pictures])
-    samples = [sample for _, sample in read if sample is not None and len(sample.masks)][:pictures]
+    read = readable_samples(held.data, held.indices[: 4 * PICTURES])
+    samples = [sample for _, sample in read if sample is not None and len(sample.masks)][:PICTURES]
     titles = ["boxes asked", "ground truth", *models]
     heights = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
     size = (WIDTH * len(titles), sum(WIDTH * height + 0.25 for height in heights))

@@ -1,9 +1,7 @@
 """The command ``predict``: one prompt on one picture, its masks as files."""
 
-import contextlib
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,29 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from PIL import ExifTags, Image
+from PIL import Image
 
 from core.checkpoint import replacing
 from core.errors import InputError
-from data.images import read_image
 from evaluation.latency import device_name
 from evaluation.predictor import SamPredictor
 from experiments.build import build_device
-from experiments.checkpoints import find_model
+from experiments.checkpoints import check_encoder, find_model
 from experiments.report import milliseconds
 from experiments.schema import PredictConfig
 from experiments.typed_prompt import TypedPrompt, typed_prompt
-
-# What brings a picture from the orientation that EXIF names to upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+from experiments.upright import upright_image
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,7 @@ class PredictedMask:
         index: which of the candidates.
         area: pixels inside, of the picture's own.
         iou_pred: what the model predicts its IoU to be.
-        encode_ms, decode_ms: of the picture and of all candidates, resizing included: one call, the first.
+        encode_ms, decode_ms: of the picture and of all candidates, resizing included: one call each.
         device: where that was.
     """
 
@@ -75,6 +62,7 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     image = upright_image(path)
     prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
     model = find_model(settings.checkpoint).model.to(device)
+    check_encoder(settings.checkpoint, model)
     predictor = SamPredictor(model)
     _, encode_ms = _timed(lambda: predictor.set_image(image), device)
     # bool [M, H, W] and float [M]
@@ -102,25 +90,6 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     if settings.format == "table":
         _print(rows, image.shape[0] * image.shape[1])
     return rows
-
-
-def upright_image(path: Path) -> NDArray[np.uint8]:
-    """A picture uint8 ``[H, W, 3]``, RGB, as viewers show it: turned as its EXIF data say.
-
-    Whoever types a coordinate has read it off a viewer. Data sets, on the other hand, annotate stored pixels.
-
-    Raises:
-        InputError: as :func:`data.images.read_image`.
-    """
-    image = read_image(path)
-    orientation = None
-    # The pixels are whole; damaged EXIF data are treated as none.
-    with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as picture:
-        warnings.simplefilter("ignore")
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    if orientation not in _UPRIGHT:
-        return image
-    return np.array(Image.fromarray(image).transpose(_UPRIGHT[orientation]))
 
 
 def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

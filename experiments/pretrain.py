@@ -26,6 +26,7 @@ from data.prompts import jitter_boxes, random_points
 from data.shapes import DIFFICULTY, Shapes
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import score_instances
+from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
 from experiments.pretrain_data import Pool, make_pool
 from teachers.catalog import MODELS
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="of weights, pictures and prompts")
     parser.add_argument("--model", choices=sorted(MODELS), default="sam_pocket", help="which shape to train")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="bfloat16")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bfloat16")
     options = parser.parse_args()
     recipe = Recipe(steps=options.steps, images=options.images, batch=options.batch, seed=options.seed)
     pretrain(recipe, options.model, options.out, options.precision, torch.device(options.device))

@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from core.checkpoint import write_text
+from core.provenance import ROOT
 from core.result import ResultRow
+from experiments.committed import EVERYTHING, committed_files, committed_strategies
 from experiments.everything.row import read_row
 from experiments.everything.table import strategies_table
 from experiments.measuring import cost_of_shape
@@ -18,9 +20,6 @@ from students.pruned_vit import pruned_shape
 from students.quantized.bit_operations import FLOAT_BITS
 from teachers.catalog import MODELS
 
-ROOT = Path(__file__).resolve().parents[1]
-EVERYTHING = "everything"
-"""The folder of rows of the command ``everything``, which have columns of their own."""
 OWN_STUDENT = "tiny_vit_pocket"
 """MobileSAM's student of the pocket teacher, where no other is asked for."""
 QUANTISED = "+ptq"
@@ -28,16 +27,15 @@ QUANTISED = "+ptq"
 ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobilesam", "scratch")
 
 
-def committed_rows(data: str, teacher: str = "sam_pocket") -> list[ResultRow]:
-    """Rows of ``results/`` on one data set, under one teacher (baselines have none)."""
-    others = (*presets(), EVERYTHING)
-    paths = [path for path in sorted((ROOT / "results").glob("*/*.json")) if path.parent.name not in others]
+def committed_rows(data: str) -> list[ResultRow]:
+    """Rows of ``results/`` on one data set, under the packaged teacher (baselines have none)."""
+    paths = [path for path in committed_files() if path.parent.name not in presets()]
     rows = [row for path in paths for row in read_rows(path)]
     # Runs with a name of their own belong to the tables of their preset.
     return [
         row
         for row in rows
-        if row.data == data and row.teacher in (teacher, None) and row.status == "finished" and row.variant is None
+        if row.data == data and row.teacher in ("sam_pocket", None) and row.status == "finished" and row.variant is None
     ]
 
 
@@ -150,9 +148,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "pocket": lambda: f"{conditions(committed_rows('shapes'))}\n\n{quality_table(committed_rows('shapes'))}",
         "cost": cost_table,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
-        EVERYTHING: lambda: strategies_table(
-            [read_row(path) for path in sorted((ROOT / "results" / EVERYTHING).glob("*.json"))]
-        ),
+        EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),
     }
     return own | {preset: partial(_preset_table, preset) for preset in presets()}
 

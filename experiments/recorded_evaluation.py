@@ -1,6 +1,5 @@
 """An evaluation that was written before: its rows, its records and the settings behind them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord
 from evaluation.record_files import INSTANCES, read_instances
 from experiments.messages import nearest
-from experiments.result_file import NAME, read_rows
+from experiments.result_file import NAME, read_result
 
 FOLDER = "evaluations"
 """Below the folder of runs."""
@@ -87,14 +86,13 @@ def read_evaluation(key: str, given: str, runs: Path) -> RecordedEvaluation:
         raise InputError(f"{key}={given}: no such folder, nor one in {runs / FOLDER}; {hint}")
     if not (folder / NAME).is_file():
         raise InputError(f"{key}={given}: holds no {NAME}; give a folder that evaluate has finished")
-    rows = read_rows(folder / NAME)
+    rows, about = read_result(folder / NAME)
     if not (folder / INSTANCES).is_file():
         raise InputError(
             f"{key}={given}: holds no {INSTANCES}; give an evaluation with ground-truth prompts (runs and average "
             "precision keep no figures of single instances)"
         )
-    # It was read as JSON a moment ago.
-    config = json.loads((folder / NAME).read_text(encoding="utf-8")).get("config")
+    config = about.get("config")
     return RecordedEvaluation(folder, rows, read_instances(folder), config if isinstance(config, dict) else {})
 
 

@@ -1,6 +1,7 @@
 """``result.json``: everything one run found, written last and whole; its presence is what "finished" means."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,29 @@ from core.result import ResultRow
 
 NAME = "result.json"
 FAILED = "failed.json"
+EVALUATE = "evaluate"
 
 
 def write_result(path: Path, rows: Sequence[ResultRow], about: Mapping[str, Any]) -> None:
     """Write rows and what goes with them (settings, provenance, hashes), atomically, without what is personal."""
     content = impersonal({"rows": [row.to_dict() for row in rows], **about})
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def command_of(about: Mapping[str, Any], evaluated: bool) -> str | None:
+    """The command that made a result file, as it would be typed; None where the file does not say.
+
+    Args:
+        about: what stands beside the rows.
+        evaluated: whether ``evaluate`` made it.
+    """
+    provenance = about.get("provenance")
+    argv = provenance.get("argv") if isinstance(provenance, Mapping) else None
+    if not isinstance(argv, list):
+        return None
+    # The command line takes the word of a command away before it keeps the others.
+    word = [EVALUATE] if evaluated and EVALUATE not in argv[:1] else []
+    return shlex.join(["python", "-m", "experiments", *word, *map(str, argv)])
 
 
 def read_rows(path: Path) -> list[ResultRow]:

@@ -15,11 +15,9 @@ from compressors.context import Compressed, Compressor, RunContext
 from core import processes, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.device_memory import memory_told
-from core.errors import InputError, RunFailed
+from core.errors import InputError
 from core.result import ResultRow
 from core.seeding import seed_for
-from data.images import to_frame
-from data.readable import first_readable
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS, device_name
 from experiments.build import (
@@ -33,6 +31,7 @@ from experiments.build import (
     evaluation_indices,
 )
 from experiments.checkpoints import find_model
+from experiments.compressed_check import check_compressed, promised_parameters
 from experiments.identity import beginning, fingerprint, method_name, resolved, run_id
 from experiments.leaderboard.folding import FILE as LEADERBOARD
 from experiments.leaderboard.folding import fold
@@ -51,13 +50,13 @@ from experiments.tracking.tracking import Tracking, tracked
 from experiments.tracking.wandb_about import RunAbout
 from experiments.widths import widths_of
 from students.files import load_model, save_model
-from students.quantized.plan import as_float
 from students.self_check import encoder_problem
-from students.student import build_model
 from teachers.sam import Sam
 
 STUDENT = "student.safetensors"
 PICTURE = "masks.png"
+ENDLESS_IMAGES = 200
+"""Pictures scored on where the data set has no natural end (``shapes``)."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         check_installed(settings.logger)
         teacher = build_teacher(settings.teacher, device)
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
-        _promised(method, teacher)
+        promised_parameters(method, teacher)
         data = build_data(settings.data, labels=True if _reads_labels(method) else None)
         parts = Parts(settings, name, folder, device, method, teacher, data, _held(settings))
         processes.join(device)
@@ -127,7 +126,7 @@ def _reads_labels(method: Compressor) -> bool:
 def _held(settings: RunConfig) -> Held:
     evaluation = settings.evaluation
     data = build_data(evaluation.data)
-    indices = evaluation_indices(evaluation, data, "run")
+    indices = evaluation_indices(evaluation, data, ENDLESS_IMAGES)
     return Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, evaluation.precision)
 
 
@@ -205,7 +204,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     save_model(file, compressed.student, facts)
     # What is scored is what was saved.
     student = load_model(file).to(parts.device)
-    check_student(student, parts)
+    check_compressed(student, teacher, parts.method, parts.held, parts.run_id)
     rows = _rows(parts, compressed, student, about["provenance"]["git_sha"])
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.pictures import draw_masks
@@ -284,54 +283,11 @@ def _images_seen(settings: RunConfig, compressed: Compressed) -> int:
     return compressed.images_seen + (beginning(settings).get("images_seen") or 0)
 
 
-def _promised(method: Compressor, teacher: Sam) -> int | None:
-    """Parameters of the shape a method promises; None where the shape depends on weights."""
-    try:
-        with torch.device("meta"):
-            return _parameters(build_model(method.shape(teacher.config)))
-    except NotImplementedError:
-        return None
-
-
-def _parameters(model: Sam) -> int:
-    """Of the float model, where one was quantised: codes are no parameters to PyTorch."""
-    return sum(parameter.numel() for parameter in as_float(model).parameters())
-
-
-def check_student(student: Sam, parts: Parts) -> None:
-    """What must hold of every student, whatever made it.
-
-    Raises:
-        RunFailed: its image encoder is broken as it computes here.
-        RuntimeError: an answer is not finite or of another shape than the teacher's, or the parameters did not fall to
-            what the method promised.
-    """
-    problem = encoder_problem(student, PRECISIONS[parts.held.precision], "evaluation.precision")
-    if problem is not None:
-        raise RunFailed(f"{parts.run_id}: {problem}")
-    size = student.input_size
-    data = parts.held.data
-    _, picture = first_readable(data, parts.held.indices[0], data.image)
-    image = to_frame(picture, size)[None].to(parts.device)
-    with torch.inference_mode():
-        found, wanted = student.encode(image), parts.teacher.encode(image)
-    if found.shape != wanted.shape or not found.isfinite().all():
-        raise RuntimeError(
-            f"{parts.run_id}: the student's embedding {tuple(found.shape)} is not finite or not the teacher's"
-        )
-    before, after = _parameters(parts.teacher), _parameters(student)
-    promised = _promised(parts.method, parts.teacher)
-    # A chosen student may be of any size; what was pruned must be smaller.
-    shrinks = "ratio" in parts.method.knobs
-    if (shrinks and after >= before) or promised not in (None, after):
-        promise = f", the method promised {promised}" if promised else ""
-        raise RuntimeError(f"{parts.run_id}: the student has {after} parameters, the teacher {before}{promise}")
-
-
 def _remove_states(folder: Path) -> None:
     """Only a run that was cut off needs them, and they are several times the size of the model."""
     for state in folder.glob("*.state"):
-        state.unlink()
+        # Another process that found the run finished may do the same.
+        state.unlink(missing_ok=True)
 
 
 def _end(settings: RunConfig, folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.checkpoint import remove_abandoned
 from core.errors import InputError
 
 LOCK = ".lock"
@@ -19,26 +20,15 @@ def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
     A block that ends in an InputError before any state was saved takes the folder with it.
 
     Raises:
-        InputError: another process works there, or the folder cannot be made.
+        InputError: another process works there, or the folder cannot be made, or a link stands where its lock should.
     """
     before = folder.exists()
+    handle = _locked(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); give another folder with runs=") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{folder}: another process works on this run; wait for it, or give another seed"
-            ) from None
         if fresh:
             _empty(folder)
-        for half in folder.glob(".*.part"):
-            # What a killed process was writing; nobody else writes here now.
-            half.unlink()
+        # What killed processes were writing goes, also where nothing is written now.
+        remove_abandoned(folder.absolute())
         try:
             yield
         except InputError:
@@ -49,7 +39,42 @@ def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
         os.close(handle)
 
 
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock of a folder, which is made where it is not there."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _opened(folder / LOCK)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); give another folder (runs=, out=)"
+            ) from None
+        if handle is None:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise InputError(
+                f"{folder}: another process works on this run; wait for it, or give another seed"
+            ) from None
+        if os.fstat(handle).st_nlink:
+            return handle
+        # It was taken away before it was locked: whoever comes next makes another one.
+        os.close(handle)
+
+
+def _opened(lock: Path) -> int | None:
+    """A descriptor; None where a process that was refused took the folder away a moment ago."""
+    try:
+        # Never through a link, which would open or make a file elsewhere.
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except FileNotFoundError:
+        return None
+
+
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            # Of a link to a folder the link goes, what it leads to stays.
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

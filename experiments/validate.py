@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
-from experiments.help.overview import choices
+from experiments.help.overview import choices, owner_of
 from experiments.messages import nearest
-from experiments.schema import COMMANDS, EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig, TableConfig
+from experiments.schema import EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig, TableConfig
 from experiments.sweeps.combinations import refuse_option
 from experiments.tracking.settings import check_logger
 
@@ -49,6 +50,10 @@ def settings_of(cfg: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {_first_line(error)}") from error
     _check_known(cfg, settings)
+    # Here for every command, so that none makes a folder of the name ~.
+    settings.runs = str(Path(settings.runs).expanduser())
+    if hasattr(settings, "engine"):
+        settings.engine.cache_folder = str(Path(settings.engine.cache_folder).expanduser())
     if hasattr(settings, "cache"):
         _check_cache(settings)
     if isinstance(settings, RunConfig):
@@ -115,7 +120,7 @@ def check_preset(command: str, arguments: Iterable[str]) -> None:
         key, _, name = text.partition("=")
         if key != "experiment" or name not in choices("experiment"):
             continue
-        owner = next((word for word in COMMANDS if name.startswith(f"{word}_")), "run")
+        owner = owner_of(name)
         if owner != command:
             word = "" if owner == "run" else f"{owner} "
             raise InputError(f"{text} is not for the command {command}; give python -m experiments {word}{text}")
@@ -163,10 +168,10 @@ def _check_one_source(settings: EverythingConfig) -> None:
 
 
 def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
-    for key in ("images", "batch", "latency_runs"):
+    for key, least in (("images", 1), ("batch", 1), ("latency_runs", 1), ("encoded", 1), ("workers", 0)):
         value = getattr(settings, key, None)
-        if value is not None and value < 1:
-            raise InputError(f"evaluation.{key}={value} must be at least 1")
+        if value is not None and value < least:
+            raise InputError(f"evaluation.{key}={value} must be at least {least}")
     known = PROTOCOLS[type(settings)]
     if settings.protocol not in known:
         raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(known)}")

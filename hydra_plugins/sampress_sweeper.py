@@ -5,6 +5,7 @@ Hydra takes sweepers from the package ``hydra_plugins`` alone; there is no other
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
 from core.errors import RunFailed
+from experiments.hydra_settings import check_hydra_settings
 from experiments.schema import method_options
 from experiments.sweeps.combinations import sensible, told
 from experiments.sweeps.outcome import SWEPT
@@ -29,6 +31,17 @@ class Sweeper(BasicSweeper):
             print(line, file=sys.stderr)
         size = max_batch_size or max(1, len(kept))
         return [kept[start : start + size] for start in range(0, len(kept), size)]
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose each job's settings before the first is run.
+
+        Raises:
+            InputError: a job would make Hydra call something else (:mod:`experiments.hydra_settings`).
+            HydraException: a job's settings do not compose.
+        """
+        assert self.config is not None and self.hydra_context is not None
+        for overrides in batch:
+            check_hydra_settings(self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides)))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs, keep their outcomes in ``SWEPT``; settings that do not compose leave nothing behind."""

@@ -1,17 +1,16 @@
 """ImageNet weights to begin a student with, from a file the user has."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from core.checkpoint import read_safetensors, read_torch
 from core.errors import InputError
 from students.convert.mobile_sam import from_microsoft_names
 from students.encoder_shapes import TinyVitConfig
-from teachers.weights import check_finite
+from teachers.weights import check_finite, tensors_in
 
 _HEAD = re.compile(r"^(head|norm_head|fc|classifier)\.")
 
@@ -28,7 +27,7 @@ def load_imagenet(encoder: nn.Module, file: str) -> None:
         InputError: the file is missing or damaged, or its tensors are not those of this backbone.
     """
     path = Path(file).expanduser()
-    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else _tensors(read_torch(path), path)
+    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else tensors_in(read_torch(path), path)
     if isinstance(encoder.config, TinyVitConfig) and any(name.startswith("layers.") for name in state):
         state = from_microsoft_names(state)
     backbone: Any = encoder.backbone
@@ -48,11 +47,3 @@ def load_imagenet(encoder: nn.Module, file: str) -> None:
         raise InputError(f"{path}: {kinds[0]} holds {ready[kinds[0]].dtype}, expected {own[kinds[0]].dtype}")
     check_finite({name: ready[name] for name in own}, str(path))
     backbone.load_state_dict({name: ready[name] for name in own})
-
-
-def _tensors(stored: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(stored, Mapping):
-        for part in (stored.get("model"), stored.get("state_dict"), stored):
-            if isinstance(part, Mapping) and part and all(isinstance(value, Tensor) for value in part.values()):
-                return {str(name): value for name, value in part.items()}
-    raise InputError(f"{path}: holds no dict of tensors; give a checkpoint of the backbone's weights")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import InputError
+from core.errors import InputError, first_line
 from students.encoder_shapes import TimmConfig
 from teachers.image_encoder import make_neck
 
@@ -68,5 +68,6 @@ def _features(config: TimmConfig, stages: tuple[int, ...] | None) -> Any:
     except (RuntimeError, AttributeError, AssertionError, IndexError, ValueError, KeyError) as error:
         text = f"student.name={config.name}"
         text += f" student.stages={list(stages)}" if stages is not None else ""
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{text}: timm cannot give these feature maps ({reason}); choose another backbone") from error
+        raise InputError(
+            f"{text}: timm cannot give these feature maps ({first_line(error)}); choose another backbone"
+        ) from error

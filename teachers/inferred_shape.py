@@ -76,6 +76,7 @@ def check_shape(config: SamConfig, origin: str) -> None:
         "grid": config.encoder.grid,
         "out_channels": config.encoder.out_channels,
     }
+    # The decoder's attention to and from the image has half of its width.
     widths: dict[str, tuple[int, int]] = {"decoder_heads": (config.decoder_heads, config.encoder.out_channels // 2)}
     if isinstance(config.encoder, EncoderConfig):
         sizes |= {"num_heads": config.encoder.num_heads, "window_size": config.encoder.window_size}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.checkpoint import check_fit, file_sha256, load_strictly, read_safetensors, read_torch
 from core.errors import InputError
-from core.plain_file import read_json
+from core.plain_file import access_told, read_json
 from teachers.catalog import MODELS, NamedModel
 from teachers.convert import from_hugging_face, hugging_face_config, is_hugging_face
 from teachers.inferred_shape import check_shape
@@ -61,13 +61,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             of ``SamModel``.
 
     Raises:
-        InputError: the file is missing, damaged, asks for code to be run, or is no dict of tensors.
+        InputError: the file is missing, closed, damaged, asks for code to be run, or is no dict of tensors.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
+    with access_told(path):
+        file = path / "model.safetensors" if path.is_dir() else path
     if file.suffix == ".safetensors":
         state = read_safetensors(file)[0]
     elif file.suffix in (".pth", ".pt", ".bin"):
-        state = _tensors(read_torch(file), file)
+        state = tensors_in(read_torch(file), file)
     else:
         raise InputError(f"{path}: not a checkpoint by its name; give a .pth, .pt or .safetensors file, or a folder")
     if not is_hugging_face(state):
@@ -172,8 +173,12 @@ def _found(name: str, model: NamedModel) -> Path:
     return cached
 
 
-def _tensors(stored: object, path: Path) -> dict[str, Tensor]:
-    """The one dict of tensors in what a file holds."""
+def tensors_in(stored: object, path: Path) -> dict[str, Tensor]:
+    """The one dict of tensors in what a file holds: it itself, or an entry ``model`` or ``state_dict`` of it.
+
+    Raises:
+        InputError: there is none, or more than one; the message names ``path``.
+    """
     candidates: list[object] = [stored]
     if isinstance(stored, Mapping):
         candidates += [stored[key] for key in ("model", "state_dict") if key in stored]

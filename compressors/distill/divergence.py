@@ -37,7 +37,7 @@ class StepLosses:
         return stacked.sum()
 
     def read(self) -> dict[str, float]:
-        """Mean of every term over the step's images, and their sum as ``loss``.
+        """Mean of every term over this process's images of the step, and their sum as ``loss``.
 
         Raises:
             TrainingDiverged: the loss of a batch is not finite.

@@ -128,7 +128,8 @@ class Engine:
                     show(progress.step, terms, speed)
                 if validated or last:
                     # Running statistics of batch normalisation are of each process's own pictures.
-                    processes.average(b for b in stage.model.buffers() if b.is_floating_point())
+                    models = (stage.model, average) if average else (stage.model,)
+                    processes.average(b for model in models for b in model.buffers() if b.is_floating_point())
                 if validated:
                     log({"step": progress.step, "validation": validate(stage, progress, average)})
                 if watched:

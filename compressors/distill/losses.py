@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FOCAL_SHARE = 20.0
+"""Segment Anything's loss on masks weighs the focal part so many times its dice part."""
+_GAMMA, _ALPHA = 2.0, 0.25
+
 
 def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     """IoU of thresholded logits with a target, no gradient.
@@ -21,12 +25,20 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
 
 
-def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
-    """Focal loss (Lin et al. 2017, eq. 5) of each mask, for soft targets: ``[..., h, w]`` to ``[...]``."""
+def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Focal loss (Lin et al. 2017, eq. 5, gamma 2, alpha 1/4) of each mask, for soft targets.
+
+    Args:
+        logits: ``[..., h, w]``.
+        target: coverage in [0, 1], same shape.
+
+    Returns:
+        ``[...]``, the mean over cells.
+    """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     # |p - t| is 1 - p_t for hard targets and keeps soft ones meaningful.
-    hardness = (logits.sigmoid() - target).abs() ** gamma
-    weight = alpha * target + (1 - alpha) * (1 - target)
+    hardness = (logits.sigmoid() - target).abs() ** _GAMMA
+    weight = _ALPHA * target + (1 - _ALPHA) * (1 - target)
     return (weight * hardness * cross_entropy).flatten(-2).mean(-1)
 
 

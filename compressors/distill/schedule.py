@@ -27,6 +27,9 @@ class Optimisation:
         patience: validations without a better figure before ``plateau`` acts.
         factor: what ``plateau`` and ``step`` multiply the rate by.
         ema: decay of an exponential moving average of the weights, with which the stage then ends; 0 for none.
+
+    Raises:
+        ValueError: a setting is none of its choices, or a number is out of its range.
     """
 
     rate: float = 1e-4
@@ -49,12 +52,21 @@ class Optimisation:
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate={self.accumulate} must be at least 1")
-        if not self.rate > 0:
-            raise ValueError(f"rate={self.rate} must be above 0")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema={self.ema} must be in [0, 1)")
+        # Written so that NaN fails too.
+        for name, sound, wanted in (
+            ("rate", 0 < self.rate < math.inf, "above 0 and finite"),
+            ("betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("warmup", self.warmup >= 0, "at least 0"),
+            ("clip", 0 <= self.clip < math.inf, "at least 0"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
+            ("patience", self.patience >= 0, "at least 0"),
+            ("factor", 0 < self.factor <= 1, "in (0, 1]"),
+            ("milestones", all(0 <= share <= 1 for share in self.milestones), "shares of the steps, in [0, 1]"),
+            ("ema", 0 <= self.ema < 1, "in [0, 1)"),
+        ):
+            if not sound:
+                raise ValueError(f"{name}={getattr(self, name)} must be {wanted}")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the model's trainable parameters."""

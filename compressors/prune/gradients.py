@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressors.distill.losses import dice_loss, embedding_mse, focal_loss
+from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_mse, focal_loss
+from core.errors import InputError
 from core.geometry import upscale_logits
 from core.protocols import Prompt
 from core.seeding import generator_for
@@ -19,6 +20,7 @@ from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam
 
 MASKS_PER_IMAGE = 16
+"""Instances of a picture whose masks the task's loss looks at, the first ones."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,19 @@ def label_gradients(
     Args:
         sam: whose prompt encoder and mask decoder answer.
         encoder: whose gradients are taken.
+
+    Raises:
+        InputError: no picture has an instance, so that every channel would score the same.
     """
-    device = encoder.pos_embed.device
+    device, looked_at, used = encoder.pos_embed.device, 0, 0
 
     def losses() -> Iterator[Tensor]:
+        nonlocal looked_at, used
         for sample in samples:
+            looked_at += 1
             if not len(sample.masks):
                 continue
+            used += 1
             size_hw = (sample.image.shape[0], sample.image.shape[1])
             masks = torch.from_numpy(sample.masks[:MASKS_PER_IMAGE]).to(device).float()[:, None]
             embedding = encoder(to_frame(sample.image, sam.input_size)[None].to(device))
@@ -82,10 +90,16 @@ def label_gradients(
             for prompt in _prompts(sample):
                 answer = sam.decode(embedding, prompt.to(device), size_hw)
                 logits = upscale_logits(answer.logits.float(), size_hw, answer.frame)
-                terms += [20 * focal_loss(logits, masks).mean(), dice_loss(logits, masks).mean()]
+                terms += [FOCAL_SHARE * focal_loss(logits, masks).mean(), dice_loss(logits, masks).mean()]
             yield torch.stack(terms).sum()
 
-    return _summed(encoder, losses(), on_image)
+    gradients = _summed(encoder, losses(), on_image)
+    if not used:
+        raise InputError(
+            f"none of the {looked_at} pictures that are looked at has an annotated instance to score channels by; give "
+            "a larger method.importance_images, or method.importance=disturbed_taylor, which reads no labels"
+        )
+    return gradients
 
 
 def _prompts(sample: ImageSample) -> tuple[Prompt, Prompt]:

@@ -12,7 +12,7 @@ from compressors.prune.importance import IMPORTANCE, LABELLED, score
 from compressors.prune.masked import check_cut
 from compressors.prune.selection import NORMALISATIONS, keep_globally, keep_locally
 from compressors.prune.surgery import prune
-from compressors.settings import check_at_least, check_choices
+from compressors.settings import check_at_least, check_choices, check_ratio
 from core.errors import InputError
 from core.seeding import seed_for
 from data.batches import ImageBatches
@@ -60,8 +60,7 @@ class Slimming:
     softmax: str = "fold"
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise InputError(f"ratio={self.ratio} is outside (0, 1); try ratio=0.5 or ratio=0.77")
+        check_ratio(self.ratio)
         check_choices(self, CHOICES)
         check_at_least(self, importance_images=1)
         if not self.noise > 0:

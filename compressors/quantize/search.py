@@ -144,10 +144,9 @@ def _search_range(
         scales.append(quantizer.scale.clone())
         zeros.append(quantizer.zero_point.clone() if isinstance(quantizer, UniformQuantizer) else None)
 
-    index = 0
     errors = []
-    for index in range(len(scales)):
-        _set(quantizer, scales[index], zeros[index])
+    for scale, zero in zip(scales, zeros, strict=True):
+        _set(quantizer, scale, zero)
         errors.append(error().reshape(-1))
     # [candidates, heads or 1]
     best = torch.nan_to_num(torch.stack(errors), nan=torch.inf).argmin(0)

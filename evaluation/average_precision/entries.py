@@ -9,6 +9,8 @@ from core.errors import InputError
 from data.annotations import rle_area, to_rle
 from data.json_fields import numbers, value, whole
 
+MOST_LVIS_DETECTIONS = 300
+"""How many detections of an image LVIS counts, the best ones."""
 FREQUENCIES = ("r", "c", "f")
 """Rare, common, frequent: how LVIS groups its categories."""
 

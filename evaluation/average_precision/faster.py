@@ -8,12 +8,12 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from evaluation.average_precision.entries import FREQUENCIES
+from evaluation.average_precision.entries import FREQUENCIES, MOST_LVIS_DETECTIONS
 from evaluation.average_precision.prepared import Prepared
 
 Array = NDArray[np.float64]
 
-_MOST_DETECTIONS = {"coco": [1, 10, 100], "lvis": [300]}
+_MOST_DETECTIONS = {"coco": [1, 10, 100], "lvis": [MOST_LVIS_DETECTIONS]}
 _THRESHOLDS, _POINTS, _SIZES = 10, 101, 4
 """IoU 0.5, 0.55, ..., 0.95; recall 0, 0.01, ..., 1; all, small, medium and large."""
 _IOU_50, _IOU_75 = 0, 5
@@ -67,8 +67,8 @@ def _counted_by_lvis(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dic
         of_image[detection["image_id"]].append(detection)
     detections = []
     for found in of_image.values():
-        if len(found) > _MOST_DETECTIONS["lvis"][-1]:
-            found = sorted(found, key=lambda detection: -detection["score"])[: _MOST_DETECTIONS["lvis"][-1]]
+        if len(found) > MOST_LVIS_DETECTIONS:
+            found = sorted(found, key=lambda detection: -detection["score"])[:MOST_LVIS_DETECTIONS]
         detections += [
             detection
             for detection in found

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from core.errors import InputError
+from evaluation.average_precision.entries import MOST_LVIS_DETECTIONS
 from evaluation.average_precision.prepared import Prepared
 from evaluation.average_precision.rebound import rebound
-
-MOST_DETECTIONS = 300
-"""LVIS's own limit for an image."""
 
 
 class _NumpyWithFloat:
@@ -54,7 +52,7 @@ def _classes() -> tuple[type, type, type]:
         # LVISResults' own constructor cannot take an empty list; all that it adds to a detection is there already.
         def __init__(self, truth: Any, detections: list[dict[str, Any]]) -> None:
             self.logger = truth.logger
-            best = self.limit_dets_per_image(detections, MOST_DETECTIONS)
+            best = self.limit_dets_per_image(detections, MOST_LVIS_DETECTIONS)
             self.dataset = {**truth.dataset, "annotations": best}
             self._create_index()
 

@@ -15,6 +15,7 @@ from evaluation.everything.run_lengths import in_form
 from evaluation.everything.settings import EverythingSettings
 from evaluation.everything.small_regions import cleaned
 from evaluation.everything.strategies import SEARCHES, CropSearch
+from evaluation.fitting import points_fitting
 from evaluation.predictor import SamPredictor
 
 _DEFAULTS = EverythingSettings()
@@ -42,8 +43,8 @@ class Everything:
 class EverythingGenerator:
     """Finds all masks of pictures. Computes on the model's device, without gradients.
 
-    Memory: the answers to ``settings.points_per_batch`` prompts as the decoder gives them, a few masks of the picture's
-    size, and the run lengths of what was found.
+    Memory: the answers to ``settings.points_per_batch`` prompts as the decoder gives them (to fewer from then on, where
+    the device has too little), a few masks of the picture's size, and the run lengths of what was found.
 
     Args:
         model: any segmenter, in evaluation mode.
@@ -51,7 +52,7 @@ class EverythingGenerator:
     """
 
     def __init__(self, model: Segmenter, settings: EverythingSettings = _DEFAULTS) -> None:
-        self.model, self.settings = model, settings
+        self.model, self.settings, self.fitting = model, settings, points_fitting(settings.points_per_batch)
 
     def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """The records of :meth:`run` on a picture uint8 ``[H, W, 3]``, RGB.
@@ -67,6 +68,7 @@ class EverythingGenerator:
 
         Raises:
             InputError: another type or shape.
+            OutOfDeviceMemory: one point alone needs more memory than the device has.
         """
         settings, predictor = self.settings, SamPredictor(self.model)
         # The whole picture is the first crop; here it is checked too.
@@ -78,7 +80,7 @@ class EverythingGenerator:
             if crop.layer:
                 x0, y0, x1, y1 = crop.box_xyxy
                 predictor.set_image(image[y0:y1, x0:x1])
-            search = CropSearch(self.model, predictor.get_image_embedding(), crop, size_hw, settings)
+            search = CropSearch(self.model, predictor.get_image_embedding(), crop, size_hw, settings, self.fitting)
             SEARCHES[settings.strategy](search)
             parts.append(search.best().to(_HOST))
             prompts += search.prompts

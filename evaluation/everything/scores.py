@@ -12,6 +12,7 @@ from core.protocols import Metric
 from data.annotations import to_rle
 from data.sample import ImageSample
 from evaluation.everything.run_lengths import encode_one
+from evaluation.metrics import mean_metric
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds."""
@@ -25,13 +26,12 @@ class ImageProposals:
 
     Attributes:
         best_iou: float64 ``[G]``, best IoU of each instance with any proposal; 0 without proposals.
-        best_iou_within: the same with the best predicted proposals alone, by their number (:data:`BUDGETS`).
-        recalled: int64 ``[10]``, instances found at each of :data:`THRESHOLDS`, by the number of proposals.
+        recalled: int64 ``[10]``, instances found at each of :data:`THRESHOLDS` by the best predicted proposals alone,
+            by how many these are (:data:`BUDGETS`).
         proposals: how many there were.
     """
 
     best_iou: NDArray[np.float64]
-    best_iou_within: Mapping[int, NDArray[np.float64]]
     recalled: Mapping[int, NDArray[np.int64]]
     proposals: int
 
@@ -54,7 +54,6 @@ def image_proposals(records: Sequence[Mapping[str, Any]], sample: ImageSample) -
         iou = np.asarray(mask_api.iou(proposals, truth, [0] * len(truth)))
     return ImageProposals(
         iou.max(0, initial=0.0),
-        {budget: iou[:budget].max(0, initial=0.0) for budget in BUDGETS},
         {budget: recalled(iou[:budget]) for budget in BUDGETS},
         len(proposals),
     )
@@ -89,9 +88,7 @@ def proposal_scores(per_image: Sequence[ImageProposals]) -> dict[str, Metric]:
     best = np.concatenate([np.zeros(0), *(image.best_iou for image in per_image)])
     if not len(best):
         return {}
-    mean = float(best.mean())
-    half = 1.96 * float(best.std(ddof=1)) / len(best) ** 0.5 if len(best) > 1 else 0.0
-    metrics = {"mean_best_iou": Metric(mean, "iou", len(best), low=max(0.0, mean - half), high=min(1.0, mean + half))}
+    metrics = {"mean_best_iou": mean_metric(best)}
     for budget in BUDGETS:
         found = np.sum([image.recalled[budget] for image in per_image], axis=0)
         metrics[f"average_recall_{budget}"] = Metric(float(np.mean(found / len(best))), "recall", len(best))

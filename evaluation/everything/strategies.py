@@ -12,6 +12,7 @@ from evaluation.everything.candidates import Candidates, joined
 from evaluation.everything.crops import Crop, grid_points, shared_points
 from evaluation.everything.filters import MaskFilter
 from evaluation.everything.settings import EverythingSettings
+from evaluation.fitting import Fitting
 
 
 class CropSearch:
@@ -22,7 +23,8 @@ class CropSearch:
         embedding: of the crop, ``[1, C, g, g]``.
         crop: where in the picture.
         size_hw: of the picture.
-        settings: thresholds and batch.
+        settings: thresholds.
+        fitting: how many points are asked together.
 
     Attributes:
         prompts: number of points asked.
@@ -30,23 +32,34 @@ class CropSearch:
     """
 
     def __init__(
-        self, model: Segmenter, embedding: Tensor, crop: Crop, size_hw: tuple[int, int], settings: EverythingSettings
+        self,
+        model: Segmenter,
+        embedding: Tensor,
+        crop: Crop,
+        size_hw: tuple[int, int],
+        settings: EverythingSettings,
+        fitting: Fitting,
     ) -> None:
-        self.model, self.embedding, self.crop, self.settings = model, embedding, crop, settings
+        self.model, self.embedding, self.crop, self.settings, self.fitting = model, embedding, crop, settings, fitting
         self.filter = MaskFilter(crop, size_hw, settings)
         self.prompts = 0
         self.parts: list[Candidates] = []
 
     def ask(self, points_xy: NDArray[np.float64], covered: Tensor | None = None) -> None:
         """Decode points ``[P, 2]`` in pixels of the crop, each a prompt; ``covered`` as in :class:`MaskFilter`."""
-        for points in torch.from_numpy(points_xy).to(self.embedding.device).split(self.settings.points_per_batch):
+        points = torch.from_numpy(points_xy).to(self.embedding.device)
+
+        def of_part(part: slice) -> list[Candidates]:
             # [N, 1, 2] and [N, 1]
-            coordinates = points[:, None].float()
+            coordinates = points[part, None].float()
             labels = torch.ones(coordinates.shape[:2], dtype=torch.int64, device=points.device)
             prompt = Prompt(points_xy=coordinates, labels=labels)
-            if len(points):
-                masks = self.model.decode(self.embedding, prompt, self.crop.size_hw, multimask=True)
-                self.parts += self.filter.surviving(masks, points, covered)
+            masks = self.model.decode(self.embedding, prompt, self.crop.size_hw, multimask=True)
+            # Asked again in smaller parts, the same masks cover the same pixels.
+            return list(self.filter.surviving(masks, points[part], covered))
+
+        for _, found in self.fitting.parts(len(points), of_part):
+            self.parts += found
         self.prompts += len(points_xy)
 
     def best(self) -> Candidates:

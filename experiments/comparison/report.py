@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.comparison import ALL, Comparison, InstancePair, size_classes
+from evaluation.comparison import ALL, Comparison, InstancePair
+from evaluation.metrics import size_classes
 from experiments.comparison.rows import ComparedRow, compared_rows
 from experiments.recorded_evaluation import RecordedEvaluation
 from experiments.tables.text_tables import csv_text, markdown_table

@@ -143,7 +143,6 @@ def _checked() -> dict[str, tuple[str, ...]]:
     from evaluation.conventions import PROTOCOLS
     from evaluation.everything.settings import STRATEGIES
     from evaluation.latency import PRECISIONS
-    from experiments.build import PRECISIONS as TRAINED
     from experiments.convert import LAYOUTS
     from experiments.tracking.settings import MODES
     from experiments.validate import CACHES, FORMATS, TABLE_FORMATS
@@ -161,7 +160,7 @@ def _checked() -> dict[str, tuple[str, ...]]:
         "cache": CACHES,
         "engine.cache": CACHES,
         "engine.device": ("auto", "cpu", "cuda"),
-        "engine.precision": ("auto", *TRAINED),
+        "engine.precision": ("auto", *PRECISIONS),
         "evaluation.precision": PRECISIONS,
         "evaluation.protocols": PROTOCOLS,
         "compare protocol": PROTOCOLS,

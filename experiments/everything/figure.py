@@ -25,9 +25,9 @@ from experiments.everything.command import generator_settings
 from experiments.everything.drawing import painted, scaled
 from experiments.everything.files import places
 from experiments.messages import told
-from experiments.predict import upright_image
 from experiments.schema import register
 from experiments.scoring import counted
+from experiments.upright import upright_image
 from experiments.validate import settings_of
 
 WIDTH = 440

@@ -10,10 +10,14 @@ from typing import Any
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.plain_file import parse_json
 from evaluation.everything import EverythingSettings
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """What names of pictures end in, whatever the case; in a folder all other files are left alone."""
+
+LONGEST = 256 << 20
+"""Bytes of the longest annotation file that is read; ten thousand masks of a large picture have a quarter of it."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,9 @@ def write_annotations(
 def finished_annotations(place: Place, made: Made, picture_sha256: str) -> dict[str, Any] | None:
     """What stands in a picture's annotation file; None if it is not there, damaged, or made of or with other things."""
     try:
-        content = json.loads(place.annotations.read_text(encoding="utf-8"))
+        if not place.annotations.is_file() or place.annotations.stat().st_size > LONGEST:
+            return None
+        content = parse_json(place.annotations.read_bytes())
         same = all(content[key] == value for key, value in made.to_dict().items())
         same = same and content["image"]["sha256"] == picture_sha256
         whole = isinstance(content["annotations"], list) and isinstance(content["prompts"], int)

@@ -18,10 +18,10 @@ from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
 from experiments.checkpoints import check_encoder, find_model
 from experiments.everything.files import Made, Place, finished_annotations, places, write_annotations
-from experiments.predict import upright_image
 from experiments.report import seconds
 from experiments.schema import EverythingConfig
 from experiments.scoring import counted
+from experiments.upright import upright_image
 
 OUT = "everything"
 """The folder of what is made, where none is given."""

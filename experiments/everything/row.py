@@ -9,9 +9,11 @@ from typing import Any
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.plain_file import read_json
 from core.provenance import impersonal
 
 SCHEMA_VERSION = 1
+_AGAIN = "do it again with force=true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +103,13 @@ def read_row(path: Path) -> StrategyRow:
     Raises:
         InputError: damaged, or of another version.
     """
+    content = read_json(path, _AGAIN)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))["rows"][0]
-        row = StrategyRow(**raw)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{path}: no row of the command everything ({error}); do it again with force=true") from None
+        row = StrategyRow(**content["rows"][0])
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{path}: no row of the command everything ({error}); {_AGAIN}") from None
     if row.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: a row of version {row.schema_version!r}, this version reads {SCHEMA_VERSION}; "
-            "do it again with force=true"
+            f"{path}: a row of version {row.schema_version!r}, this version reads {SCHEMA_VERSION}; {_AGAIN}"
         )
     return row

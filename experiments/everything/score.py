@@ -22,7 +22,7 @@ from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, EverythingSettings, image_proposals, proposal_scores
 from evaluation.latency import PRECISIONS, device_name
 from evaluation.memory import peak_memory
-from experiments.build import build_data, check_precision, data_name
+from experiments.build import build_data, check_precision, data_name, evaluation_indices
 from experiments.checkpoints import check_encoder, find_model
 from experiments.everything.files import Made
 from experiments.everything.row import StrategyRow, read_row, write_row
@@ -52,10 +52,7 @@ def score_strategy(
     """
     precision = check_precision("evaluation.precision", evaluation.precision, device)
     data = build_data(evaluation.data)
-    limit = evaluation.images
-    if limit is None and data_name(evaluation.data) == "shapes":
-        limit = ENDLESS_IMAGES
-    indices = range(len(data) if limit is None else min(limit, len(data)))
+    indices = evaluation_indices(evaluation, data, ENDLESS_IMAGES)
     found = find_model(settings.checkpoint)
     model = found.model.to(device)
     check_encoder(settings.checkpoint, model, PRECISIONS[precision])

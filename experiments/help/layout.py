@@ -47,13 +47,13 @@ def paragraph(text: str, indent: int = 0) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
-def listed(names: Iterable[str], indent: int = 2) -> str:
-    """Names with commas, filled; none is broken."""
+def listed(names: Iterable[str]) -> str:
+    """Names with commas, indented and filled; none is broken."""
     return textwrap.fill(
         ", ".join(names),
         WIDTH,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * indent,
+        initial_indent="  ",
+        subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
     )

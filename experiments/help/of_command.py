@@ -8,7 +8,7 @@ from evaluation.conventions import PROTOCOLS
 from experiments.help.guides import GUIDES
 from experiments.help.launchers import LAUNCHERS
 from experiments.help.layout import columns, listed, paragraph, single_lines
-from experiments.help.overview import choices
+from experiments.help.overview import choices, owner_of
 from experiments.help.protocol_lines import protocol_lines
 from experiments.help.setting_lines import (
     CHOICES,
@@ -103,7 +103,7 @@ def _groups(command: str, settings: Sequence[SettingLine]) -> list[str]:
         title = f"{setting.key}=NAME{default}"
         found = choices(setting.group)
         if setting.group == "experiment":
-            found = {name: line for name, line in found.items() if _owner(name) == command}
+            found = {name: line for name, line in found.items() if owner_of(name) == command}
         if setting.group == "evaluation" and command == "run":
             # Others are for evaluate: a run is scored by one protocol of its own.
             found = {name: line for name, line in found.items() if name in group_choices("data")}
@@ -113,11 +113,6 @@ def _groups(command: str, settings: Sequence[SettingLine]) -> list[str]:
             if settings_of_choice := choice_settings(setting.group, name):
                 parts.append(block(f"settings of {setting.group}={name}", settings_of_choice))
     return parts
-
-
-def _owner(experiment: str) -> str:
-    """The command that an experiment is for: the one its name begins with, else a run."""
-    return next((word for word in commands() if experiment.startswith(f"{word}_")), "run")
 
 
 def _method(arguments: Sequence[str]) -> str:

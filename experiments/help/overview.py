@@ -5,7 +5,7 @@ from experiments.help.guides import GUIDES
 from experiments.help.launchers import LAUNCHERS
 from experiments.help.layout import listed, paragraph, single_lines
 from experiments.help.protocol_lines import protocol_lines
-from experiments.help.setting_lines import CONF, group_choices
+from experiments.help.setting_lines import CONF, commands, group_choices
 from experiments.help.yaml_comments import first_comment
 from students.catalog import RELEASED
 
@@ -64,6 +64,11 @@ def help_text() -> str:
         "examples\n" + "\n".join(f"  python -m experiments {example}" for example in _EXAMPLES),
     ]
     return "\n\n".join(parts)
+
+
+def owner_of(experiment: str) -> str:
+    """The command that a prepared experiment is for: the one its name begins with, else ``run``."""
+    return next((word for word in commands() if experiment.startswith(f"{word}_")), "run")
 
 
 def choices(group: str) -> dict[str, str]:

@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 
 from core.checkpoint import write_text
 from core.errors import InputError
-from core.provenance import impersonal
 from experiments.leaderboard import markdown
 from experiments.leaderboard.folding import FILE, Entry, Leaderboard, csv_of, gather
 from experiments.leaderboard.run_pages import FOLDER, page_names, write_pages
@@ -15,6 +14,9 @@ from experiments.leaderboard.terminal import print_leaderboard
 from experiments.messages import nearest
 from experiments.pages import leaderboard_page
 from experiments.schema import LeaderboardConfig
+from experiments.typed_command import typed_command
+
+_TYPED = ("runs", "out", "results", "published", "protocol", "dataset", "pages")
 
 
 def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[Entry]:
@@ -23,11 +25,11 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[Entry]:
     Raises:
         InputError: there is no row, or none of the protocol or data set that is asked for, or nothing can be written.
     """
-    runs = Path(settings.runs).expanduser()
+    runs = Path(settings.runs)
     board = narrowed(gather(runs, settings.results, settings.published), settings)
     out = runs if settings.out is None else Path(settings.out).expanduser()
     try:
-        written = write_leaderboard(board, out, command_of(settings), settings.pages)
+        written = write_leaderboard(board, out, typed_command("leaderboard", settings, _TYPED), settings.pages)
     except OSError as error:
         raise InputError(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
     if settings.format == "table":
@@ -86,15 +88,3 @@ def narrowed(board: Leaderboard, settings: LeaderboardConfig) -> Leaderboard:
         ]
         board = Leaderboard([board.entries[place] for place in keep], models)
     return board
-
-
-def command_of(settings: LeaderboardConfig) -> str:
-    """The command line that makes the files, without what is personal."""
-    usual, shown = LeaderboardConfig(), {"dataset": "data"}
-    changed = [
-        (shown.get(key, key), getattr(settings, key))
-        for key in ("runs", "out", "results", "published", "protocol", "dataset", "pages")
-        if getattr(settings, key) != getattr(usual, key)
-    ]
-    words = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changed]
-    return str(impersonal(" ".join(["python -m experiments leaderboard", *words])))

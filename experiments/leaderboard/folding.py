@@ -9,11 +9,12 @@ from typing import Any
 from core.checkpoint import write_text
 from core.provenance import ROOT
 from core.result import ResultRow
+from evaluation.baselines import BASELINES
 from experiments.leaderboard.columns import LEADERBOARD_COLUMNS, measured_columns, published_columns
 from experiments.leaderboard.sources import Source, sources
 from experiments.tables.published_figures import FIGURES, published_rows
 from experiments.tables.row import TableRow
-from experiments.tables.rows import BASELINES, is_scored, lines_with_rows, with_images_seen
+from experiments.tables.rows import is_scored, lines_with_rows, with_images_seen
 from experiments.tables.text_tables import Cell, csv_text
 
 FILE = "leaderboard.csv"
@@ -64,17 +65,16 @@ class Leaderboard:
     models: list[Model]
 
 
-def fold(runs: Path, results: bool = True, published: bool = True, out: Path | None = None) -> Leaderboard:
+def fold(runs: Path, results: bool = True, published: bool = True) -> Leaderboard:
     """Write ``leaderboard.csv`` anew, atomically, unless there is no row; returns what is in it.
 
     Args:
         runs: folder of runs.
         results, published: whether the committed rows and the published figures are in it.
-        out: the folder of the file; None: ``runs``.
     """
     board = gather(runs, results, published)
     if board.entries:
-        write_text((runs if out is None else out) / FILE, csv_of(board.entries))
+        write_text(runs / FILE, csv_of(board.entries))
     return board
 
 

@@ -7,6 +7,7 @@ from experiments.leaderboard.pareto import on_front
 from experiments.report import POCKET_NOTE
 from experiments.tables.formats import HOW_TO_READ, markdown_lines, tables
 from experiments.tables.row import MEASURED
+from experiments.tables.rows import measured_first
 from experiments.tables.text_tables import markdown_table
 
 FILE = "leaderboard.md"
@@ -26,12 +27,7 @@ def markdown_of(board: Leaderboard, command: str) -> str:
     Args:
         command: what makes it anew.
     """
-    measured = {(model.line.data, model.line.protocol) for model in board.models if model.line.kind == MEASURED}
-    # What was measured comes first: tables of papers' figures alone stand behind.
-    lines = sorted(
-        (model.line for model in board.models),
-        key=lambda line: ((line.data, line.protocol) not in measured, line.data, line.protocol),
-    )
+    lines = measured_first(model.line for model in board.models)
     best = dict.fromkeys(on_front(board.models), FRONT)
     parts = ["# Leaderboard", f"{counted(board.entries)} Made by `{command}`. {HOW_TO_READ}"]
     parts.append(

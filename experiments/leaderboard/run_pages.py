@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from core.checkpoint import write_text
+from core.errors import InputError
+from core.plain_file import read_json
 from experiments.leaderboard.folding import Entry
 from experiments.leaderboard.sources import Source
 
@@ -48,16 +50,17 @@ def write_pages(entries: Iterable[Entry], out: Path) -> int:
     made: dict[str, str] = {}
     changed = 0
     for source in _sources(entries):
-        name, state = names[source.shown], f"{_digest(str(source.path.absolute()).encode())} {_state(source.path)}"
-        if known.get(name) != state or not (folder / name).is_file():
-            try:
+        name = names[source.shown]
+        try:
+            state = _state(source.path)
+            if known.get(name) != state or not (folder / name).is_file():
                 write_text(folder / name, run_page(source.path, folder))
-            except Exception as error:
-                # One page that cannot be made keeps no other from being made, nor the leaderboard.
-                reason = f"{source.shown}: {type(error).__name__}: {error}".splitlines()[0]
-                Console(stderr=True).print(f"no page: {reason}", highlight=False, soft_wrap=True, markup=False)
-                continue
-            changed += 1
+                changed += 1
+        except Exception as error:
+            # One page that cannot be made, perhaps of a run that starts over, keeps no other from being made.
+            reason = f"{source.shown}: {type(error).__name__}: {error}".splitlines()[0]
+            Console(stderr=True).print(f"no page: {reason}", highlight=False, soft_wrap=True, markup=False)
+            continue
         made[name] = state
     content = {"code": code, "sources": made}
     if made and content != before:
@@ -70,9 +73,9 @@ def _sources(entries: Iterable[Entry]) -> list[Source]:
 
 
 def _state(path: Path) -> str:
-    """Changes whenever the file is written again."""
+    """Which file this is; changes whenever it is written again."""
     status = path.stat()
-    return f"{status.st_mtime_ns} {status.st_size}"
+    return f"{_digest(str(path.absolute()).encode())} {status.st_mtime_ns} {status.st_size}"
 
 
 def _code() -> str:
@@ -87,7 +90,7 @@ def _digest(content: bytes) -> str:
 
 def _made(path: Path) -> Mapping[str, dict[str, str]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path, "it is made again")
+    except InputError:
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("sources"), dict) else {}

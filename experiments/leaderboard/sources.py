@@ -1,7 +1,6 @@
 """The files behind the leaderboard: results of runs, failed runs, evaluations, and the committed ones."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,10 @@ from rich.console import Console
 from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
-from experiments.readme import EVERYTHING
+from experiments.committed import committed_files
 from experiments.recorded_evaluation import FOLDER
-from experiments.result_file import FAILED, NAME, read_result
+from experiments.result_file import FAILED, NAME, command_of, read_result
 
-EVALUATE = "evaluate"
 _HASH = re.compile(r"-([0-9a-f]{8})$")
 
 
@@ -54,10 +52,8 @@ def sources(runs: Path | None, results: bool) -> Iterator[Source]:
             path = next((folder / name for name in (NAME, FAILED) if (folder / name).is_file()), None)
             if path is not None:
                 yield from _read(path, path.absolute().relative_to(above).as_posix(), folder.name)
-    for path in sorted((ROOT / "results").glob("*/*.json")) if results else []:
-        # Scores of whole pictures have columns of their own.
-        if path.parent.name != EVERYTHING:
-            yield from _read(path, path.relative_to(ROOT).as_posix(), path.stem)
+    for path in committed_files() if results else []:
+        yield from _read(path, path.relative_to(ROOT).as_posix(), path.stem)
 
 
 def readable_rows(path: Path) -> list[ResultRow]:
@@ -77,16 +73,12 @@ def _read(path: Path, shown: str, name: str) -> Iterator[Source]:
 def _told(about: Mapping[str, Any], rows: list[ResultRow]) -> dict[str, Any]:
     """Columns from what stands beside the rows; what is not there, or of another type, is unknown."""
     provenance = _mapping(about.get("provenance"))
-    versions, argv = _mapping(provenance.get("versions")), provenance.get("argv")
-    words = [str(word) for word in argv] if isinstance(argv, list) else None
-    if words is not None and rows[0].status == "evaluated" and words[:1] != [EVALUATE]:
-        # The command line takes the word of a command away before it keeps the others.
-        words = [EVALUATE, *words]
+    versions = _mapping(provenance.get("versions"))
     name = _HASH.search(rows[-1].run_id or "") if rows[-1].status in ("finished", "failed") else None
     dirty = provenance.get("git_dirty")
     return {
         "paper": _text(about.get("paper")),
-        "command": None if words is None else " ".join(["python -m experiments", shlex.join(words)]).rstrip(),
+        "command": command_of(about, rows[0].status == "evaluated"),
         "config_hash": name[1] if name else None,
         "student_sha256": _text(about.get("student_sha256")),
         "teacher_sha256": _text(about.get("teacher_sha256")),

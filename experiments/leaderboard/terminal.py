@@ -8,10 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.baselines import BASELINES
 from experiments.leaderboard.folding import Leaderboard, Model, of_conditions
 from experiments.report import POCKET_NOTE, count, milliseconds, points
 from experiments.tables.row import MEASURED, TableRow
-from experiments.tables.rows import BASELINES
 
 EXPLAINED = (
     "score: mIoU with boxes, or AP, under the protocol; point: mIoU with one point; ±: over seeds; MACs by the counter "

@@ -1,22 +1,12 @@
 """Where a run comes from, and what it was told."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.pages.page import text
 from experiments.pages.run_record import RunRecord
-
-
-def command(record: RunRecord) -> str | None:
-    """The command that made it; None where the file does not say."""
-    given = record.mapping("provenance").get("argv")
-    if not isinstance(given, list):
-        return None
-    # ``evaluate`` and others are a word that the arguments begin without.
-    word = ["evaluate"] if record.evaluated and "evaluate" not in given[:1] else []
-    return shlex.join(["python", "-m", "experiments", *word, *map(str, given)])
+from experiments.result_file import command_of
 
 
 def provenance_part(record: RunRecord) -> str:
@@ -37,7 +27,7 @@ def provenance_part(record: RunRecord) -> str:
         ("constraints sha256", known.get("constraints_sha256")),
     ]
     facts = "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in lines if value is not None)
-    made = command(record)
+    made = command_of(record.about, record.evaluated)
     return (f'<pre class="command">{text(made)}</pre>' if made else "") + f'<dl class="facts">{facts}</dl>'
 
 

@@ -1,6 +1,5 @@
 """One HTML page in one file: style, scripts and pictures are inside, and nothing may be fetched."""
 
-import base64
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -72,12 +71,6 @@ def as_json(value: object) -> str:
     """
     content = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return content.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def picture(path: Path, description: str) -> str:
-    """A PNG file as an image element that holds it."""
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{text(description)}" src="data:image/png;base64,{content}">'
 
 
 @cache

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.errors import InputError
+from core.plain_file import read_json
 from core.result import ResultRow
 from experiments.result_file import FAILED, NAME, read_result
 
@@ -102,12 +104,12 @@ def read_run(source: Path) -> RunRecord:
     quantisation = None
     if (folder / ERRORS).is_file():
         try:
-            quantisation = json.loads((folder / ERRORS).read_text(encoding="utf-8"))
-            if not isinstance(quantisation, dict):
-                raise ValueError("no mapping")
-        except (OSError, ValueError, RecursionError) as error:
+            quantisation = read_json(folder / ERRORS, "quantise again")
+        except InputError as error:
+            problems.append(str(error))
+        if quantisation is not None and not isinstance(quantisation, dict):
             quantisation = None
-            problems.append(f"{ERRORS} cannot be read ({error})")
+            problems.append(f"{ERRORS} cannot be read (no mapping)")
     return RunRecord(source, rows, about, folder, tuple(stages), quantisation, tuple(problems))
 
 

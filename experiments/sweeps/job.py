@@ -91,7 +91,7 @@ class Job:
 def _place(cfg: DictConfig) -> tuple[str, Path]:
     """How rows are shown, and the folder of runs. Where they refer to nothing, that is told with all settings."""
     try:
-        return str(cfg.format), Path(cfg.runs)
+        return str(cfg.format), Path(cfg.runs).expanduser()
     except OmegaConfBaseException:
         return "table", Path("runs")
 

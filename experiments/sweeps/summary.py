@@ -6,10 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core.result import ResultRow
+from evaluation.baselines import BASELINES
 from experiments.report import count, points
 from experiments.sweeps.outcome import Outcome
-
-_COMPARISONS = ("filled_box", "filled_ellipse", "teacher")
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
@@ -18,7 +17,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
         (row, outcome)
         for outcome in outcomes
         for row in outcome.rows
-        if isinstance(row, ResultRow) and row.status == "finished" and row.method not in _COMPARISONS
+        if isinstance(row, ResultRow) and row.status == "finished" and row.method not in (*BASELINES, "teacher")
     ]
     ended = [outcome for outcome in outcomes if outcome.error is not None]
     if not students and not ended:

@@ -14,10 +14,12 @@ from experiments.messages import nearest
 from experiments.schema import TableConfig
 from experiments.tables.formats import csv_format, latex_format, markdown_format
 from experiments.tables.published_figures import published_rows
-from experiments.tables.row import MEASURED, TableRow
-from experiments.tables.rows import gathered_rows, table_rows
+from experiments.tables.row import TableRow
+from experiments.tables.rows import gathered_rows, measured_first, table_rows
 from experiments.tables.terminal import print_tables
+from experiments.typed_command import typed_command
 
+_TYPED = ("runs", "results", "protocol", "dataset", "format")
 NONE = "none"
 """``runs=none``: committed rows alone."""
 
@@ -49,7 +51,7 @@ def chosen_rows(settings: TableConfig) -> list[TableRow]:
     Raises:
         InputError: there are none, or none of the protocol or data set that is asked for.
     """
-    runs = None if settings.runs == NONE else Path(settings.runs).expanduser()
+    runs = None if settings.runs == NONE else Path(settings.runs)
     if runs is not None and not runs.is_dir() and settings.runs != TableConfig.runs:
         raise InputError(f"runs={settings.runs}: no such folder; give a folder of runs, or runs={NONE}")
     rows = [*table_rows(gathered_rows(runs, settings.results)), *published_rows()]
@@ -61,15 +63,12 @@ def chosen_rows(settings: TableConfig) -> list[TableRow]:
                 raise InputError(f"{key}={wanted}: no row has it; {nearest(wanted, known)}")
     if not rows:
         raise InputError(f"runs={settings.runs}: no row there; start a run with method=slimsam ratio=0.77")
-    # What was measured comes first: tables of papers' figures alone stand behind.
-    measured = {(row.data, row.protocol) for row in rows if row.kind == MEASURED}
-    order = sorted(rows, key=lambda row: ((row.data, row.protocol) not in measured, row.data, row.protocol))
-    return order
+    return measured_first(rows)
 
 
 def rendered(rows: Sequence[TableRow], settings: TableConfig) -> str:
     """The rows in the format that is asked for."""
-    command = command_of(settings)
+    command = typed_command("table", settings, _TYPED)
     if settings.format == "csv":
         return csv_format(rows)
     if settings.format == "markdown":
@@ -81,14 +80,3 @@ def rendered(rows: Sequence[TableRow], settings: TableConfig) -> str:
     stream = io.StringIO()
     print_tables(rows, stream)
     return stream.getvalue()
-
-
-def command_of(settings: TableConfig) -> str:
-    """The command line that gives these rows."""
-    usual, shown = TableConfig(), {"dataset": "data"}
-    keys = ("runs", "results", "protocol", "dataset", "format")
-    changed = [
-        (shown.get(key, key), getattr(settings, key)) for key in keys if getattr(settings, key) != getattr(usual, key)
-    ]
-    words = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changed]
-    return " ".join(["python -m experiments table", *words])

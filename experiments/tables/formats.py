@@ -26,7 +26,9 @@ class _Column:
     shown: Callable[[TableRow], str]
 
 
-def _number(key: str, form: Callable[[float], str]) -> Callable[[TableRow], str]:
+def number(key: str, form: Callable[[float], str]) -> Callable[[TableRow], str]:
+    """What shows one column of a line; nothing where that is unknown."""
+
     def shown(row: TableRow) -> str:
         value = getattr(row, key)
         return "" if value is None else form(value)
@@ -46,6 +48,16 @@ def _score(key: str, spread: str) -> Callable[[TableRow], str]:
     return shown
 
 
+def megabytes(value: float) -> str:
+    """Bytes in millions, without the unit."""
+    return f"{value / 1e6:.2f}"
+
+
+def bare_milliseconds(value: float) -> str:
+    """Milliseconds without the unit."""
+    return milliseconds(value).removesuffix(" ms")
+
+
 def _points(value: float) -> str:
     return f"{value:+.2f}"
 
@@ -54,25 +66,25 @@ _KIND = _Column("kind", lambda row: row.kind)
 _MODEL = _Column("model", lambda row: row.model)
 _QUALITY = (
     _Column("seeds", _seeds),
-    _Column("instances", _number("instances", "{:,}".format)),
-    _Column("detections", _number("detections", "{:,}".format)),
-    _Column("images seen", _number("images_seen", "{:,}".format)),
+    _Column("instances", number("instances", "{:,}".format)),
+    _Column("detections", number("detections", "{:,}".format)),
+    _Column("images seen", number("images_seen", "{:,}".format)),
     _Column("SCORE", _score("score", "score_spread")),
-    _Column("small", _number("small", points)),
-    _Column("medium", _number("medium", points)),
-    _Column("large", _number("large", points)),
-    _Column("to teacher (points)", _number("to_teacher", _points)),
+    _Column("small", number("small", points)),
+    _Column("medium", number("medium", points)),
+    _Column("large", number("large", points)),
+    _Column("to teacher (points)", number("to_teacher", _points)),
     _Column("mIoU, one point", _score("point", "point_spread")),
-    _Column("one point, to teacher (points)", _number("point_to_teacher", _points)),
+    _Column("one point, to teacher (points)", number("point_to_teacher", _points)),
     _Column("choices", lambda row: row.choices or ""),
 )
 _COST = (
-    _Column("parameters", _number("parameters", count)),
-    _Column("MACs full", _number("macs_full", count)),
-    _Column("MACs modules", _number("macs_modules", count)),
-    _Column("MACs full-scaled-by-bits", _number("macs_scaled", count)),
-    _Column("size (MB)", _number("size_bytes", lambda value: f"{value / 1e6:.2f}")),
-    _Column("encoder (ms)", _number("encoder_latency_ms", lambda value: milliseconds(value).removesuffix(" ms"))),
+    _Column("parameters", number("parameters", count)),
+    _Column("MACs full", number("macs_full", count)),
+    _Column("MACs modules", number("macs_modules", count)),
+    _Column("MACs full-scaled-by-bits", number("macs_scaled", count)),
+    _Column("size (MB)", number("size_bytes", megabytes)),
+    _Column("encoder (ms)", number("encoder_latency_ms", bare_milliseconds)),
     _Column("device", lambda row: ", ".join(part for part in (row.device, row.precision) if part)),
 )
 _SOURCE = _Column("source", lambda row: row.source or "")

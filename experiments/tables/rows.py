@@ -1,20 +1,19 @@
 """Result rows as the lines of a comparison table: equal models over their seeds are one line, beside their teacher."""
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
-from core.provenance import ROOT
 from core.result import ResultRow
+from evaluation.baselines import BASELINES
+from experiments.committed import committed_files
 from experiments.leaderboard.sources import readable_rows
-from experiments.readme import EVERYTHING
 from experiments.recorded_evaluation import FOLDER
 from experiments.result_file import NAME
 from experiments.tables.row import MEASURED, TableRow, model_label
 
-BASELINES = ("filled_box", "filled_ellipse")
 SAME = 1e-4
 """Scores that differ by no more are two measurements of one thing."""
 
@@ -32,11 +31,7 @@ class _Conditions(NamedTuple):
 
 def gathered_rows(runs: Path | None, results: bool) -> list[ResultRow]:
     """The scored rows of the committed results and of a folder of runs and evaluations, in that order."""
-    paths: list[Path] = []
-    if results:
-        committed = sorted((ROOT / "results").glob("*/*.json"))
-        # Scores of whole pictures have columns of their own.
-        paths += [path for path in committed if path.parent.name != EVERYTHING]
+    paths = committed_files() if results else []
     if runs is not None:
         paths += sorted(runs.glob(f"*/{NAME}")) + sorted(runs.glob(f"{FOLDER}/*/{NAME}"))
     rows = [row for path in paths for row in readable_rows(path)]
@@ -62,6 +57,13 @@ def with_images_seen(rows: Sequence[ResultRow]) -> list[ResultRow]:
 
 def _seen(row: ResultRow, seen: Mapping[str | None, int]) -> int | None:
     return None if row.method == "teacher" else seen.get(row.run_id)
+
+
+def measured_first(lines: Iterable[TableRow]) -> list[TableRow]:
+    """The lines by data set and protocol; tables in which nothing was measured, papers' figures alone, come last."""
+    lines = list(lines)
+    measured = {(line.data, line.protocol) for line in lines if line.kind == MEASURED}
+    return sorted(lines, key=lambda line: ((line.data, line.protocol) not in measured, line.data, line.protocol))
 
 
 def table_rows(rows: Sequence[ResultRow]) -> list[TableRow]:

@@ -7,8 +7,8 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
-from experiments.report import POCKET_NOTE, count, milliseconds
-from experiments.tables.formats import METRICS, blocks, tables
+from experiments.report import POCKET_NOTE, count
+from experiments.tables.formats import METRICS, bare_milliseconds, blocks, megabytes, number, tables
 from experiments.tables.row import MEASURED, TableRow
 
 EXPLAINED = (
@@ -18,44 +18,36 @@ EXPLAINED = (
 _Columns = dict[str, Callable[[TableRow], str]]
 
 
-def _of(key: str, form: Callable[[float], str]) -> Callable[[TableRow], str]:
-    def shown(row: TableRow) -> str:
-        value = getattr(row, key)
-        return "" if value is None else form(value)
-
-    return shown
-
-
 def _seeds(row: TableRow) -> str:
     return f"s{row.seeds[0]}" if len(row.seeds) == 1 else str(len(row.seeds) or "")
 
 
-_SIZES: _Columns = {name[0].upper(): _of(name, "{:.3f}".format) for name in ("small", "medium", "large")}
+_SIZES: _Columns = {name[0].upper(): number(name, "{:.3f}".format) for name in ("small", "medium", "large")}
 _QUALITY: _Columns = {
     "seeds": _seeds,
-    "SCORE": _of("score", "{:.4f}".format),
-    "±": _of("score_spread", "{:.4f}".format),
+    "SCORE": number("score", "{:.4f}".format),
+    "±": number("score_spread", "{:.4f}".format),
     **_SIZES,
-    "points": _of("to_teacher", "{:+.2f}".format),
-    "one pt": _of("point", "{:.4f}".format),
-    "points ": _of("point_to_teacher", "{:+.2f}".format),
+    "points": number("to_teacher", "{:+.2f}".format),
+    "one pt": number("point", "{:.4f}".format),
+    "points ": number("point_to_teacher", "{:+.2f}".format),
     "choices": lambda row: row.choices or "",
 }
 _COST: _Columns = {
-    "images seen": _of("images_seen", "{:,}".format),
-    "params": _of("parameters", count),
-    "MACs full": _of("macs_full", count),
-    "modules": _of("macs_modules", count),
-    "MB": _of("size_bytes", lambda value: f"{value / 1e6:.2f}"),
-    "ms": _of("encoder_latency_ms", lambda value: milliseconds(value).removesuffix(" ms")),
+    "images seen": number("images_seen", "{:,}".format),
+    "params": number("parameters", count),
+    "MACs full": number("macs_full", count),
+    "modules": number("macs_modules", count),
+    "MB": number("size_bytes", megabytes),
+    "ms": number("encoder_latency_ms", bare_milliseconds),
 }
 _PUBLISHED: _Columns = {
-    "SCORE": _of("score", "{:.4f}".format),
+    "SCORE": number("score", "{:.4f}".format),
     **_SIZES,
-    "params": _of("parameters", count),
-    "MACs full": _of("macs_full", count),
-    "modules": _of("macs_modules", count),
-    "by bits": _of("macs_scaled", count),
+    "params": number("parameters", count),
+    "MACs full": number("macs_full", count),
+    "modules": number("macs_modules", count),
+    "by bits": number("macs_scaled", count),
 }
 _FOLDED = ("choices",)
 

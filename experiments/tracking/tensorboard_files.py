@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from experiments.tables.text_tables import markdown_table
 from experiments.tracking.logger import Outcome
 from experiments.tracking.stage_logs import CatchUp, Entry, figures
 
@@ -42,7 +43,9 @@ class TensorboardFiles:
         from PIL import Image
 
         self._rest()
-        self._writer.add_text("comparison", markdown(*outcome.table()))
+        names, lines = outcome.table()
+        cells = [["" if value is None else str(value) for value in line] for line in lines]
+        self._writer.add_text("comparison", markdown_table(names, cells))
         with Image.open(outcome.picture) as picture:
             self._writer.add_image("masks", np.asarray(picture.convert("RGB")), dataformats="HWC")
         self._writer.close()
@@ -61,13 +64,3 @@ class TensorboardFiles:
     def _add(self, stage: str, entry: Entry) -> None:
         for name, value in figures(entry):
             self._writer.add_scalar(f"{stage}/{name}", value, entry["step"])
-
-
-def markdown(names: list[str], lines: list[list[Any]]) -> str:
-    """A table in Markdown."""
-    rows = [names, ["---"] * len(names), *lines]
-    return "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

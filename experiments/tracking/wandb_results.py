@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from data.readable import readable_samples
 from experiments.tracking.logger import Outcome
 
-PICTURES = 4
-"""Shown with masks."""
-
 
 def log_summary(run: Any, outcome: Outcome) -> None:
     """The student's figures by their columns' names, the teacher's quality beside them."""
@@ -61,7 +58,7 @@ RESULTS: dict[str, Callable[[Any, Outcome], None]] = {
 
 def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
     """Some held-out pictures, each as every model sees it: predicted and true masks are layers to switch on and off."""
-    from experiments.pictures import OBJECTS, answers
+    from experiments.pictures import OBJECTS, PICTURES, answers
 
     wandb = importlib.import_module("wandb")
     held = outcome.held

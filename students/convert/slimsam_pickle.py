@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.inert_pickle import Record, mentions, read_inert
-from teachers.inferred_shape import infer_config
+from teachers.inferred_shape import check_shape, infer_config
 from teachers.sam import SamConfig
 
 _PACKAGE = "segment_anything_kd"
@@ -114,14 +114,8 @@ def _fused(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
 
 def _check(modules: Mapping[str, Mapping[str, Any]], config: SamConfig, origin: str) -> None:
     """Compare what the modules say of themselves with what this project's model of the shape computes."""
+    check_shape(config, origin)
     encoder = config.vit
-    if encoder.num_heads < 1 or min(encoder.attention_widths) < 1:
-        raise InputError(f"{origin}: a block of its image encoder has no attention left")
-    # The decoder's attention to and from the image has half of its width.
-    if encoder.out_channels // 2 % config.decoder_heads:
-        raise InputError(
-            f"{origin}: {config.decoder_heads} heads do not divide its decoder's {encoder.out_channels} channels"
-        )
     wanted: dict[tuple[str, str], Any] = {
         ("image_encoder", "img_size"): encoder.image_size,
         ("prompt_encoder", "input_image_size"): (encoder.image_size, encoder.image_size),

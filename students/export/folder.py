@@ -19,7 +19,7 @@ from students.export.parts import prepared
 from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
-from students.quantized.plan import as_float
+from students.quantized.plan import as_float, plan_of
 from teachers.sam import Sam
 
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -37,9 +37,6 @@ def check_request(model: Sam, to: str, precision: str) -> None:
     Raises:
         InputError: the precision is not the format's or not the model's.
     """
-    # Here, because it imports timm, which takes a second.
-    from students.quantized.plan import plan_of
-
     if precision not in TARGETS[to]:
         raise InputError(
             f"precision={precision}: ONNX Runtime computes no {precision} on a CPU; give to=openvino or precision=fp32"

@@ -1,6 +1,7 @@
 """What an exported folder says of itself: ``export.json`` beside the files of the two parts."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,8 +90,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def is_export(path: Path) -> bool:
-    """Whether a path is a folder with a manifest."""
-    return (path / MANIFEST).is_file()
+    """Whether a path is a folder with a manifest; False for one that cannot be entered, of which a reader tells why."""
+    return os.path.isfile(path / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:

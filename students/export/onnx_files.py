@@ -21,6 +21,7 @@ from students.export.parts import (
     DecoderPart,
     EncoderPart,
     example_prompts,
+    open_dimensions,
 )
 from teachers.sam import Sam
 
@@ -68,10 +69,8 @@ def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: boo
         upscale: whether the file also takes ``orig_im_size`` (float32 ``[2]``: height, width) and gives ``masks``
             (logits ``[N, 4, height, width]``), as SAM's own files do.
     """
-    prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
-    shapes: Any = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
     part, inputs = DecoderPart(model), example_prompts(model)
-    program = exported(part, inputs, list(DECODER_INPUTS), list(DECODER_OUTPUTS), shapes, opset)
+    program = exported(part, inputs, list(DECODER_INPUTS), list(DECODER_OUTPUTS), open_dimensions(), opset)
     graph = program.model.graph
     # Either is one for all prompts, or one a prompt: their dimension is not tied to the prompts'.
     for value in graph.inputs:

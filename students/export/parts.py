@@ -113,9 +113,15 @@ def _pack_biases(attention: Any) -> None:
     attention.get_attention_biases = lambda device: attention.attention_biases[:, attention.attention_bias_idxs.long()]
 
 
-def example_prompts(model: Sam, count: int = 2, points: int = 3, seed: int = 0) -> tuple[Tensor, ...]:
-    """Inputs of :class:`DecoderPart` in order: random prompts on a random embedding."""
-    generator = torch.Generator().manual_seed(seed)
+def open_dimensions() -> tuple[dict[int, Any], ...]:
+    """``dynamic_shapes`` of :class:`DecoderPart`: any number of prompts on one image, and of points in each."""
+    prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
+    return {}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts}
+
+
+def example_prompts(model: Sam, count: int = 2, points: int = 3) -> tuple[Tensor, ...]:
+    """Inputs of :class:`DecoderPart` in order: random prompts (the same each time) on a random embedding."""
+    generator = torch.Generator().manual_seed(0)
     shape = model.config.encoder
     labels = torch.randint(-1, 4, (count, points), generator=generator).float()
     return (

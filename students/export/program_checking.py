@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from core.errors import InputError
+from core.inert_pickle import DAMAGED
 from core.plain_file import check_regular, parse_json
 from core.torch_zip import one_line, opened_zip, sizes_of
 
@@ -57,7 +58,7 @@ def checked_program(path: Path) -> io.BytesIO:
             return _rebuilt(archive, sizes_of(archive, path.stat().st_size))
     except InputError as error:
         raise InputError(f"{path}: {error}; export it again") from None
-    except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+    except (*DAMAGED, AttributeError) as error:
         raise InputError(f"{path}: PyTorch cannot open it ({one_line(str(error))}); export it again") from error
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.errors import InputError
+from core.errors import InputError, first_line
 from students.export.graph_checking import check_onnx, check_openvino
 from students.export.parts import UPSCALED, UPSCALING
 from students.export.program_checking import checked_program
@@ -31,7 +31,7 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)
         session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise InputError(f"{path}: ONNX Runtime cannot open it ({_first_line(error)}); export it again") from error
+        raise InputError(f"{path}: ONNX Runtime cannot open it ({first_line(error)}); export it again") from error
     wanted = [entry.name for entry in session.get_inputs()]
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:
@@ -89,7 +89,7 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
                 model.remove_parameter(parameter)
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        raise InputError(f"{path}: OpenVINO cannot open it ({_first_line(error)}); export it again") from error
+        raise InputError(f"{path}: OpenVINO cannot open it ({first_line(error)}); export it again") from error
     wanted = [value.get_any_name() for value in compiled.inputs]
     request = compiled.create_infer_request()
 
@@ -106,7 +106,7 @@ def open_torch(path: Path, outputs: Sequence[str], precision: str) -> Run:
     try:
         module = torch.export.load(program).module()
     except Exception as error:
-        raise InputError(f"{path}: PyTorch cannot open it ({_first_line(error)}); export it again") from error
+        raise InputError(f"{path}: PyTorch cannot open it ({first_line(error)}); export it again") from error
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:
         with torch.inference_mode():
@@ -129,8 +129,3 @@ READS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "torch"
 def _complete(inputs: Arrays, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The inputs a file takes. A size of picture is asked for only to make an output that is not read."""
     return {name: inputs[name] if name in inputs else np.ones(2, np.float32) for name in wanted}
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__

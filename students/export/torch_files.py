@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from core.checkpoint import replacing
-from students.export.parts import DecoderPart, EncoderPart, example_prompts
+from students.export.parts import DecoderPart, EncoderPart, example_prompts, open_dimensions
 from students.quantized.operators import DECOMPOSITIONS
 from teachers.sam import Sam
 
@@ -22,9 +22,7 @@ def write_programs(encoder: Path, decoder: Path, model: Sam, dtype: torch.dtype 
     Returns:
         Whether the encoder takes any number of pictures.
     """
-    prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
-    shapes: Any = ({}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
-    _write(decoder, DecoderPart(model), example_prompts(model), shapes)
+    _write(decoder, DecoderPart(model), example_prompts(model), open_dimensions())
     part, images = EncoderPart(model, dtype), torch.randn(2, 3, model.input_size, model.input_size)
     try:
         _write(encoder, part, (images,), ({0: torch.export.Dim("batch")},))

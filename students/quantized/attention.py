@@ -76,11 +76,6 @@ WITH_PRODUCTS: dict[type[nn.Module], type[nn.Module]] = {
 """Attentions whose products can be quantised, and what they become."""
 
 
-def heads_of(attention: Any) -> int:
-    """Its number of heads: the second dimension of what its products take."""
-    return int(attention.num_heads)
-
-
 def give_products(attention: nn.Module, scores: QuantizedProduct, mixing: QuantizedProduct) -> None:
     """Turn an attention, in place, into one whose products are the given modules; weights stay."""
     attention.__class__ = WITH_PRODUCTS[type(attention)]

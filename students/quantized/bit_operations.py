@@ -40,12 +40,12 @@ def count_bit_operations(config: SamConfig, plan: Plan) -> BitOperations:
     of_layers: dict[str, int] = {}
     bits: dict[str, int] = {}
 
-    def watch(path: str, part: nn.Module) -> Any:
+    def watch(path: str, part: nn.Module) -> None:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             of_layers[path] = of_layers.get(path, 0) + _macs(module, args, output)
 
         bits[path] = _bits(part)
-        return part.register_forward_hook(hook)
+        part.register_forward_hook(hook)
 
     kinds = (*QUANTISABLE, QuantizedLayer, QuantizedProduct)
     for path, part in model.named_modules():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
-from students.quantized.attention import WITH_PRODUCTS, give_products, heads_of
+from students.quantized.attention import WITH_PRODUCTS, give_products
 from students.quantized.folding import fold, foldable
 from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
 from students.student import build_model
@@ -210,13 +210,14 @@ def _describe(module: Any, scheme: Scheme, biased: bool, twin: bool) -> dict[str
     return description
 
 
-def _describe_products(attention: nn.Module, scheme: Scheme) -> dict[str, Any]:
-    shape = (heads_of(attention), 1, 1) if scheme.products == "head" else ()
+def _describe_products(attention: Any, scheme: Scheme) -> dict[str, Any]:
+    # Heads are the second dimension of what the products take.
+    shape = (int(attention.num_heads), 1, 1) if scheme.products == "head" else ()
     operand = _activation(scheme, shape)
-    softmax: dict[str, Any] = {"kind": "twin", "bits": scheme.activation_bits, "values": "softmax"}
-    if not scheme.twin:
-        # Probabilities are never negative: unsigned codes use the whole grid.
-        softmax = {**_activation(scheme), "symmetric": scheme.activations == "symmetric"}
+    # With a symmetric grid, half of the codes are of negative values, which no probability has.
+    softmax = _activation(scheme)
+    if scheme.twin:
+        softmax = {"kind": "twin", "bits": scheme.activation_bits, "values": "softmax"}
     return {"scores": {"left": operand, "right": operand}, "mixing": {"left": softmax, "right": operand}}
 
 

@@ -76,8 +76,8 @@ class UniformQuantizer(nn.Module):
             from students.quantized.operators import quantize_dequantize
 
             return quantize_dequantize(x, self.scale, self.zero_point, self.low, self.high, self.axis)
-        rounded = pass_gradient(torch.round(x.float() / self.scale), x.float() / self.scale)
-        codes = (rounded + self.zero_point).clamp(self.low, self.high)
+        scaled = x.float() / self.scale
+        codes = (pass_gradient(torch.round(scaled), scaled) + self.zero_point).clamp(self.low, self.high)
         return ((codes - self.zero_point) * self.scale).to(x.dtype)
 
     def description(self) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from experiments.evaluate import chosen_protocols
 from experiments.everything.command import generator_settings
 from experiments.help.overview import choices
 from experiments.identity import method_name
+from experiments.mirrored_settings import target_class
 from experiments.paper_table import presets
-from experiments.schema import COMMANDS, CONF, register, target_class
+from experiments.schema import COMMANDS, CONF, register
 from experiments.validate import settings_of
 from teachers.catalog import MODELS
 

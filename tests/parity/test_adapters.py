@@ -4,13 +4,17 @@ The worked examples behind ``docs/any_predictor.md``, whose own code runs here t
 smaller and larger than the frame of 128 pixels; the packaged model is trained, so its masks are masks, not noise.
 """
 
+import pytest
+
+pytest.importorskip("segment_anything", reason="segment_anything is not installed (sampress[test])")
+pytest.importorskip("transformers", reason="transformers is not installed (sampress[test])")
+
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import segment_anything
 import torch
 from numpy.typing import NDArray

@@ -1,11 +1,14 @@
 """``segment_anything``'s automatic mask generator against this project's, with the same trained weights."""
 
+import pytest
+
+pytest.importorskip("segment_anything", reason="segment_anything is not installed (sampress[test])")
+
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as mask_api

@@ -10,7 +10,7 @@ from data.images import to_frame
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import pairwise_iou, score_instances
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import ground_truth_boxes
+from evaluation.prompt_rules import prompts_of
 from students.export.folder import export_model
 from students.export.segmenter import ExportedSam
 from teachers.sam import Sam
@@ -45,7 +45,7 @@ def test_every_mask_is_pytorchs(exported: ExportedSam, pocket: Sam, data: Coco) 
             if not len(sample.masks):
                 continue
             image, size_hw = to_frame(sample.image, pocket.input_size)[None], sample.image.shape[:2]
-            prompt = ground_truth_boxes(sample)
+            prompt = prompts_of(sample, PROTOCOLS["box_single@1"])
             found, expected = (m.decode(m.encode(image), prompt, size_hw).binary(size_hw) for m in (exported, pocket))
             ious.append(pairwise_iou(found[:, 0], expected[:, 0]))
     every = torch.cat(ious)

@@ -1,10 +1,13 @@
 """Exported students, loaded by ``transformers`` itself: equal masks, from the picture on."""
 
+import pytest
+
+pytest.importorskip("transformers", reason="transformers is not installed (sampress[test])")
+
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from transformers import SamImageProcessor, SamModel
 

@@ -1,10 +1,13 @@
 """Meta's ``SamPredictor`` against this project's, on the same random weights; and what ours can do beyond it."""
 
+import pytest
+
+pytest.importorskip("segment_anything", reason="segment_anything is not installed (sampress[test])")
+
 from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
-import pytest
 import segment_anything
 import torch
 from numpy.typing import NDArray

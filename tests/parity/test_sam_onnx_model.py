@@ -1,11 +1,15 @@
 """The exported decoder against ``segment_anything``'s own ``SamOnnxModel``: same weights, same inputs, same outputs."""
 
+import pytest
+
+pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+pytest.importorskip("segment_anything", reason="segment_anything is not installed (sampress[test])")
+
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as MetaSam

@@ -1,11 +1,14 @@
 """Meta's own ``segment-anything`` against this project's SAM, at a small size with random weights."""
 
+import pytest
+
+pytest.importorskip("segment_anything", reason="segment_anything is not installed (sampress[test])")
+
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 from segment_anything import SamPredictor

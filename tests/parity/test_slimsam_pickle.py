@@ -209,7 +209,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     ),
     "decoder_width": (
         put(lambda root: root.mask_decoder.transformer, "num_heads", 3),
-        r"3 heads do not divide .* 16 channels",
+        r"decoder_heads is 3, which does not divide the width",
     ),
     "no_k": (lambda root: block(root, 1).attn._modules.pop("k"), r"weight of q, k and v in image_encoder\.blocks\.1"),
     "narrow_v": (

@@ -1,11 +1,14 @@
 """``transformers.SamModel`` against this project's SAM, through the converters, at a small size."""
 
+import pytest
+
+pytest.importorskip("transformers", reason="transformers is not installed (sampress[test])")
+
 import json
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close

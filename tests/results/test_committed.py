@@ -4,15 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from core.provenance import ROOT
 from evaluation.conventions import PROTOCOLS
+from experiments.committed import committed_files, committed_strategies
 from experiments.everything.row import read_row
 from experiments.everything.table import published
 from experiments.paper_table import presets
-from experiments.readme import EVERYTHING, ROOT, pages, with_tables
+from experiments.readme import pages, with_tables
 from experiments.result_file import read_rows
 
-FILES = sorted(path for path in (ROOT / "results").glob("*/*.json") if path.parent.name != EVERYTHING)
-STRATEGIES = sorted((ROOT / "results" / EVERYTHING).glob("*.json"))
+FILES = committed_files()
+STRATEGIES = committed_strategies()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -64,7 +64,7 @@ class Countdown:
         from data.embeddings import DiskEmbeddings
         from evaluation.record_files import PartFile
 
-        replace, umask, append, write = os.replace, checkpoint._umask, DiskEmbeddings._append, PartFile._write
+        replace, umask, append, write = os.replace, checkpoint.umask, DiskEmbeddings._append, PartFile._write
 
         def counted_replace(*arguments: Any) -> None:
             self("not yet renamed")
@@ -96,7 +96,7 @@ class Countdown:
                 stream.seek(start)
                 stream.write(whole)
 
-        os.replace, checkpoint._umask = counted_replace, counted_umask  # type: ignore[assignment]
+        os.replace, checkpoint.umask = counted_replace, counted_umask  # type: ignore[assignment]
         DiskEmbeddings._append = halving_append  # type: ignore[assignment,method-assign]
         PartFile._write = halving_write  # type: ignore[method-assign]
 

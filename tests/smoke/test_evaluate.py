@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
-from evaluation.record_files import read_instances
+from evaluation.record_files import INSTANCES, read_instances, write_records
 from experiments.command_line import main
-from experiments.result_file import read_rows
-from tests.smoke.test_processes import DOUBLE, call
+from experiments.result_file import NAME, read_rows
+from experiments.run_folder import LOCK, held_folder
+from tests.smoke.test_processes import DOUBLE, SINGLE, call
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
 
 QUICK = ["evaluation.latency_runs=1"]
@@ -118,6 +120,50 @@ def test_lvis_over_two_folders(root: Path, boxes: Path, tmp_path: Path) -> None:
         tmp_path / "coco", "evaluation=coco_box", f"data.root={root}", "evaluation.protocols=[box_single]"
     )
     assert (row.miou, row.instances) == (same.miou, same.instances)
+
+
+def test_rows_never_stand_beside_the_records_of_another_evaluation(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(folder: Path, records: Any) -> None:
+        write_records(folder, records)
+        raise KeyboardInterrupt
+
+    asked = ["evaluation=coco", f"data.root={root}", "evaluation.images=3"]
+    evaluated(tmp_path / "out", *asked, "evaluation.protocols=[box_single]")
+    other = [*asked, "evaluation.protocols=[point_single]"]
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.evaluate.write_records", stopped)
+        assert main(["evaluate", "checkpoint=sam_pocket", f"out={tmp_path / 'out'}", *QUICK, *other]) == 130
+    assert list(read_instances(tmp_path / "out")) == ["point_single@1"] and not (tmp_path / "out" / NAME).exists()
+    assert [row.protocol for row in evaluated(tmp_path / "out", *other)] == ["point_single@1"]
+
+
+def test_one_evaluation_at_a_time_in_a_folder(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["evaluation=coco", f"data.root={root}", "evaluation.images=1", f"out={tmp_path / 'out'}"]
+    with held_folder(tmp_path / "out", fresh=False):
+        assert main(["evaluate", "checkpoint=sam_pocket", *QUICK, *asked]) == 2
+    assert "out: another process works on this run; wait for it" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+
+
+@pytest.mark.slow
+def test_evaluations_at_once_leave_what_one_leaves(root: Path, tmp_path: Path) -> None:
+    asked = ("evaluate", "checkpoint=sam_pocket", *QUICK, "evaluation=coco", f"data.root={root}", "format=json")
+    alone = call(tmp_path / "alone", SINGLE, *asked, "out=out")
+    assert alone.returncode == 0, alone.stderr
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: call(tmp_path / "both", SINGLE, *asked, "out=out"), range(2)))
+    assert {done.returncode for done in both} in ({0}, {0, 2}), [done.stderr for done in both]
+    for done in both:
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or "another process works on this run" in done.stderr
+    names = [sorted(path.name for path in (tmp_path / place / "out").iterdir()) for place in ("alone", "both")]
+    assert names[0] == names[1] and not [name for name in names[0] if name.endswith(".part")]
+    records = [(tmp_path / place / "out" / INSTANCES).read_bytes() for place in ("alone", "both")]
+    assert records[0] == records[1]
+    figures = [[row.miou for row in read_rows(tmp_path / place / "out" / NAME)] for place in ("alone", "both")]
+    assert figures[0] == figures[1]
 
 
 REFUSED: dict[str, list[str]] = {

@@ -237,7 +237,7 @@ def test_a_missing_permission_is_told(tmp_path: Path) -> None:
     folder.chmod(0o755)
 
     told = as_somebody(lambda: held(folder / "run"))
-    assert "cannot be written (Permission denied); give another folder with runs=" in told
+    assert "cannot be written (Permission denied); give another folder (runs=, out=)" in told
 
 
 def test_a_file_where_a_folder_should_be_and_a_path_that_is_too_long_are_told(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_file_where_a_folder_should_be_and_a_path_that_is_too_long_are_told(tm
         write_text(tmp_path / "file" / "result.json", "{}")
     with pytest.raises(NotWritten, match="give a shorter path"):
         write_text(tmp_path / ("x" * 300) / "result.json", "{}")
-    with pytest.raises(InputError, match="give another folder with runs="):
+    with pytest.raises(InputError, match=r"give another folder \(runs=, out=\)"):
         held(tmp_path / "file" / "run")
 
 

@@ -19,6 +19,7 @@ def cases() -> Iterator[Case]:
     """All of them."""
     for name, change in programs().items():
         yield Case(f"program_{name}.pt2", "export", _program(change), "export it again")
+    yield Case("program_of_a_later_zip.pt2", "export", _program(lambda m: m, later=True), "export it again")
 
 
 def _archive() -> dict[str, bytes]:
@@ -95,12 +96,15 @@ def programs() -> dict[str, Callable[[Members], Members]]:
     }
 
 
-def _program(change: Callable[[Members], Members]) -> Callable[[Path], Path]:
+def _program(change: Callable[[Members], Members], later: bool = False) -> Callable[[Path], Path]:
+    """A program of changed members; ``later`` has them ask for a version of zip that there is not."""
+
     def make(folder: Path) -> Path:
         made = io.BytesIO()
         with zipfile.ZipFile(made, "w") as archive:
             for name, content in change(_archive()).items():
                 archive.writestr(f"model/{name}", content)
+                archive.getinfo(f"model/{name}").extract_version = 99 if later else 20
         return export(folder, "torch", {"encoder": made.getvalue(), "decoder": made.getvalue()})
 
     return make

@@ -49,6 +49,11 @@ def test_any_bytes_are_decoded_or_refused(text: bytes) -> None:
     assert mask.shape == (3, 4)
 
 
+def test_counts_that_are_no_text_are_malformed() -> None:
+    with pytest.raises(InputError, match="malformed counts string"):
+        check_segmentation({"size": [2, 2], "counts": "\ud800"}, (2, 2), WHERE)
+
+
 def test_long_runs_and_differences_below_zero() -> None:
     mask = np.zeros((700, 900), dtype=bool)
     mask[:, 100:700] = True

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from core.checkpoint import (
     write_text,
 )
 from core.errors import InputError
+from core.plain_file import parse_json
 
 
 class Sprung:
@@ -148,6 +150,29 @@ def test_a_truncated_safetensors_file_is_named(tmp_path: Path, share: float) -> 
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match=r"half\.safetensors: truncated or not a safetensors file"):
         read_safetensors(path)
+
+
+@pytest.mark.parametrize("read", [read_torch, read_safetensors])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], Any]
+) -> None:
+    path = tmp_path / "closed.safetensors"
+    write_safetensors(path, {"weight": torch.zeros(2)}, {})
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(InputError, match=r"closed\.safetensors: cannot be read \(Permission denied\); check its perm"):
+        read(path)
+
+
+def test_a_key_among_very_many_that_comes_twice_is_found_in_one_pass() -> None:
+    names = [f'"{number}": 0' for number in range(200_000)]
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="has the key '199999' twice"):
+        parse_json("{" + ",".join([*names, names[-1]]) + "}")
+    assert time.perf_counter() - started < 30
 
 
 @pytest.mark.parametrize("read", [read_torch, read_safetensors])

@@ -9,10 +9,10 @@ import pytest
 from core.errors import InputError
 from data.shapes import Shapes
 from evaluation.chosen_masks import chosen_masks
-from evaluation.comparison import ALL, Comparison, compare_records, size_classes
+from evaluation.comparison import ALL, Comparison, compare_records
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, score_instances
-from evaluation.metrics import resampled_interval
+from evaluation.metrics import resampled_interval, size_classes
 from experiments.command_line import _quoted
 from experiments.comparison.pictures import window
 from teachers.weights import load_sam

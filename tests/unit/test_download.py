@@ -96,6 +96,35 @@ def test_a_connection_that_ends_is_continued(address: str, asked: list[str]) -> 
     assert asked == ["/cut ", "/cut bytes=1000000-"]
 
 
+def test_nothing_is_written_through_a_link(address: str, asked: list[str], tmp_path: Path) -> None:
+    downloads().mkdir(parents=True)
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"somebody's thesis")
+    (downloads() / "model.pt.part").symlink_to(precious)
+    with pytest.raises(InputError, match=r"model\.pt: cannot be written \(.*links\)"):
+        fetched(f"{address}/model.pt", SHA256, "model")
+    assert precious.read_bytes() == b"somebody's thesis" and not asked
+
+
+def test_processes_that_fetch_one_file_take_turns(address: str, asked: list[str]) -> None:
+    """As those of torchrun do: two that write into one part would leave a damaged file."""
+    found = list[Path | InputError]()
+
+    def fetch() -> None:
+        try:
+            found.append(fetched(f"{address}/model.pt", SHA256, "model"))
+        except InputError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=fetch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == 4 * [downloads() / "model.pt"] and asked == ["/model.pt "]
+    assert [file.name for file in downloads().iterdir()] == ["model.pt"]
+
+
 @pytest.mark.parametrize("name", ["plain", "model.pt"])
 @pytest.mark.parametrize("have", [10, len(CONTENT)])
 def test_what_was_there_is_used_or_replaced(address: str, name: str, have: int) -> None:

@@ -5,13 +5,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from compressors.distill.engine import Engine, Stage, TrainingDiverged
 from compressors.distill.schedule import Optimisation
+from core import processes
 from core.seeding import generator_for
 
 
@@ -171,6 +174,26 @@ def test_validation_sees_the_averaged_weights_and_leaves_the_live_ones(tmp_path:
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(run), strict=True))
 
 
+def test_processes_share_the_statistics_of_the_averaged_weights_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the student would end with those of the first process's pictures alone."""
+    shared: set[int] = set()
+    monkeypatch.setattr(processes, "average", lambda tensors: shared.update(id(tensor) for tensor in tensors))
+    averages: list[AveragedModel] = []
+    monkeypatch.setattr(
+        "compressors.distill.engine.AveragedModel",
+        lambda *arguments, **options: averages.append(AveragedModel(*arguments, **options)) or averages[-1],  # type: ignore[func-returns-value]
+    )
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8))
+    run = stage(model=model, loss=lambda b, step: {"square": model(b.x).square().mean()})
+    run.optimisation = Optimisation(rate=0.05, ema=0.5)
+    Engine(tmp_path).fit(run)
+    (average,) = averages
+    for part in (model[1], average.module[1]):
+        assert {id(part.running_mean), id(part.running_var)} <= shared
+
+
 class Onlooker:
     """Scores after every third step and at the end, and remembers what it was told."""
 
@@ -287,8 +310,28 @@ def test_schedules() -> None:
     assert Optimisation(rate=2.0).rate_at(99, 100) == 2.0
     stairs = Optimisation(rate=2.0, schedule="step", milestones=(0.5, 0.9), factor=0.1)
     assert [stairs.rate_at(step, 100) for step in (0, 49, 50, 89, 90)] == pytest.approx([2, 2, 0.2, 0.2, 0.02])
-    for wrong in ({"accumulate": 0}, {"rate": 0.0}, {"ema": 1.0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            Optimisation(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="schedule must be one of constant, cosine, step, plateau, got 'linear'"):
         Optimisation(schedule="linear")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"accumulate": 0}, "accumulate=0 must be at least 1"),
+        ({"rate": 0.0}, r"rate=0\.0 must be above 0"),
+        ({"rate": math.inf}, "rate=inf must be above 0 and finite"),
+        ({"ema": 1.0}, r"ema=1\.0 must be in \[0, 1\)"),
+        # Below zero both would let the loss rise, silently.
+        ({"clip": -1.0}, r"clip=-1\.0 must be at least 0"),
+        ({"warmup": -5}, "warmup=-5 must be at least 0"),
+        ({"weight_decay": -0.1}, r"weight_decay=-0\.1 must be at least 0"),
+        ({"clip": math.nan}, "clip=nan must be at least 0"),
+        ({"patience": -1}, "patience=-1 must be at least 0"),
+        ({"factor": 0.0}, r"factor=0\.0 must be in \(0, 1\]"),
+        ({"betas": (0.9, 1.0)}, r"betas=\(0\.9, 1\.0\) must be two numbers in \[0, 1\)"),
+        ({"milestones": (0.5, 1.5)}, r"milestones=\(0\.5, 1\.5\) must be shares of the steps, in \[0, 1\]"),
+    ],
+)
+def test_settings_of_an_optimizer_that_mean_nothing_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Optimisation(**wrong)

@@ -59,7 +59,7 @@ def test_the_truth_scores_one_under_every_protocol(truthful: Truthful, data: Coc
     for protocol in (*PROMPTED, reference):
         metrics = mean_iou(found.instances(protocol.name), protocol.bounds)
         assert metrics["miou"].value == 1.0, protocol.name
-        assert metrics["miou"].n == sum(data.instance_count(index) for index in range(len(data)))
+        assert metrics["miou"].n == sum(len(data.sample(index).annotation_ids) for index in range(len(data)))
     for protocol in DETECTED:
         results = [record.result() for record in found.detected(protocol.name)]
         figures = average_precision(data.truth(), results, backend="official")
@@ -97,7 +97,7 @@ def test_order_batches_and_processes_change_nothing(truthful: Truthful, data: Co
         {"encoded": 3, "workers": 1, "batch": 2},
     ):
         assert figures(scored(model, data, BOXES[:2], **settings)) == reference, settings
-    count = sum(data.instance_count(index) for index in range(len(data)))
+    count = sum(len(data.sample(index).annotation_ids) for index in range(len(data)))
     order = np.random.default_rng(1).permutation(count).tolist()
     shuffled = Coco(write_coco(tmp_path / "shuffled", drawn_labels(7), order), least_area=0)
     assert figures(scored(model, shuffled, BOXES[:2])) == reference

@@ -65,6 +65,15 @@ def picture(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def test_a_mask_is_what_lies_above_the_threshold() -> None:
+    areas = []
+    for threshold in (0.0, -30.0):
+        settings = EverythingSettings(points_per_side=1, mask_threshold=threshold, **ALL)
+        (record,) = EverythingGenerator(Drawn(left_half), settings).run(picture(64, 64)).records[:1]
+        areas.append(record["area"])
+    assert areas == [64 * 32, 64 * 64]
+
+
 @pytest.mark.parametrize("coarse", [1, 2, 3, 10, 32])
 def test_where_all_is_covered_only_the_coarse_grid_is_asked(coarse: int) -> None:
     model = Drawn(full)

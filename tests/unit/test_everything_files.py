@@ -1,6 +1,7 @@
 """Names of what is made of pictures, what counts as done, and the drawing."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +77,16 @@ def test_what_was_made_alike_is_done(tmp_path: Path) -> None:
         Made("tiny", MADE.weights_sha256, EverythingSettings()),
     ):
         assert finished_annotations(place, other, "1" * 64) is None
-    for damaged in ("", "[]", "{}", json.dumps(content)[:-9], json.dumps({**content, "annotations": None})):
+    twice = json.dumps(content).replace('"prompts": 1024', '"prompts": 9, "prompts": 1024')
+    for damaged in ("", "[]", "{}", json.dumps(content)[:-9], json.dumps({**content, "annotations": None}), twice):
         place.annotations.write_text(damaged)
         assert finished_annotations(place, MADE, "1" * 64) is None
+    for damaged in ("[" * 99_999, f'{{"a": {"[" * 99_999}'):
+        place.annotations.write_text(damaged)
+        assert finished_annotations(place, MADE, "1" * 64) is None
+    place.annotations.unlink()
+    os.mkfifo(place.annotations)
+    assert finished_annotations(place, MADE, "1" * 64) is None
 
 
 def _touched(path: Path) -> Path:

@@ -119,7 +119,7 @@ def test_the_budget_takes_the_best_predicted() -> None:
     records = [{"segmentation": rle(mask[0]), "predicted_iou": 0.5}]
     records += [{"segmentation": other, "predicted_iou": 0.6}] * 100
     found = image_proposals(records, sample_of(mask))
-    assert found.best_iou_within[100].tolist() == [0.0] and found.best_iou_within[1000].tolist() == [1.0]
+    assert not found.recalled[100].any() and found.recalled[1000].tolist() == [1] * 10
     scores = proposal_scores([found])
     assert scores["average_recall_100"].value == 0.0 and scores["average_recall_1000"].value == 1.0
 

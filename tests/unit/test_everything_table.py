@@ -1,6 +1,7 @@
 """Strategies side by side, the published ones beside them."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,17 @@ def test_a_row_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert "hierarchical 8/32 inf" in strategies_table([written])
     (tmp_path / "b.json").write_text("{}")
     write_row(tmp_path / "c.json", dataclasses.replace(written, schema_version=9), {})
-    for name, said in (("b", "no row"), ("c", "version 9")):
+    (tmp_path / "d.json").write_text('{"rows": [], "rows": []}')
+    (tmp_path / "e.json").write_text('{"rows": ' + "[" * 99_999)
+    os.mkfifo(tmp_path / "f.json")
+    again = "do it again with force=true"
+    for name, said in (
+        ("b", f"no row .*; {again}"),
+        ("c", f"version 9.*; {again}"),
+        ("d", f"has the key 'rows' twice.*; {again}"),
+        ("e", f"nested too deep.*; {again}"),
+        ("f", f"no such file; {again}"),
+    ):
         with pytest.raises(InputError, match=said):
             read_row(tmp_path / f"{name}.json")
 

@@ -18,6 +18,7 @@ from core.protocols import Masks, Prompt
 from data.detections import ImageDetections
 from evaluation.conventions import PROTOCOLS
 from evaluation.detected import answer_detections
+from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.fitting import Fitting, prompts_fitting
 from evaluation.instances import PictureScorer
 from evaluation.passes import EvaluationPass, Scored
@@ -95,7 +96,7 @@ def test_detected_boxes_are_answered_in_smaller_parts_too() -> None:
 
     def answers(model: SmallDevice) -> Any:
         embeddings = {protocols[0].framing: model.encode(torch.randn(1, 3, 64, 64, generator=generator()))}
-        return answer_detections(model, embeddings, 1, (64, 64), found, protocols, 7, prompts_fitting(7))
+        return answer_detections(model, embeddings, 1, (64, 64), found, protocols, prompts_fitting(7))
 
     wanted, split = answers(small_device()), answers(small_device(prompts=2))
     for one, other in zip(wanted["detector_box_single@1"], split["detector_box_single@1"], strict=True):
@@ -104,6 +105,28 @@ def test_detected_boxes_are_answered_in_smaller_parts_too() -> None:
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize(("strategy", "tried"), [("dense", [16, 8, 4]), ("hierarchical", [4])])
+def test_everything_asks_fewer_points_at_a_time(
+    strategy: str, tried: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = EverythingSettings(
+        strategy, points_per_side=8, points_per_batch=16, pred_iou_thresh=0.0, stability_score_thresh=0.0
+    )
+    pictures = [LabelledPictures().sample(index).image for index in range(2)]
+    wanted = [EverythingGenerator(small_device(), settings).run(picture) for picture in pictures]
+    assert capsys.readouterr().err == "" and all(answer.records for answer in wanted)
+    generator = EverythingGenerator(small_device(prompts=3), settings)
+    found = [generator.run(picture) for picture in pictures]
+    said = capsys.readouterr().err.splitlines()
+    assert [int(line.partition(" ")[0]) for line in said] == tried, "once for all pictures"
+    assert said[-1].endswith("2 from here on (generator.points_per_batch=2 spares the attempt)")
+    for one, other in zip(wanted, found, strict=True):
+        assert one.prompts == other.prompts
+        assert [r["segmentation"] for r in one.records] == [r["segmentation"] for r in other.records]
+    with pytest.raises(OutOfDeviceMemory, match=r"one of the prompts; give engine\.device=cpu"):
+        EverythingGenerator(small_device(prompts=0), settings).run(pictures[0])
 
 
 def test_one_that_is_too_many_is_told_with_what_to_do() -> None:

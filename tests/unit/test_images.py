@@ -1,6 +1,7 @@
 """Reading pictures, and the frame against Meta's own resizing."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from segment_anything.utils.transforms import ResizeLongestSide
 
 from core.errors import InputError
 from core.geometry import PIXEL_MEAN, PIXEL_STD
@@ -23,7 +23,9 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def meta_frame(image: np.ndarray, frame: int) -> torch.Tensor:
     """What ``SamPredictor.set_image`` and ``Sam.preprocess`` make of a picture."""
-    pixels = torch.as_tensor(ResizeLongestSide(frame).apply_image(image)).permute(2, 0, 1)
+    reason = "segment_anything is not installed (sampress[test])"
+    transforms = pytest.importorskip("segment_anything.utils.transforms", reason=reason)
+    pixels = torch.as_tensor(transforms.ResizeLongestSide(frame).apply_image(image)).permute(2, 0, 1)
     pixels = (pixels - torch.tensor(PIXEL_MEAN).view(-1, 1, 1)) / torch.tensor(PIXEL_STD).view(-1, 1, 1)
     return torch.nn.functional.pad(pixels, (0, frame - pixels.shape[2], 0, frame - pixels.shape[1]))
 
@@ -145,3 +147,16 @@ def test_decompression_bombs_are_refused(tmp_path: Path, side: int) -> None:
 def test_other_size_than_listed_names_both() -> None:
     with pytest.raises(InputError, match=r"a\.jpg: the picture is 4x3 .* b\.json lists 3x4"):
         require_size(Path("a.jpg"), (3, 4), (4, 3), Path("b.json"))
+
+
+def test_warnings_of_pillow_are_ignored_until_the_last_thread_has_read(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    first, second = (images._opened(tmp_path / "a.png") for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    # As a thread that still decodes would meet it.
+    warnings.warn_explicit("damaged metadata", UserWarning, "TiffImagePlugin.py", 1, module="PIL.TiffImagePlugin")
+    second.__exit__(None, None, None)
+    assert list(warnings.filters) == before

@@ -50,7 +50,8 @@ def test_a_call_of_the_system_is_refused_and_not_made(tmp_path: Path, protocol: 
 CALLS: dict[str, tuple[Callable[..., Any], Callable[[Path], tuple[Any, ...]]]] = {
     "builtins.eval": (eval, lambda marker: (f"open({str(marker)!r}, 'w')",)),
     "builtins.exec": (exec, lambda marker: (f"open({str(marker)!r}, 'w')",)),
-    "io.open": (open, lambda marker: (str(marker), "w")),
+    # "io" or "_io", as this Python names it.
+    f"{open.__module__}.open": (open, lambda marker: (str(marker), "w")),
     "builtins.__import__": (__import__, lambda marker: ("os",)),
     "builtins.getattr": (getattr, lambda marker: ("text", "upper")),
     "torch.hub.load": (torch.hub.load, lambda marker: ("owner/name", "model")),

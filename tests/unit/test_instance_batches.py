@@ -35,7 +35,9 @@ def test_coverage_of_a_picture_that_does_not_divide() -> None:
 def test_the_pictures_are_those_of_image_batches() -> None:
     data = LabelledPictures(8)
     expected = ImageBatches(data, FRAME, GRID, 3)(range(5, 12))
+    data.read.clear()
     found = InstanceBatches(data, FRAME, GRID, 3, 2)(range(5, 12))
+    assert len(data.read) == 7, "each picture is decoded once"
     assert found.names == expected.names and found.places == tuple(range(5, 12))
     assert torch.equal(found.pictures.images, expected.images)
     assert found.coverage.shape == (7, 2, 16, 16) and found.boxes_xyxy.shape == (7, 2, 4)

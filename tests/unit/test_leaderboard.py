@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import math
+import multiprocessing
 import re
 import threading
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,6 +24,7 @@ from experiments.leaderboard.folding import FILE, Leaderboard, cell, csv_of, fol
 from experiments.leaderboard.frame import leaderboard_frame
 from experiments.leaderboard.markdown import EXACT, FRONT, markdown_of
 from experiments.leaderboard.pareto import front, on_front
+from experiments.leaderboard.run_pages import MADE, write_pages
 from experiments.leaderboard.terminal import print_leaderboard
 from experiments.pages.leaderboard_page import leaderboard_page
 from experiments.report import POCKET_NOTE
@@ -314,6 +317,49 @@ def test_every_file_is_written_and_pages_only_when_something_changed(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     write()
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}, "the same bytes again"
+
+
+def test_a_run_that_starts_over_meanwhile_keeps_no_other_from_having_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = gather(write_runs(tmp_path / "runs"), results=False, published=False)
+    (tmp_path / "runs" / "mobilesam-s0-00000002" / NAME).unlink()
+    write_leaderboard(board, tmp_path / "out", "x")
+    pages = {path.name for path in (tmp_path / "out" / "pages").glob("*.html")}
+    assert len(pages) == 5 and "mobilesam-s0-00000002.html" not in pages
+    assert "no page: runs/mobilesam-s0-00000002/result.json: FileNotFoundError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"sources": 1}', "[" * 99_999, '{"sources": {}, "sources": {}}'])
+def test_pages_are_made_anew_where_nobody_knows_what_they_were_made_of(tmp_path: Path, damaged: str) -> None:
+    board = gather(write_runs(tmp_path / "runs"), results=False, published=False)
+    assert write_pages(board.entries, tmp_path) == 6 and write_pages(board.entries, tmp_path) == 0
+    (tmp_path / "pages" / MADE).write_text(damaged)
+    assert write_pages(board.entries, tmp_path) == 6 and write_pages(board.entries, tmp_path) == 0
+
+
+def _write_again_and_again(runs: Path, out: Path, barrier: Barrier) -> None:
+    barrier.wait()
+    for _ in range(3):
+        write_leaderboard(gather(runs, results=False), out, "x")
+
+
+def test_two_commands_at_once_leave_what_one_leaves(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs")
+    write_leaderboard(gather(runs, results=False), tmp_path / "one", "x")
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(2)
+    children = [fork.Process(target=_write_again_and_again, args=(runs, tmp_path / "both", barrier)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(300)
+    assert [child.exitcode for child in children] == [0, 0]
+    one, both = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "one", tmp_path / "both")
+    )
+    assert one == both
 
 
 def test_pages_have_plain_names(tmp_path: Path) -> None:

@@ -81,12 +81,12 @@ def test_only_the_prefix_of_2014_is_taken_off(tmp_path: Path) -> None:
 
 def test_the_first_version_is_read_unless_told(tmp_path: Path) -> None:
     write(tmp_path, V05, lambda content: content["annotations"].pop())
-    assert Lvis(tmp_path).instance_count(0) == 1
+    assert len(Lvis(tmp_path).sample(0).annotation_ids) == 1
     write(tmp_path)
-    assert Lvis(tmp_path).instance_count(0) == 2
-    assert Lvis(tmp_path, annotations=tmp_path / "annotations" / V05).instance_count(0) == 1
+    assert len(Lvis(tmp_path).sample(0).annotation_ids) == 2
+    assert len(Lvis(tmp_path, annotations=tmp_path / "annotations" / V05).sample(0).annotation_ids) == 1
     (tmp_path / "annotations" / V1).rename(tmp_path / "annotations" / "lvis_v1_train.json")
-    assert Lvis(tmp_path, "train").instance_count(0) == 2
+    assert len(Lvis(tmp_path, "train").sample(0).annotation_ids) == 2
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_an_official_file_gives_what_it_holds(tmp_path: Path, shared: Path) -> N
         if raw["area"] >= 1:
             expected[raw["image_id"]].append(raw)
     assert [data.image_id(i) for i in range(len(data))] == sorted(raw["id"] for raw in content["images"])
-    assert [data.instance_count(i) for i in range(len(data))] == [len(expected[i]) for i in data.sizes_hw()]
+    assert [len(data.sample(i).annotation_ids) for i in range(len(data))] == [len(expected[i]) for i in data.sizes_hw()]
     seen: Counter[int] = Counter()
     for index in range(len(data)):
         sample = data.sample(index)

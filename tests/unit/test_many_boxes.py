@@ -14,6 +14,7 @@ from core.resident_memory import peak_resident_bytes
 from data.detections import ImageDetections
 from evaluation.conventions import PROTOCOLS
 from evaluation.detected import answer_detections
+from evaluation.fitting import prompts_fitting
 
 class Discs:
     name, input_size = "discs", 1024
@@ -32,7 +33,8 @@ found = ImageDetections(boxes, np.ones(count), np.ones(count, np.int64), np.aran
 protocol = PROTOCOLS["detector_box_best_of_3@1"]
 size = tuple(map(int, sys.argv[2:4]))
 with torch.inference_mode():
-    records = answer_detections(Discs(), {protocol.framing: torch.zeros(1, 1, 1, 1)}, 1, size, found, [protocol], 64)
+    embeddings = {protocol.framing: torch.zeros(1, 1, 1, 1)}
+    records = answer_detections(Discs(), embeddings, 1, size, found, [protocol], prompts_fitting(64))
 assert len(records[protocol.name]) == count
 print(peak_resident_bytes() >> 20)
 """

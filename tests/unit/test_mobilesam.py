@@ -119,6 +119,8 @@ def test_refused_settings() -> None:
         ({"loss": "l1"}, "method.loss=l1 is not one of mse, root"),
         ({"padding": "crop"}, "method.padding=crop is not one of ignore, count"),
         ({"steps": 0}, "method.steps=0 must be at least 1"),
+        ({"decoder_rate": -1.0}, r"method\.decoder_rate=-1\.0 must be above 0"),
+        ({"optimisation": Optimisation(schedule="plateau")}, "schedule=plateau goes by validation, which"),
     ):
         with pytest.raises(InputError, match=words):
             replace(METHOD, **changes)  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
 """A paper's table: measured beside published, and a verdict on every published ordering."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,19 @@ def test_a_table_shows_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     assert "450 instances in 100 images; 1,600 training images a run" in text
     with pytest.raises(InputError, match="start them with experiment=slimsam_ablations"):
         table("slimsam_ablations", [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 0, "run_id": "again"}, "slimsam-r0.77-s0-00000000 and again are of one line and seed"),
+        ({"instances": 22, "images": 5}, "instances is 450 in slimsam-r0.77-s0-00000000 and 22 in slimsam-r0.77-s1"),
+        ({"teacher": "sam_vit_b"}, "teacher is sam_pocket in slimsam-r0.77-s0-00000000 and sam_vit_b in slimsam"),
+    ],
+)
+def test_runs_that_do_not_compare_are_not_averaged(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        table("slimsam_table2", [row("slimsam", 0, 0.75), replace(row("slimsam", 1, 0.77), **changes)])
 
 
 def test_published_figures_are_those_of_the_shared_table(shared: Path) -> None:

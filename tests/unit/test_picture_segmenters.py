@@ -250,7 +250,7 @@ def test_the_device_is_the_models() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_answers_of_the_original_size_are_few_at_a_time(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framing, "PIXELS_AT_ONCE", {"cpu": 2 * 4 * 64 * 64})
-    assert framing.prompts_together(tiny_sam(), (64, 64), batch) == batch
+    assert framing.most_prompts(tiny_sam(), (64, 64)) is None
     held = []
 
     class Counting(PredictorSegmenter):

@@ -13,6 +13,7 @@ from compressors.prune.importance import hessian_scores, magnitude_scores, score
 from compressors.prune.selection import NORMALISATIONS, keep, keep_globally, keep_locally
 from compressors.prune.surgery import prune
 from compressors.prune.traceable import from_traceable, split_qkv, to_traceable
+from core.errors import InputError
 from data.batches import ImageBatch
 from data.sample import ImageSample
 from students.pruned_vit import kept_width, pruned_shape
@@ -251,6 +252,13 @@ def test_gradients_of_the_task_are_summed_image_by_image() -> None:
     for importance in ("taylor", "hessian"):
         scores = {name: score(importance, group, sam.image_encoder, together, 0) for name, group in groups.items()}
         assert all(of_group.min() > 0 for of_group in scores.values())
+
+
+def test_labels_without_an_instance_score_nothing() -> None:
+    sam, sample = tiny_sam(), _sample(0)
+    empty = replace(sample, masks=sample.masks[:0], boxes_xyxy=sample.boxes_xyxy[:0])
+    with pytest.raises(InputError, match="none of the 2 pictures that are looked at has an annotated instance"):
+        label_gradients(sam, sam.image_encoder, [empty, empty])
 
 
 def _sample(seed: int) -> ImageSample:

@@ -138,6 +138,7 @@ def test_refused_settings(tmp_path: Path) -> None:
         ({"weight_bits": 1}, "method.weight_bits=1 must be 2 to 8"),
         ({"activation_bits": 16}, "method.activation_bits=16 must be 2 to 8, or 32 for none"),
         ({"lowest": 0.0}, "method.lowest=0.0 must be above 0"),
+        ({"highest": 0.005}, r"method.lowest=0.3 must be above 0 and at most method.highest=0\.005"),
         ({"candidates": 0}, "method.candidates=0 must be at least 1"),
     ):
         with pytest.raises(InputError, match=words):

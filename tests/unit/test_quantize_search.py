@@ -94,6 +94,10 @@ def test_a_search_is_never_worse_than_the_full_range_by_its_own_measure(name: st
     assert error() <= before * (1 + 1e-5) + 1e-7
 
 
+def test_candidates_reach_from_the_lowest_to_the_highest_share() -> None:
+    assert Search(candidates=3, lowest=0.5, highest=2.0).shares() == [1.0, 0.5, 1.0, 1.5, 2.0]
+
+
 def test_per_channel_beats_per_tensor_where_channels_differ() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(16, 8)

@@ -1,10 +1,14 @@
 """The two operators of quantised layers: their arithmetic, their ONNX, and the kernels that runtimes find for them."""
 
+import pytest
+
+pytest.importorskip("onnx", reason="the extra export is not installed")
+pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+
 from pathlib import Path
 
 import onnx
 import onnxruntime
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

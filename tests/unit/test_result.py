@@ -78,6 +78,7 @@ def test_a_row_survives_json() -> None:
         ({"miou": None, "seed": "0"}, "seed is '0', not int"),
         ({"miou": 1.2}, "miou is 1.2, not within 0 to 1"),
         ({"miou": float("nan")}, "miou is nan, not a finite number"),
+        ({"encoder_latency_ms": 10**400}, "encoder_latency_ms is 1000"),
         ({"parameters": 1.5}, "parameters is 1.5, not int"),
         ({"parameters": True}, "parameters is True, not int"),
         ({"method": None}, "method is null"),

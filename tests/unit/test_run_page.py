@@ -145,9 +145,15 @@ def test_damaged_files_hide_only_their_own_part(tmp_path: Path) -> None:
     for name in ("quantisation", "masks", "widths"):
         assert "This part cannot be shown" in found[name], name
     assert found["curves"].count('<svg class="chart"') == 8 and "0.8701" in found["figures"]
-    (tmp_path / "run" / "quantisation.json").write_text("[1, 2")
-    page = run_page(source)
-    assert "quantisation" not in sections(page) and "quantisation.json cannot be read" in page
+    for damaged, said in (
+        ("[1, 2", "cannot be read"),
+        ("[]", "cannot be read (no mapping)"),
+        ('{"layers": [], "layers": []}', "has the key"),
+        (" " * (9 << 20), "is longer than"),
+    ):
+        (tmp_path / "run" / "quantisation.json").write_text(damaged)
+        page = run_page(source)
+        assert "quantisation" not in sections(page) and "quantisation.json" in page and said in page
 
 
 @pytest.mark.parametrize(

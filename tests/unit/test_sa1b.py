@@ -78,9 +78,8 @@ def test_samples_and_points_agree(root: Path) -> None:
     assert np.array_equal(sample.masks, np.stack([square(1), square(5)])) and sample.masks.dtype == np.bool_
     assert sample.boxes_xyxy.tolist() == [[1, 2, 4, 6], [5, 2, 8, 6]] and sample.areas.tolist() == [12, 12]
     assert np.array_equal(data.image(1), sample.image)
-    assert isinstance(data, Sa1b) and data.instance_count(1) == 2
-    points = data.points(1)
-    assert points.dtype == np.float64 and points.tolist() == [[2.5, 3.5], [6.5, 3.5]]
+    points = sample.points_xy
+    assert points is not None and points.dtype == np.float64 and points.tolist() == [[2.5, 3.5], [6.5, 3.5]]
 
 
 def test_rules_are_those_of_coco(tmp_path: Path) -> None:
@@ -92,8 +91,9 @@ def test_rules_are_those_of_coco(tmp_path: Path) -> None:
     expected = {"area_below_1": 1, "empty_box": 1}
     assert {k: v for k, v in data.skipped.items() if v} == expected
     for _ in range(2):
-        assert data.sample(0).annotation_ids == (23,)
-        assert data.points(0).tolist() == [[6.5, 3.5]]
+        sample = data.sample(0)
+        assert sample.annotation_ids == (23,)
+        assert sample.points_xy is not None and sample.points_xy.tolist() == [[6.5, 3.5]]
         assert {k: v for k, v in data.skipped.items() if v} == {**expected, "empty_mask": 1}
 
 
@@ -101,8 +101,9 @@ def test_image_without_instances(tmp_path: Path) -> None:
     write(tmp_path, 1)
     write(tmp_path, 2, [])
     data = Sa1b(tmp_path, "validation")
-    assert data.skipped["image_without_instances"] == 1 and data.instance_count(0) == 0
-    assert data.sample(0).masks.shape == (0, 8, 10) and data.points(0).shape == (0, 2)
+    assert data.skipped["image_without_instances"] == 1
+    sample = data.sample(0)
+    assert sample.masks.shape == (0, 8, 10) and sample.points_xy is not None and sample.points_xy.shape == (0, 2)
 
 
 def test_without_labels_no_json_is_needed(root: Path) -> None:
@@ -110,9 +111,8 @@ def test_without_labels_no_json_is_needed(root: Path) -> None:
         path.unlink()
     data = Sa1b(root, "train", labels=False)
     assert len(data) == 3 and data.image(2).shape == (8, 10, 3) and not any(data.skipped.values())
-    for read in (data.sample, data.points, data.instance_count):
-        with pytest.raises(InputError, match="labels=True"):
-            read(0)
+    with pytest.raises(InputError, match="labels=True"):
+        data.sample(0)
     assert "sa_4.json: no such file beside its picture" in refusal(root)
 
 
@@ -190,12 +190,10 @@ def test_files_that_are_no_annotations_are_refused(tmp_path: Path, content: str,
     assert f"sa_2.json: {problem}" in refusal(tmp_path)
 
 
-def test_points_need_their_key(tmp_path: Path) -> None:
+def test_an_annotation_without_its_point_leaves_a_sample_without_points(tmp_path: Path) -> None:
     write(tmp_path, 1)
     without = annotation(7, square(1))
     del without["point_coords"]
     write(tmp_path, 2, [without])
-    data = Sa1b(tmp_path, "validation")
-    assert data.sample(0).annotation_ids == (7,)
-    with pytest.raises(InputError, match='annotation 7 has no "point_coords"'):
-        data.points(0)
+    sample = Sa1b(tmp_path, "validation").sample(0)
+    assert sample.annotation_ids == (7,) and sample.points_xy is None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from timm.models.tiny_vit import Attention as CachingAttention
 from torch import Tensor
 
@@ -135,17 +136,27 @@ def test_biases_kept_as_a_tensor_are_named_too() -> None:
     assert problem is not None and "values kept from earlier weights" in problem
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export"])
+WORDS = {
+    "evaluate": ("evaluation=shapes",),
+    "export": ("to=torch",),
+    "convert": ("to=meta",),
+    "predict": ("image=picture.png", "box=[1,1,9,9]"),
+}
+
+
+@pytest.mark.parametrize("command", WORDS)
 def test_a_broken_checkpoint_is_refused_by_its_name(
-    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20)).save("picture.png")
     file = tmp_path / "broken.safetensors"
     save_model(file, collapsed(tiny_sam()))
-    words = {"evaluate": ("evaluation=shapes",), "export": ("to=torch", f"out={tmp_path / 'out'}")}[command]
-    assert main([command, f"checkpoint={file}", *words]) == 2
+    out = "out.pth" if command == "convert" else "out"
+    assert main([command, f"checkpoint={file}", *WORDS[command], f"out={out}"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: {file}: its image encoder gives two different pictures one and the same embedding")
-    assert not (tmp_path / "out").exists()
+    assert not Path(out).exists()
 
 
 def test_a_run_refuses_a_teacher_that_is_broken(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """SlimSAM and its control, from teacher to student: shapes, repeatability, resuming, and what is refused."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from compressors.distill.engine import Engine
 from compressors.distill.schedule import Optimisation
 from compressors.scratch import Scratch
 from compressors.slimsam import SlimSam
+from core import processes
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from data.batches import ImageBatches
@@ -126,6 +128,21 @@ def test_a_folder_of_other_settings_is_not_continued(tmp_path: Path) -> None:
         assert weights_sha256(compress(other, tmp_path / "used").student) == fresh
 
 
+def test_processes_train_what_the_first_one_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would cut other channels where its sums round otherwise."""
+    first = compress(SLIM, tmp_path / "first").student
+
+    def until_the_first_is_here() -> None:
+        for cut in (tmp_path / "first").glob("*_pruned.safetensors"):
+            shutil.copy(cut, tmp_path / "other")
+
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "wait", until_the_first_is_here)
+    monkeypatch.setattr(SlimSam, "slim", lambda *_: pytest.fail("cut by itself"))
+    (tmp_path / "other").mkdir()
+    assert weights_sha256(compress(SLIM, tmp_path / "other").student) == weights_sha256(first)
+
+
 def test_the_pruned_encoders_are_kept_beside_the_states(tmp_path: Path) -> None:
     compress(SLIM, tmp_path)
     embedding = load_model(tmp_path / "embedding_pruned.safetensors").config.encoder
@@ -216,6 +233,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Scratch(2.0), r"ratio=2\.0 is outside \(0, 1\)"),
     (lambda: Scratch(0.5, steps=0), "method.steps=0 must be at least 1"),
     (lambda: Scratch(0.5, batch=0), "method.batch=0 must be at least 1"),
+    (lambda: Scratch(0.5, optimisation=Optimisation(schedule="plateau")), "schedule=plateau goes by validation, which"),
 ]
 
 

@@ -167,7 +167,7 @@ class TestImageNetWeights:
         with pytest.raises(InputError, match=r"resnet\.pth: is not the checkpoint of this backbone: missing "):
             load_imagenet(encoder, str(tmp_path / "resnet.pth"))
         torch.save([1, 2], tmp_path / "list.pth")
-        with pytest.raises(InputError, match="holds no dict of tensors"):
+        with pytest.raises(InputError, match="holds a list, not a dict of tensors"):
             load_imagenet(encoder, str(tmp_path / "list.pth"))
 
 

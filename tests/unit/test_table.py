@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
+from experiments import committed
 from experiments.command_line import main
 from experiments.data_schema import DATA
-from experiments.readme import ROOT
 from experiments.result_file import write_result
-from experiments.tables import rows as rows_module
 from experiments.tables.formats import csv_format, latex_format, markdown_format
 from experiments.tables.published_figures import FIGURES, published_rows
 from experiments.tables.row import MEASURED, PUBLISHED, TableRow, model_label
@@ -127,7 +127,7 @@ def test_labels_say_what_differs() -> None:
 def test_rows_come_from_runs_evaluations_and_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rows_module, "ROOT", tmp_path)
+    monkeypatch.setattr(committed, "ROOT", tmp_path)
     folders = {"results/slimsam/one.json": student(0, 0.5), "runs/two/result.json": student(1, 0.75)}
     later = student(1, 0.25, protocol="box_single@1", status="evaluated", images_seen=None)
     folders |= {"runs/evaluations/three/result.json": later}
@@ -244,7 +244,7 @@ def test_a_terminal_of_eighty_characters_is_enough() -> None:
 def call(command: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     """``table`` from an empty folder, with one committed row."""
     write_result(tmp_path / "house" / "results" / "slimsam" / "one.json", [TEACHER, student(0, 0.5)], {})
-    monkeypatch.setattr(rows_module, "ROOT", tmp_path / "house")
+    monkeypatch.setattr(committed, "ROOT", tmp_path / "house")
     return partial(command, "table")
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from core.errors import InputError
 from core.provenance import ROOT
@@ -28,7 +27,7 @@ from experiments.tracking.logger import Outcome
 from experiments.tracking.report_layout import STAGES, layout
 from experiments.tracking.settings import LOGGERS, CsvLogger, NoLogger, WandbLogger, check_installed, check_logger
 from experiments.tracking.stage_logs import CatchUp, read_log
-from experiments.tracking.tensorboard_files import TensorboardFiles, markdown
+from experiments.tracking.tensorboard_files import TensorboardFiles
 from experiments.tracking.tracking import tracked
 from experiments.tracking.wandb_about import RunAbout
 from experiments.tracking.wandb_report import main as report_main
@@ -98,6 +97,7 @@ def test_a_logger_is_not_part_of_a_runs_name(hydra: None, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_package_that_is_missing_is_named_with_its_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(name, reason=f"the extra {name} is not installed")
     check_installed(LOGGERS[name]())
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=rf"logger={name}: .*pip install 'sampress\[{name}\]'") as refusal:
@@ -200,9 +200,17 @@ def test_who_comes_late_hears_everything_once(tmp_path: Path) -> None:
     assert list(catch_up.rest()) == []
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def events_of(folder: Path) -> Any:
+    """What TensorBoard itself reads of a run's folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
+    return events
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = events_of(folder)
     return {
         tag: [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
@@ -210,6 +218,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: Held) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     entries = [{"step": step, "loss": 1.0 / step, "rate": 0.1} for step in (1, 2, 3, 4)]
     write(tmp_path, "first", *entries[:2])
     killed = TensorboardFiles(tmp_path)
@@ -230,14 +239,14 @@ def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: 
     found = scalars(tmp_path)
     assert found["first/loss"] == [(entry["step"], entry["loss"]) for entry in entries]
     assert set(found) == {"first/loss", "first/rate", "second/miou"}
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
+    events = events_of(tmp_path)
     assert events.Tags()["images"] == ["masks"]
     text = events.Tensors("comparison/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| method |" in text and "| slimsam |" in text and "crowd 2" in text and "parameters" not in text
 
 
 def test_tensorboard_is_told_why_a_run_failed(tmp_path: Path, held: Held, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     with (
         pytest.raises(RuntimeError, match="out of memory"),
         tracked(LOGGERS["tensorboard"](), tmp_path, held, ABOUT),
@@ -246,8 +255,7 @@ def test_tensorboard_is_told_why_a_run_failed(tmp_path: Path, held: Held, capfd:
         raise RuntimeError("out of memory")
     assert scalars(tmp_path) == {"first/loss": [(1, 2.0)]}
     assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["first,1,loss,2.0"]
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
+    events = events_of(tmp_path)
     assert b"out of memory" in events.Tensors("failed/text_summary")[0].tensor_proto.string_val[0]
 
 
@@ -261,10 +269,6 @@ def test_what_goes_wrong_after_a_failure_does_not_hide_it(
     with pytest.raises(RuntimeError, match="the first"), tracked(CsvLogger(), tmp_path, held, ABOUT):
         raise RuntimeError("the first")
     assert capfd.readouterr().err == "warning: CsvFile: OSError: no space left\n"
-
-
-def test_a_table_keeps_its_cells() -> None:
-    assert markdown(["a", "b"], [["x|y\nz", None]]) == "| a | b |\n| --- | --- |\n| x\\|y z |  |"
 
 
 def test_the_reports_layout_is_printed_without_a_network(capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,8 +293,8 @@ def test_the_report_is_built_of_panels_that_the_package_takes() -> None:
     with warnings.catch_warnings():
         # Of the package's own, about pydantic.
         warnings.simplefilter("ignore")
-        import wandb_workspaces.reports.v2 as reports
-
+        reason = "the extra wandb is not installed"
+        reports = pytest.importorskip("wandb_workspaces.reports.v2", reason=reason)
         made = report(reports, layout(), "someone", "project", "A title")
     grids = [block for block in made.blocks if isinstance(block, reports.PanelGrid)]
     assert len(grids) == len(layout()) and made.title == "A title"

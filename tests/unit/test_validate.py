@@ -60,6 +60,8 @@ REFUSED = [
     ("evaluate checkpoint=truncated.pth", ["truncated.pth"]),
     ("evaluate checkpoint=truncated.safetensors", ["truncated.safetensors"]),
     ("evaluate checkpoint=sam_pocket method=slimsam", ["method is no setting"]),
+    ("evaluate checkpoint=sam_pocket evaluation.encoded=0", ["evaluation.encoded=0", "at least 1"]),
+    ("evaluate checkpoint=sam_pocket evaluation.workers=-1", ["evaluation.workers=-1", "at least 0"]),
     ("evaluate checkpoint=sam_pocket evaluation=coco data.root=/nowhere", ["/nowhere"]),
     ("cost teacher=sam_vit_b method=slimsam", ["ratio is missing"]),
     ("cost teacher=sam_vit_b method=slimsam ratio=2", ["ratio=2"]),
@@ -132,6 +134,20 @@ def test_a_refused_run_leaves_what_was_there(workplace: Path, capsys: pytest.Cap
     (kept / "note.txt").write_text("mine")
     assert main(["method=slimsam", "ratio=1.5", "force=true"]) == 2
     assert [path.name for path in workplace.rglob("*")] == ["runs", "earlier", "note.txt"]
+
+
+def test_runs_may_lie_at_home(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra import compose, initialize_config_module
+
+    from experiments.schema import register
+    from experiments.validate import settings_of
+
+    monkeypatch.setenv("HOME", str(workplace))
+    register()
+    with initialize_config_module("conf", version_base="1.3"):
+        settings = settings_of(compose("config", ["ratio=0.5", "runs='~/mine'"]))
+    assert settings.runs == str(workplace / "mine")
+    assert settings.engine.cache_folder == str(workplace / "mine" / ".embeddings")
 
 
 @pytest.mark.parametrize("arguments", [["method=slimsam", "ratio=1.5"], ["methd=slimsam"]])

@@ -1,0 +1,64 @@
+"""What must hold of every student that a run has made, whatever the method, before it is scored."""
+
+import torch
+
+from compressors.context import Compressor
+from core.errors import RunFailed
+from core.protocols import device_of
+from data.images import to_frame
+from data.readable import first_readable
+from evaluation.latency import PRECISIONS
+from experiments.scoring import Held
+from students.quantized.plan import as_float
+from students.self_check import encoder_problem
+from students.student import build_model
+from teachers.sam import Sam
+
+
+def promised_parameters(method: Compressor, teacher: Sam) -> int | None:
+    """Parameters of the shape that a method promises; None where the shape depends on weights.
+
+    Raises:
+        InputError: nothing would be left of the teacher, or a width does not divide.
+    """
+    try:
+        with torch.device("meta"):
+            return _parameters(build_model(method.shape(teacher.config)))
+    except NotImplementedError:
+        return None
+
+
+def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: Held, run_id: str) -> None:
+    """Compare a student with its teacher and with what its method promises.
+
+    Args:
+        student: on the teacher's device.
+        held: the pictures it is going to be scored on; one of them is looked at.
+        run_id: for messages.
+
+    Raises:
+        RunFailed: its image encoder is broken as it is going to compute.
+        RuntimeError: an answer is not finite or of another shape than the teacher's, or the parameters did not fall to
+            what the method promised.
+    """
+    problem = encoder_problem(student, PRECISIONS[held.precision], "evaluation.precision")
+    if problem is not None:
+        raise RunFailed(f"{run_id}: {problem}")
+    _, picture = first_readable(held.data, held.indices[0], held.data.image)
+    image = to_frame(picture, student.input_size)[None].to(device_of(student))
+    with torch.inference_mode():
+        found, wanted = student.encode(image), teacher.encode(image)
+    if found.shape != wanted.shape or not found.isfinite().all():
+        raise RuntimeError(f"{run_id}: the student's embedding {tuple(found.shape)} is not finite or not the teacher's")
+    before, after = _parameters(teacher), _parameters(student)
+    promised = promised_parameters(method, teacher)
+    # A chosen student may be of any size; what was pruned must be smaller.
+    shrinks = "ratio" in method.knobs
+    if (shrinks and after >= before) or promised not in (None, after):
+        promise = f", the method promised {promised}" if promised else ""
+        raise RuntimeError(f"{run_id}: the student has {after} parameters, the teacher {before}{promise}")
+
+
+def _parameters(model: Sam) -> int:
+    """Of the float model, where one was quantised: codes are no parameters to PyTorch."""
+    return sum(parameter.numel() for parameter in as_float(model).parameters())

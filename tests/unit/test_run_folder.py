@@ -1,0 +1,86 @@
+"""The folder of a run: one process at a time, nothing followed out of it, nothing left by who was refused."""
+
+import contextlib
+import multiprocessing
+import os
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from core.errors import InputError
+from experiments import run_folder
+from experiments.run_folder import LOCK, held_folder
+
+FORK = multiprocessing.get_context("fork")
+
+
+def test_the_lock_is_never_opened_through_a_link(tmp_path: Path) -> None:
+    folder, precious = tmp_path / "run", tmp_path / "precious"
+    folder.mkdir()
+    (folder / LOCK).symlink_to(precious)
+    with pytest.raises(InputError, match=r"run: cannot be written \(.*links\)"), held_folder(folder, fresh=True):
+        pass
+    assert not precious.exists() and (folder / LOCK).is_symlink()
+
+
+def test_starting_over_removes_links_and_not_what_they_lead_to(tmp_path: Path) -> None:
+    folder, precious = tmp_path / "run", tmp_path / "precious"
+    (folder / "wandb").mkdir(parents=True)
+    precious.mkdir()
+    (precious / "thesis").touch()
+    (folder / "inner").symlink_to(precious)
+    (folder / "wandb" / "latest-run").symlink_to(precious)
+    (folder / "dangling").symlink_to(tmp_path / "nowhere")
+    with held_folder(folder, fresh=True):
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    assert (precious / "thesis").is_file()
+
+
+def test_a_folder_named_like_a_half_written_file_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".export.x1y2.part").mkdir()
+    with held_folder(tmp_path, fresh=False):
+        pass
+    assert (tmp_path / ".export.x1y2.part").is_dir()
+
+
+def test_a_lock_that_was_taken_away_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is refused takes its new folder away, perhaps between another one's opening and locking."""
+    folder, opened = tmp_path / "run", []
+
+    def opened_late(lock: Path) -> int | None:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+        opened.append(handle)
+        if len(opened) == 1:
+            lock.unlink()
+            folder.rmdir()
+        return handle
+
+    monkeypatch.setattr(run_folder, "_opened", opened_late)
+    with held_folder(folder, fresh=False):
+        assert len(opened) == 2 and os.fstat(opened[1]).st_ino == (folder / LOCK).stat().st_ino
+
+
+def _refused_and_working(folder: Path, barrier: Barrier, inside: Path, number: int) -> None:
+    barrier.wait()
+    for turn in range(40):
+        with contextlib.suppress(InputError), held_folder(folder, fresh=bool(turn % 2)):
+            # Exclusive: it fails where another process is inside.
+            handle = os.open(inside, os.O_CREAT | os.O_EXCL)
+            (folder / f"{number}").write_text(str(turn))
+            assert (folder / f"{number}").read_text() == str(turn)
+            os.close(handle)
+            inside.unlink()
+            if turn % 3 == 0:
+                raise InputError("refused")
+
+
+def test_processes_that_come_and_go_are_never_inside_together(tmp_path: Path) -> None:
+    barrier, inside = FORK.Barrier(4), tmp_path / "inside"
+    arguments = [(tmp_path / "run", barrier, inside, number) for number in range(4)]
+    children = [FORK.Process(target=_refused_and_working, args=given) for given in arguments]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0] * 4 and not inside.exists()
