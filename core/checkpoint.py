@@ -62,7 +62,7 @@ def _begun(path: Path) -> tuple[int, Path]:
 @cache
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files of :func:`replacing` that nobody holds any more; once a folder in each process."""
-    for half in folder.glob(".*.part"):
+    for half in folder.glob(".?*.????????.part"):
         with contextlib.suppress(OSError):
             handle = os.open(half, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

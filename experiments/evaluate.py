@@ -26,7 +26,7 @@ from evaluation.scoring_protocol import ScoringProtocol
 from experiments.build import build_data, data_name, evaluation_indices
 from experiments.checkpoints import find_model
 from experiments.evaluation_rows import protocol_columns
-from experiments.identity import fingerprint, resolved
+from experiments.identity import file_identity, fingerprint, resolved
 from experiments.protocol_report import print_protocols
 from experiments.report import print_comparison
 from experiments.result_file import NAME, write_result
@@ -182,13 +182,15 @@ def _key(
         for key, value in dataclasses.asdict(evaluation.data).items()
         if key not in ("root", "annotations", "images")
     }
+    # Of a file what it holds, so that records of one reference are not continued with another.
+    reference = None if evaluation.reference is None else file_identity(evaluation.reference)
     content = {
         "model": subject.identity,
         "data": [fingerprint(data), described],
         "images": len(indices),
         "protocols": [protocol.axes() for protocol in protocols],
         "detections": None if settings.detections is None else file_sha256(Path(settings.detections).expanduser()),
-        "settings": [evaluation.top, evaluation.seed, evaluation.batch, evaluation.encoded, evaluation.reference],
+        "settings": [evaluation.top, evaluation.seed, evaluation.batch, evaluation.encoded, reference],
         "computed": [subject.device.type, subject.precision],
     }
     return json.dumps(content, sort_keys=True)

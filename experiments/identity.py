@@ -78,7 +78,7 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
     content["weights"] = weights_identity(settings.teacher)
     for part, key in ((content["method"], "init"), (content["method"].get("student", {}), "weights")):
         if part.get(key) is not None:
-            part[key] = _file_identity(part[key])
+            part[key] = file_identity(part[key])
     content["pictures"] = [
         fingerprint(build_data(data, labels=False)) for data in (settings.data, settings.evaluation.data)
     ]
@@ -95,7 +95,7 @@ def weights_identity(settings: TeacherConfig) -> str | None:
     """SHA-256 of the file a teacher is loaded from; None where it cannot be known without loading."""
     model = MODELS.get(settings.name)
     if settings.checkpoint is not None:
-        found = _file_identity(settings.checkpoint)
+        found = file_identity(settings.checkpoint)
         if found == settings.checkpoint:
             raise InputError(f"teacher.checkpoint={settings.checkpoint}: no such file; check the path")
         return found
@@ -104,7 +104,7 @@ def weights_identity(settings: TeacherConfig) -> str | None:
     return model.release.sha256 if model is not None and model.release is not None else None
 
 
-def _file_identity(name: str) -> str:
+def file_identity(name: str) -> str:
     """SHA-256 of a file, or of the weights in a folder; a released model's name stands for itself."""
     path = Path(name).expanduser()
     path = path / "model.safetensors" if path.is_dir() else path

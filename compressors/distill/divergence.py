@@ -5,13 +5,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import RunFailed
 
 
 class TrainingDiverged(RunFailed):
     """The loss became NaN or infinite; the message says at which step, on which images, and what was saved last."""
+
+
+def check_weights(model: nn.Module, stage: str, step: int, state: Path) -> None:
+    """Before weights are saved: a gradient may be NaN where its loss is not, as of a square root at zero.
+
+    Args:
+        stage, step: after which the weights are as they are.
+        state: the file with the last good weights.
+
+    Raises:
+        TrainingDiverged: weights are not finite.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise TrainingDiverged(
+                f"stage {stage}, step {step}: {name} is not finite, though the loss was; the last good state is "
+                f"{state}; try a lower rate, clipping, or float32"
+            )
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from compressors.distill.compiling import compiled
-from compressors.distill.divergence import StepLosses, TrainingDiverged
+from compressors.distill.divergence import StepLosses, TrainingDiverged, check_weights
 from compressors.distill.log import StageLog
 from compressors.distill.memory import peak_memory_bytes
 from compressors.distill.prefetch import ahead, chunks
@@ -60,7 +60,7 @@ class Engine:
         """Train a stage to its end, continuing from its saved state if there is one.
 
         Raises:
-            TrainingDiverged: the loss is no longer finite.
+            TrainingDiverged: the loss or a weight is no longer finite.
             OutOfDeviceMemory: a batch needs more memory than the device has.
             KeyboardInterrupt: the user stopped it; the state of the last whole step is saved.
             InputError: a step's images cannot be shared by the processes.
@@ -137,6 +137,7 @@ class Engine:
                     # Looking on is no training.
                     began = time.monotonic() - progress.seconds
                 if due:
+                    check_weights(stage.model, stage.name, losses.step, path)
                     if processes.is_first():
                         save_state(path, stage.key, parts, progress)
                     saved = time.monotonic()

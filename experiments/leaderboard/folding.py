@@ -14,7 +14,7 @@ from experiments.leaderboard.columns import LEADERBOARD_COLUMNS, measured_column
 from experiments.leaderboard.sources import Source, sources
 from experiments.tables.published_figures import FIGURES, published_rows
 from experiments.tables.row import TableRow
-from experiments.tables.rows import is_scored, lines_with_rows, with_images_seen
+from experiments.tables.rows import is_scored, lines_with_rows, settings_of_runs, with_images_seen
 from experiments.tables.text_tables import Cell, csv_text
 
 FILE = "leaderboard.csv"
@@ -80,10 +80,11 @@ def fold(runs: Path, results: bool = True, published: bool = True) -> Leaderboar
 
 def gather(runs: Path | None, results: bool = True, published: bool = True) -> Leaderboard:
     """Read every file; a comparison that many runs made equally is there once, and so is a copied row."""
-    read = [(source, row) for source in sources(runs, results) for row in source.rows]
+    files = list(sources(runs, results))
+    read = [(source, row) for source in files for row in source.rows]
     # Told apart by identity below, so the rows are put into lines as they will be listed.
     known = with_images_seen([row for _, row in read])
-    lines = lines_with_rows([row for row in known if is_scored(row)])
+    lines = lines_with_rows([row for row in known if is_scored(row)], settings_of_runs(files))
     place = {id(row): number for number, (_, rows) in enumerate(lines) for row in rows}
     entries: list[Entry] = []
     behind: dict[int, list[int]] = {}

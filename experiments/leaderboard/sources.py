@@ -14,6 +14,7 @@ from core.result import ResultRow
 from experiments.committed import committed_files
 from experiments.recorded_evaluation import FOLDER
 from experiments.result_file import FAILED, NAME, command_of, read_result
+from experiments.tables.settings_behind import settings_behind
 
 _HASH = re.compile(r"-([0-9a-f]{8})$")
 
@@ -28,6 +29,8 @@ class Source:
         name: of the run, the evaluation or the committed file.
         rows: at least one.
         told: columns that the file tells beside its rows, by their names in :mod:`experiments.leaderboard.columns`.
+        run_id: of the run whose result it is; None of an evaluation.
+        settings: what that run was given (:mod:`experiments.tables.settings_behind`).
     """
 
     path: Path
@@ -35,6 +38,8 @@ class Source:
     name: str
     rows: list[ResultRow]
     told: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def sources(runs: Path | None, results: bool) -> Iterator[Source]:
@@ -56,9 +61,9 @@ def sources(runs: Path | None, results: bool) -> Iterator[Source]:
         yield from _read(path, path.relative_to(ROOT).as_posix(), path.stem)
 
 
-def readable_rows(path: Path) -> list[ResultRow]:
-    """A file's rows; one that cannot be read is named on standard error and left out."""
-    return [row for source in _read(path, str(path), path.stem) for row in source.rows]
+def readable(path: Path) -> Iterator[Source]:
+    """The file, if it can be read; one that cannot is named on standard error and left out."""
+    return _read(path, str(path), path.stem)
 
 
 def _read(path: Path, shown: str, name: str) -> Iterator[Source]:
@@ -67,14 +72,15 @@ def _read(path: Path, shown: str, name: str) -> Iterator[Source]:
     except InputError as error:
         Console(stderr=True).print(f"left out: {error}", highlight=False, soft_wrap=True, markup=False)
         return
-    yield Source(path, shown, name, rows, _told(about, rows))
+    run = rows[-1].run_id if rows[-1].status in ("finished", "failed") else None
+    yield Source(path, shown, name, rows, _told(about, run, rows), run, settings_behind(about) if run else {})
 
 
-def _told(about: Mapping[str, Any], rows: list[ResultRow]) -> dict[str, Any]:
+def _told(about: Mapping[str, Any], run: str | None, rows: list[ResultRow]) -> dict[str, Any]:
     """Columns from what stands beside the rows; what is not there, or of another type, is unknown."""
     provenance = _mapping(about.get("provenance"))
     versions = _mapping(provenance.get("versions"))
-    name = _HASH.search(rows[-1].run_id or "") if rows[-1].status in ("finished", "failed") else None
+    name = _HASH.search(run or "")
     dirty = provenance.get("git_dirty")
     return {
         "paper": _text(about.get("paper")),

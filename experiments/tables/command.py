@@ -54,7 +54,7 @@ def chosen_rows(settings: TableConfig) -> list[TableRow]:
     runs = None if settings.runs == NONE else Path(settings.runs)
     if runs is not None and not runs.is_dir() and settings.runs != TableConfig.runs:
         raise InputError(f"runs={settings.runs}: no such folder; give a folder of runs, or runs={NONE}")
-    rows = [*table_rows(gathered_rows(runs, settings.results)), *published_rows()]
+    rows = [*table_rows(*gathered_rows(runs, settings.results)), *published_rows()]
     for key, wanted in (("protocol", settings.protocol), ("data", settings.dataset)):
         known = list(dict.fromkeys(getattr(row, key) for row in rows))
         if wanted is not None and rows:

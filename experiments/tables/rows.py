@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from core.result import ResultRow
 from evaluation.baselines import BASELINES
 from experiments.committed import committed_files
-from experiments.leaderboard.sources import readable_rows
+from experiments.leaderboard.sources import Source, readable
 from experiments.recorded_evaluation import FOLDER
 from experiments.result_file import NAME
 from experiments.tables.row import MEASURED, TableRow, model_label
+from experiments.tables.settings_behind import are_different
 
 SAME = 1e-4
 """Scores that differ by no more are two measurements of one thing."""
@@ -29,13 +30,31 @@ class _Conditions(NamedTuple):
     axes: tuple[tuple[str, str], ...]
 
 
-def gathered_rows(runs: Path | None, results: bool) -> list[ResultRow]:
+class Gathered(NamedTuple):
+    """Rows, and what is known of the runs behind them.
+
+    Attributes:
+        rows: with a score each.
+        settings: by the name of a run, what it was given (:mod:`experiments.tables.settings_behind`).
+    """
+
+    rows: list[ResultRow]
+    settings: dict[str, Mapping[str, str]]
+
+
+def gathered_rows(runs: Path | None, results: bool) -> Gathered:
     """The scored rows of the committed results and of a folder of runs and evaluations, in that order."""
     paths = committed_files() if results else []
     if runs is not None:
         paths += sorted(runs.glob(f"*/{NAME}")) + sorted(runs.glob(f"{FOLDER}/*/{NAME}"))
-    rows = [row for path in paths for row in readable_rows(path)]
-    return [row for row in with_images_seen(rows) if is_scored(row)]
+    read = [source for path in paths for source in readable(path)]
+    rows = with_images_seen([row for source in read for row in source.rows])
+    return Gathered([row for row in rows if is_scored(row)], settings_of_runs(read))
+
+
+def settings_of_runs(read: Iterable[Source]) -> dict[str, Mapping[str, str]]:
+    """What each run was given, by its name."""
+    return {source.run_id: source.settings for source in read if source.run_id is not None}
 
 
 def is_scored(row: ResultRow) -> bool:
@@ -66,12 +85,18 @@ def measured_first(lines: Iterable[TableRow]) -> list[TableRow]:
     return sorted(lines, key=lambda line: ((line.data, line.protocol) not in measured, line.data, line.protocol))
 
 
-def table_rows(rows: Sequence[ResultRow]) -> list[TableRow]:
-    """One line a model, in the order of tables: data set, protocol, most instances first, best first."""
-    return [line for line, _ in lines_with_rows(rows)]
+def table_rows(rows: Sequence[ResultRow], settings: Mapping[str, Mapping[str, str]] | None = None) -> list[TableRow]:
+    """One line a model, in the order of tables: data set, protocol, most instances first, best first.
+
+    Args:
+        settings: of :class:`Gathered`; runs that were given different things are lines of their own.
+    """
+    return [line for line, _ in lines_with_rows(rows, settings or {})]
 
 
-def lines_with_rows(rows: Sequence[ResultRow]) -> list[tuple[TableRow, list[ResultRow]]]:
+def lines_with_rows(
+    rows: Sequence[ResultRow], settings: Mapping[str, Mapping[str, str]]
+) -> list[tuple[TableRow, list[ResultRow]]]:
     """The lines of :func:`table_rows`, each with every row that it stands for; no row belongs to two lines."""
     groups: dict[Hashable, list[ResultRow]] = {}
     for row in rows:
@@ -79,8 +104,10 @@ def lines_with_rows(rows: Sequence[ResultRow]) -> list[tuple[TableRow, list[Resu
     told, lines = _differing_axes(rows), []
     for group in groups.values():
         found = _repeats(group)
-        # Where a seed has several scores, rows differ in what no column tells: each alone.
+        # Where a seed has several scores, or runs had other settings, rows differ in what no column tells: each alone.
         alone = len(found) > len({again[0].seed for again in found})
+        trained = [row for row in group if row.method not in (*BASELINES, "teacher")]
+        alone = alone or are_different(settings.get(row.run_id or "", {}) for row in trained)
         for part, behind in [(again[:1], again) for again in found] if alone else [([a[0] for a in found], group)]:
             line = _line(part, part if alone else group, told.get(str(part[0].protocol), ()))
             label = f"{line.model}, {part[0].run_id}" if alone and part[0].run_id else line.model

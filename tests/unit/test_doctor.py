@@ -116,12 +116,8 @@ def test_packages_are_held_against_their_bounds(monkeypatch: pytest.MonkeyPatch)
     assert old.state == "broken" and old.fix.endswith("-m pip install -U 'numpy>=999'")
     assert gone.state == "missing" and gone.fix.endswith("-m pip install 'no-such-package>=2'")
     (extra,) = doctor_packages.extras()
-    assert (
-        extra.state == "broken"
-        and extra.found.endswith("lacks numpy")
-        and "[export]'" in extra.fix
-        and not extra.needed
-    )
+    assert extra.state == "broken" and not extra.needed
+    assert extra.found.endswith("lacks numpy") and "[export]'" in extra.fix
 
 
 def test_a_package_that_cannot_be_imported_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

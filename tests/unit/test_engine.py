@@ -280,6 +280,15 @@ def test_a_loss_that_is_not_finite_stops_with_names(tmp_path: Path) -> None:
         Engine(tmp_path).fit(broken)
 
 
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    # The square root at zero: its value is finite, its gradient is not.
+    broken = stage(steps=2)
+    broken.loss = lambda b, step: {"square": (broken.model(b.x) * (0.0 if step == 1 else 1.0)).square().sum().sqrt()}
+    with pytest.raises(TrainingDiverged, match=r"stage toy, step 1: .*weight is not finite.*toy\.state"):
+        Engine(tmp_path).fit(broken)
+    assert not (tmp_path / "toy.state").exists()
+
+
 def test_the_best_validation_is_kept(tmp_path: Path) -> None:
     figures = iter([0.2, 0.9, 0.5])
     seen: list[list[Tensor]] = []

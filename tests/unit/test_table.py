@@ -138,11 +138,37 @@ def test_rows_come_from_runs_evaluations_and_results(
     (tmp_path / "runs" / "five" / "result.json").write_text("{")
     (tmp_path / "results" / "everything").mkdir()
     (tmp_path / "results" / "everything" / "other.json").write_text('{"columns": "of its own"}')
-    found = gathered_rows(tmp_path / "runs", results=True)
+    found = gathered_rows(tmp_path / "runs", results=True).rows
     assert [(r.seed, r.miou) for r in found] == [(None, 0.75), (0, 0.5), (1, 0.75), (1, 0.25)]
     assert found[-1].images_seen == 100, "as the run of the same name says"
     assert "left out" in capsys.readouterr().err
-    assert len(gathered_rows(None, results=True)) == 2 and len(gathered_rows(tmp_path / "runs", results=False)) == 2
+    assert len(gathered_rows(None, results=True).rows) == 2
+    assert len(gathered_rows(tmp_path / "runs", results=False).rows) == 2
+
+
+def test_runs_that_were_given_different_things_are_not_averaged(tmp_path: Path) -> None:
+    usual = {
+        "method": {"_target_": "a.B", "optimisation": {"rate": 0.1}, "init": "here"},
+        "data": {"root": "x", "count": 8},
+    }
+
+    def lines(**other: Any) -> list[TableRow]:
+        for seed, config in enumerate((usual, usual | other)):
+            run = student(seed, 0.5 + seed / 4)
+            write_result(tmp_path / str(run.run_id) / "result.json", [run], {"config": config, "teacher_sha256": "a"})
+        return table_rows(*gathered_rows(tmp_path, results=False))
+
+    assert only(lines(), "slimsam").seeds == (0, 1)
+    # Another machine's paths, and a file of earlier code, which had fewer settings.
+    assert (
+        only(lines(data={"root": "y", "count": 8}, method={"_target_": "a.B", "init": "there"}), "slimsam").score
+        == 0.625
+    )
+    for other in ({"method": {"optimisation": {"rate": 0.2}}}, {"data": {"count": 9}}):
+        assert [(line.model, line.score) for line in lines(**other)] == [
+            ("slimsam 0.5, slimsam-s1-00000000", 0.75),
+            ("slimsam 0.5, slimsam-s0-00000000", 0.5),
+        ]
 
 
 def test_published_figures_are_the_shared_ones_with_a_protocol(shared: Path) -> None:
