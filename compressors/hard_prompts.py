@@ -92,5 +92,4 @@ def hard_points(student: Sam, embeddings: Tensor, coverage: Tensor, iterations: 
 
 def point_prompt(points_xy: Tensor) -> Prompt:
     """Foreground points ``[B, K, 2]`` as ``B * K`` prompts, those of one picture together."""
-    xy = points_xy.flatten(0, 1)[:, None]
-    return Prompt(points_xy=xy, labels=torch.ones(len(xy), 1, dtype=torch.int64, device=xy.device))
+    return Prompt.foreground(points_xy.flatten(0, 1)[:, None])

@@ -44,7 +44,7 @@ def ask(teacher: Sam, embeddings: Tensor, valid: Tensor, points: int, seed: int,
     cell = teacher.input_size / valid.shape[-1]
     size = torch.stack([valid.any(1).sum(1), valid.any(2).sum(1)], 1) * cell
     xy = (drawn * size[:, None, None]).flatten(0, 1)
-    by_points = Prompt(points_xy=xy, labels=torch.ones(len(xy), 1, dtype=torch.int64, device=xy.device))
+    by_points = Prompt.foreground(xy)
     with torch.no_grad():
         first = teacher.decode_frame(embeddings, by_points)
         masks = best_of_three(first.logits, first.iou_pred)

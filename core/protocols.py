@@ -27,6 +27,13 @@ class Prompt:
     labels: Tensor | None = None
     mask_logits: Tensor | None = None
 
+    @classmethod
+    def foreground(cls, points_xy: Tensor) -> "Prompt":
+        """Prompts of foreground points alone, float ``[N, P, 2]``."""
+        return cls(
+            points_xy=points_xy, labels=torch.ones(points_xy.shape[:2], dtype=torch.int64, device=points_xy.device)
+        )
+
     def __post_init__(self) -> None:
         if (self.points_xy is None) != (self.labels is None):
             raise ValueError("a Prompt needs points_xy and labels together")

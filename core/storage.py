@@ -85,16 +85,20 @@ def _is_about(path: Path, filename: object) -> bool:
 
 @contextlib.contextmanager
 def disk_told(folder: Path) -> Iterator[None]:
-    """A block that may write anywhere: a full or read-only disk is told, by the file's name or by ``folder``.
+    """A block that may read and write anywhere: what the system refuses is told, by the file's name or by ``folder``.
 
     Raises:
         NotWritten: the disk took no more.
+        InputError: a file or folder is closed to this user.
     """
     try:
         yield
     except NotWritten:
         raise
     except OSError as error:
+        if isinstance(error, PermissionError) and isinstance(error.filename, str | bytes):
+            closed = os.fsdecode(error.filename)
+            raise InputError(f"{closed}: {error.strerror}; get access to it, or give another path") from error
         if error.errno not in _OF_DISKS:
             raise
         named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else folder

@@ -76,6 +76,17 @@ def to_rle(segmentation: object, size_hw: tuple[int, int], where: str) -> dict[s
     return {"size": list(size_hw), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
 
 
+def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask bool ``[H, W]`` as a compressed RLE with counts as bytes."""
+    rle: dict[str, Any] = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle
+
+
+def rle_as_text(rle: dict[str, Any]) -> dict[str, Any]:
+    """A compressed RLE with counts as text, as JSON takes it."""
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
 def decode_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
     """The mask of an RLE that :func:`to_rle` returned: bool ``[H, W]``."""
     return np.asarray(mask_api.decode(rle), dtype=np.bool_)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from core.checkpoint import write_bytes, write_text
 from core.errors import InputError
+from data.annotations import encode_rle, rle_as_text
 from data.coco import FOLDERS, annotations_name
 from data.sample import ImageSample
 from data.shapes import Shapes
@@ -60,14 +60,14 @@ def write_data_set(
     for index in range(len(data)):
         sample, kinds = data.sample(index), data.scene(index).kinds
         height, width = sample.image.shape[:2]
-        runs = [encode_mask(mask) for mask in sample.masks]
+        runs = [rle_as_text(encode_rle(mask)) for mask in sample.masks]
         stem = f"sa_{index:06d}"
         write_picture(sa1b / f"{stem}.jpg", sample.image, "JPEG", quality=95, subsampling=0)
         record = {
             "image": {"image_id": index, "width": width, "height": height, "file_name": f"{stem}.jpg"},
             "annotations": [_sa1b_annotation(sample, k, runs[k]) for k in range(len(runs))],
         }
-        write_atomically(sa1b / f"{stem}.json", json.dumps(record).encode())
+        write_text(sa1b / f"{stem}.json", json.dumps(record))
         name = f"{index:012d}.png"
         write_picture(pictures / name, sample.image, "PNG")
         images.append({"id": index, "width": width, "height": height, "file_name": name})
@@ -88,14 +88,8 @@ def write_data_set(
             "categories": [{"id": number, "name": kind} for number, kind in enumerate(KINDS, start=1)],
         }
     )
-    write_atomically(listing, listing_text.encode())
+    write_text(listing, listing_text)
     return sa1b, coco
-
-
-def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed run lengths of a bool ``[H, W]`` mask: ``size`` ``[H, W]`` and ``counts`` as text."""
-    runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
 
 
 def _box_xywh(sample: ImageSample, k: int) -> list[float]:
@@ -163,21 +157,7 @@ def write_picture(path: Path, image: NDArray[np.uint8], form: str, **options: An
     """Encode uint8 ``[H, W, 3]`` as ``PNG`` or ``JPEG`` and put the file in place whole."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=form, **options)
-    write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that a stopped run leaves no half-written one.
-
-    Raises:
-        InputError: the file cannot be written there.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as problem:
-        raise InputError(f"cannot write {path}: {problem.strerror or problem}") from problem
+    write_bytes(path, buffer.getvalue())
 
 
 def _make_folder(folder: Path) -> None:

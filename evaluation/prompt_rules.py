@@ -28,7 +28,7 @@ def prompts_of(sample: ImageSample, protocol: ScoringProtocol, seed: int = 0) ->
             boxes = jitter_boxes(boxes, (sample.image.shape[0], sample.image.shape[1]), protocol.jitter, rng)
         return Prompt(boxes_xyxy=torch.from_numpy(boxes).float())
     points = torch.from_numpy(POINTS[protocol.prompt](sample)).float()[:, None]
-    return Prompt(points_xy=points, labels=torch.ones(len(points), 1, dtype=torch.int64))
+    return Prompt.foreground(points)
 
 
 def central_points(sample: ImageSample) -> NDArray[np.float64]:

@@ -101,11 +101,7 @@ def training_batch(step: int, recipe: Recipe, easy: Pool, hard: Pool, frame: int
             prompts.append(_box(mask, recipe, rng) if boxes_step else random_points(mask, point_count, rng))
             targets.append(torch.from_numpy(np.pad(mask, [(0, frame - s) for s in mask.shape])))
     coordinates = torch.from_numpy(np.stack(prompts)).float()
-    prompt = (
-        Prompt(boxes_xyxy=coordinates)
-        if boxes_step
-        else Prompt(points_xy=coordinates, labels=torch.ones(coordinates.shape[:2], dtype=torch.int64))
-    )
+    prompt = Prompt(boxes_xyxy=coordinates) if boxes_step else Prompt.foreground(coordinates)
     coverage = torch.nn.functional.avg_pool2d(torch.stack(targets).float()[:, None], frame // low_res)[:, 0]
     return PromptedBatch(tuple(names), torch.stack(images), prompt, coverage)
 

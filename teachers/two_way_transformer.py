@@ -36,15 +36,21 @@ class CrossAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries ``[N, Q, C]`` over keys and values ``[N, K, C]`` to ``[N, Q, C]``; either may come as ``[M]``."""
-        # [N, heads, tokens, d]
+        return self.out_proj(self.attend(*self.heads(q, k, v)).transpose(1, 2).flatten(-2))
+
+    def heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`forward` is given, projected, as ``[N, heads, tokens, d]`` each."""
         q, k, v = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
+        # Sizes, not lengths: an exported decoder takes any number of prompts.
         count = max(q.shape[0], k.shape[0])
-        q, k, v = (for_each_prompt(x, count) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(out.transpose(1, 2).flatten(-2))
+        return for_each_prompt(q, count), for_each_prompt(k, count), for_each_prompt(v, count)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention over ``[N, heads, tokens, d]`` each."""
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class TwoWayMLP(nn.Module):

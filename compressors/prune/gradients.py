@@ -107,7 +107,7 @@ def _prompts(sample: ImageSample) -> tuple[Prompt, Prompt]:
     points = [torch.from_numpy(central_point(mask)).float() for mask in sample.masks[:count]]
     return (
         Prompt(boxes_xyxy=torch.from_numpy(sample.boxes_xyxy[:count]).float()),
-        Prompt(points_xy=torch.stack(points)[:, None], labels=torch.ones(count, 1, dtype=torch.int64)),
+        Prompt.foreground(torch.stack(points)[:, None]),
     )
 
 

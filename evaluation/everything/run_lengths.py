@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
-from data.annotations import decode_rle, expand_counts
+from data.annotations import decode_rle, expand_counts, rle_as_text
 
 
 def encode_windows(
@@ -42,19 +42,12 @@ def encode_windows(
     return rles
 
 
-def encode_one(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """A mask bool ``[H, W]`` as a compressed RLE with counts as bytes."""
-    rle: dict[str, Any] = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return rle
-
-
 def in_form(rle: dict[str, Any], output: str) -> dict[str, Any] | NDArray[np.bool_]:
     """A compressed RLE in the form that :class:`EverythingSettings` calls ``output``."""
     if output == "binary_mask":
         return decode_rle(rle)
     if output == "coco_rle":
-        # str, so that a record can be written as JSON
-        return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+        return rle_as_text(rle)
     counts = expand_counts(rle["counts"])
     assert counts is not None, "pycocotools wrote it"
     return {"size": list(rle["size"]), "counts": counts.tolist()}

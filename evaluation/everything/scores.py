@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from core.protocols import Metric
-from data.annotations import to_rle
+from data.annotations import encode_rle, to_rle
 from data.sample import ImageSample
-from evaluation.everything.run_lengths import encode_one
 from evaluation.metrics import mean_metric
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -47,7 +46,7 @@ def image_proposals(records: Sequence[Mapping[str, Any]], sample: ImageSample) -
     size_hw = (sample.image.shape[0], sample.image.shape[1])
     order = np.argsort([-record["predicted_iou"] for record in records], kind="stable")
     proposals = [_rle(records[i]["segmentation"], size_hw, f"proposal {i} of {sample.name}") for i in order]
-    truth = [encode_one(mask) for mask in sample.masks]
+    truth = [encode_rle(mask) for mask in sample.masks]
     # [D, G]
     iou = np.zeros((len(proposals), len(truth)))
     if iou.size:
@@ -97,5 +96,5 @@ def proposal_scores(per_image: Sequence[ImageProposals]) -> dict[str, Metric]:
 
 def _rle(segmentation: object, size_hw: tuple[int, int], where: str) -> dict[str, Any]:
     if isinstance(segmentation, np.ndarray):
-        segmentation = encode_one(segmentation)
+        segmentation = encode_rle(segmentation)
     return to_rle(segmentation, size_hw, where)

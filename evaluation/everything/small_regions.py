@@ -5,9 +5,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data.annotations import decode_rle
+from data.annotations import decode_rle, encode_rle
 from evaluation.everything.candidates import Candidates
-from evaluation.everything.run_lengths import encode_one
 from evaluation.mask_measures import mask_boxes
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
@@ -27,7 +26,7 @@ def cleaned(found: Candidates, least_area: int, nms_threshold: float) -> Candida
         result = without_small_regions(mask, least_area)
         if result is not mask:
             boxes[i] = mask_boxes(torch.from_numpy(result)[None])[0]
-            rles[i], unchanged[i] = encode_one(result), 0.0
+            rles[i], unchanged[i] = encode_rle(result), 0.0
     changed = Candidates(boxes, found.iou_pred, found.stability, found.points_xy, found.crops_xyxy, rles)
     return changed.without_overlaps(unchanged, nms_threshold)
 

@@ -50,10 +50,8 @@ class CropSearch:
         points = torch.from_numpy(points_xy).to(self.embedding.device)
 
         def of_part(part: slice) -> list[Candidates]:
-            # [N, 1, 2] and [N, 1]
-            coordinates = points[part, None].float()
-            labels = torch.ones(coordinates.shape[:2], dtype=torch.int64, device=points.device)
-            prompt = Prompt(points_xy=coordinates, labels=labels)
+            # [N, 1, 2]
+            prompt = Prompt.foreground(points[part, None].float())
             masks = self.model.decode(self.embedding, prompt, self.crop.size_hw, multimask=True)
             # Asked again in smaller parts, the same masks cover the same pixels.
             return list(self.filter.surviving(masks, points[part], covered))

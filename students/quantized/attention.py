@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from students.quantized.layers import QuantizedProduct
 from students.tiny_vit import FreshBiases
 from teachers.attention import SMALL_MAP, Attention, position_bias
-from teachers.two_way_transformer import CrossAttention, for_each_prompt
+from teachers.two_way_transformer import CrossAttention
 
 
 class QuantizedAttention(Attention):
@@ -55,17 +55,11 @@ class QuantizedCrossAttention(CrossAttention):
     scores: QuantizedProduct
     mixing: QuantizedProduct
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As :meth:`teachers.two_way_transformer.CrossAttention.forward`."""
-        q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
-        # Sizes, not lengths: an exported decoder takes any number of prompts.
-        count = max(q.shape[0], k.shape[0])
-        q, k, v = (for_each_prompt(x, count) for x in (q, k, v))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As :meth:`teachers.two_way_transformer.CrossAttention.attend`."""
         logits = self.scores(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-        return self.out_proj(self.mixing(logits.softmax(-1), v).transpose(1, 2).flatten(-2))
+        mixed: Tensor = self.mixing(logits.softmax(-1), v)
+        return mixed
 
 
 WITH_PRODUCTS: dict[type[nn.Module], type[nn.Module]] = {

@@ -8,6 +8,7 @@ import pytest
 
 from core.errors import InputError
 from core.plain_file import access_told
+from core.storage import disk_told
 from data.coco import Coco
 from data.lvis import Lvis
 from data.sa1b import Sa1b
@@ -79,6 +80,15 @@ def test_a_closed_folder_is_told_in_one_line(root: Path, reader: str) -> None:
 
 def test_a_folder_that_cannot_be_entered_is_no_export(root: Path) -> None:
     assert told(root / "sa1b", 0, lambda: is_export(root / "sa1b" / "exported")) == "False"
+
+
+def test_whatever_a_command_may_not_reach_is_told(root: Path) -> None:
+    def command() -> None:
+        with disk_told(root):
+            (root / "sa1b" / "a.pth").stat()
+
+    answer = told(root / "sa1b", 0, command)
+    assert answer == f"InputError: {root}/sa1b/a.pth: Permission denied; get access to it, or give another path"
 
 
 def test_links_in_a_circle_are_told_and_other_errors_are_left_alone(tmp_path: Path) -> None:
