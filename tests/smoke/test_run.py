@@ -161,10 +161,11 @@ def test_one_process_at_a_time(first: Path, teacher: Path, call: Call) -> None:
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
-    half, whole = tmp_path / ".stage.state.x1y2.part", tmp_path / "stage.state"
-    half.touch(), whole.touch()
+    half, whole, other = (tmp_path / name for name in (".stage.state.x1y2_abc.part", "stage.state", ".somebody's.part"))
+    for path in (half, whole, other):
+        path.touch()
     with held_folder(tmp_path, fresh=False):
-        assert whole.exists() and not half.exists()
+        assert whole.exists() and not half.exists() and other.exists()
 
 
 def test_a_failure_is_a_row_and_the_next_call_starts_again(
