@@ -98,6 +98,9 @@ def loaded_pictures(
         workers: processes that read ahead; 0 reads in this one.
         with_images: whether pictures are wanted as they are.
         every: whether pictures without instances are framed too: a detector may have found something there.
+
+    Raises:
+        RunFailed: a process that reads died.
     """
     pictures = _Pictures(data, places, frame, framings, with_masks, with_images, every)
     ahead = {"prefetch_factor": 4} if workers else {}
@@ -105,28 +108,21 @@ def loaded_pictures(
     loader = DataLoader(pictures, batch_size=None, num_workers=workers, **ahead)  # type: ignore[arg-type]
     together: list[LoadedPicture] = []
     with _signals_as_before():
-        for picture in loader:
-            together.append(picture)
-            if len(together) == batch:
-                yield together
-                together = []
-        if together:
+        coming = iter(loader)
+    while (picture := _next(coming)) is not None:
+        together.append(picture)
+        if len(together) == batch:
             yield together
+            together = []
+    if together:
+        yield together
 
 
-@contextlib.contextmanager
-def readers_told() -> Iterator[None]:
-    """A block that uses :func:`loaded_pictures`; a reading process that dies ends it in one line.
-
-    PyTorch tells of it at any moment, in whatever the main process is doing.
-
-    Raises:
-        RunFailed: one died.
-    """
+def _next(coming: Iterator[LoadedPicture]) -> LoadedPicture | None:
     try:
-        yield
+        return next(coming, None)
     except RuntimeError as error:
-        if isinstance(error, RunFailed) or not str(error).startswith("DataLoader worker"):
+        if not str(error).startswith("DataLoader worker"):
             raise
         raise RunFailed(
             f"a process that reads pictures died ({str(error).splitlines()[0].strip()}), often for lack of "
@@ -138,8 +134,9 @@ def readers_told() -> Iterator[None]:
 def _signals_as_before() -> Iterator[None]:
     """Take back the handler of ended processes that a DataLoader with workers leaves behind.
 
-    It would run at the end of every process that is started later. Together with libraries that change the stack of
-    signal handlers (seen with OpenVINO's) that ended this process.
+    It would raise at any moment, in whatever this process is doing, and run at the end of every process that is started
+    later; with libraries that change the stack of signal handlers (seen with OpenVINO's) it ended this process.
+    Without it, the loader notices within seconds that a worker is gone, when it waits for pictures.
     """
     first = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGCHLD) if first else None

@@ -18,7 +18,7 @@ from evaluation.detected import DetectionRecord, answer_detections
 from evaluation.fitting import pictures_fitting
 from evaluation.framing import USUAL_FRAMING, check_framing
 from evaluation.instances import InstanceRecord, PictureScorer
-from evaluation.loading import LoadedPicture, loaded_pictures, readers_told
+from evaluation.loading import LoadedPicture, loaded_pictures
 from evaluation.record_files import PartFile, PictureRecords, read_parts
 from evaluation.scoring_protocol import ScoringProtocol
 
@@ -110,7 +110,6 @@ class EvaluationPass:
         processes.wait()
         part = PartFile(self.folder, processes.rank(), self.key) if self.folder is not None else None
         with contextlib.ExitStack() as stack:
-            stack.enter_context(readers_told())
             stack.enter_context(torch.inference_mode())
             if part is not None:
                 stack.callback(part.close)

@@ -1,5 +1,6 @@
 """Exported files, opened in the runtime that they are for: arrays in, arrays out, on the CPU."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,10 @@ def open_torch(path: Path, outputs: Sequence[str], precision: str) -> Run:
     """A program of ``torch.export`` in PyTorch. It gives its outputs in the order of ``outputs``."""
     program = checked_program(path)
     try:
-        module = torch.export.load(program).module()
+        with warnings.catch_warnings():
+            # PyTorch 2.11 takes weights from bytes, of which it says that one could write to them; nothing does.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            module = torch.export.load(program).module()
     except Exception as error:
         raise InputError(f"{path}: PyTorch cannot open it ({first_line(error)}); export it again") from error
 

@@ -14,8 +14,8 @@ from compressors.distill.engine import Engine
 from core.checkpoint import file_sha256
 from core.result import COLUMNS
 from experiments.command_line import main
+from experiments.pictures import PICTURES
 from experiments.tracking.csv_file import metrics_csv
-from experiments.tracking.wandb_results import PICTURES
 from tests.unit.tiny import pocket_file
 
 SMALL = (
