@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
+from safetensors import __version__ as safetensors_version
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -93,15 +95,21 @@ OF_PICKLES: dict[str, tuple[Change, str]] = {
 }
 
 
+NOT_WRITTEN = {"too_large_for_float32"} | ({"complex"} if Version(safetensors_version) < Version("0.7") else set())
+"""What safetensors' own writer cannot put into a file."""
+
+
 def cases() -> Iterator[Case]:
     """All of them, through the door of checkpoints."""
     for name, (change, words) in CHANGES.items():
         for ending in (".pth", ".safetensors"):
-            if ending == ".pth" or name != "too_large_for_float32":
+            if ending == ".pth" or name not in NOT_WRITTEN:
                 yield Case(f"tensor_{name}{ending}", "model", _saved(change, ending), words)
     for name, (change, words) in OF_PICKLES.items():
         yield Case(f"tensor_{name}.pth", "model", _saved(change, ".pth"), words)
     for name in ("one_nan", "all_infinite", "int64", "complex", "bool", "missing"):
+        if name in NOT_WRITTEN:
+            continue
         change, words = CHANGES[name]
         yield Case(f"own_{name}", "model", _own(tensors=change), words)
         yield Case(f"hf_{name}", "model", _hugging_face(change), words.replace(KEY, ".*"))
