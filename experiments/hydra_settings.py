@@ -60,7 +60,7 @@ def check_hydra_settings(settings: DictConfig) -> None:
     for place, target in _targets(asked, "hydra"):
         if not isinstance(target, str) or not target.startswith(_PLUGINS):
             raise InputError(f"{place}={target}: only plugins of Hydra may stand there; leave it out")
-    for part in ("launcher", "sweeper"):
+    for part in ("launcher", "sweeper", "job"):
         if not isinstance(asked[part], dict) or any(_FOREIGN.search(text) for text in _texts(asked[part])):
             raise InputError(f"hydra.{part}: refers to settings that are not Hydra's; write out what it needs")
     if asked["callbacks"]:

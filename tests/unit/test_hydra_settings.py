@@ -41,6 +41,10 @@ SETTINGS = {
         "hydra: {sweeper: {params: {seed: '${oc.create:{_target_: os.getcwd}}'}}}",
         r"hydra\.sweeper: refers to settings that are not Hydra's",
     ),
+    "referred_library": (
+        "hydra: {job: {env_set: '${method}'}}",
+        r"hydra\.job: refers to settings that are not Hydra's",
+    ),
     "library": ("hydra: {job: {env_set: {LD_PRELOAD: there.so}}}", r"hydra\.job\.env_set\.LD_PRELOAD: only variables"),
 }
 

@@ -10,11 +10,13 @@ from PIL import Image
 
 from core.errors import InputError
 from core.provenance import ROOT
+from experiments.command_line import main
 from experiments.pages.facts_part import as_yaml
 from experiments.pages.masks_part import MOST_BYTES, masks_part
 from experiments.pages.run_page import run_page, write_run_page
 from experiments.pages.run_record import read_stage, stage_names
 from experiments.result_file import write_result
+from tests.unit.leaderboard_files import page_data, write_runs
 from tests.unit.run_files import QUANTISATION, WIDTHS, about, evaluation, failed, finished, rows
 
 SECTIONS = (
@@ -257,3 +259,10 @@ def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
 def test_settings_read_like_yaml() -> None:
     nested = {"a": {"b": 1, "c": {}}, "d": None, "e": True, "f": [1, "x"], "g": 1e-6, "h": 1, "i": 0}
     assert as_yaml(nested) == 'a:\n  b: 1\n  c: {}\nd: null\ne: true\nf: [1, "x"]\ng: 1e-06\nh: 1\ni: 0'
+
+
+def test_a_leaderboard_without_pages_links_to_none(tmp_path: Path) -> None:
+    runs, out = write_runs(tmp_path / "runs"), tmp_path / "out"
+    assert main(["leaderboard", f"runs={runs}", "results=false", f"out={out}", "pages=false"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["leaderboard.csv", "leaderboard.html", "leaderboard.md"]
+    assert page_data((out / "leaderboard.html").read_text())["pages"] == {}

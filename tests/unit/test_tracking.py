@@ -75,6 +75,7 @@ def outcome(folder: Path, held: Held) -> Outcome:
         (CsvLogger(pictures=0), "logger.pictures=0 must be a number from 1"),
         (WandbLogger(mode="dry"), "logger.mode=dry is unknown; choose one of online, offline, disabled"),
         (WandbLogger(init_s=float("nan")), "logger.init_s=nan must be"),
+        (WandbLogger(finish_s=0.5), "logger.finish_s=0.5 must be a number from 1"),
         (WandbLogger(project=""), "logger.project= is empty"),
         (WandbLogger(tags=["x" * 65]), "1 to 64 characters"),
         ("csv", "logger=csv is unknown"),

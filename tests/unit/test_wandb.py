@@ -144,6 +144,15 @@ def outcome(folder: Path) -> Outcome:
     return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, held, files[0], {"seed": 0}, *files[1:])
 
 
+def test_a_version_that_waits_for_uploads_is_told_how_long(
+    tmp_path: Path, package: FakePackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = type("Settings", (SimpleNamespace,), {"model_fields": dict.fromkeys(("init_timeout", "finish_timeout"))})
+    monkeypatch.setattr(package, "Settings", newer)
+    begun(tmp_path, init_s=5.0, finish_s=7.0)
+    assert vars(package.runs[0].given["settings"]) == {"init_timeout": 5.0, "finish_timeout": 7.0}
+
+
 def test_a_run_appears_under_its_name(tmp_path: Path, package: FakePackage, capfd: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path)
     begun(tmp_path / "other", project="elsewhere", entity="someone", group="mine", tags=["a"])
