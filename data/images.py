@@ -90,9 +90,13 @@ def to_frame(image: NDArray[np.uint8], frame: int) -> Tensor:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"to_frame needs uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    return normalise(torch.from_numpy(resized_image(image, frame)).permute(2, 0, 1), frame)
+
+
+def resized_image(image: NDArray[np.uint8], frame: int) -> NDArray[np.uint8]:
+    """An image uint8 ``[H, W, 3]`` with its longer side resized to ``frame`` by Pillow's bilinear filter."""
     height, width = resized_size((image.shape[0], image.shape[1]), frame)
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return normalise(torch.from_numpy(np.array(resized)).permute(2, 0, 1), frame)
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from core.errors import InputError
-from core.geometry import resized_size, upscale_logits
+from core.geometry import normalise, resized_size, upscale_logits
 from core.protocols import Masks, Prompt, Segmenter, device_of
 from data.images import to_frame
 from evaluation.instances import decode_in_batches
-from evaluation.longest_side import ResizeLongestSide
+from evaluation.longest_side import ResizeLongestSide, check_image
 from evaluation.prompt_arrays import LOGITS_PER_CELL, prompt_from_arrays
 
 PROMPTS_AT_ONCE = 64
@@ -33,32 +33,49 @@ class SamPredictor:
     def __init__(self, model: Segmenter) -> None:
         self.model = model
         self.transform = ResizeLongestSide(model.input_size)
-        self.reset_image()
+        self.features: Tensor | None = None
+        self.original_sizes: list[tuple[int, int]] = []
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return device_of(self.model)
 
+    # The next three and ``features`` may be assigned, as programs do that keep embeddings of images for later.
+
     @property
     def is_image_set(self) -> bool:
         """Whether there is a picture to answer prompts on."""
         return self.features is not None
+
+    @is_image_set.setter
+    def is_image_set(self, value: bool) -> None:
+        if not value:
+            self.reset_image()
 
     @property
     def original_size(self) -> tuple[int, int]:
         """Size ``(h, w)`` of the picture as it was given."""
         return self._single()[1]
 
+    @original_size.setter
+    def original_size(self, size_hw: Sequence[int]) -> None:
+        self.original_sizes = [(int(size_hw[0]), int(size_hw[1]))]
+
     @property
     def input_size(self) -> tuple[int, int]:
         """Size ``(h, w)`` of the picture in the model's frame, without the padding."""
         return resized_size(self.original_size, self.model.input_size)
 
+    @input_size.setter
+    def input_size(self, size_hw: Sequence[int]) -> None:
+        for original in self.original_sizes:
+            self._check_input_size(tuple(size_hw), original)
+
     def reset_image(self) -> None:
         """Forget the picture, or the pictures."""
-        self.features: Tensor | None = None
-        self.original_sizes: list[tuple[int, int]] = []
+        self.features = None
+        self.original_sizes = []
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
         """Encode a picture uint8 ``[H, W, 3]``; ``BGR`` is how OpenCV reads.
@@ -80,7 +97,7 @@ class SamPredictor:
         if not len(images):
             raise InputError("no image is given; give at least one")
         for image in images:
-            _check_image(image)
+            check_image(image)
         self.reset_image()
         order = slice(None) if image_format == "RGB" else slice(None, None, -1)
         frames = [to_frame(np.ascontiguousarray(image[..., order]), self.model.input_size) for image in images]
@@ -88,6 +105,28 @@ class SamPredictor:
         batch = torch.stack(frames).to(self.device, self._dtype())
         self.features = self.model.encode(batch)
         self.original_sizes = [(image.shape[0], image.shape[1]) for image in images]
+
+    @torch.inference_mode()
+    def set_torch_image(self, transformed_image: Tensor, original_image_size: Sequence[int]) -> None:
+        """Encode an image that is resized already, as :attr:`transform` does it.
+
+        Args:
+            transformed_image: RGB, 0 to 255, neither normalised nor padded: ``[1, 3, h, w]`` of any dtype, the longer
+                side as long as the model's frame.
+            original_image_size: ``(H, W)`` of the image before it was resized.
+
+        Raises:
+            InputError: another shape, or not the size that such an original has in the frame.
+        """
+        shape = tuple(transformed_image.shape)
+        if len(shape) != 4 or shape[:2] != (1, 3):
+            raise InputError(f"transformed_image must be [1, 3, h, w], got {list(shape)}")
+        size_hw = (int(original_image_size[0]), int(original_image_size[1]))
+        self._check_input_size(shape[2:], size_hw)
+        self.reset_image()
+        frame = normalise(transformed_image.to(self.device), self.model.input_size)
+        self.features = self.model.encode(frame.to(self._dtype()))
+        self.original_sizes = [size_hw]
 
     def get_image_embedding(self) -> Tensor:
         """The embedding ``[1, C, g, g]`` of the picture, or ``[B, C, g, g]`` of the pictures.
@@ -147,17 +186,24 @@ class SamPredictor:
 
         Args:
             point_coords: xy, ``[N, P, 2]``.
-            point_labels: ``[N, P]``.
+            point_labels: 1 foreground, 0 background, -1 padding, ``[N, P]``.
             boxes: xyxy, ``[N, 4]``.
             mask_input: ``[N, 1, l, l]``.
 
         Returns:
             Masks ``[N, C, H, W]``, predicted IoUs ``[N, C]`` and low-resolution logits ``[N, C, l, l]``.
+
+        Raises:
+            RuntimeError: not exactly one image is set.
+            InputError: the prompts are empty or malformed.
         """
         embedding, size_hw = self._single()
-        corners = None if boxes is None else boxes.reshape(-1, 2, 2)
-        back = [None if xy is None else self.transform.original_coords(xy, size_hw) for xy in (corners, point_coords)]
-        prompt = Prompt(None if back[0] is None else back[0].flatten(1), back[1], point_labels, mask_input)
+        given = prompt_from_arrays(point_coords, point_labels, boxes, mask_input, embedding.shape[-1], batched=True)
+        corners = None if given.boxes_xyxy is None else given.boxes_xyxy.reshape(-1, 2, 2)
+        back = [
+            None if xy is None else self.transform.original_coords(xy, size_hw) for xy in (corners, given.points_xy)
+        ]
+        prompt = Prompt(None if back[0] is None else back[0].flatten(1), back[1], given.labels, given.mask_logits)
         answer = self._decode(embedding, prompt, size_hw, multimask_output)
         full = torch.stack(_at_original_size(answer, size_hw, return_logits))
         return full, answer.iou_pred, answer.logits
@@ -210,19 +256,22 @@ class SamPredictor:
         features = self._features()
         if len(features) != 1:
             raise RuntimeError(f"{len(features)} images are set; predict_batch answers for several, set_image sets one")
+        if len(self.original_sizes) != 1:
+            raise RuntimeError("features are set without original_size; set both")
         return features, self.original_sizes[0]
+
+    def _check_input_size(self, found_hw: tuple[int, ...], original_hw: tuple[int, int]) -> None:
+        right = resized_size(original_hw, self.model.input_size)
+        if found_hw != right:
+            raise InputError(
+                f"an image of {list(original_hw)} (h, w) is {list(right)} in a frame of {self.model.input_size}, "
+                f"got {list(found_hw)}; resize it by transform.apply_image"
+            )
 
     def _dtype(self) -> torch.dtype:
         """What the model's weights are kept in: a model in half precision takes no float32."""
         parameters = getattr(self.model, "parameters", tuple)
         return next((part.dtype for part in parameters() if part.is_floating_point()), torch.float32)
-
-
-def _check_image(image: NDArray[np.uint8]) -> None:
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"an image must be a numpy array uint8 [H, W, 3], got {type(image).__name__}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(f"an image must be uint8 [H, W, 3] with values 0..255, got {image.dtype} {list(image.shape)}")
 
 
 def _at_original_size(answer: Masks, size_hw: tuple[int, int], logits: bool) -> list[Tensor]:

@@ -53,6 +53,14 @@ def ready(pair: tuple[Any, SamPredictor]) -> tuple[Any, SamPredictor]:
     return pair
 
 
+@pytest.fixture(scope="module")
+def kept(pair: tuple[Any, SamPredictor]) -> SamPredictor:
+    """Ours with the picture set, for tests that change nothing."""
+    predictor = SamPredictor(pair[1].model)
+    predictor.set_image(picture(*SIZE))
+    return predictor
+
+
 def agree(found: tuple[Any, ...], expected: tuple[Any, ...], logits: NDArray[np.float32]) -> None:
     """Equal types and shapes, and equal values but for rounding; a mask may differ where its logit is close to zero."""
     for ours, theirs in zip(found, expected, strict=True):
@@ -140,6 +148,81 @@ def test_tensors_in_the_frame(ready: tuple[Any, SamPredictor], kind: str) -> Non
     assert logits[0].shape == (2, 3, *SIZE)
 
 
+@pytest.mark.parametrize("size_hw", [(90, 140), (300, 200), (64, 64), (31, 400)])
+def test_the_transform_is_metas(pair: tuple[Any, SamPredictor], size_hw: tuple[int, int]) -> None:
+    theirs, ours = pair[0].transform, pair[1].transform
+    image, boxes = picture(*size_hw), np.random.default_rng(3).uniform(0, 90, (5, 4))
+    sizes = {type(transform).get_preprocess_shape(*size_hw, 64) for transform in (theirs, ours)}
+    assert ours.target_length == theirs.target_length and len(sizes) == 1
+    resized = ours.apply_image(image)
+    assert resized.dtype == np.uint8 and max(resized.shape[:2]) == 128
+    assert np.array_equal(resized, theirs.apply_image(image))
+    places: dict[str, Any] = {
+        "apply_coords": XY, "apply_boxes": boxes, "apply_coords_torch": torch.from_numpy(XY),
+        "apply_boxes_torch": torch.from_numpy(boxes),
+    }  # fmt: skip
+    for name, given in places.items():
+        before = torch.as_tensor(given).clone()
+        expected, found = (getattr(transform, name)(given, size_hw) for transform in (theirs, ours))
+        assert type(found) is type(expected) and found.dtype == expected.dtype
+        assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=0, atol=0)
+        assert torch.equal(torch.as_tensor(given), before), "what is given stays"
+
+
+def test_tensors_are_resized_by_height_and_width(pair: tuple[Any, SamPredictor]) -> None:
+    """segment_anything 1.0 takes the first two dimensions for height and width: equal where they are."""
+    theirs, ours = pair[0].transform, pair[1].transform
+    pixels = torch.rand(6, 9, 6, 9) * 255
+    found = ours.apply_image_torch(pixels)
+    assert_close(found, theirs.apply_image_torch(pixels), rtol=0, atol=0)
+    assert found.shape == (6, 9, 85, 128)
+    colours = torch.rand(2, 3, *SIZE)
+    assert ours.apply_image_torch(colours).shape == (2, 3, 82, 128)
+    image = picture(300, 200)
+    smooth = ours.apply_image_torch(torch.from_numpy(image).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0)
+    assert_close(smooth, torch.from_numpy(ours.apply_image(image)).float(), rtol=0, atol=1.5)
+
+
+@pytest.mark.parametrize("kind", ["apply_image", "apply_image_torch"])
+def test_an_image_that_is_resized_already(pair: tuple[Any, SamPredictor], kind: str) -> None:
+    theirs, ours = pair
+    pixels = torch.from_numpy(picture(*SIZE)).permute(2, 0, 1)[None]
+    # uint8 [h, w, 3], as the official notebooks give it, and float32
+    resized = torch.as_tensor(ours.transform.apply_image(picture(*SIZE))).permute(2, 0, 1)[None]
+    if kind == "apply_image_torch":
+        resized = ours.transform.apply_image_torch(pixels.float())
+    for predictor in pair:
+        predictor.set_image(picture(64, 64))
+        predictor.set_torch_image(resized, SIZE)
+    close(ours.get_image_embedding(), theirs.get_image_embedding())
+    assert (ours.is_image_set, ours.original_size, ours.input_size) == (True, SIZE, tuple(theirs.input_size))
+    logits = theirs.predict(box=BOX, return_logits=True)
+    agree(ours.predict(box=BOX, return_logits=True), logits, logits[0])
+
+
+def test_an_embedding_that_was_kept(ready: tuple[Any, SamPredictor]) -> None:
+    """Programs that keep embeddings assign these four; the order differs from one to the next."""
+    names = ["features", "original_size", "input_size", "is_image_set"]
+    for order in (names, names[::-1]):
+        answers = []
+        for predictor in ready:
+            predictor.set_image(picture(*SIZE))
+            kept = {name: getattr(predictor, name) for name in order}
+            predictor.set_image(picture(64, 64))
+            predictor.is_image_set = False
+            predictor.reset_image()
+            for name, value in kept.items():
+                setattr(predictor, name, list(value) if name.endswith("size") else value)
+            answers.append(predictor.predict(box=BOX, return_logits=True))
+        agree(answers[1], answers[0], answers[0][0])
+    ours = ready[1]
+    with pytest.raises(InputError, match=r"an image of \[90, 140\] \(h, w\) is \[82, 128\].* got \[128, 82\]"):
+        ours.input_size = (128, 82)
+    ours.original_sizes = []
+    with pytest.raises(RuntimeError, match="features are set without original_size"):
+        ours.predict(box=BOX)
+
+
 def test_many_boxes_are_each_answered(ready: tuple[Any, SamPredictor]) -> None:
     theirs, ours = ready
     corners = np.random.default_rng(7).uniform(0, 90, (PROMPTS_AT_ONCE + 3, 2, 2))
@@ -222,6 +305,7 @@ def blank(*shape: int, dtype: Any = np.uint8) -> NDArray[Any]:
     return np.zeros(shape, dtype)
 
 
+POINTS = torch.from_numpy(XY)[None], torch.from_numpy(LABELS)[None]
 WRONG: list[tuple[Callable[[SamPredictor], object], str]] = [
     (lambda p: p.set_image(blank(8, 8, 3, dtype=np.float32)), r"uint8 \[H, W, 3\].*got float32 \[8, 8, 3\]"),
     (lambda p: p.set_image(blank(8, 8)), r"uint8 \[H, W, 3\].*got uint8 \[8, 8\]"),
@@ -248,19 +332,41 @@ WRONG: list[tuple[Callable[[SamPredictor], object], str]] = [
     (lambda p: p.predict(XY, LABELS, box=np.stack([BOX, BOX])), "one number of prompts, got point_coords 1, box 2"),
     (lambda p: p.predict(mask_input=np.zeros((1, 256, 256))), rf"\[1, {SIDE}, {SIDE}\].*got \[1, 256, 256\]"),
     (lambda p: p.predict(mask_input=EARLIER[0]), rf"mask_input must be .*got \[{SIDE}, {SIDE}\]"),
+    (lambda p: p.predict(np.zeros((0, 2)), np.zeros(0)), "point_coords holds no prompt"),
     (lambda p: p.predict_batch([]), "0 prompts for 1 images"),
+    (lambda p: p.predict_torch(None, None), "no prompt is given; give point_coords and point_labels, boxes"),
+    (lambda p: p.predict_torch(None, None, torch.zeros(0, 4)), "boxes holds no prompt; give at least one"),
+    (lambda p: p.predict_torch(None, None, torch.zeros(4)), r"boxes must be \[N, 4\].*, got \[4\]"),
+    (lambda p: p.predict_torch(None, None, torch.tensor([[1, 2, torch.nan, 4]])), "boxes holds .* not finite"),
+    (lambda p: p.predict_torch(*POINTS, torch.zeros(2, 4)), "prompts, got point_coords 1, boxes 2"),
+    (lambda p: p.predict_torch(POINTS[0], POINTS[1] + 7), r"1 \(foreground\), 0 .* got [78]"),
+    (lambda p: p.predict_torch(POINTS[0][0], POINTS[1][0]), r"point_coords must be \[N, P, 2\], got \[3, 2\]"),
+    (lambda p: p.predict_torch(POINTS[0] * torch.inf, POINTS[1]), "point_coords holds .* not finite"),
+    (lambda p: p.predict_torch(POINTS[0], POINTS[1][:, :2]), r"one label a point, got \[1, 2\] for points \[1, 3, 2\]"),
+    (lambda p: p.predict_torch(POINTS[0], None), "point_coords are given without point_labels"),
+    (
+        lambda p: p.predict_torch(None, None, None, torch.zeros(1, SIDE, SIDE)),
+        r"mask_input must be \[N, 1, .* predict_tor",
+    ),
+    (lambda p: p.set_torch_image(torch.zeros(3, 82, 128), SIZE), r"must be \[1, 3, h, w\], got \[3, 82, 128\]"),
+    (
+        lambda p: p.set_torch_image(torch.zeros(1, 3, 128, 82), SIZE),
+        r"is \[82, 128\] in a frame of 128, got \[128, 82\]",
+    ),
+    (lambda p: p.transform.apply_image(blank(8, 8)), r"uint8 \[H, W, 3\].*got uint8 \[8, 8\]"),
+    (
+        lambda p: p.transform.apply_image_torch(torch.zeros(3, 8, 8)),
+        r"\[B, C, H, W\], got \[3, 8, 8\]; image\[None\] adds B",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("call", "said"), WRONG, ids=[said for _, said in WRONG])
-def test_what_is_wrong_is_said(
-    ready: tuple[Any, SamPredictor], call: Callable[[SamPredictor], object], said: str
-) -> None:
-    ours = ready[1]
+def test_what_is_wrong_is_said(kept: SamPredictor, call: Callable[[SamPredictor], object], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        call(ours)
+        call(kept)
     assert "\n" not in str(caught.value)
-    assert ours.is_image_set, "what was set before stays"
+    assert kept.original_size == SIZE, "what was set before stays"
 
 
 ASKING: dict[str, Callable[[SamPredictor], object]] = {
