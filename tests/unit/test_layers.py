@@ -19,7 +19,7 @@ FORBIDDEN_NAMES = {"utils.py", "misc.py", "helpers.py", "common.py"}
 """Names that say nothing about what is inside."""
 MACHINE_PATH = re.compile(r"(?<![\w.~/$})-])/(?:home|Users|root|work|mnt|scratch)/[\w.-]|(?<!\w)[A-Z]:\\Users\\")
 """The beginning of a path that exists on one machine only (not of a web address)."""
-USUAL_LINES, MOST_LINES = 150, 400
+MOST_LINES = 400
 
 
 def pyproject() -> dict:
@@ -183,6 +183,3 @@ def test_files_stay_short(project_files):
         if file.suffix == ".py"
     }
     assert not {name: count for name, count in lines.items() if count > MOST_LINES}
-    code = {name: count for name, count in lines.items() if name.split("/")[0] in PACKAGES}
-    long = {name: count for name, count in code.items() if count > USUAL_LINES}
-    assert len(long) <= 0.2 * len(code), f"more than one file in five is over {USUAL_LINES} lines: {long}"
