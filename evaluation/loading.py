@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core.errors import RunFailed
+from core.errors import InputError, RunFailed
 from data.sample import ImageData, ImageSample, UnreadableImage
 from evaluation.framing import framed_image
 
@@ -39,7 +39,7 @@ class LoadedPicture:
     image: NDArray[np.uint8] | None = None
 
 
-class _Pictures(Dataset[LoadedPicture]):
+class _Pictures(Dataset[LoadedPicture | InputError]):
     def __init__(
         self,
         data: ImageData,
@@ -56,7 +56,14 @@ class _Pictures(Dataset[LoadedPicture]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, number: int) -> LoadedPicture:
+    def __getitem__(self, number: int) -> LoadedPicture | InputError:
+        try:
+            return self._loaded(number)
+        except InputError as error:
+            # Raised where it is waited for: a process of its own would wrap it into its traceback.
+            return error
+
+    def _loaded(self, number: int) -> LoadedPicture:
         place, index = self.places[number]
         before = dict(self.data.skipped)
         sample, size_hw, frames, shown = None, None, {}, None
@@ -100,7 +107,8 @@ def loaded_pictures(
         every: whether pictures without instances are framed too: a detector may have found something there.
 
     Raises:
-        RunFailed: a process that reads died.
+        InputError: an image cannot be read; those before it were handed out.
+        RunFailed: a process that reads died; likewise.
     """
     pictures = _Pictures(data, places, frame, framings, with_masks, with_images, every)
     ahead = {"prefetch_factor": 4} if workers else {}
@@ -109,18 +117,23 @@ def loaded_pictures(
     together: list[LoadedPicture] = []
     with _signals_as_before():
         coming = iter(loader)
-    while (picture := _next(coming)) is not None:
-        together.append(picture)
-        if len(together) == batch:
+    try:
+        while (picture := _next(coming)) is not None:
+            together.append(picture)
+            if len(together) == batch:
+                yield together
+                together = []
+    except (InputError, RunFailed):
+        if together:
             yield together
-            together = []
+        raise
     if together:
         yield together
 
 
-def _next(coming: Iterator[LoadedPicture]) -> LoadedPicture | None:
+def _next(coming: Iterator[LoadedPicture | InputError]) -> LoadedPicture | None:
     try:
-        return next(coming, None)
+        found = next(coming, None)
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
@@ -128,6 +141,9 @@ def _next(coming: Iterator[LoadedPicture]) -> LoadedPicture | None:
             f"a process that reads pictures died ({str(error).splitlines()[0].strip()}), often for lack of "
             "memory; the same command goes on from the pictures that are done; give a smaller evaluation.workers"
         ) from None
+    if isinstance(found, InputError):
+        raise found
+    return found
 
 
 @contextlib.contextmanager

@@ -104,7 +104,9 @@ class EvaluationPass:
             NotWritten: the folder takes no more.
         """
         first = {reason: count for reason, count in self.data.skipped.items() if count}
-        known = read_parts(self.folder, self.key) if self.folder is not None else {}
+        parts = read_parts(self.folder, self.key) if self.folder is not None else {}
+        # What could not be read is tried again: somebody may have mended it.
+        known = {place: picture for place, picture in parts.items() if not picture.is_left_out}
         left = [(place, index) for place, index in enumerate(self.indices) if place not in known]
         # Nobody writes before everybody has read.
         processes.wait()
@@ -205,5 +207,5 @@ class EvaluationPass:
                 skipped[reason] = skipped.get(reason, 0) + count
         if self.detections is not None:
             skipped |= {reason: count for reason, count in self.detections.skipped.items() if count}
-        left_out = frozenset(place for place, picture in known.items() if picture.skipped.get("image_left_out"))
+        left_out = frozenset(place for place, picture in known.items() if picture.is_left_out)
         return Scored(records, skipped, len(self.indices), left_out)

@@ -1,6 +1,7 @@
 """Records in files: one line a picture while a pass goes on, so that it can be stopped; one line an instance after."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,9 +35,16 @@ class PictureRecords:
     records: dict[str, list[Record]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the image could not be read."""
+        return bool(self.skipped.get("image_left_out"))
+
 
 class PartFile:
-    """One process's pictures, a line each; what an earlier process began is gone on with if its key is the same.
+    """One process's images, a line each; what an earlier process began is gone on with if its key is the same.
+
+    Without an image the file is empty. Lines of another key are never touched: they lie in a file of their own.
 
     Args:
         folder: of the pass; every process writes its own file there.
@@ -45,47 +53,68 @@ class PartFile:
     """
 
     def __init__(self, folder: Path, number: int, key: str) -> None:
-        path = folder / f"part-{number}.jsonl"
+        path = _own_path(folder, number, key)
         with storing(path):
             folder.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        end = sum(len(line) for line in _whole_lines(path, key))
+        self._path, self._key = path, key
+        self._end = sum(map(len, _lines_of_key(path, key)))
         # A link in its place is replaced, never written through.
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.unlink()
-            end = 0
+            self._end = 0
         with storing(path):
-            self._stream: TextIO = open(path, "r+" if end else "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self._stream.seek(end)
+            self._stream: TextIO = open(path, "r+" if self._end else "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._stream.seek(self._end)
         # A line that was cut short by a kill goes.
         self._stream.truncate()
-        if not end:
-            self._write({"key": key})
 
-    def add(self, picture: PictureRecords) -> None:
-        """Write one picture."""
-        self._write(asdict(picture))
+    def add(self, image: Any) -> None:
+        """Write one image: a dataclass of plain values, such as :class:`PictureRecords`."""
+        self._write(asdict(image))
 
     def close(self) -> None:
         """Finish."""
         # What a full disk did not take was told where it was written.
         with contextlib.suppress(OSError):
             self._stream.close()
+        if not self._end:
+            self._path.unlink(missing_ok=True)
 
     def _write(self, content: Mapping[str, Any]) -> None:
+        first = "" if self._end else json.dumps({"key": self._key}) + "\n"
         with storing(self._path):
-            self._stream.write(json.dumps(content) + "\n")
+            self._end += self._stream.write(f"{first}{json.dumps(content)}\n")
             self._stream.flush()
 
 
-def read_parts(folder: Path, key: str) -> dict[int, PictureRecords]:
-    """The pictures of all processes, by place; each counts once, whoever scored it. A damaged line is scored again."""
-    found: dict[int, PictureRecords] = {}
+def _own_path(folder: Path, number: int, key: str) -> Path:
+    """Where a process keeps lines of a key: where it always does, unless a file of something else lies there."""
+    path = folder / f"part-{number}.jsonl"
+    if path.is_symlink() or not path.is_file() or _lines_of_key(path, key):
+        return path
+    with open(path, "rb") as stream:
+        if not stream.readline().endswith(b"\n"):
+            # Somebody was killed before there was anything in it.
+            return path
+    return path.with_stem(f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}")
+
+
+def part_lines(folder: Path, key: str) -> Iterator[bytes]:
+    """What all processes have written under a key, image by image; a line may be damaged."""
     for path in sorted(folder.glob("part-*.jsonl")):
-        for line in _whole_lines(path, key)[1:]:
-            picture = _picture(line)
-            if picture is not None:
-                found.setdefault(picture.place, picture)
+        yield from _lines_of_key(path, key)[1:]
+
+
+def read_parts(folder: Path, key: str) -> dict[int, PictureRecords]:
+    """The images of all processes, by place; each counts once, whoever scored it. A damaged line is scored again.
+
+    One that could not be read counts only where nobody could read it.
+    """
+    found: dict[int, PictureRecords] = {}
+    for line in part_lines(folder, key):
+        picture = _picture(line)
+        if picture is not None and (picture.place not in found or found[picture.place].is_left_out):
+            found[picture.place] = picture
     return found
 
 
@@ -101,22 +130,26 @@ def _picture(line: bytes) -> PictureRecords | None:
     return PictureRecords(place, records, skipped) if sound else None
 
 
-def remove_parts(folder: Path) -> None:
-    """Once everything is written as a whole."""
+def remove_parts(folder: Path, key: str) -> None:
+    """Once everything is written as a whole; what was written under other keys stays."""
     for path in folder.glob("part-*.jsonl"):
-        os.remove(path)
+        if _lines_of_key(path, key) or not path.stat().st_size:
+            os.remove(path)
 
 
-def _whole_lines(path: Path, key: str) -> list[bytes]:
-    """The lines of a part file that were written to their end; none if it is of another key."""
+def _lines_of_key(path: Path, key: str) -> list[bytes]:
+    """The lines of a part file that were written to their end, the first naming its key; none if it is another one."""
     if not path.is_file():
         return []
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    try:
-        same = bool(lines) and parse_json(lines[0]) == {"key": key}
-    except ValueError:
-        same = False
-    return lines if same else []
+    with open(path, "rb") as stream:
+        try:
+            # Of another pass no more is read, however long it is.
+            if parse_json(stream.readline()) != {"key": key}:
+                return []
+        except ValueError:
+            return []
+        stream.seek(0)
+        return [line for line in stream if line.endswith(b"\n")]
 
 
 def _record(values: Mapping[str, Any]) -> Record:

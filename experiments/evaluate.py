@@ -16,8 +16,11 @@ from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.protocols import Segmenter
 from core.result import ResultRow
+from data.annotated_pictures import AnnotatedPictures
 from data.detections import Detections
 from data.sample import ImageData
+from evaluation.average_precision.figures import check_backend
+from evaluation.average_precision.prepared import GroundTruth
 from evaluation.conventions import protocol_named
 from evaluation.latency import PRECISIONS, device_name
 from evaluation.passes import EvaluationPass, Scored
@@ -46,6 +49,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     data = build_data(_admitting(evaluation.data, protocols))
     indices = evaluation_indices(evaluation, data)
     detections = _detections(settings, data, protocols)
+    truth = None if detections is None else _ground_truth(evaluation, data, indices)
     subject = find_subject(settings)
     if processes.is_first():
         Console(stderr=True).print(subject.told, highlight=False, soft_wrap=True)
@@ -77,8 +81,10 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             scored = work.run(done)
         if not processes.is_first():
             return []
+        if len(scored.left_out) == len(indices):
+            raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")
         held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, subject.precision)
-        rows = _rows(settings, subject, held, protocols, scored)
+        rows = _rows(settings, subject, held, protocols, scored, truth)
         # An earlier evaluation in this folder goes first: its rows never stand beside these records.
         (folder / NAME).unlink(missing_ok=True)
         write_records(folder, scored.records)
@@ -90,11 +96,12 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
                 "provenance": provenance.capture(device_name(subject.device), provenance.command_line()),
             },
         )
-        remove_parts(folder)
         # Here, because only this end of the command needs it.
         from experiments.pages.run_page import write_run_page
 
         write_run_page(folder / NAME)
+        # Last: whatever could not be written is written from them by the same command.
+        remove_parts(folder, key)
     if settings.format == "table":
         if evaluation.protocols:
             print_protocols(rows)
@@ -156,6 +163,21 @@ def _detections(settings: EvaluateConfig, data: ImageData, protocols: Sequence[S
     return Detections(Path(settings.detections).expanduser(), sizes(), settings.evaluation.top, listed)
 
 
+def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequence[int]) -> GroundTruth:
+    """What average precision compares with, checked: whatever it refuses is refused before anything is scored."""
+    assert isinstance(data, AnnotatedPictures), "others have no image ids that detections name"
+    style = "lvis" if data_name(evaluation.data) == "lvis" else "coco"
+    try:
+        check_backend(style, evaluation.backend)
+    except InputError as error:
+        raise InputError(f"evaluation.{error}") from None
+    truth = data.truth()
+    try:
+        return GroundTruth(truth, style, "segm", [data.image_id(index) for index in indices]).checked()
+    except InputError as error:
+        raise InputError(f"{data.truth_path}: {error}") from None
+
+
 def _reference(evaluation: EvaluationConfig, subject: Subject) -> Segmenter | None:
     if evaluation.reference is None:
         return None
@@ -197,7 +219,12 @@ def _key(
 
 
 def _rows(
-    settings: EvaluateConfig, subject: Subject, held: Held, protocols: Sequence[ScoringProtocol], scored: Scored
+    settings: EvaluateConfig,
+    subject: Subject,
+    held: Held,
+    protocols: Sequence[ScoringProtocol],
+    scored: Scored,
+    truth: GroundTruth | None,
 ) -> list[ResultRow]:
     shared: dict[str, Any] = {
         **subject.columns,
@@ -208,7 +235,7 @@ def _rows(
     skipped = {reason: count for reason, count in scored.skipped.items() if count}
     if settings.evaluation.protocols:
         evaluation = settings.evaluation
-        return [ResultRow(**shared, **protocol_columns(p, scored, held, evaluation)) for p in protocols]
+        return [ResultRow(**shared, **protocol_columns(p, scored, held, evaluation, truth)) for p in protocols]
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
     found = {**columns(box, held), **point_column(point), "skipped": skipped}
     row = ResultRow(**shared, **found)

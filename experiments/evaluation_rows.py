@@ -5,7 +5,8 @@ from typing import Any
 from core.provenance import impersonal
 from data.annotated_pictures import AnnotatedPictures
 from data.detections import DETECTION_REASONS
-from evaluation.average_precision.figures import average_precision
+from evaluation.average_precision.figures import figures_of
+from evaluation.average_precision.prepared import GroundTruth
 from evaluation.detected import DetectionRecord
 from evaluation.instances import InstanceRecord
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
@@ -23,9 +24,17 @@ RECALLS = {"coco": "ar100", "lvis": "ar300"}
 
 
 def protocol_columns(
-    protocol: ScoringProtocol, scored: Scored, held: Held, evaluation: EvaluationConfig
+    protocol: ScoringProtocol,
+    scored: Scored,
+    held: Held,
+    evaluation: EvaluationConfig,
+    truth: GroundTruth | None = None,
 ) -> dict[str, Any]:
-    """The columns of one protocol."""
+    """The columns of one protocol.
+
+    Args:
+        truth: what average precision compares with, of protocols that take a detector's boxes.
+    """
     axes = protocol.axes()
     if evaluation.reference is not None and protocol.truth == "reference":
         axes["reference"] = str(impersonal(evaluation.reference))
@@ -43,7 +52,8 @@ def protocol_columns(
         shared["skipped"] = {reason: n for reason, n in scored.skipped.items() if n and reason in ABOUT_DETECTIONS}
         places = [place for place in range(scored.pictures) if place not in scored.left_out]
         detected = scored.detected(protocol.name)
-        return shared | {"axes": axes} | _precision_columns(detected, held, places, evaluation.backend)
+        assert truth is not None
+        return shared | {"axes": axes} | _precision_columns(detected, held, places, evaluation.backend, truth)
     axes["interval"] = "bootstrap over images"
     return shared | {"axes": axes} | _iou_columns(scored.instances(protocol.name), protocol)
 
@@ -58,12 +68,13 @@ def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> di
     return found | grouped_mean_iou(records) | {"miou_low": low, "miou_high": high}
 
 
-def _precision_columns(records: list[DetectionRecord], held: Held, places: list[int], backend: str) -> dict[str, Any]:
-    data, style = held.data, "lvis" if held.name == "lvis" else "coco"
+def _precision_columns(
+    records: list[DetectionRecord], held: Held, places: list[int], backend: str, truth: GroundTruth
+) -> dict[str, Any]:
+    data = held.data
     assert isinstance(data, AnnotatedPictures)
     image_ids = [data.image_id(index) for index in (held.indices[place] for place in places)]
-    results = [record.result() for record in records]
-    figures = average_precision(data.truth(), results, style=style, backend=backend, image_ids=image_ids)
+    figures = figures_of(truth, [record.result() for record in records], backend, image_ids)
     found: dict[str, Any] = {name: figures[name] for name in PRECISIONS if name in figures}
-    found |= {"average_recall": figures[RECALLS[style]], "detections": len(records), "images": len(image_ids)}
-    return found
+    recall = figures[RECALLS[truth.style]]
+    return found | {"average_recall": recall, "detections": len(records), "images": len(image_ids)}

@@ -1,4 +1,4 @@
-"""The folder of one run: one process at a time, and nothing left behind by a run that was refused."""
+"""The folder of one run: one process at a time, and nothing left behind by a run that was refused at its beginning."""
 
 import contextlib
 import fcntl
@@ -11,13 +11,16 @@ from core.checkpoint import remove_abandoned
 from core.errors import InputError
 
 LOCK = ".lock"
+# Loggers fill these from the logs of stages; where there is no such log there is nothing in them.
+_OF_NOTHING = (LOCK, "metrics.csv", "tensorboard")
 
 
 @contextlib.contextmanager
 def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
     """Make the folder and keep other processes out of it; empty it first if ``fresh``.
 
-    A block that ends in an InputError before any state was saved takes the folder with it.
+    A block that ends in an InputError takes a new folder with it, but only one in which nothing was computed: whatever
+    was scored, trained or written stays, and the same command goes on from it.
 
     Raises:
         InputError: another process works there, or the folder cannot be made, or a link stands where its lock should.
@@ -32,7 +35,7 @@ def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
         try:
             yield
         except InputError:
-            if not before and not list(folder.glob("*.state")):
+            if not before and _holds_nothing(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
     finally:
@@ -71,6 +74,13 @@ def _opened(lock: Path) -> int | None:
         return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except FileNotFoundError:
         return None
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether a folder has no file with any content, but for the lock and what loggers made of no log."""
+    found = [path for path in folder.iterdir() if path.name not in _OF_NOTHING]
+    files = [file for path in found for file in (path, *path.rglob("*")) if file.is_symlink() or not file.is_dir()]
+    return not any(file.is_symlink() or file.stat().st_size for file in files)
 
 
 def _empty(folder: Path) -> None:

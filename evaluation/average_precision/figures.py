@@ -1,10 +1,10 @@
 """Ground truth and results to the figures that COCO's and LVIS's own evaluators report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core.errors import InputError
-from evaluation.average_precision.prepared import Prepared, prepare
+from evaluation.average_precision.prepared import GroundTruth, Prepared, prepare
 
 _PRECISIONS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 _RECALLS_BY_SIZE = ("ar_small", "ar_medium", "ar_large")
@@ -57,17 +57,47 @@ def average_precision(
         InputError: an unknown style, backend or ``iou_type``; a missing or wrong value in ``truth`` or ``results``;
             an id that ``truth`` does not list; no image to score; lvis is asked for and not installed.
     """
-    for name, value, known in (
-        ("style", style, FIGURES),
-        ("backend", backend, BACKENDS),
-        ("iou_type", iou_type, IOU_TYPES),
-    ):
-        if value not in known:
-            raise InputError(f"{name}: there is no {str(value)[:40]!r}; use one of {', '.join(known)}")
-    evaluate = _evaluator(style, backend)
-    values = evaluate(prepare(truth, results, style, iou_type, image_ids))
+    check_backend(style, backend)
+    if iou_type not in IOU_TYPES:
+        raise _unknown("iou_type", iou_type, IOU_TYPES)
+    return figures_of(GroundTruth(truth, style, iou_type, image_ids), results, backend)
+
+
+def figures_of(
+    truth: GroundTruth,
+    results: Sequence[Mapping[str, Any]],
+    backend: str = "faster",
+    image_ids: Sequence[int] | None = None,
+) -> dict[str, float | None]:
+    """The same, of ground truth that may have been checked long before; ``image_ids`` narrows it further.
+
+    Raises:
+        InputError: as :func:`average_precision`, of ``results``, ``backend`` and ``image_ids``.
+    """
+    check_backend(truth.style, backend)
+    values = _evaluator(truth.style, backend)(prepare(truth, results, image_ids))
     # The evaluators write -1 for "undefined".
-    return {name: None if value < 0 else float(value) for name, value in zip(FIGURES[style], values, strict=True)}
+    return {name: None if value < 0 else float(value) for name, value in zip(FIGURES[truth.style], values, strict=True)}
+
+
+def check_backend(style: str, backend: str) -> None:
+    """Refuse what cannot be computed here.
+
+    Raises:
+        InputError: the style or the backend is unknown, or its package is missing or does not load.
+    """
+    if style not in FIGURES:
+        raise _unknown("style", style, FIGURES)
+    if backend not in BACKENDS:
+        raise _unknown("backend", backend, BACKENDS)
+    if (style, backend) == ("lvis", "official"):
+        from evaluation.average_precision.official_lvis import check_lvis
+
+        check_lvis()
+
+
+def _unknown(name: str, value: object, known: Iterable[str]) -> InputError:
+    return InputError(f"{name}: there is no {str(value)[:40]!r}; use one of {', '.join(known)}")
 
 
 def _evaluator(style: str, backend: str) -> Callable[[Prepared], Sequence[float]]:

@@ -22,17 +22,16 @@ class _NumpyWithFloat:
         return getattr(np, name)
 
 
-@cache
-def _classes() -> tuple[type, type, type]:
-    """LVIS's classes of truth, detections and evaluation, made to take objects instead of paths and to run here.
+def check_lvis() -> None:
+    """Load the package lvis.
 
     Raises:
-        InputError: the package is missing, or does not load.
+        InputError: it is missing, or does not load.
     """
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
-        from lvis import LVIS, LVISEval, LVISResults
+        import lvis  # noqa: F401
     except ImportError as error:
         raise InputError(
             f'backend "official" of the style "lvis" needs the package lvis ({error}); '
@@ -43,6 +42,13 @@ def _classes() -> tuple[type, type, type]:
         for handler in [handler for handler in root.handlers if handler not in handlers]:
             root.removeHandler(handler)
         root.setLevel(level)
+
+
+@cache
+def _classes() -> tuple[type, type, type]:
+    """LVIS's classes of truth, detections and evaluation, made to take objects instead of paths and to run here."""
+    check_lvis()
+    from lvis import LVIS, LVISEval, LVISResults
 
     class Truth(LVIS):
         def _load_json(self, path: dict[str, Any]) -> dict[str, Any]:

@@ -84,3 +84,36 @@ def test_processes_that_come_and_go_are_never_inside_together(tmp_path: Path) ->
     for child in children:
         child.join(120)
     assert [child.exitcode for child in children] == [0] * 4 and not inside.exists()
+
+
+KEPT = {
+    "one_step.state": True,
+    "calibration.safetensors": True,
+    "student.safetensors": True,
+    "result.json": True,
+    "part-0.jsonl": True,
+    "scoring/teacher/part-0.jsonl": True,
+    # The same run goes on there.
+    "wandb/run_id.txt": True,
+    "metrics.csv": False,
+    "tensorboard/events": False,
+    LOCK: False,
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("content", ["", "something"])
+def test_a_refusal_takes_a_new_folder_only_if_nothing_was_computed(name: str, content: str, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "run"
+
+    def refused() -> None:
+        with pytest.raises(InputError, match="late"), held_folder(folder, fresh=False):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+            raise InputError("late")
+
+    refused()
+    assert folder.exists() == bool(content and KEPT[name])
+    folder.mkdir(exist_ok=True)
+    refused()
+    assert (folder / name).read_text() == content, "a folder that was there before"
