@@ -1,8 +1,9 @@
-"""A run that kills itself, and the run after it: ``python -m tests.smoke.killing FOLDER SEED COUNT``.
+"""A run that stops itself, and the run after it: ``python -m tests.smoke.killing FOLDER SEED COUNT``.
 
 Places to die at are events of a run: a step, a line of the log, a record of the teacher's cache half written, a file
 half written, a file written but not yet renamed. Every attempt is a fork of this process, which itself computes
-nothing: a killed attempt, then one that goes on in the same folder. Prints one JSON object a place.
+nothing: a killed attempt, then one that goes on in the same folder. Prints one JSON object with what the undisturbed
+run, each resumed one and the interrupted ones (:mod:`tests.smoke.interrupting`) came to.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from compressors.distill.schedule import Optimisation
 from compressors.slimsam import SlimSam
 from core.checkpoint import weights_sha256
 from data.embeddings import DiskEmbeddings
+from tests.smoke.interrupting import interruptions
 from tests.unit.tiny import Pictures, tiny_sam
 
 METHOD = SlimSam(
@@ -138,8 +140,7 @@ def main(folder: Path, seed: int, count: int) -> None:
     torch.set_num_threads(1)
     undisturbed = forked(lambda: compress(folder / "undisturbed", -1))
     assert undisturbed is not None
-    events = undisturbed.pop("events")
-    print(json.dumps(undisturbed | {"events": len(events), "kinds": sorted(set(events))}))
+    events, resumed = undisturbed["events"], []
     rng = np.random.Generator(np.random.PCG64(seed))
     for place in sorted(rng.choice(len(events), count, replace=False).tolist()):
         here = folder / str(place)
@@ -147,8 +148,9 @@ def main(folder: Path, seed: int, count: int) -> None:
         assert killed is None
         found = forked(lambda here=here: compress(here, -1))  # type: ignore[misc]
         assert found is not None
-        done = len(found.pop("events"))
-        print(json.dumps(found | {"place": place, "at": events[place], "events": done}))
+        resumed.append(found | {"place": place, "at": events[place]})
+    stopped = interruptions(folder / "interrupted", forked)
+    print(json.dumps({"undisturbed": undisturbed, "resumed": resumed, "interrupted": stopped}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stopped by Ctrl-C, by a reader that dies, by a process that is gone: one line each, and the rerun ends the same."""
+"""Stopped by a reader that dies, by a process that is gone: one line each, and the rerun ends the same."""
 
 import multiprocessing
 import os
@@ -15,7 +15,6 @@ from torch.utils.data import get_worker_info
 
 from compressors.context import RunContext
 from compressors.distill.engine import Engine
-from compressors.distill.state import load_state
 from compressors.scratch import Scratch
 from core import processes
 from core.checkpoint import weights_sha256
@@ -32,49 +31,6 @@ def compress(folder: Path, data: Any = None, workers: int = 0) -> str:
     """Six steps: the student's hash."""
     context = RunContext(0, folder, Engine(folder, workers=workers))
     return weights_sha256(METHOD.compress(tiny_sam(), Pictures() if data is None else data, context).student)
-
-
-def interrupting(monkeypatch: pytest.MonkeyPatch, at_step: int, times: int) -> list[int]:
-    """Makes Ctrl-C arrive within a step, so often; returns the list that the ends of steps are noted in."""
-    step, ended = Engine._step, []
-
-    def interrupted(engine: Engine, stage: Any, losses: Any, *others: Any) -> None:
-        if losses.step == at_step:
-            for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
-        step(engine, stage, losses, *others)
-        ended.append(losses.step)
-
-    monkeypatch.setattr(Engine, "_step", interrupted)
-    return ended
-
-
-def test_ctrl_c_lets_the_step_end_and_saves_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    wanted = compress(tmp_path / "undisturbed")
-    with monkeypatch.context() as patched:
-        ended = interrupting(patched, at_step=2, times=1)
-        with pytest.raises(KeyboardInterrupt):
-            compress(tmp_path / "stopped")
-    assert ended == [0, 1, 2]
-    assert capfd.readouterr().err.count("stopping after this step; Ctrl-C again stops at once") == 1
-    state = torch.load(tmp_path / "stopped" / "scratch.state", weights_only=True)
-    assert state["progress"]["step"] == 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert compress(tmp_path / "stopped") == wanted
-
-
-def test_ctrl_c_twice_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = compress(tmp_path / "undisturbed")
-    with monkeypatch.context() as patched:
-        ended = interrupting(patched, at_step=2, times=2)
-        with pytest.raises(KeyboardInterrupt):
-            compress(tmp_path / "stopped")
-    assert ended == [0, 1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert load_state(tmp_path / "stopped" / "scratch.state", "", {}).step == 0
-    assert compress(tmp_path / "stopped") == wanted
 
 
 class Unreadable(Pictures):

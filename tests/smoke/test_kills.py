@@ -1,27 +1,50 @@
-"""kill -9 at twenty places of a run, and the same command again: it ends bit-identically."""
+"""kill -9 at places of a run, Ctrl-C within a step, and the same command again: it ends bit-identically."""
 
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
+
+import pytest
 
 from core.provenance import ROOT
 
 SEED, PLACES = 20, 20
 
 
-def test_a_run_killed_anywhere_ends_bit_identically(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What runs that were stopped came to; every signal goes to a fork of one other process."""
+    folder = tmp_path_factory.mktemp("stopped")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.smoke.killing", str(tmp_path), str(SEED), str(PLACES)]
+    command = [sys.executable, "-m", "tests.smoke.killing", str(folder), str(SEED), str(PLACES)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    undisturbed, *resumed = (json.loads(line) for line in done.stdout.splitlines())
-    assert undisturbed["kinds"] == ["half a file", "half a record", "not yet renamed", "renamed", "step"]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_run_killed_anywhere_ends_bit_identically(stopped: dict[str, Any]) -> None:
+    undisturbed, resumed = stopped["undisturbed"], stopped["resumed"]
+    assert set(undisturbed["events"]) == {"half a file", "half a record", "not yet renamed", "renamed", "step"}
     assert len(resumed) == PLACES
     for found in resumed:
         assert {key: found[key] for key in ("student", "images", "logs")} == {
             key: undisturbed[key] for key in ("student", "images", "logs")
         }, f"killed at event {found['place']} ({found['at']})"
     # Later kills leave less to do: what was finished is not done again.
-    assert resumed[-1]["events"] < undisturbed["events"] / 2
+    assert len(resumed[-1]["events"]) < len(undisturbed["events"]) / 2
+
+
+def test_ctrl_c_lets_the_step_end_and_saves_it(stopped: dict[str, Any]) -> None:
+    once = stopped["interrupted"][0]
+    assert once["times"] == 1 and once["stopped"] and once["ended"] == [0, 1, 2]
+    assert once["said"].count("stopping after this step; Ctrl-C again stops at once") == 1
+    assert once["saved"] == 3 and once["restored"] and once["same"]
+
+
+def test_ctrl_c_twice_stops_at_once(stopped: dict[str, Any]) -> None:
+    twice = stopped["interrupted"][1]
+    assert twice["times"] == 2 and twice["stopped"] and twice["ended"] == [0, 1]
+    assert twice["saved"] is None and twice["restored"] and twice["same"]
