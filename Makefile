@@ -13,6 +13,10 @@ BIN  := $(VENV)/bin
 RUN  := $(BIN)/python
 PIP  := $(RUN) -m pip --disable-pip-version-check
 
+# The tests on two processes. A test has a limit of its own (pyproject.toml); this one is for what none of them can end.
+LIMIT  = $(if $(shell command -v timeout),timeout --foreground --kill-after=60 $(1))
+PYTEST = OMP_NUM_THREADS=1 $(call LIMIT,$(1)) $(RUN) -m pytest -n 2 --dist loadfile
+
 # Idle OpenMP threads sleep rather than spin, so that two processes on few cores do not slow each other down.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -23,7 +27,7 @@ demo: $(VENV)/.installed-core  ## Install what a run needs, then prune a small m
 	$(RUN) -m experiments method=slimsam ratio=0.77
 
 test: check  ## Install what the tests need, then lint, types, layers and tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	$(call PYTEST,75m)
 
 check: $(VENV)/.installed-test  ## Lint, types and layers, without the tests
 	$(BIN)/ruff format --check .
@@ -32,7 +36,7 @@ check: $(VENV)/.installed-test  ## Lint, types and layers, without the tests
 	$(BIN)/lint-imports
 
 test-slow: $(VENV)/.installed-test  ## The tests that take long or need downloaded checkpoints
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m "slow and not gpu"
+	$(call PYTEST,8h) -m "slow and not gpu" -o timeout=3600 -o faulthandler_timeout=3900
 
 bench: $(VENV)/.installed-core  ## Run every file of benchmarks/: two things in one run, and their ratio
 	@for file in benchmarks/[!_]*.py; do \

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.workers import pytest_sessionfinish, pytest_testnodedown
+
+__all__ = ["pytest_sessionfinish", "pytest_testnodedown"]
+
 
 @pytest.fixture(autouse=True)
 def clean_torch_state() -> Iterator[None]:

@@ -14,12 +14,12 @@ FORK = multiprocessing.get_context("fork")
 
 def at_once(count: int, work: Callable[[int, Barrier], None]) -> list[int | None]:
     """Let so many processes begin together; their exit statuses."""
-    barrier = FORK.Barrier(count)
+    barrier = FORK.Barrier(count, timeout=120)
     children = [FORK.Process(target=work, args=(number, barrier)) for number in range(count)]
     for child in children:
         child.start()
     for child in children:
-        child.join(300)
+        child.join(240)
     return [child.exitcode for child in children]
 
 

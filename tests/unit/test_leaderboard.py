@@ -348,12 +348,12 @@ def test_two_commands_at_once_leave_what_one_leaves(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     write_leaderboard(gather(runs, results=False), tmp_path / "one", "x")
     fork = multiprocessing.get_context("fork")
-    barrier = fork.Barrier(2)
+    barrier = fork.Barrier(2, timeout=120)
     children = [fork.Process(target=_write_again_and_again, args=(runs, tmp_path / "both", barrier)) for _ in range(2)]
     for child in children:
         child.start()
     for child in children:
-        child.join(300)
+        child.join(240)
     assert [child.exitcode for child in children] == [0, 0]
     one, both = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

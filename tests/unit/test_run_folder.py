@@ -76,7 +76,7 @@ def _refused_and_working(folder: Path, barrier: Barrier, inside: Path, number: i
 
 
 def test_processes_that_come_and_go_are_never_inside_together(tmp_path: Path) -> None:
-    barrier, inside = FORK.Barrier(4), tmp_path / "inside"
+    barrier, inside = FORK.Barrier(4, timeout=120), tmp_path / "inside"
     arguments = [(tmp_path / "run", barrier, inside, number) for number in range(4)]
     children = [FORK.Process(target=_refused_and_working, args=given) for given in arguments]
     for child in children:
