@@ -9,6 +9,7 @@ import torch
 
 from compressors.context import Compressor
 from compressors.distill.engine import Engine
+from compressors.distill.muon import has_bfloat16
 from core import processes
 from core.errors import InputError
 from data.sample import ImageData
@@ -145,16 +146,9 @@ def check_precision(key: str, precision: str, device: torch.device) -> str:
         InputError: an unknown name, or float16 on the CPU.
     """
     if precision == "auto":
-        return "bfloat16" if _has_bfloat16(device) else "float32"
+        return "bfloat16" if has_bfloat16(device) else "float32"
     if precision not in PRECISIONS:
         raise InputError(f"{key}={precision} is unknown; choose one of auto, {', '.join(PRECISIONS)}")
     if device.type == "cpu" and precision == "float16":
         raise InputError(f"{key}=float16 needs a CUDA device; on the CPU give float32 or bfloat16")
     return precision
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions bfloat16 is slower than float32 on a CPU.
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

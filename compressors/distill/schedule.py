@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from compressors.distill.muon import RoundingMuon, has_bfloat16
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -79,16 +81,15 @@ class Optimisation:
             if not matrices:
                 # A plain CNN has none, and Muon takes no empty list.
                 return adam(rest)
-            muon = torch.optim.Muon(
-                matrices, lr=self.rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            kind = torch.optim.Muon if has_bfloat16(matrices[0].device) else RoundingMuon
+            muon = kind(matrices, lr=self.rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw")
             return Paired(muon, adam(rest)) if rest else muon
         groups = [
             {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
         ]
-        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
-        return kind([group for group in groups if group["params"]], lr=self.rate, betas=self.betas, fused=True)
+        adam_kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return adam_kind([group for group in groups if group["params"]], lr=self.rate, betas=self.betas, fused=True)
 
     def rate_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
         """Learning rate of a step in ``[0, steps)``; ``plateau`` is the factor that schedule has reached."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from compressors.distill.muon import RoundingMuon, orthogonalised
 from compressors.distill.schedule import Optimisation, Paired
 
 MODELS = {
@@ -18,7 +19,7 @@ KINDS = {"a plain CNN": torch.optim.AdamW, "linear layers without biases": torch
 def test_muon_takes_what_there_is(name: str) -> None:
     model = MODELS[name]
     optimizer = Optimisation(0.1, "muon").build(model)
-    assert type(optimizer) is KINDS[name]
+    assert isinstance(optimizer, KINDS[name])
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
     before = [p.detach().clone() for p in model.parameters()]
     for parameter in model.parameters():
@@ -26,3 +27,23 @@ def test_muon_takes_what_there_is(name: str) -> None:
     optimizer.step()
     assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     optimizer.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (8, 8)])
+def test_rounding_muon_takes_the_steps_of_pytorchs_own(shape: tuple[int, int]) -> None:
+    """Equal up to the order in which products are summed up, which may move the last bit of a bfloat16."""
+    begin = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weights = []
+    for kind in (RoundingMuon, torch.optim.Muon):
+        weight = nn.Parameter(begin.clone())
+        optimizer = kind([weight], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        gradients = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            weight.grad = torch.randn(shape, generator=gradients)
+            optimizer.step()
+        weights.append(weight.detach())
+    moved = (weights[1] - begin).norm()
+    assert (weights[0] - weights[1]).norm() < 0.01 * moved
+    update = orthogonalised(torch.randn(shape, generator=gradients), (3.4445, -4.775, 2.0315), 5, 1e-7)
+    singular = torch.linalg.svdvals(update)
+    assert singular.min() > 0.5 and singular.max() < 1.5
