@@ -11,8 +11,9 @@ from tests.golden.short_runs import FIGURES, FILE, RUNS, short_run
 LOSSES = (1e-3, 1e-3, 1e-2)
 """Relative, of the first steps, then of all: other processors and numbers of threads add in another order, and training
 makes more of it with every step."""
-SCORES = 0.01
-"""Of an mIoU over some ten instances: a pixel more or less on each."""
+SCORES = {"ptq": 0.03}
+"""Of an mIoU over some ten instances, 0.01 where nothing else stands: a pixel more or less on each. A search among
+grids of four bits takes another one where two are nearly as good, which moves more."""
 
 
 @pytest.fixture(scope="module")
@@ -38,4 +39,4 @@ def test_a_short_run_is_as_it_was(name: str, committed: dict[str, Any], tmp_path
             assert now["loss"] == pytest.approx(then["loss"], rel=tolerance, abs=1e-6), f"{stage}, step {step + 1}"
             assert now == pytest.approx(then, rel=5 * tolerance, abs=1e-6), f"{stage}, step {step + 1}"
     for key in FIGURES:
-        assert found[key] == pytest.approx(wanted[key], abs=SCORES)
+        assert found[key] == pytest.approx(wanted[key], abs=SCORES.get(name, 0.01))
