@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import InputError
+from experiments.tracking.wandb_names import LONGEST, LONGEST_TAG, flaw_of
 
 MODES = ("online", "offline", "disabled")
 """Of Weights & Biases."""
@@ -79,10 +80,21 @@ def check_logger(settings: Any) -> None:
     if isinstance(settings, WandbLogger):
         if settings.mode not in MODES:
             raise InputError(f"logger.mode={settings.mode} is unknown; choose one of {', '.join(MODES)}")
-        if not settings.project:
-            raise InputError("logger.project= is empty; give a name, such as logger.project=sampress")
-        if wrong := next((tag for tag in settings.tags or () if not 1 <= len(tag) <= 64), None):
-            raise InputError(f"logger.tags: {wrong!r} is too long; a tag of Weights & Biases has 1 to 64 characters")
+        for key, name in (("project", settings.project), ("entity", settings.entity)):
+            if name is not None and (flaw := flaw_of(name)) is not None:
+                raise InputError(f"logger.{key}={name} {flaw}; give {_better(name)}")
+        if len(settings.group or "") > LONGEST:
+            raise InputError(f"logger.group={settings.group} has more than {LONGEST} characters; give a shorter one")
+        if wrong := next((tag for tag in settings.tags or () if not 1 <= len(tag) <= LONGEST_TAG), None):
+            raise InputError(f"logger.tags: {wrong!r} is too long; a tag has 1 to {LONGEST_TAG} characters")
+
+
+def _better(name: str) -> str:
+    """What may have been meant by a name that is none."""
+    entity, sign, project = name.partition("/")
+    if sign and flaw_of(entity) is None and flaw_of(project) is None:
+        return f"logger.entity={entity} logger.project={project}"
+    return "another name, such as logger.project=sampress"
 
 
 def check_installed(settings: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.tracking.settings import WandbLogger
 from experiments.tracking.wandb_about import RunAbout
+from experiments.tracking.wandb_names import LONGEST_RUN, LONGEST_TAG, shortened
 
 FOLDER = "wandb"
 QUIET = {
@@ -57,9 +58,9 @@ def connected(
             project=settings.project,
             entity=settings.entity,
             id=name,
-            name=about.run_id,
-            group=settings.group or about.group,
-            tags=list(about.tags if settings.tags is None else settings.tags),
+            name=shortened(about.run_id, LONGEST_RUN),
+            group=settings.group or shortened(about.group),
+            tags=[tag[:LONGEST_TAG] for tag in about.tags] if settings.tags is None else list(settings.tags),
             job_type="compress",
             config=dict(about.config),
             dir=str(folder),
@@ -103,4 +104,4 @@ def _remove_since(before: set[Path], folder: Path) -> None:
 
 def fresh(identity: str) -> str:
     """Another name beside one that is taken."""
-    return f"{identity}-{secrets.token_hex(2)}"
+    return shortened(f"{identity}-{secrets.token_hex(2)}", LONGEST_RUN)

@@ -1,7 +1,6 @@
 """What Weights & Biases gets at a run's end: the comparison, pictures of masks, the student and its figures."""
 
 import importlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,10 @@ from numpy.typing import NDArray
 
 from data.readable import readable_samples
 from experiments.tracking.logger import Outcome
+from experiments.tracking.wandb_names import artifact_name, shortened
+
+LONGEST_IN_A_FILE = 100
+"""Characters of an image's name: the package makes a file's name of it."""
 
 
 def log_summary(run: Any, outcome: Outcome) -> None:
@@ -41,7 +44,7 @@ def log_files(run: Any, outcome: Outcome) -> None:
         (outcome.checkpoint, "model", dict(outcome.facts)),
         (outcome.result, "result", {"run_id": outcome.rows[-1].run_id}),
     ):
-        artifact = wandb.Artifact(_allowed(f"{outcome.rows[-1].run_id}-{path.stem}"), kind, metadata=facts)
+        artifact = wandb.Artifact(artifact_name(f"{outcome.rows[-1].run_id}-{path.stem}"), kind, metadata=facts)
         # The file stays as it is and where it is: no copy of it is made.
         artifact.add_file(str(path), name=path.name, policy="immutable")
         run.log_artifact(artifact)
@@ -69,7 +72,7 @@ def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
         # The largest first: smaller objects lie over them.
         chosen = np.argsort(-sample.areas)[:OBJECTS]
         labels = {0: "background"} | {number + 1: f"object {number + 1}" for number in range(len(chosen))}
-        images = found.setdefault(f"masks/{sample.name}", [])
+        images = found.setdefault(f"masks/{shortened(sample.name, LONGEST_IN_A_FILE)}", [])
         for name, model in outcome.models.items():
             layers = {"prediction": answers(model, sample, chosen), "ground_truth": sample.masks[chosen]}
             masks = {key: {"mask_data": numbered(part), "class_labels": labels} for key, part in layers.items()}
@@ -83,8 +86,3 @@ def numbered(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     for number, mask in enumerate(masks):
         numbers[mask] = number + 1
     return numbers
-
-
-def _allowed(name: str) -> str:
-    """A name of an artifact: letters, digits, ``.``, ``_`` and ``-``."""
-    return re.sub(r"[^\w.-]", "-", name)[:128]

@@ -15,6 +15,7 @@ from experiments.tracking.settings import WandbLogger
 from experiments.tracking.stage_logs import CatchUp, Entry, figures
 from experiments.tracking.wandb_about import RunAbout
 from experiments.tracking.wandb_connection import FOLDER, connected, fresh
+from experiments.tracking.wandb_names import LONGEST_RUN, shortened
 
 NAME = "run_id.txt"
 """The run's name on the server: while it lies there, the same run goes on."""
@@ -72,7 +73,7 @@ class WandbRun:
     def _begin(self) -> None:
         name = self.folder / FOLDER / NAME
         goes_on = name.is_file()
-        identity = name.read_text(encoding="utf-8").strip() if goes_on else self.about.run_id
+        identity = name.read_text(encoding="utf-8").strip() if goes_on else shortened(self.about.run_id, LONGEST_RUN)
         if self.about.again and not goes_on:
             # Figures of two attempts would mix.
             identity = fresh(identity)

@@ -77,6 +77,14 @@ def outcome(folder: Path, held: Held) -> Outcome:
         (WandbLogger(init_s=float("nan")), "logger.init_s=nan must be"),
         (WandbLogger(finish_s=0.5), "logger.finish_s=0.5 must be a number from 1"),
         (WandbLogger(project=""), "logger.project= is empty"),
+        (WandbLogger(project="team/sam"), r"project=team/sam holds '/'.*; give logger.entity=team logger.project=sam$"),
+        (WandbLogger(project="a/b/c"), "project=a/b/c holds '/'.*; give another name, such as"),
+        (WandbLogger(project="50%", mode="offline"), "logger.project=50% holds '%'"),
+        (WandbLogger(project="sam\n"), "logger.project=sam  begins or ends with a space"),
+        (WandbLogger(project="x" * 129), "logger.project=x* has 129 characters, 128 is the most"),
+        (WandbLogger(entity="a:b"), "logger.entity=a:b holds ':'"),
+        (WandbLogger(entity=""), "logger.entity= is empty"),
+        (WandbLogger(group="x" * 129), "logger.group=x* has more than 128 characters"),
         (WandbLogger(tags=["x" * 65]), "1 to 64 characters"),
         ("csv", "logger=csv is unknown"),
     ],
@@ -84,6 +92,13 @@ def outcome(folder: Path, held: Held) -> Outcome:
 def test_settings_out_of_range_are_refused(settings: Any, told: str) -> None:
     with pytest.raises(InputError, match=told):
         check_logger(settings)
+
+
+def test_names_that_weights_and_biases_takes_are_taken() -> None:
+    check_logger(WandbLogger(project="x" * 128, entity="my team", group="x" * 128, tags=["x" * 64]))
+    check_logger(WandbLogger(project="Größe (v1.0), 1+1=2 [a]"))
+    # Nobody but the package has such rules.
+    check_logger(CsvLogger())
 
 
 @pytest.mark.parametrize("name", LOGGERS)

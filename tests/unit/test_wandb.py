@@ -1,8 +1,10 @@
 """Weights & Biases without it: what a stand-in for its package is told, and what a failing one may do."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from experiments.scoring import Held
 from experiments.tracking.logger import Outcome
 from experiments.tracking.settings import WandbLogger
 from experiments.tracking.wandb_about import RunAbout
+from experiments.tracking.wandb_names import LONGEST_RUN, artifact_name, flaw_of, shortened
 from experiments.tracking.wandb_results import numbered
 from experiments.tracking.wandb_run import WandbRun
 from tests.unit.tiny import tiny_sam
@@ -136,6 +139,7 @@ def outcome(folder: Path) -> Outcome:
         ResultRow(method="teacher", run_id=ID, status="finished", miou=0.9, miou_point=0.8),
         ResultRow(method="slimsam+ptq", run_id=ID, status="finished", miou=0.7, skipped={"crowd": 1}),
     ]
+    folder.mkdir(exist_ok=True)
     files = [folder / name for name in ("student.safetensors", "masks.png", "result.json")]
     for path in files:
         path.write_bytes(b"content")
@@ -335,3 +339,37 @@ def test_masks_are_numbered_and_later_ones_lie_above() -> None:
     masks = np.zeros((2, 2, 3), bool)
     masks[0, :, :2] = masks[1, 0, 1:] = True
     assert numbered(masks).tolist() == [[1, 2, 2], [1, 1, 0]]
+
+
+LONG = "a-name-of-many-words-" * 12 + "r0.5-s0-0123abcd"
+
+
+def test_long_names_are_shortened_with_their_hash_and_stay_different(tmp_path: Path, package: FakePackage) -> None:
+    made = []
+    for number, run_id in enumerate((LONG, LONG.replace("many", "some"), f"größe ({ID})")):
+        about = RunAbout(run_id, "x" * 200, ("t" * 80,), {}, number == 1)
+        logger = WandbRun(WandbLogger(mode="offline"), tmp_path / str(number), about)
+        logger.begin()
+        found = outcome(tmp_path / str(number))
+        logger.finished(replace(found, rows=[*found.rows[:-1], replace(found.rows[-1], run_id=run_id)]))
+        assert package.runs[-1].exit_code == 0 and len(package.runs[-1].artifacts) == 2
+        given = package.runs[-1].given
+        made += [given["id"], *(artifact.name for artifact in package.runs[-1].artifacts)]
+        assert run_id[-16:] in given["name"] and given["tags"] == ["t" * 64] and len(given["group"]) == 128
+        # The package calls the table's artifact so.
+        assert len(f"run-{given['id']}-comparison") <= 128
+    assert len(set(made)) == len(made) and all(len(name) <= 128 for name in made)
+    artifacts = [name for name in made if name.endswith(("-student", "-result"))]
+    assert len(artifacts) == 6 and all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in artifacts)
+    assert all("0123abcd" in name for name in made)
+
+
+def test_real_names_pass_the_packages_own_rules() -> None:
+    wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    for name in ("x" * 128, "Größe (v1.0), 1+1=2 [a]"):
+        assert flaw_of(name) is None and wandb.Settings(project=name, run_id=shortened(LONG, LONGEST_RUN))
+    for name in ("x" * 129, *(f"a{sign}b" for sign in "/\\#?%:")):
+        assert flaw_of(name) is not None
+        with pytest.raises(Exception, match="Invalid project name"):
+            wandb.Settings(project=name)
+    wandb.Artifact(artifact_name(f"{LONG}-student"), "model")
