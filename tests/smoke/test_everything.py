@@ -12,11 +12,13 @@ import yaml
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from core.storage import NotWritten
 from data.shapes import Shapes
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from experiments.command_line import main
 from experiments.everything import figure as everything_figure
 from experiments.schema import CONF
+from tests.unit.truthful import drawn_labels, write_coco
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("checkpoint=sam_pocket", "generator.points_per_side=3", "generator.pred_iou_thresh=0.3",
@@ -130,6 +132,57 @@ def test_scores(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
     assert "there already" in err and len(list(Path("scores").iterdir())) == 2
     last = out.rpartition("| strategy |")[2]
     assert "| dense 3 |" in last and "| hierarchical 1/3 8.5 |" in last
+
+
+def test_scores_that_were_stopped_go_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_coco(tmp_path / "coco", drawn_labels(4))
+    run, images = EverythingGenerator.run, []
+
+    def counting(generator: EverythingGenerator, image: np.ndarray) -> object:
+        images.append(image)
+        return run(generator, image)
+
+    monkeypatch.setattr(EverythingGenerator, "run", counting)
+    words = (*QUICK, "evaluation=coco", f"data.root={root}", "format=json")
+    (wanted,) = json.loads(call(*words, "out=undisturbed")[1])["rows"]
+    # One more is run first and not timed.
+    assert len(images) == 5
+    last = root / "val2017" / f"{3:012d}.png"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    for more in (4, 0):
+        images.clear()
+        status, _, err = call(*words, "out=scores")
+        assert status == 2 and f"{last}: truncated or damaged image" in err and len(images) == more
+    monkeypatch.setattr(
+        "experiments.everything.score.write_row", lambda *_: (_ for _ in ()).throw(NotWritten(last, 28))
+    )
+    last.write_bytes(whole)
+    images.clear()
+    status, _, err = call(*words, "out=scores")
+    assert status == 2 and "No space left" in err and len(images) == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "place")
+    monkeypatch.setattr(EverythingGenerator, "run", lambda *_: 1 / 0)
+    (row,) = json.loads(call(*words, "out=scores")[1])["rows"]
+    (file,) = Path("scores").iterdir()
+    assert file.stem == row["run_id"]
+    timed = ("seconds", "processor_seconds", "peak_memory_bytes")
+    assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in wanted.items() if k not in timed}
+
+
+def test_scores_of_nothing_are_refused_before_the_first_image(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_coco(tmp_path / "coco", drawn_labels(3))
+    source = root / "annotations" / "instances_val2017.json"
+    content = json.loads(source.read_text())
+    content["annotations"] = [raw for raw in content["annotations"] if raw["image_id"] == 2]
+    source.write_text(json.dumps(content))
+    monkeypatch.setattr(EverythingGenerator, "run", lambda *_: 1 / 0)
+    status, _, err = call(*QUICK, "evaluation=coco", f"data.root={root}", "evaluation.images=2", "out=scores")
+    assert status == 2 and "coco: no instance in its first 2 images; raise evaluation.images" in err
+    assert not list(Path("scores").iterdir())
 
 
 def test_the_figure(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,146 @@
+"""What a strategy finds on each image of a data set, and what that takes: kept image by image, to be gone on with."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.errors import InputError
+from core.plain_file import parse_json
+from core.protocols import Metric
+from data.readable import first_readable, has_instances, readable_samples
+from data.sample import ImageData
+from evaluation.everything import EverythingGenerator, ImageProposals, image_proposals, proposal_scores
+from evaluation.latency import PRECISIONS
+from evaluation.memory import peak_memory
+from evaluation.record_files import PartFile, part_lines
+from experiments.scoring import counted
+from teachers.sam import Sam
+
+
+@dataclass(frozen=True)
+class MeasuredImage:
+    """One image as a line of a part file.
+
+    Attributes:
+        content: what the image and its annotations are.
+        best_iou, recalled, proposals: of :class:`evaluation.everything.ImageProposals`.
+        prompts, encodings: of :class:`evaluation.everything.Everything`.
+        seconds, processor_seconds: it took.
+        peak_memory_bytes: of the first image of the process that made it.
+    """
+
+    content: str
+    best_iou: list[float]
+    recalled: dict[str, list[int]]
+    proposals: int
+    prompts: int
+    encodings: int
+    seconds: float
+    processor_seconds: float
+    peak_memory_bytes: int
+
+    def found(self) -> ImageProposals:
+        """What the scores are made of."""
+        recalled = {int(budget): np.array(counts, np.int64) for budget, counts in self.recalled.items()}
+        return ImageProposals(np.array(self.best_iou, np.float64), recalled, self.proposals)
+
+
+def measured_images(
+    generator: EverythingGenerator,
+    data: ImageData,
+    indices: Sequence[int],
+    contents: Sequence[str],
+    device: torch.device,
+    precision: str,
+    folder: Path,
+    key: str,
+    label: str,
+) -> list[MeasuredImage]:
+    """Every image that can be read, in order; those that an earlier process has done are taken from its folder.
+
+    Args:
+        generator: its model is on the device.
+        contents: what each image and its annotations are.
+        folder: where images are kept as they are done; in other folders ``*.parts`` beside it they count too.
+        key: what must be equal for them to count: model, settings, precision.
+
+    Raises:
+        InputError: an image cannot be read, or none has an instance.
+    """
+    if not has_instances(data, indices):
+        raise InputError(f"{data.name}: no instance in its first {len(indices)} images; raise evaluation.images")
+    known = _known(folder.parent.glob("*.parts"), key)
+    left = [place for place, content in enumerate(contents) if content not in known]
+    if left:
+        cast, model = PRECISIONS[precision], generator.model
+        assert isinstance(model, Sam)
+        part = PartFile(folder, 0, key)
+        try:
+            with counted(label, len(indices)) as done, torch.autocast(device.type, cast, enabled=cast is not None):
+                # Not timed: following every tensor takes time, and so does a first call.
+                _, first = first_readable(data, indices[left[0]], data.image)
+                peak = peak_memory(lambda: generator.run(first), [*model.parameters(), *model.buffers()], device)
+                samples = readable_samples(data, [indices[place] for place in left])
+                for number, (place, (_, sample)) in enumerate(zip(left, samples, strict=True), 1):
+                    if sample is None:
+                        continue
+                    answer, seconds = _timed(lambda image=sample.image: generator.run(image), device)  # type: ignore[misc]
+                    found = image_proposals(answer.records, sample)
+                    recalled = {str(budget): counts.tolist() for budget, counts in found.recalled.items()}
+                    figures = (found.best_iou.tolist(), recalled, found.proposals, answer.prompts, answer.encodings)
+                    image = MeasuredImage(contents[place], *figures, *seconds, peak)
+                    part.add(image)
+                    known[image.content] = image
+                    done(len(contents) - len(left) + number)
+        finally:
+            part.close()
+    return [known[content] for content in contents if content in known]
+
+
+def columns(images: Sequence[MeasuredImage], device: torch.device) -> dict[str, Any]:
+    """The columns of :class:`experiments.everything.row.StrategyRow` that rest on the images."""
+    scores = proposal_scores([image.found() for image in images])
+    best: Metric = scores["mean_best_iou"]
+    return {
+        "images": len(images),
+        "instances": best.n,
+        "mean_best_iou": best.value,
+        "mean_best_iou_low": best.low,
+        "mean_best_iou_high": best.high,
+        "average_recall_100": scores["average_recall_100"].value,
+        "average_recall_1000": scores["average_recall_1000"].value,
+        "proposals": mean(image.proposals for image in images),
+        "prompts": mean(image.prompts for image in images),
+        "encodings": mean(image.encodings for image in images),
+        "seconds": median(image.seconds for image in images),
+        "processor_seconds": median(image.processor_seconds for image in images) if device.type == "cpu" else None,
+        "peak_memory_bytes": images[0].peak_memory_bytes,
+    }
+
+
+def _known(folders: Iterable[Path], key: str) -> dict[str, MeasuredImage]:
+    """The images that earlier processes have done, by content; a damaged line is left out."""
+    found = {}
+    for line in (line for folder in folders for line in part_lines(folder, key)):
+        try:
+            image = MeasuredImage(**parse_json(line))
+            image.found()
+        except (ValueError, TypeError, AttributeError):
+            continue
+        found[image.content] = image
+    return found
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, tuple[float, float]]:
+    """What a call returns, how many seconds it took, and how many of the processor's."""
+    start, processor = time.perf_counter(), time.process_time()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, (time.perf_counter() - start, time.process_time() - processor)
