@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,28 @@ def storing(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise NotWritten(path, number) from error
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where nothing could be written, before the work that is to be written there; leaves nothing.
+
+    Args:
+        path: of a file or folder that need not be there yet, nor the folders above it.
+
+    Raises:
+        NotWritten: the folder, or the nearest one above it that is there, takes no file.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()
+        nearest = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        if nearest == path and not path.is_dir():
+            nearest = path.absolute().parent
+        # Closed folders, read-only and full disks: only writing shows them all.
+        with tempfile.TemporaryFile(dir=nearest, buffering=0) as stream:
+            stream.write(bytes(1))
+    except OSError as error:
+        raise NotWritten(path, error.errno or errno.EIO) from None
 
 
 def _is_about(path: Path, filename: object) -> bool:

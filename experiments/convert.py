@@ -10,9 +10,9 @@ from rich.console import Console
 from core.checkpoint import replacing
 from core.errors import InputError
 from core.result import ResultRow
-from core.storage import NotWritten
 from experiments.checkpoints import Found, check_encoder, find_model
 from experiments.messages import nearest
+from experiments.out_place import check_out, writing_to
 from experiments.schema import ConvertConfig
 from students.convert.hugging_face import save_hugging_face
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
@@ -66,13 +66,11 @@ def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
     """Read a model in any layout that ``evaluate`` reads and write it in another."""
     if settings.to not in LAYOUTS:
         raise InputError(f"to={settings.to} is unknown; {nearest(settings.to, LAYOUTS)}")
-    found, out = find_model(settings.checkpoint), Path(settings.out).expanduser()
+    out = Path(settings.out).expanduser()
+    check_out(settings.out, out)
+    found = find_model(settings.checkpoint)
     check_encoder(settings.checkpoint, found.model)
-    try:
+    with writing_to(settings.out):
         LAYOUTS[settings.to](out, found)
-    except NotWritten:
-        raise
-    except OSError as error:
-        raise InputError(f"out={out}: cannot be written ({error.strerror}); give another path") from None
     Console(stderr=True).print(f"{found.model.name} ({found.layout}) written to {out}", highlight=False, soft_wrap=True)
     return []

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from core.errors import InputError
 from core.result import ResultRow
-from core.storage import NotWritten
 from experiments.checkpoints import Found, check_encoder, find_model
 from experiments.messages import nearest
+from experiments.out_place import check_out, writing_to
 from experiments.report import size
 from experiments.schema import ExportConfig
 from students.catalog import RELEASED
@@ -30,10 +30,11 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
         raise InputError(f"precision={precision} is unknown; {nearest(precision, PRECISIONS)}")
     require(WRITES[to], f"to={to}")
     check_folder(out)
+    check_out(settings.out, out)
     found = find_model(settings.checkpoint)
     check_request(found.model, to, precision)
     check_encoder(settings.checkpoint, found.model, torch.bfloat16 if precision == "bf16" else None, "precision")
-    try:
+    with writing_to(settings.out):
         manifest = export_model(
             found.model,
             out,
@@ -43,10 +44,6 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
             licence=licence_of(settings.checkpoint, found),
             about=found.about,
         )
-    except NotWritten:
-        raise
-    except OSError as error:
-        raise InputError(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
     console = Console(stderr=True)
     measured = ", ".join(f"{part.replace('_', ' ')} {value:.1e}" for part, value in manifest.difference.items())
     for line in (

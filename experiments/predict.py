@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from core.checkpoint import replacing
-from core.errors import InputError
 from evaluation.latency import device_name
 from evaluation.predictor import SamPredictor
 from experiments.build import build_device
 from experiments.checkpoints import check_encoder, find_model
+from experiments.out_place import check_out, writing_to
 from experiments.report import milliseconds
 from experiments.schema import PredictConfig
 from experiments.typed_prompt import TypedPrompt, typed_prompt
@@ -59,6 +59,7 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them."""
     device = build_device(settings.engine)
     path, out = Path(settings.image).expanduser(), Path(settings.out).expanduser()
+    check_out(settings.out, out / f"{path.stem}_overlay.png")
     image = upright_image(path)
     prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
     model = find_model(settings.checkpoint).model.to(device)
@@ -113,13 +114,11 @@ def _write(
     # Here, because matplotlib makes folders in the user's home as soon as it is imported.
     from experiments.prediction_picture import draw_prediction
 
-    try:
+    with writing_to(out):
         for file, mask in zip(files, masks, strict=True):
             with replacing(file) as temporary:
                 Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
         draw_prediction(overlay, image, masks, iou_pred, prompt)
-    except OSError as error:
-        raise InputError(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
 
 
 def _print(rows: list[PredictedMask], pixels: int) -> None:

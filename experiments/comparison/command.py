@@ -11,6 +11,7 @@ from evaluation.comparison import Comparison, compare_records
 from experiments.comparison.report import Compared
 from experiments.comparison.rows import ComparedRow
 from experiments.messages import nearest
+from experiments.out_place import check_out, writing_to
 from experiments.recorded_evaluation import RecordedEvaluation, check_comparable, read_evaluation
 from experiments.schema import CompareConfig
 
@@ -19,6 +20,8 @@ def compare(settings: CompareConfig, cfg: DictConfig) -> list[ComparedRow]:
     """Pair the instances of two evaluations; show what differs, and write it where ``out`` says."""
     if settings.count < 0:
         raise InputError(f"count={settings.count} must be at least 0")
+    if settings.out is not None:
+        check_out(settings.out, Path(settings.out).expanduser() / "comparison.csv")
     runs = Path(settings.runs)
     first, second = (read_evaluation(key, getattr(settings, key), runs) for key in ("first", "second"))
     check_comparable(first, second)
@@ -96,13 +99,11 @@ def _write(compared: Compared, settings: CompareConfig) -> str:
 
     assert settings.out is not None
     out = Path(settings.out).expanduser()
-    try:
+    with writing_to(settings.out):
         write_text(out / "comparison.csv", compared.csv())
         try:
             pictures, told = draw_extremes(out, compared, settings), ""
         except NotDrawn as reason:
             pictures, told = [], f"; no pictures were drawn: {reason}"
         write_text(out / "comparison.md", compared.markdown(pictures))
-    except OSError as error:
-        raise InputError(f"out={settings.out}: cannot be written ({error.strerror}); give another folder") from None
     return f"files: {out}/ ({', '.join(['comparison.csv', 'comparison.md', *pictures])}){told}"

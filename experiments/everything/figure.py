@@ -19,6 +19,7 @@ from rich.console import Console
 
 from core.checkpoint import replacing
 from core.errors import InputError
+from core.storage import check_place
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from experiments.checkpoints import Found, find_model
 from experiments.everything.command import generator_settings
@@ -103,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help=f"changes to experiment={PRESET}")
     options = parser.parse_args(argv)
     try:
+        check_place(options.out)
         settings = settings_from(options.settings)
         pictures = [place.picture for place in places(options.images, options.out.parent, draw=False)[0]]
         models = [find_model(checkpoint) for checkpoint in options.checkpoints]

@@ -11,6 +11,7 @@ from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
 from core.provenance import impersonal
+from experiments.out_place import writing_to
 
 SCHEMA_VERSION = 1
 _AGAIN = "do it again with force=true"
@@ -90,11 +91,9 @@ def write_row(path: Path, row: StrategyRow, about: Mapping[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    try:
+    with writing_to(path.parent):
         content = impersonal({"rows": [row.to_dict()], **about})
         write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InputError(f"out={path.parent}: cannot be written ({error.strerror}); give another folder") from None
 
 
 def read_row(path: Path) -> StrategyRow:

@@ -12,6 +12,7 @@ from experiments.leaderboard.folding import FILE, Entry, Leaderboard, csv_of, ga
 from experiments.leaderboard.run_pages import FOLDER, page_names, write_pages
 from experiments.leaderboard.terminal import print_leaderboard
 from experiments.messages import nearest
+from experiments.out_place import writing_to
 from experiments.pages import leaderboard_page
 from experiments.schema import LeaderboardConfig
 from experiments.typed_command import typed_command
@@ -28,10 +29,8 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[Entry]:
     runs = Path(settings.runs)
     board = narrowed(gather(runs, settings.results, settings.published), settings)
     out = runs if settings.out is None else Path(settings.out).expanduser()
-    try:
+    with writing_to(out):
         written = write_leaderboard(board, out, typed_command("leaderboard", settings, _TYPED), settings.pages)
-    except OSError as error:
-        raise InputError(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
     if settings.format == "table":
         print_leaderboard(board, written, runs)
     return board.entries

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from core.checkpoint import write_text
 from core.errors import InputError
 from experiments.messages import nearest
+from experiments.out_place import writing_to
 from experiments.schema import TableConfig
 from experiments.tables.formats import csv_format, latex_format, markdown_format
 from experiments.tables.published_figures import published_rows
@@ -38,10 +39,8 @@ def table(settings: TableConfig, cfg: DictConfig) -> list[TableRow]:
     if settings.out is None:
         sys.stdout.write(text)
         return rows
-    try:
+    with writing_to(settings.out):
         write_text(Path(settings.out).expanduser(), text)
-    except OSError as error:
-        raise InputError(f"out={settings.out}: cannot be written ({error.strerror}); give another file") from None
     return rows
 
 
