@@ -1,6 +1,7 @@
 """A picture of masks: what was asked, what is true, and what each model answered."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ OBJECTS = 5
 
 def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held) -> None:
     """Draw the first pictures that have objects: prompts, ground truth, each model's masks with their IoUs."""
-    read = readable_samples(held.data, held.indices[: 4 * PICTURES])
-    samples = [sample for _, sample in read if sample is not None and len(sample.masks)][:PICTURES]
+    samples = samples_shown(held)
     titles = ["boxes asked", "ground truth", *models]
     heights = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
     size = (WIDTH * len(titles), sum(WIDTH * height + 0.25 for height in heights))
@@ -60,6 +60,12 @@ def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held) -> None:
         row[0].set_title(sample.name, fontsize=6, loc="right", color="0.4")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def samples_shown(held: Held) -> list[ImageSample]:
+    """The first pictures that have objects, at most :data:`PICTURES`."""
+    read = readable_samples(held.data, held.indices)
+    return list(islice((sample for _, sample in read if sample is not None and len(sample.masks)), PICTURES))
 
 
 def answers(model: Segmenter, sample: ImageSample, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.readable import readable_samples
 from experiments.tracking.logger import Outcome
 from experiments.tracking.wandb_names import artifact_name, shortened
 
@@ -61,14 +60,11 @@ RESULTS: dict[str, Callable[[Any, Outcome], None]] = {
 
 def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
     """Some held-out pictures, each as every model sees it: predicted and true masks are layers to switch on and off."""
-    from experiments.pictures import OBJECTS, PICTURES, answers
+    from experiments.pictures import OBJECTS, answers, samples_shown
 
     wandb = importlib.import_module("wandb")
-    held = outcome.held
-    read = readable_samples(held.data, held.indices[: 4 * PICTURES])
-    samples = [sample for _, sample in read if sample is not None and len(sample.masks)]
     found: dict[str, list[Any]] = {}
-    for sample in samples[:PICTURES]:
+    for sample in samples_shown(outcome.held):
         # The largest first: smaller objects lie over them.
         chosen = np.argsort(-sample.areas)[:OBJECTS]
         labels = {0: "background"} | {number + 1: f"object {number + 1}" for number in range(len(chosen))}
