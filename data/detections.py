@@ -25,7 +25,7 @@ _KEPT = len(DETECTION_REASONS)
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """The boxes of one image, best first: by score, and where scores are equal by box and category, ascending.
+    """The boxes of one image, best first, and where scores are equal in the file's order, as COCO's own code ranks them.
 
     Attributes:
         boxes_xyxy: float64 ``[N, 4]``, in pixels of the original image, as the detector gave them: not cut to it.
@@ -41,10 +41,11 @@ class ImageDetections:
 
 
 class Detections:
-    """A detector's boxes by image id; what they hold does not depend on the order of the file.
+    """A detector's boxes by image id.
 
     Entries that :data:`DETECTION_REASONS` leave out are counted; the others are kept as they are, even where one
-    repeats another (COCO's own evaluation counts both) or leaves the image in part. A file may hold no entries.
+    repeats another (COCO's own evaluation counts both) or leaves the image in part. A file may hold no entries. Its
+    order counts among equal scores alone: the earlier entry ranks first and is the one that ``top`` keeps.
 
     Args:
         path: JSON file in COCO's results format, a list of ``{"image_id", "category_id", "bbox": [x, y, width, height],
@@ -78,9 +79,8 @@ class Detections:
         sizes = np.array([sizes_hw[image_id] for image_id in ids.tolist()], dtype=np.float64).reshape(-1, 2)
         reasons = _reasons(rows, boxes_xyxy, ids, sizes)
         kept = np.flatnonzero(reasons == _KEPT)
-        # By the last key first. The place in the file comes in where all else is equal: it changes no figure.
-        keys = (rows["category_id"], *boxes_xyxy.T[::-1], -rows["score"], rows["image_id"])
-        kept = kept[np.lexsort((kept, *(key[kept] for key in keys)))]
+        # By the last key first; stable, so that equal scores keep the file's order.
+        kept = kept[np.lexsort((-rows["score"][kept], rows["image_id"][kept]))]
         if top is not None:
             image_ids = rows["image_id"][kept]
             below = np.arange(len(kept)) - np.searchsorted(image_ids, image_ids) >= top

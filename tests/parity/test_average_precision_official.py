@@ -12,8 +12,13 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from data.coco import Coco
+from data.detections import Detections
 from evaluation.average_precision.figures import BACKENDS, FIGURES, average_precision
+from evaluation.conventions import PROTOCOLS
+from evaluation.passes import EvaluationPass
 from tests.unit.scored_masks import HEIGHT, WIDTH, Results, Truth, encoded, random_results, random_truth
+from tests.unit.truthful import FilledBox, drawn_labels, write_coco
 
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -164,3 +169,38 @@ def test_lvis_on_real_annotations(shared: Path, lvis_judge: Any) -> None:
     assert len(results) > 1000 and telling(expected)
     for backend in BACKENDS:
         assert average_precision(truth, results, style="lvis", backend=backend) == expected
+
+
+def test_equal_scores_rank_in_the_order_of_the_file(tmp_path: Path, lvis_judge: Any) -> None:
+    """A detector that gives few scores, whose good and bad boxes tie: who comes first decides, and it is the file."""
+    root = write_coco(tmp_path / "coco", drawn_labels(5))
+    data, rng = Coco(root), np.random.default_rng(4)
+    model, protocol = FilledBox([data.sample(index) for index in range(len(data))]), PROTOCOLS["detector_box_single@1"]
+    truth = dict(data.truth())
+    truth["images"] = [{**raw, "neg_category_ids": [], "not_exhaustive_category_ids": []} for raw in truth["images"]]
+    truth["categories"] = [{**raw, "frequency": "f"} for raw in truth["categories"]]
+    entries = [
+        {
+            **{key: raw[key] for key in ("image_id", "category_id")},
+            "bbox": [raw["bbox"][0] + moved, *raw["bbox"][1:]],
+            "score": float(rng.choice([0.25, 0.5])),
+        }
+        for raw in truth["annotations"]
+        for moved in (0.0, 3.0, -2.0)
+    ]
+    figures = []
+    for order in (range(len(entries)), rng.permutation(len(entries))):
+        content = [entries[place] for place in order]
+        (tmp_path / "boxes.json").write_text(json.dumps(content))
+        detections = Detections(tmp_path / "boxes.json", data.sizes_hw())
+        found = EvaluationPass(model, data, [protocol], range(len(data)), detections).run().detected(protocol.name)
+        assert len(found) == len(content)
+        # What a user would hand to pycocotools: a mask for each entry of the file, in the file's order.
+        of_file = [record.result() for record in sorted(found, key=lambda record: record.index)]
+        results = [record.result() for record in found]
+        figures.append(pycocotools_figures(tmp_path, truth, of_file))
+        for backend in BACKENDS:
+            assert average_precision(truth, results, backend=backend) == figures[-1]
+            of_lvis = average_precision(truth, results, style="lvis", backend=backend)
+            assert of_lvis == lvis_judge(truth, of_file)
+    assert figures[0]["ap"] != figures[1]["ap"], "the order decides, else nothing is shown here"

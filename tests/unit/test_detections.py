@@ -1,4 +1,4 @@
-"""A detector's boxes: what is counted, what is refused, and an order that is not the file's."""
+"""A detector's boxes: what is counted, what is refused, and in which order they come."""
 
 import json
 from pathlib import Path
@@ -39,9 +39,9 @@ def test_boxes_come_best_first_with_their_places(tmp_path: Path) -> None:
     )
     assert len(found) == 5 and counted(found) == {"detection_outside_image": 1}
     boxes = found.of(7)
-    assert boxes.boxes_xyxy.tolist() == [[5, 2, 8, 6], [0, 3, 3, 7], [1, 2, 4, 6], [1, 2, 4, 6]]
+    assert boxes.boxes_xyxy.tolist() == [[5, 2, 8, 6], [1, 2, 4, 6], [1, 2, 4, 6], [0, 3, 3, 7]]
     assert boxes.scores.tolist() == [0.9, 0.2, 0.2, 0.2] and boxes.category_ids.tolist() == [2, 1, 0, 1]
-    assert boxes.indices.tolist() == [2, 5, 3, 0]
+    assert boxes.indices.tolist() == [2, 0, 3, 5]
     assert boxes.boxes_xyxy.dtype == boxes.scores.dtype == np.float64
     assert boxes.category_ids.dtype == boxes.indices.dtype == np.int64
     assert found.of(3).scores.tolist() == [1.0] and found.of(3).category_ids.tolist() == [4]
@@ -87,6 +87,8 @@ def test_the_best_boxes_of_each_image_can_be_kept(tmp_path: Path) -> None:
     assert counted(found) == {"detection_below_top": 4, "detection_empty_box": 1} and len(found) == 5
     assert found.of(7).scores.tolist() == found.of(3).scores.tolist() == [0.9, 0.7]
     assert found.of(5).indices.tolist() == [9]
+    tied = detections(tmp_path, *(entry(box=(x, 1, 2, 2), score=score) for x, score in ((5, 1), (9, 0), (3, 1))), top=2)
+    assert tied.of(7).indices.tolist() == [0, 2]
     with pytest.raises(InputError, match="top=0"):
         detections(tmp_path, entry(), top=0)
 

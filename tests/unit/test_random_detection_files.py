@@ -65,21 +65,22 @@ def read(content: object, top: int | None) -> Detections:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(content=st.lists(entries, max_size=12), top=st.none() | st.integers(1, 3), data=st.data())
-def test_every_entry_is_accounted_for_whatever_the_order(
-    content: list[dict[str, Any]], top: int | None, data: st.DataObject
-) -> None:
+def test_every_entry_is_accounted_for(content: list[dict[str, Any]], top: int | None, data: st.DataObject) -> None:
     assume(not content or any(raw["image_id"] in SIZES for raw in content))
     found = read(content, top)
     assert len(found) + sum(found.skipped.values()) == len(content)
     for image_id in SIZES:
         kept = [plain(raw) for raw in content if raw["image_id"] == image_id]
-        expected = sorted(each for each in kept if each is not None)[:top]
+        # Stable: equal scores stay in the file's order.
+        expected = sorted((each for each in kept if each is not None), key=lambda each: each[0])[:top]
         assert held(found, image_id) == expected
         places = found.of(image_id).indices.tolist()
         assert [plain(content[place]) for place in places] == expected and len(set(places)) == len(places)
     again = read(data.draw(st.permutations(content)), top)
     assert again.skipped == found.skipped
-    assert all(held(again, image_id) == held(found, image_id) for image_id in SIZES)
+    for image_id in SIZES:
+        assert again.of(image_id).scores.tolist() == found.of(image_id).scores.tolist()
+        assert top is not None or sorted(held(again, image_id)) == sorted(held(found, image_id))
     assert all(math.isfinite(number) for image_id in SIZES for number in found.of(image_id).boxes_xyxy.flat)
 
 
