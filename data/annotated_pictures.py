@@ -139,7 +139,7 @@ class AnnotatedPictures:
         missing = [e for e in needed if e.name not in present and not os.path.isfile(self._folder / e.name)]
         for entry in missing:
             path, count = self._folder / entry.name, f"{len(missing)} of {len(needed)} are missing"
-            problem = InputError(f"{path}: no such image file ({count}); put the pictures there")
+            problem = InputError(f"{path}: no such image file ({count}); put the images there")
             self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
             unusable.add(entry.image_id)
         for entry in needed if len(needed) <= HEADER_CHECK_LIMIT else ():

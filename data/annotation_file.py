@@ -51,7 +51,8 @@ def read_entries(
     with access_told(source):
         if not source.is_file():
             raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
-    content = read_json(source)
+    # Without labels each annotation is dropped as it is read: together they fill the memory.
+    content = read_json(source, None if labels else lambda raw: None if "image_id" in raw else raw)
     for key in ("images", "annotations"):
         if not isinstance(value(content, key, str(source)), list):
             raise InputError(f'{source}: "{key}" is not a list; give a {kind} instances file')
@@ -66,12 +67,16 @@ def read_entries(
     if not by_id:
         raise InputError(f"{source}: lists no images; give a {kind} instances file that does")
     rules.categories = _listed_categories(content)
-    for raw in content["annotations"] if labels else ():
-        annotation_id = whole(raw, "id", f"{source}: an annotation")
-        entry = by_id.get(whole(raw, "image_id", f"{source}: annotation {annotation_id}"))
-        instance = rules.admit(raw, entry.size_hw if entry else None, source)
-        if entry and instance:
-            entry.instances.append(instance)
+    annotations = content["annotations"] if labels else ()
+    rules.categorised = any(isinstance(raw, dict) and "category_id" in raw for raw in annotations)
+
+    def size_of(raw: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+        entry = by_id.get(whole(raw, "image_id", where))
+        return entry.size_hw if entry else None
+
+    for raw in annotations:
+        if instance := rules.admit(raw, size_of, source):
+            by_id[raw["image_id"]].instances.append(instance)
     if labels:
         rules.skipped.count("image_without_instances", sum(not entry.instances for entry in by_id.values()))
     return [by_id[image_id] for image_id in sorted(by_id)]

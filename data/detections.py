@@ -25,7 +25,7 @@ _KEPT = len(DETECTION_REASONS)
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """The boxes of one image, best first, and where scores are equal in the file's order, as COCO's own code ranks them.
+    """The boxes of one image, best first; equal scores stay in the order of the file, as in COCO's own code.
 
     Attributes:
         boxes_xyxy: float64 ``[N, 4]``, in pixels of the original image, as the detector gave them: not cut to it.

@@ -1,6 +1,6 @@
 """The written rules on which annotations count, shared by every data set with COCO-style annotations."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from data.annotations import check_segmentation, decode_rle, pack_segmentation, rle_area, to_rle
-from data.json_fields import numbers, value, whole
+from data.json_fields import is_number, numbers, value, whole
 from data.sample import ImageSample
 from data.skipped import Skipped
 
@@ -47,73 +47,94 @@ class Rules:
         least_area: annotations whose ``area`` is below are left out, in pixels.
         missing: one of :data:`data.skipped.ON_MISSING`, about pictures that are missing, damaged or of another size
             than listed.
+        unusable: likewise, about annotations that cannot be used.
 
     Attributes:
         categories: the ids that the file lists, where it lists some.
+        categorised: whether annotations name a category: all do, or none. None: as the first one has it.
 
     Raises:
-        InputError: ``least_area`` or ``missing`` is no such value.
+        InputError: ``least_area``, ``missing`` or ``unusable`` is no such value.
     """
 
-    def __init__(self, crowd: bool = False, least_area: float = 1.0, missing: str = "refuse") -> None:
-        self.skipped = Skipped(least_area, missing)
+    def __init__(
+        self, crowd: bool = False, least_area: float = 1.0, missing: str = "refuse", unusable: str = "refuse"
+    ) -> None:
+        self.skipped = Skipped(least_area, missing, unusable)
         self.categories: frozenset[int] | None = None
+        self.categorised: bool | None = None
         self._crowd, self._least_area = crowd, least_area
         self._seen: set[int] = set()
-        self._categorised: bool | None = None
 
-    def admit(self, raw: object, size_hw: tuple[int, int] | None, source: Path) -> Instance | None:
-        """Check one annotation (all of it, before any rule) and apply the rules.
+    def admit(
+        self, raw: object, size_of: Callable[[Mapping[str, Any], str], tuple[int, int] | None], source: Path
+    ) -> Instance | None:
+        """Apply the rules to one annotation, and check what they admit.
 
         Args:
             raw: the annotation as JSON gave it.
-            size_hw: size of its image, None when no such image is listed.
+            size_of: size of an annotation's image (and the place, for messages), None when no such image is listed.
             source: the file it came from, for messages.
 
         Returns:
             The instance, or None when a rule leaves it out.
 
         Raises:
-            InputError: a key is missing or of the wrong type, the id was seen before, the segmentation is malformed,
-                ``iscrowd`` is not 0 or 1, or some annotations name a category and others do not.
+            InputError: the id was seen before; or the annotation cannot be used and such are refused: a key is
+                missing or of the wrong type, the segmentation is malformed, ``iscrowd`` is not 0 or 1, or it names no
+                category where others do.
         """
-        annotation_id = whole(raw, "id", f"{source}: an annotation")
+        try:
+            annotation_id = whole(raw, "id", f"{source}: an annotation")
+        except InputError as problem:
+            self.skipped.skip_annotation(problem)
+            return None
+        assert isinstance(raw, dict)
         where = f"{source}: annotation {annotation_id}"
         if annotation_id in self._seen:
             raise InputError(f"{where}: the id occurs twice; give every annotation its own id")
         self._seen.add(annotation_id)
-        x, y, width, height = numbers(value(raw, "bbox", where), 4, "bbox", where)
+        try:
+            size_hw = size_of(raw, where)
+            reason = None if size_hw is None else self._reason(raw, size_hw)
+            if size_hw is not None and reason is None:
+                return self._checked(raw, annotation_id, size_hw, where)
+        except InputError as problem:
+            self.skipped.skip_annotation(problem)
+        else:
+            self.skipped.count(reason or "unknown_image")
+        return None
+
+    def _reason(self, raw: Mapping[str, Any], size_hw: tuple[int, int]) -> str | None:
+        """The rule that leaves an annotation out, as far as its fields can be read; None where none does."""
+        if raw.get("iscrowd") == 1 and not self._crowd:
+            return "crowd"
+        area, box = raw.get("area"), raw.get("bbox")
+        if is_number(area) and area < self._least_area:  # type: ignore[operator]
+            return self.skipped.small_area
+        if isinstance(box, list) and len(box) == 4 and all(is_number(number) for number in box):
+            left, top, right, bottom = _cut(_corners(box), size_hw)
+            return "empty_box" if right <= left or bottom <= top else None
+        return None
+
+    def _checked(self, raw: Mapping[str, Any], annotation_id: int, size_hw: tuple[int, int], where: str) -> Instance:
+        """An annotation that no rule leaves out, as an instance."""
+        corners = _corners(numbers(value(raw, "bbox", where), 4, "bbox", where))
         (area,) = numbers([value(raw, "area", where)], 1, "area", where)
         segmentation = value(raw, "segmentation", where)
         category_id = self._category(raw, where)
-        if size_hw is None:
-            self.skipped.count("unknown_image")
-            return None
         check_segmentation(segmentation, size_hw, where)
-        assert isinstance(raw, dict)
         # JSON has numbers and truth values for it; of anything else nobody knows which side it means.
         if raw.get("iscrowd", 0) not in (0, 1):
             problem = f'"iscrowd" is {str(raw["iscrowd"])[:40]!r}, not 0 or 1'
             raise InputError(f"{where}: {problem}; correct the annotation")
-        if raw.get("iscrowd") and not self._crowd:
-            self.skipped.count("crowd")
-            return None
-        if area < self._least_area:
-            self.skipped.count(self.skipped.small_area)
-            return None
-        limits = (size_hw[1], size_hw[0], size_hw[1], size_hw[0])
-        corners = (x, y, x + width, y + height)
-        left, top, right, bottom = (min(max(c, 0.0), float(end)) for c, end in zip(corners, limits, strict=True))
-        if right <= left or bottom <= top:
-            self.skipped.count("empty_box")
-            return None
-        box = (left, top, right, bottom)
+        point_xy = _first_point(raw, where)
+        box = _cut(corners, size_hw)
         if any(abs(cut - corner) > _ROUNDING for cut, corner in zip(box, corners, strict=True)):
             self.skipped.count("clipped_box")
         if self.categories is not None and category_id is not None and category_id not in self.categories:
             self.skipped.count("unknown_category")
-        packed = pack_segmentation(segmentation)
-        return Instance(annotation_id, category_id, box, area, packed, _first_point(raw, where))
+        return Instance(annotation_id, category_id, box, area, pack_segmentation(segmentation), point_xy)
 
     def with_pixels(
         self, instances: Iterable[Instance], size_hw: tuple[int, int], source: Path
@@ -145,14 +166,27 @@ class Rules:
         told = np.array(points, dtype=np.float64).reshape(-1, 2) if len(points) == len(pairs) else None
         return ImageSample(image_id, name, image, masks, boxes, areas, ids, categories, told)
 
-    def _category(self, raw: object, where: str) -> int | None:
+    def _category(self, raw: Mapping[str, Any], where: str) -> int | None:
         """The category an annotation names: every one of a data set does, or none."""
-        named = isinstance(raw, dict) and "category_id" in raw
-        if self._categorised not in (None, named):
-            problem = "is missing, which others have" if self._categorised else "is given, which others lack"
+        named = "category_id" in raw
+        if self.categorised not in (None, named):
+            problem = "is missing, which others have" if self.categorised else "is given, which others lack"
             raise InputError(f'{where}: the key "category_id" {problem}; give every annotation one, or none')
-        self._categorised = named
-        return whole(raw, "category_id", where) if named else None
+        category_id = whole(raw, "category_id", where) if named else None
+        self.categorised = named
+        return category_id
+
+
+def _corners(box_xywh: list[float]) -> tuple[float, float, float, float]:
+    x, y, width, height = box_xywh
+    return x, y, x + width, y + height
+
+
+def _cut(corners: tuple[float, float, float, float], size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    """A box cut to its image."""
+    limits = (size_hw[1], size_hw[0], size_hw[1], size_hw[0])
+    left, top, right, bottom = (min(max(c, 0.0), float(end)) for c, end in zip(corners, limits, strict=True))
+    return left, top, right, bottom
 
 
 def _first_point(raw: Mapping[str, Any], where: str) -> tuple[float, float] | None:

@@ -15,13 +15,16 @@ LARGEST_WHOLE = 2**63 - 1
 """Whole numbers beyond this fit into no array."""
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Mapping[str, Any]:
     """A JSON file whose top level is an object.
+
+    Args:
+        object_hook: as of :func:`parse_json`.
 
     Raises:
         InputError: the file is missing, not JSON (perhaps truncated), or something else than an object.
     """
-    content = parse_json(path)
+    content = parse_json(path, object_hook)
     if not isinstance(content, dict):
         raise InputError(f"{path}: the top level is a {type(content).__name__}, not an object; give an annotation file")
     return content
@@ -81,11 +84,16 @@ def whole(raw: object, key: str, where: str, least: int | None = None) -> int:
     return found
 
 
+def is_number(found: object) -> bool:
+    """Whether a JSON value is a number, finite and no larger than anything measured in pixels."""
+    # Written so that NaN fails too, and so that an int too long for a float does not overflow.
+    return type(found) in (int, float) and abs(found) <= LARGEST  # type: ignore[arg-type]
+
+
 def numbers(found: object, length: int, key: str, where: str) -> list[float]:
     """A JSON list of ``length`` finite numbers as floats, or InputError."""
     if not isinstance(found, list) or len(found) != length or any(type(f) not in (int, float) for f in found):
         raise InputError(f'{where}: "{key}" is {str(found)[:40]!r}, not {length} number(s); correct the annotation')
-    # Written so that NaN fails too, and so that an int too long for a float does not overflow.
-    if not all(abs(f) <= LARGEST for f in found):
+    if not all(is_number(f) for f in found):
         raise InputError(f'{where}: "{key}" holds {str(found)[:40]!r}, which is not finite; correct the annotation')
     return [float(f) for f in found]

@@ -39,11 +39,12 @@ class Lvis(AnnotatedPictures):
         least_area: annotations whose ``area`` is below are left out, in pixels.
         missing: pictures that are missing, damaged or of another size than listed are refused (``"refuse"``), or left
             out and counted with their instances (``"skip"``).
+        unusable: annotations that cannot be used are refused, or left out and counted, likewise.
 
     Raises:
-        InputError: the annotation file or both folders are missing, the JSON is malformed, an id occurs twice, a
-            segmentation is malformed, a value is none of those above, or a picture that has instances cannot be used
-            and is refused.
+        InputError: the annotation file or both folders are missing, the JSON is malformed, an id occurs twice, an
+            annotation cannot be used and is refused, a value is none of those above, or a picture that has instances
+            cannot be used and is refused.
     """
 
     name = "lvis"
@@ -57,8 +58,9 @@ class Lvis(AnnotatedPictures):
         crowd: bool = False,
         least_area: float = 1.0,
         missing: str = "refuse",
+        unusable: str = "refuse",
     ) -> None:
-        rules = Rules(crowd, least_area, missing)
+        rules = Rules(crowd, least_area, missing, unusable)
         if split not in SPLITS:
             raise InputError(f'LVIS has no split "{split}"; choose one of {", ".join(SPLITS)}')
         root = Path(root)

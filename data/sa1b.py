@@ -14,51 +14,64 @@ from data.json_fields import read_json, value
 from data.sa1b_files import find_files
 from data.sample import ImageSample, UnreadableImage
 
+SPLITS = ("train", "validation", "all")
+
 
 class Sa1b:
     """The images of one split, ordered by number, with their instances (an :class:`data.sample.ImageData`).
 
     SA-1B has no official splits. Here the last ``validation_count`` pictures, but at most half of all, are
-    ``"validation"``, and the others are ``"train"``. Pictures alone decide, so the split is the same with and without
-    labels. Annotations are checked at construction and read again with each sample: together they fill the memory.
+    ``"validation"``, and the others are ``"train"``. Where training and validation lie in folders of their own, as
+    SlimSAM has them, ``"all"`` takes the whole of either. Pictures alone decide, so the split is the same with and
+    without labels. Annotations are checked at construction and read again with each sample: together they fill the
+    memory.
 
     Args:
-        root: folder of the files, or of shards (``sa_000000/`` ...) that hold them.
-        split: ``"validation"`` or ``"train"``.
+        root: folder of the files, or of shards (``sa_000000/`` ...) that hold them, at any depth.
+        split: ``"validation"``, ``"train"`` or ``"all"``.
         validation_count: how many pictures are kept for validation.
         labels: False reads no JSON, and :meth:`sample` refuses.
-        missing: pictures that are missing, damaged, of another size than listed or without their JSON are refused
-            (``"refuse"``), or left out and counted with their instances (``"skip"``). They count in the split.
+        missing: pictures that are missing, damaged, of another size than listed or without a JSON that can be read are
+            refused (``"refuse"``), or left out and counted with their instances (``"skip"``). They count in the split.
+        unusable: annotations that cannot be used are refused, or left out and counted, likewise.
 
     Raises:
-        InputError: no pictures, a malformed annotation, an id that occurs twice, ``missing`` is none of the values
-            above, or a picture without JSON, a JSON without picture, or a picture that is unreadable or of another size
-            than listed and is refused.
+        InputError: no pictures, an annotation that cannot be used and is refused, an id that occurs twice, a value is
+            none of those above, or a picture without its JSON, a JSON that is damaged or without its picture, or a
+            picture that is unreadable or of another size than listed and is refused.
     """
 
     name = "sa1b"
 
     def __init__(
-        self, root: Path | str, split: str, validation_count: int = 50, labels: bool = True, missing: str = "refuse"
+        self,
+        root: Path | str,
+        split: str,
+        validation_count: int = 50,
+        labels: bool = True,
+        missing: str = "refuse",
+        unusable: str = "refuse",
     ) -> None:
-        self._rules = Rules(missing=missing)
-        if split not in ("train", "validation"):
-            raise InputError(f'SA-1B has no split "{split}"; choose one of train, validation')
+        self._rules, self._unusable = Rules(missing=missing, unusable=unusable), unusable
+        if split not in SPLITS:
+            raise InputError(f'SA-1B has no split "{split}"; choose one of {", ".join(SPLITS)}')
         if validation_count < 1:
             raise InputError(f"validation_count is {validation_count}; keep at least 1 picture for validation")
-        self._pictures, self._sources = find_files(Path(root))
+        self._pictures, self._sources, others = find_files(Path(root))
+        self._rules.skipped.count("other_file", others)
         self._labels = labels
         numbers = sorted(self._pictures)
         kept = len(numbers) - min(validation_count, len(numbers) // 2)
-        own = numbers[:kept] if split == "train" else numbers[kept:]
+        own = {"train": numbers[:kept], "validation": numbers[kept:], "all": numbers}[split]
         if not own:
-            raise InputError(f'{root}: {len(numbers)} picture(s) leave none for "{split}"; put at least 2 there')
+            problem = f'{len(numbers)} picture(s) leave none for "{split}"'
+            raise InputError(f"{root}: {problem}; put at least 2 there, or give split=all")
         for number in sorted(self._sources.keys() - self._pictures.keys()) if labels else ():
             path = self._sources[number].with_suffix(".jpg")
             problem = f"{path}: no such image file beside its JSON; fetch the picture or remove the JSON"
             in_training = kept == len(numbers) or number < numbers[kept]
-            if not self._rules.skipped.skips_pictures or in_training == (split == "train"):
-                self._rules.skipped.leave_out(number, len(self._read(number, self._rules)[2]), InputError(problem))
+            if not self._rules.skipped.skips_pictures or split in ("all", "train" if in_training else "validation"):
+                self._rules.skipped.leave_out(number, self._listed_instances(number), InputError(problem))
         small = len(own) <= HEADER_CHECK_LIMIT
         counts = {number: count for number in own if (count := self._check(number, small)) is not None}
         if not counts:
@@ -100,7 +113,11 @@ class Sa1b:
         if not self._labels:
             raise InputError("SA-1B was opened without annotations; use labels=True to read instances")
         number = self._numbers[index]
-        source, size_hw, instances = self._read(number, Rules())
+        # Rules of its own, so that nothing is counted again.
+        again = Rules(unusable=self._unusable)
+        again.categorised = self._rules.categorised
+        source, size_hw, raws = self._opened(number)
+        instances = _admitted(raws, size_hw, source, again)
         image, path = self.image(index), self._pictures[number]
         try:
             require_size(path, (image.shape[0], image.shape[1]), size_hw, source)
@@ -126,10 +143,14 @@ class Sa1b:
                 problems.append(problem)
         if self._labels and number not in self._sources:
             missing = path.with_suffix(".json")
-            problems.append(InputError(f"{missing}: no such file beside its picture; fetch it or use labels=False"))
+            problems.append(InputError(f"{missing}: no such file beside its picture; fetch it"))
         elif self._labels:
-            source, listed_hw, instances = self._read(number, self._rules)
-            count = len(instances)
+            try:
+                source, listed_hw, raws = self._opened(number)
+            except InputError as problem:
+                self._rules.skipped.leave_out(number, 0, problem)
+                return None
+            count = len(_admitted(raws, listed_hw, source, self._rules))
             self._rules.skipped.count("image_without_instances", int(not count))
             if found_hw is not None and found_hw != listed_hw:
                 problems.append(wrong_size(path, found_hw, listed_hw, source))
@@ -138,13 +159,25 @@ class Sa1b:
             return None
         return count
 
-    def _read(self, number: int, rules: Rules) -> tuple[Path, tuple[int, int], list[Instance]]:
-        """The JSON of an image: its path, the size it lists, and the instances that the rules admit."""
+    def _listed_instances(self, number: int) -> int:
+        """How many instances the JSON of an image has that is not there; 0 where nobody can know."""
+        try:
+            source, size_hw, raws = self._opened(number)
+        except InputError:
+            return 0
+        return len(_admitted(raws, size_hw, source, self._rules))
+
+    def _opened(self, number: int) -> tuple[Path, tuple[int, int], list[object]]:
+        """The JSON of an image: its path, the size it lists, and its annotations as they are."""
         source = self._sources[number]
         content = read_json(source)
         header, raws = value(content, "image", str(source)), value(content, "annotations", str(source))
         if not isinstance(raws, list):
             raise InputError(f'{source}: "annotations" is not a list; fetch the file again')
-        size_hw = listed_size(header, f"{source}: image")
-        admitted = [rules.admit(raw, size_hw, source) for raw in raws]
-        return source, size_hw, [instance for instance in admitted if instance is not None]
+        return source, listed_size(header, f"{source}: image"), raws
+
+
+def _admitted(raws: list[object], size_hw: tuple[int, int], source: Path, rules: Rules) -> list[Instance]:
+    """The annotations of a file that the rules admit."""
+    admitted = [rules.admit(raw, lambda *_: size_hw, source) for raw in raws]
+    return [instance for instance in admitted if instance is not None]

@@ -1,39 +1,45 @@
-"""Where the files of SA-1B lie: ``sa_<number>.jpg`` and ``sa_<number>.json``, in shards or not."""
+"""Where the files of SA-1B lie: ``sa_<number>.jpg`` and ``sa_<number>.json``, in the root and in folders below it."""
 
 import re
 from pathlib import Path
 
 from core.errors import InputError
 from core.plain_file import access_told
+from data.image_files import files_below, is_image, require_plain
 
-_FILE = re.compile(r"sa_(\d+)\.(jpg|json)", re.ASCII)
+_FILE = re.compile(r"sa_(\d+)\.(\w+)", re.ASCII | re.IGNORECASE)
 _MOST_DIGITS = 18
 
 
-def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path]]:
-    """Pictures and JSON files by number, in the root and in the folders right below it.
+def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path], int]:
+    """Images and JSON files by number, and how many files are neither.
+
+    Images may have any suffix of :data:`data.image_files.SUFFIXES`, and files any depth below the root.
 
     Raises:
-        InputError: there is no such folder, it has no pictures, one is closed, or a number occurs twice or fits into
+        InputError: there is no such folder, it has no images, one is closed, or a number occurs twice or fits into
             no array.
     """
     with access_told(root):
-        return _found(root)
-
-
-def _found(root: Path) -> tuple[dict[int, Path], dict[int, Path]]:
-    found: dict[str, dict[int, Path]] = {"jpg": {}, "json": {}}
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; put SA-1B's sa_*.jpg and sa_*.json there or give another root")
-    for folder in [root, *sorted(path for path in root.iterdir() if path.is_dir())]:
-        for path in folder.iterdir():
-            if match := _FILE.fullmatch(path.name):
-                if len(match[1]) > _MOST_DIGITS:
-                    raise InputError(f"{path}: a number of {len(match[1])} digits; rename the file")
-                number, of_kind = int(match[1]), found[match[2]]
-                if number in of_kind:
-                    raise InputError(f"{path}: the same file is also {of_kind[number]}; remove one of them")
-                of_kind[number] = path
-    if not found["jpg"]:
-        raise InputError(f"{root}: no sa_*.jpg there or one folder below; put SA-1B's files there or give another root")
-    return found["jpg"], found["json"]
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; put SA-1B's sa_*.jpg and sa_*.json there or give another root")
+    images: dict[int, Path] = {}
+    sources: dict[int, Path] = {}
+    others = 0
+    for name in files_below(root):
+        match = _FILE.fullmatch(name.rpartition("/")[2])
+        of_kind = images if match and is_image(name) else sources if match and match[2].lower() == "json" else None
+        if match is None or of_kind is None:
+            others += 1
+            continue
+        path = root / require_plain(root, name)
+        if len(match[1]) > _MOST_DIGITS:
+            raise InputError(f"{path}: a number of {len(match[1])} digits; rename the file")
+        number = int(match[1])
+        if number in of_kind:
+            first, second = sorted([path, of_kind[number]])
+            raise InputError(f"{second}: the same number is also {first}; remove one of them")
+        of_kind[number] = path
+    if not images:
+        raise InputError(f"{root}: no sa_*.jpg there or below; put SA-1B's files there or give another root")
+    return images, sources, others

@@ -10,19 +10,25 @@ REASONS = {
     "area_below_1": "the annotated area is below the least admitted, which the name gives (1 pixel unless told)",
     "empty_box": "the box has no width or no height, or lies outside the image",
     "unreadable_image": "the picture is missing, damaged or of another size than listed, and such are skipped",
+    "unusable_annotation": "a field that is needed is missing, malformed or not of the image, and such are skipped",
     "empty_mask": "the segmentation covers no pixel (known once the sample was read)",
     "clipped_box": "kept, with its box cut to the image",
     "unknown_category": "kept, with a category that is not listed: average precision leaves it out",
     "image_without_instances": "images (not annotations) that have no usable instance",
     "image_left_out": 'images (not annotations) that are left out, with what "unreadable_image" counts',
+    "unlisted_image": "images (not annotations) beside the listed ones that the annotation file does not list",
+    "other_file": "files (not annotations) that are no image by their names, where a folder is listed",
 }
-"""What ``skipped`` counts. An annotation that several of the first six fit counts under the first of them."""
+"""What ``skipped`` counts. An annotation that several of the first seven fit counts under the first of them."""
 
-NO_ANNOTATIONS = frozenset({"clipped_box", "unknown_category", "image_without_instances", "image_left_out"})
+ABOUT_IMAGES = ("image_left_out", "unlisted_image", "other_file")
+"""Reasons for leaving a whole image or file out."""
+
+NO_ANNOTATIONS = frozenset({"clipped_box", "unknown_category", "image_without_instances", *ABOUT_IMAGES})
 """Reasons that leave no annotation out. All others and the instances of all samples add up to the annotations."""
 
 ON_MISSING = ("refuse", "skip")
-"""What to do about pictures that cannot be used: raise InputError, or count them and go on without them."""
+"""What to do about what cannot be used: raise InputError, or count it and go on without it."""
 
 
 class Skipped:
@@ -30,18 +36,20 @@ class Skipped:
 
     Args:
         least_area: the least area admitted, in pixels; names its reason.
-        missing: one of :data:`ON_MISSING`.
+        missing: one of :data:`ON_MISSING`, about images.
+        unusable: likewise, about annotations.
 
     Raises:
-        InputError: ``least_area`` or ``missing`` is none of the values above.
+        InputError: an argument is none of the values above.
     """
 
-    def __init__(self, least_area: float, missing: str) -> None:
+    def __init__(self, least_area: float, missing: str, unusable: str) -> None:
         if not 0 <= least_area < math.inf:
             raise InputError(f"least_area={least_area} is no area; give a number of pixels, 0 or more")
-        if missing not in ON_MISSING:
-            raise InputError(f"missing={missing} is unknown; choose one of {', '.join(ON_MISSING)}")
-        self.skips_pictures = missing == "skip"
+        for name, given in (("missing", missing), ("unusable", unusable)):
+            if given not in ON_MISSING:
+                raise InputError(f"{name}={given} is unknown; choose one of {', '.join(ON_MISSING)}")
+        self.skips_pictures, self._skips_annotations = missing == "skip", unusable == "skip"
         self.small_area = f"area_below_{least_area:.15g}"
         self._counts = {self.small_area if reason == "area_below_1" else reason: 0 for reason in REASONS}
         # Kept by id, so that threads may count too.
@@ -62,12 +70,22 @@ class Skipped:
         """Count an annotation whose mask is empty; once however often it is read."""
         self._empty.add(annotation_id)
 
+    def skip_annotation(self, problem: InputError) -> None:
+        """Count an annotation that cannot be used.
+
+        Raises:
+            InputError: ``problem``, and the setting that skips, unless such annotations are skipped.
+        """
+        if not self._skips_annotations:
+            raise InputError(f"{problem}, or give data.unusable=skip") from None
+        self.count("unusable_annotation")
+
     def leave_out(self, image_id: int, instances: int, problem: InputError) -> None:
         """Count a picture that cannot be used, with its admitted instances; once however often it is tried.
 
         Raises:
-            InputError: ``problem``, unless such pictures are skipped.
+            InputError: ``problem``, and the setting that skips, unless such pictures are skipped.
         """
         if not self.skips_pictures:
-            raise problem
+            raise InputError(f"{problem}, or give data.missing=skip") from None
         self._left_out[image_id] = instances

@@ -32,6 +32,7 @@ class CocoData:
     crowd: bool = False
     least_area: float = 1.0
     missing: str = "refuse"
+    unusable: str = "refuse"
 
 
 @dataclass
@@ -46,6 +47,7 @@ class LvisData:
     crowd: bool = False
     least_area: float = 1.0
     missing: str = "refuse"
+    unusable: str = "refuse"
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Sa1bData:
     validation_count: int = 50
     labels: bool = True
     missing: str = "refuse"
+    unusable: str = "refuse"
 
 
 @dataclass
@@ -67,10 +70,12 @@ class DataFolder:
     Attributes:
         root: the folder, as the data set's own layout has it.
         missing: what becomes of pictures that cannot be used: ``refuse`` the command, or ``skip`` and count them.
+        unusable: likewise of annotations.
     """
 
     root: str | None = None
     missing: str = "refuse"
+    unusable: str = "refuse"
 
 
 DATA: dict[str, type[ShapesData] | type[CocoData] | type[LvisData] | type[Sa1bData]] = {

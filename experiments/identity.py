@@ -19,7 +19,7 @@ from teachers.catalog import MODELS
 _REPORTING = ("format", "runs", "force", "name", "cache", "then", "logger", "processes", "packages")
 _OF_EVALUATE = ("protocols", "backend", "top", "jitter", "reference", "seed", "encoded", "workers")
 """Settings of ``evaluation`` that runs do not use."""
-_ADMITTING = {"crowd": False, "least_area": 1.0, "missing": "refuse"}
+_ADMITTING = {"crowd": False, "least_area": 1.0, "missing": "refuse", "unusable": "refuse"}
 _PATHS = (("teacher", "checkpoint"), ("data", "root"), ("data", "annotations"), ("data", "images"))
 
 

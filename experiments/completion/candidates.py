@@ -190,5 +190,6 @@ def _checked() -> dict[str, tuple[str, ...]]:
     for prefix in ("method", "then"):
         found |= {f"{prefix}.optimisation.optimizer": OPTIMIZERS, f"{prefix}.optimisation.schedule": SCHEDULES}
     for prefix in ("data", "evaluation.data"):
-        found |= {f"{prefix}.split": ("train", "validation"), f"{prefix}.missing": ("refuse", "skip")}
+        found |= {f"{prefix}.split": ("train", "validation", "all")}
+        found |= {f"{prefix}.{key}": ("refuse", "skip") for key in ("missing", "unusable")}
     return {key: tuple(values) for key, values in found.items()}

@@ -76,7 +76,7 @@ def test_data_without_categories_has_none(tmp_path: Path) -> None:
 
 def test_some_categories_are_not_enough(tmp_path: Path) -> None:
     extra = add(annotation(90, category_id=1))
-    assert 'annotation 90: the key "category_id" is given, which others lack' in refusal(write(tmp_path, extra))
+    assert 'annotation 20: the key "category_id" is missing, which others have' in refusal(write(tmp_path, extra))
     mixed = both(categorised, add(annotation(90)))
     assert 'annotation 90: the key "category_id" is missing, which others have' in refusal(write(tmp_path, mixed))
     named = both(categorised, add(annotation(90, category_id="cat")))
@@ -121,7 +121,10 @@ def test_headers_tell_which_pictures_to_skip(tmp_path: Path) -> None:
     assert [data.image_id(i) for i in range(len(data))] == [3]
     assert counted(data) == {"unreadable_image": 2, "image_left_out": 2, "image_without_instances": 1}
     unlabelled = Coco(root, labels=False, missing="skip")
-    assert len(unlabelled) == 2 and counted(unlabelled) == {"image_left_out": 1}
+    assert len(unlabelled) == 1 and counted(unlabelled) == {"image_left_out": 2}, "the same images as with labels"
+    (root / "annotations" / "instances_val2017.json").unlink()
+    unlisted = Coco(root, labels=False, missing="skip")
+    assert len(unlisted) == 2 and counted(unlisted) == {"image_left_out": 1}, "nobody knows the size it should have"
 
 
 def test_damage_that_shows_on_reading_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

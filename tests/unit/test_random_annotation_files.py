@@ -60,7 +60,16 @@ polygons = st.lists(
 )
 segmentations = polygons | (runs | strings).map(lambda counts: {"size": [HEIGHT, WIDTH], "counts": counts})
 malformed = st.sampled_from(
-    [None, [], [[1, 1, 2]], [[1, 1, 2, 2]], {"size": [10, 8], "counts": [80]}, {"size": [8, 10], "counts": "o"}, "1 1"]
+    [
+        None,
+        [],
+        [[]],
+        [[1, 1, 2]],
+        [[1, 1, 2, 2]],
+        {"size": [10, 8], "counts": [80]},
+        {"size": [8, 10], "counts": "o"},
+        "1 1",
+    ]
 )
 coordinates = st.sampled_from([-30.0, -0.01, 0, 3, 4.5, 9, 10, 40])
 annotations = st.fixed_dictionaries(
@@ -75,12 +84,15 @@ annotations = st.fixed_dictionaries(
     optional={"iscrowd": st.integers(0, 1)},
 )
 
+UNUSABLE = ("malformed", "category_id", "bbox", "area", "iscrowd", "segmentation")
+"""What may be wrong with a single annotation: the mask, or a field that is null or missing."""
+
 
 @st.composite
 def files(draw: st.DrawFn) -> dict[str, Any]:
-    """The content of a file (image 0 is not listed), the state of its pictures, and whether it has to be refused."""
+    """The content of a file (image 0 is not listed), the state of its pictures, and what is wrong with which entry."""
     unique = draw(st.lists(annotations, min_size=2, max_size=8, unique_by=lambda each: each["id"]))
-    flaw = draw(st.sampled_from(["none"] * 12 + ["same id", "same image", "malformed", "some category", "no bbox"]))
+    flaw = draw(st.sampled_from(["none"] * 12 + ["same id", "same image", *UNUSABLE]))
     images = draw(st.permutations([1, 2, 3]))[: draw(st.sampled_from([3, 3, 2, 1]))]
     for each in unique:
         each["image_id"] = images[each["image_id"] % len(images)] if each["image_id"] else 0
@@ -93,12 +105,20 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
         unique.append({**target})
     elif flaw == "malformed":
         target["segmentation"] = draw(malformed)
-    elif flaw == "some category":
-        del target["category_id"]
-    elif flaw == "no bbox":
-        del target["bbox"]
+    elif flaw != "none" and draw(st.booleans()) and flaw != "category_id":
+        target[flaw] = None
+    elif flaw != "none":
+        target.pop(flaw, None)
     states = {image: draw(st.sampled_from(["good"] * 12 + list(PICTURES))) for image in images}
-    return {"images": images, "annotations": unique, "states": states, "flawed": flaw != "none"}
+    return {"images": images, "annotations": unique, "states": states, "flaw": flaw, "target": target}
+
+
+def ruled_out(raw: dict[str, Any], crowd: bool, least_area: float) -> bool:
+    """Whether the written rules leave an annotation out whose fields may be missing."""
+    if (raw.get("iscrowd") == 1 and not crowd) or ((raw.get("area") or 0) < least_area and raw.get("area") is not None):
+        return True
+    x, y, width, height = raw.get("bbox") or (0, 0, 1, 1)
+    return width <= 0 or height <= 0 or x >= WIDTH or y >= HEIGHT or x + width <= 0 or y + height <= 0
 
 
 def write(root: Path, layout: str, content: dict[str, Any]) -> type[Coco] | type[Lvis]:
@@ -132,21 +152,27 @@ def expect_one_line(error: InputError) -> None:
     crowd=st.booleans(),
     least_area=st.sampled_from([0.0, 1.0, 20.0]),
     missing=st.sampled_from(["refuse", "skip", "skip"]),
+    unusable=st.sampled_from(["refuse", "skip"]),
 )
 def test_every_annotation_is_accounted_for(
-    content: dict[str, Any], layout: str, crowd: bool, least_area: float, missing: str
+    content: dict[str, Any], layout: str, crowd: bool, least_area: float, missing: str, unusable: str
 ) -> None:
-    states = content["states"].values()
+    states, flaw, target = content["states"].values(), content["flaw"], content["target"]
+    # An annotation that says nothing of crowds is none.
+    harmless = flaw == "iscrowd" and "iscrowd" not in target
+    is_unusable = flaw in UNUSABLE and not harmless and not ruled_out(target, crowd, least_area)
+    refused = flaw in ("same id", "same image") or (is_unusable and unusable == "refuse")
     with tempfile.TemporaryDirectory() as folder:
         kind = write(Path(folder), layout, content)
         try:
-            data = kind(folder, crowd=crowd, least_area=least_area, missing=missing)
+            data = kind(folder, crowd=crowd, least_area=least_area, missing=missing, unusable=unusable)
         except InputError as error:
             expect_one_line(error)
             usable = set(states) & {"good", "truncated"} if missing == "skip" else set(states) <= {"good"}
-            assert content["flawed"] or not usable
+            assert refused or not usable
+            assert not is_unusable or not refused or str(error).endswith("or give data.unusable=skip")
             return
-        assert not content["flawed"]
+        assert not refused and data.skipped["unusable_annotation"] == is_unusable
         seen: list[int] = []
         for index in range(len(data)):
             try:
