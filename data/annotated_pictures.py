@@ -31,6 +31,9 @@ class AnnotatedPictures:
         rules: those that made the entries.
         labels: False where the entries hold no instances because none were read.
 
+    Attributes:
+        unusable_in_truth: how many annotations :meth:`truth` left out when it was last called.
+
     Raises:
         InputError: a picture that is needed is missing, unreadable or of another size than listed, or all are.
     """
@@ -40,6 +43,7 @@ class AnnotatedPictures:
     def __init__(
         self, folder: Path, source: Path, entries: list[Entry], present: Collection[str], rules: Rules, labels: bool
     ) -> None:
+        self.unusable_in_truth = 0
         self._folder, self._source, self._rules, self._labels = folder, source, rules, labels
         self._entries = self._usable(entries, present)
         if not self._entries:
@@ -66,17 +70,30 @@ class AnnotatedPictures:
         return self._source
 
     def truth(self) -> Mapping[str, Any]:
-        """``images``, ``annotations`` and ``categories`` exactly as in the file, whatever the rules leave out.
+        """``images``, ``annotations`` and ``categories`` as in the file, whatever the rules leave out.
 
-        Read anew at each call and not kept: in memory it takes several times the file's size.
+        Only annotations that cannot be used, where such are skipped, and those of images that are not listed are
+        missing. Read anew at each call and not kept: in memory it takes several times the file's size.
 
         Raises:
-            InputError: the file has no categories, or the data set was made with ``labels=False``.
+            InputError: the file has no categories, the data set was made with ``labels=False``, or an annotation that
+                the rules leave out (of a crowd, small) cannot be used and such are refused.
         """
         content = read_json(self.truth_path)
         if not isinstance(value(content, "categories", str(self._source)), list):
             raise InputError(f'{self._source}: "categories" is not a list; give a file that lists its categories')
-        return {key: content[key] for key in ("images", "annotations", "categories")}
+        unusable = set(self._rules.unusable)
+        for place, size_hw in self._rules.left_out.items():
+            if size_hw is not None:
+                try:
+                    self._rules.check_left_out(content["annotations"][place], size_hw, self._source)
+                except InputError as problem:
+                    self._rules.skipped.require_skipping(problem)
+                    unusable.add(place)
+        self.unusable_in_truth = len(unusable)
+        unusable |= {place for place, size_hw in self._rules.left_out.items() if size_hw is None}
+        annotations = [raw for place, raw in enumerate(content["annotations"]) if place not in unusable]
+        return {"images": content["images"], "annotations": annotations, "categories": content["categories"]}
 
     @property
     def category_ids(self) -> frozenset[int] | None:
@@ -103,6 +120,10 @@ class AnnotatedPictures:
             self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
             raise UnreadableImage(str(problem)) from None
         return image
+
+    def instance_count(self, index: int) -> int:
+        """How many instances of a picture the rules admit; some may show no pixel when they are read."""
+        return len(self._entries[index].instances)
 
     def image_name(self, index: int) -> str:
         """The file's path, relative to the folder of pictures."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -49,16 +50,16 @@ def files_below(folder: Path) -> Iterator[str]:
         InputError: a folder cannot be read.
     """
     with access_told(folder):
-        seen, left = {_identity(folder)}, [""]
+        seen, left = {_identity(folder)}, deque([""])
         while left:
             folders = []
-            for name, is_folder in _entries(folder, left.pop()):
+            for name, is_folder in _entries(folder, left.popleft()):
                 if is_folder:
                     folders.append(name)
                 else:
                     yield name
             # In order, so that of several ways to one folder the same is taken everywhere.
-            for name in sorted(folders, reverse=True):
+            for name in sorted(folders):
                 if (identity := _identity(folder / name)) not in seen:
                     seen.add(identity)
                     left.append(name)

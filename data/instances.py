@@ -52,6 +52,8 @@ class Rules:
     Attributes:
         categories: the ids that the file lists, where it lists some.
         categorised: whether annotations name a category: all do, or none. None: as the first one has it.
+        unusable: the places of annotations that were skipped because they cannot be used, in the order of admission.
+        left_out: the places of those that a rule left out unchecked, with the sizes of their images.
 
     Raises:
         InputError: ``least_area``, ``missing`` or ``unusable`` is no such value.
@@ -63,6 +65,9 @@ class Rules:
         self.skipped = Skipped(least_area, missing, unusable)
         self.categories: frozenset[int] | None = None
         self.categorised: bool | None = None
+        self.unusable: set[int] = set()
+        self.left_out: dict[int, tuple[int, int] | None] = {}
+        self._place = -1
         self._crowd, self._least_area = crowd, least_area
         self._seen: set[int] = set()
 
@@ -84,10 +89,11 @@ class Rules:
                 missing or of the wrong type, the segmentation is malformed, ``iscrowd`` is not 0 or 1, or it names no
                 category where others do.
         """
+        self._place += 1
         try:
             annotation_id = whole(raw, "id", f"{source}: an annotation")
         except InputError as problem:
-            self.skipped.skip_annotation(problem)
+            self._skip(problem)
             return None
         assert isinstance(raw, dict)
         where = f"{source}: annotation {annotation_id}"
@@ -100,10 +106,29 @@ class Rules:
             if size_hw is not None and reason is None:
                 return self._checked(raw, annotation_id, size_hw, where)
         except InputError as problem:
-            self.skipped.skip_annotation(problem)
-        else:
-            self.skipped.count(reason or "unknown_image")
+            self._skip(problem)
+            return None
+        self.skipped.count(reason or "unknown_image")
+        self.left_out[self._place] = size_hw
         return None
+
+    def check_left_out(self, raw: Mapping[str, Any], size_hw: tuple[int, int], source: Path) -> None:
+        """Check of an annotation that a rule left out what average precision reads, whose rules are others.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        where = f"{source}: annotation {raw['id']}"
+        check_segmentation(value(raw, "segmentation", where), size_hw, where)
+        if "area" in raw:
+            numbers([raw["area"]], 1, "area", where)
+        self._category(raw, where)
+        _check_crowd_flag(raw, where)
+
+    def _skip(self, problem: InputError) -> None:
+        """Note an annotation that cannot be used, or refuse it."""
+        self.skipped.skip_annotation(problem)
+        self.unusable.add(self._place)
 
     def _reason(self, raw: Mapping[str, Any], size_hw: tuple[int, int]) -> str | None:
         """The rule that leaves an annotation out, as far as its fields can be read; None where none does."""
@@ -124,10 +149,7 @@ class Rules:
         segmentation = value(raw, "segmentation", where)
         category_id = self._category(raw, where)
         check_segmentation(segmentation, size_hw, where)
-        # JSON has numbers and truth values for it; of anything else nobody knows which side it means.
-        if raw.get("iscrowd", 0) not in (0, 1):
-            problem = f'"iscrowd" is {str(raw["iscrowd"])[:40]!r}, not 0 or 1'
-            raise InputError(f"{where}: {problem}; correct the annotation")
+        _check_crowd_flag(raw, where)
         point_xy = _first_point(raw, where)
         box = _cut(corners, size_hw)
         if any(abs(cut - corner) > _ROUNDING for cut, corner in zip(box, corners, strict=True)):
@@ -175,6 +197,13 @@ class Rules:
         category_id = whole(raw, "category_id", where) if named else None
         self.categorised = named
         return category_id
+
+
+def _check_crowd_flag(raw: Mapping[str, Any], where: str) -> None:
+    # JSON has numbers and truth values for it; of anything else nobody knows which side it means.
+    if raw.get("iscrowd", 0) not in (0, 1):
+        problem = f'"iscrowd" is {str(raw["iscrowd"])[:40]!r}, not 0 or 1'
+        raise InputError(f"{where}: {problem}; correct the annotation")
 
 
 def _corners(box_xywh: list[float]) -> tuple[float, float, float, float]:

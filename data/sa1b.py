@@ -99,6 +99,10 @@ class Sa1b:
         except InputError as problem:
             raise self._left_out(index, problem) from None
 
+    def instance_count(self, index: int) -> int:
+        """How many instances of a picture the rules admit; some may show no pixel when they are read."""
+        return self._instance_counts[self._numbers[index]]
+
     def image_name(self, index: int) -> str:
         """The file name, ``sa_<number>.jpg``."""
         return self._pictures[self._numbers[index]].name

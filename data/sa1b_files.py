@@ -11,6 +11,11 @@ _FILE = re.compile(r"sa_(\d+)\.(\w+)", re.ASCII | re.IGNORECASE)
 _MOST_DIGITS = 18
 
 
+def is_sa1b_image(name: str) -> bool:
+    """Whether a path's last part is that of an image of SA-1B."""
+    return is_image(name) and _FILE.fullmatch(name.rpartition("/")[2]) is not None
+
+
 def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path], int]:
     """Images and JSON files by number, and how many files are neither.
 

@@ -74,11 +74,19 @@ class Skipped:
         """Count an annotation that cannot be used.
 
         Raises:
-            InputError: ``problem``, and the setting that skips, unless such annotations are skipped.
+            InputError: as :meth:`require_skipping`.
+        """
+        self.require_skipping(problem)
+        self.count("unusable_annotation")
+
+    def require_skipping(self, problem: InputError) -> None:
+        """Refuse an annotation that cannot be used, unless such are skipped.
+
+        Raises:
+            InputError: ``problem``, and the setting that skips.
         """
         if not self._skips_annotations:
             raise InputError(f"{problem}, or give data.unusable=skip") from None
-        self.count("unusable_annotation")
 
     def leave_out(self, image_id: int, instances: int, problem: InputError) -> None:
         """Count a picture that cannot be used, with its admitted instances; once however often it is tried.

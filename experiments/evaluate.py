@@ -35,6 +35,7 @@ from experiments.report import print_comparison
 from experiments.result_file import NAME, write_result
 from experiments.run_folder import held_folder
 from experiments.schema import EvaluateConfig, EvaluationConfig
+from experiments.scorable import require_instances
 from experiments.scoring import BOX_POINT, Held, columns, counted, point_column, score_fillings
 from experiments.subjects import Subject, find_subject
 
@@ -48,6 +49,8 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         raise InputError(f"detections={settings.detections}: {names} take none; give evaluation=coco_detector_box")
     data = build_data(_admitting(evaluation.data, protocols))
     indices = evaluation_indices(evaluation, data)
+    if not all(protocol.is_detected for protocol in protocols):
+        require_instances(data, indices, "evaluation.data")
     detections = _detections(settings, data, protocols)
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
     subject = find_subject(settings)

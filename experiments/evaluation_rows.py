@@ -13,6 +13,7 @@ from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
 from evaluation.passes import Scored
 from evaluation.scoring_protocol import ScoringProtocol
 from experiments.schema import EvaluationConfig
+from experiments.scorable import require_records
 from experiments.scoring import Held
 
 ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")
@@ -38,7 +39,7 @@ def protocol_columns(
     axes = protocol.axes()
     if evaluation.reference is not None and protocol.truth == "reference":
         axes["reference"] = str(impersonal(evaluation.reference))
-    shared = {
+    shared: dict[str, Any] = {
         "data": held.name,
         "protocol": protocol.name,
         "skipped": {reason: count for reason, count in scored.skipped.items() if count},
@@ -53,15 +54,18 @@ def protocol_columns(
         places = [place for place in range(scored.pictures) if place not in scored.left_out]
         detected = scored.detected(protocol.name)
         assert truth is not None
-        return shared | {"axes": axes} | _precision_columns(detected, held, places, evaluation.backend, truth)
+        found = _precision_columns(detected, held, places, evaluation.backend, truth)
+        if unusable := getattr(held.data, "unusable_in_truth", 0):
+            shared["skipped"]["unusable_annotation"] = unusable
+        return shared | {"axes": axes} | found
     axes["interval"] = "bootstrap over images"
-    return shared | {"axes": axes} | _iou_columns(scored.instances(protocol.name), protocol)
+    records = scored.instances(protocol.name)
+    require_records(records, held.data)
+    return shared | {"axes": axes} | _iou_columns(records, protocol)
 
 
 def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> dict[str, Any]:
     found: dict[str, Any] = {"instances": len(records), "images": len({record.image_id for record in records})}
-    if not records:
-        return found
     metrics = mean_iou(records, protocol.bounds)
     low, high = bootstrap_interval(records)
     found |= {name: metrics[name].value for name in SIZES if name in metrics}

@@ -19,6 +19,7 @@ from core.errors import InputError
 from core.result import ResultRow
 from core.seeding import seed_for
 from data.sample import ImageData
+from data.skipped import ABOUT_IMAGES
 from evaluation.latency import PRECISIONS, device_name
 from experiments.build import (
     build_data,
@@ -41,6 +42,7 @@ from experiments.report import print_comparison
 from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.run_folder import held_folder
 from experiments.schema import RunConfig
+from experiments.scorable import require_held_out, require_instances
 from experiments.scoring import Held, score_fillings, score_model, training_score
 from experiments.tracking.csv_file import NAME as METRICS
 from experiments.tracking.csv_file import metrics_csv
@@ -99,6 +101,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         teacher = build_teacher(settings.teacher, device)
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         promised_parameters(method, teacher)
+        require_held_out(settings.data, settings.evaluation.data)
         data = build_data(settings.data, labels=True if _reads_labels(method) else None)
         parts = Parts(settings, name, folder, device, method, teacher, data, _held(settings))
         processes.join(device)
@@ -127,6 +130,7 @@ def _held(settings: RunConfig) -> Held:
     evaluation = settings.evaluation
     data = build_data(evaluation.data)
     indices = evaluation_indices(evaluation, data, ENDLESS_IMAGES)
+    require_instances(data, indices, "evaluation.data")
     return Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, evaluation.precision)
 
 
@@ -255,9 +259,10 @@ def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> l
 
 
 def _left_out_of_training(parts: Parts) -> dict[str, int]:
-    """How many training pictures could not be read, as far as this process (since it last began) has met them."""
-    count = parts.data.skipped.get("image_left_out", 0)
-    return {"training_image_left_out": count} if count else {}
+    """What training did without, as far as this process (since it last began) has met it."""
+    skipped = parts.data.skipped
+    reasons = (*ABOUT_IMAGES, "unusable_annotation")
+    return {f"training_{reason}": skipped[reason] for reason in reasons if skipped.get(reason)}
 
 
 def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
+from experiments.scorable import has_instances, require_records
 
 VALIDATION_IMAGES = 50
 BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
@@ -58,14 +59,20 @@ def training_score(data: ImageData, batch: int) -> Callable[[Segmenter], float]:
     """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training pictures.
 
     These are the last of the training set. Held-out pictures never choose anything.
+
+    Raises:
+        InputError: they have no instances; where only their pixels show it, the returned function raises.
     """
     protocol = PROTOCOLS["point_single@1"]
     indices = range(max(0, len(data) - VALIDATION_IMAGES), len(data))
+    nothing = InputError(f"{data.name}: the last {len(indices)} training pictures have no instances to validate on")
+    if not has_instances(data, indices):
+        raise nothing
 
     def score(model: Segmenter) -> float:
         records = score_instances(model, data, [protocol], batch=batch, indices=indices)[protocol.name]
         if not records:
-            raise InputError(f"{data.name}: the last {len(indices)} training pictures have no instances to validate on")
+            raise nothing
         return mean_iou(records)["miou"].value
 
     return score
@@ -84,18 +91,23 @@ def point_column(records: Sequence[InstanceRecord]) -> dict[str, Any]:
 
 
 def columns(records: Sequence[InstanceRecord], held: Held) -> dict[str, Any]:
-    """Records of box prompts as columns."""
+    """Records of box prompts as columns.
+
+    Raises:
+        InputError: there are none.
+    """
+    require_records(records, held.data)
     metrics = mean_iou(records)
     names = ("miou", "miou_small", "miou_medium", "miou_large")
-    overall = metrics.get("miou")
+    overall = metrics["miou"]
     return {
         "data": held.name,
         "protocol": held.protocol,
         **{name: _value(metrics, name) for name in names},
         "instances": len(records),
         "images": len({record.image_id for record in records}),
-        "miou_low": overall.low if overall else None,
-        "miou_high": overall.high if overall else None,
+        "miou_low": overall.low,
+        "miou_high": overall.high,
         "skipped": {reason: count for reason, count in held.data.skipped.items() if count},
     }
 

@@ -1,9 +1,11 @@
 """``doctor`` on data sets: what of each layout lies below ``data.root``, with the commands that fetch the rest."""
 
-import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+from data.image_files import files_below, is_image
+from data.sa1b_files import is_sa1b_image
 from experiments.doctor.finding import Finding
 
 _COCO = "http://images.cocodataset.org"
@@ -16,8 +18,8 @@ _FETCHED = {
     "lvis_v1_val.json": "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_val.json.zip",
 }
 """Where each part comes from, in archives."""
-_PICTURES = (".jpg", ".jpeg", ".png")
-_SA1B = re.compile(r"sa_\d+\.jpg")
+_MOST_FILES = 200_000
+"""Files of SA-1B that are looked at: all of it has 22 million."""
 _ASK = "python -m experiments doctor data.root=FOLDER, or data: {root: FOLDER} in conf/local/default.yaml"
 
 
@@ -47,7 +49,7 @@ def _pictures(folder: Path) -> Iterator[Finding]:
         if not place.is_dir():
             yield Finding("data", f"coco {name}/", "missing", "no such folder below data.root", _unpack(name, folder))
             continue
-        count = sum(path.name.lower().endswith(_PICTURES) for path in place.iterdir())
+        count = sum(map(is_image, files_below(place)))
         state, fix = ("ok", "") if count else ("broken", _unpack(name, folder))
         yield Finding("data", f"coco {name}/", state, f"{count:,} picture{'s' * (count != 1)}", fix)
 
@@ -66,14 +68,13 @@ def _annotations(folder: Path) -> Iterator[Finding]:
 
 
 def _sa1b(folder: Path) -> Finding:
-    """SA-1B's pictures in the folder itself and in the shards right below, of which at most 19 are counted."""
-    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir() and path.name.startswith("sa_"))]
-    counts = {place.name: sum(bool(_SA1B.fullmatch(path.name)) for path in place.iterdir()) for place in places[:20]}
-    count = sum(counts.values())
+    """SA-1B's pictures in the folder and below it, among so many files."""
+    files = list(islice(files_below(folder), _MOST_FILES))
+    count = sum(is_sa1b_image(name) for name in files)
+    more = f" among the first {_MOST_FILES:,} files" if len(files) == _MOST_FILES else ""
     if not count:
         fix = "fetch shards by hand (they ask for consent): https://ai.meta.com/datasets/segment-anything-downloads"
-        return Finding("data", "sa1b", "missing", "no sa_*.jpg in data.root or one folder below", fix)
-    more = f" in the first 20 of {len(places)} folders" if len(places) > 20 else ""
+        return Finding("data", "sa1b", "missing", f"no sa_*.jpg in data.root or below{more}", fix)
     return Finding("data", "sa1b", "ok", f"{count:,} pictures{more}")
 
 

@@ -11,10 +11,8 @@ from typing import Any
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
+from data.image_files import is_image
 from evaluation.everything import EverythingSettings
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-"""What names of pictures end in, whatever the case; in a folder all other files are left alone."""
 
 LONGEST = 256 << 20
 """Bytes of the longest annotation file that is read; ten thousand masks of a large picture have a quarter of it."""
@@ -44,7 +42,7 @@ def places(given: Path, out: Path, draw: bool) -> tuple[list[Place], int]:
         found, others = [given], 0
     else:
         entries = sorted(path for path in given.iterdir() if not path.name.startswith("."))
-        found = [path for path in entries if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+        found = [path for path in entries if is_image(path.name) and not path.is_dir()]
         others = len(entries) - len(found)
         if not found:
             raise InputError(

@@ -25,6 +25,7 @@ from experiments.everything.table import strategies_table, strategy_name
 from experiments.identity import fingerprint, resolved
 from experiments.run_folder import held_folder
 from experiments.schema import EverythingConfig, ProposalsConfig
+from experiments.scorable import require_instances
 
 ENDLESS_IMAGES = 50
 """Pictures scored on where the data set has no natural end (``shapes``)."""
@@ -47,6 +48,7 @@ def score_strategy(
     precision = check_precision("evaluation.precision", evaluation.precision, device)
     data = build_data(evaluation.data)
     indices = evaluation_indices(evaluation, data, ENDLESS_IMAGES)
+    require_instances(data, indices, "evaluation.data")
     found = find_model(settings.checkpoint)
     model = found.model.to(device)
     check_encoder(settings.checkpoint, model, PRECISIONS[precision])

@@ -1,7 +1,10 @@
-"""A folder with broken pictures as a user has it: a run refuses it by name, or goes on and counts."""
+"""Folders and annotations as users have them: a run refuses what it cannot use by name, or goes on and counts."""
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -35,6 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / name(BROKEN[0])).write_bytes(whole[: len(whole) // 2])
     (folder / name(BROKEN[1])).write_text("<html>404</html>")
     Image.new("RGB", (30, 20)).save(folder / name(BROKEN[2]))
+    # What the annotation file does not list is neither trained on nor scored.
+    Image.new("RGB", (30, 20)).save(folder / "unlisted.WEBP")
     (root / "train2017").symlink_to(folder)
     annotations = root / "annotations"
     (annotations / "instances_train2017.json").write_bytes((annotations / "instances_val2017.json").read_bytes())
@@ -115,8 +120,10 @@ def test_a_run_that_skips_counts_what_it_left_out(
     for row in rows:
         assert row.skipped["image_left_out"] == len(BROKEN) and row.skipped["unreadable_image"] == left_out
         assert row.images == 5 and row.instances == instances(root, (0, 2, 3, 5, 7))
-    # Without labels nobody knows the size that was listed, and two steps of two pictures need not meet every picture.
-    assert rows[-1].skipped["training_image_left_out"] in (1, 2, 3)
+        assert row.skipped["unlisted_image"] == 1
+    # Headers tell two of them; two steps of two pictures need not meet the one whose damage lies behind its header.
+    assert rows[-1].skipped["training_image_left_out"] in (2, 3)
+    assert rows[-1].skipped["training_unlisted_image"] == 1
     assert "training_image_left_out" not in rows[0].skipped
 
 
@@ -131,15 +138,125 @@ def figures(row: ResultRow) -> dict[str, object]:
     return {name: getattr(row, name) for name in names}
 
 
+@pytest.fixture(scope="module")
+def evaluate_intact(intact: Path) -> Callable[[str], tuple[list[str], list[ResultRow]]]:
+    """Words of an evaluation, and its rows on the intact folder."""
+
+    @functools.cache
+    def evaluate(evaluation: str) -> tuple[list[str], list[ResultRow]]:
+        # Boxes of broken pictures too: these are left out with their pictures.
+        boxes = write_detections(intact.parent / "boxes.json", intact.parent / "coco")
+        more = [f"evaluation={evaluation}", *([f"detections={boxes}"] if "detector" in evaluation else [])]
+        return more, evaluated(intact, intact.parent / f"evaluated_{evaluation}", *more)
+
+    return evaluate
+
+
 @pytest.mark.parametrize("evaluation", ["coco", "coco_box", "coco_detector_box"])
 def test_evaluations_give_what_they_give_without_the_broken(
-    evaluation: str, root: Path, intact: Path, tmp_path: Path
+    evaluation: str, root: Path, evaluate_intact: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    boxes = write_detections(tmp_path / "boxes.json", root)
-    more = [f"evaluation={evaluation}", *([f"detections={boxes}"] if "detector" in evaluation else [])]
-    expected = evaluated(intact, tmp_path / "intact", *more)
+    more, expected = evaluate_intact(evaluation)
     found = evaluated(root, tmp_path / "broken", *more, "data.missing=skip")
     assert [figures(row) for row in found] == [figures(row) for row in expected]
     for row in found:
         assert row.skipped["image_left_out"] == len(BROKEN)
         assert row.skipped["unreadable_image"] == instances(root, BROKEN)
+
+
+def rewritten(root: Path, target: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A folder with the intact pictures under changed annotations, for either split."""
+    content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    change(content)
+    (target / "annotations").mkdir(parents=True)
+    for folder in ("train2017", "val2017"):
+        (target / folder).symlink_to((root / "val2017").resolve())
+        (target / "annotations" / f"instances_{folder}.json").write_text(json.dumps(content))
+    return target
+
+
+def without_area(content: dict[str, Any]) -> None:
+    for raw in content["annotations"]:
+        raw["area"] = 0
+
+
+def test_annotations_without_area_are_told_instead_of_a_table_of_nothing(
+    intact: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = rewritten(intact, tmp_path / "coco", without_area)
+    count = instances(root, tuple(range(8)))
+    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'out'}"]
+    everything = ["everything", "checkpoint=sam_pocket", f"data.root={root}", "evaluation=coco"]
+    run = words(root, teacher, tmp_path / "runs", "method=scratch")
+    for command in ([*asked, "evaluation=coco_box"], [*asked, "evaluation=coco"], everything, run):
+        assert main(command) == 2
+        captured = capsys.readouterr()
+        (line,) = complaints(captured.err)
+        assert f"instances_val2017.json: no annotation is left as an instance (area_below_1 {count})" in line
+        assert "evaluation.data.least_area=0" in line and not captured.out
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "runs").glob("*/student.safetensors"))
+    # What the line proposes works, and average precision has no such rule.
+    rows = evaluated(root, tmp_path / "out", "evaluation=coco_box", "evaluation.data.least_area=0")
+    assert [row.instances for row in rows] == [count] * 3
+    boxes = write_detections(tmp_path / "boxes.json", root)
+    rows = evaluated(root, tmp_path / "ap", "evaluation=coco_detector_box", f"detections={boxes}")
+    assert all(row.ap is not None for row in rows)
+
+
+def test_masks_without_pixels_are_told_after_the_pass(
+    intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def emptied(content: dict[str, Any]) -> None:
+        for raw in content["annotations"]:
+            raw["segmentation"] = [[300, 300, 400, 300, 400, 400]]
+
+    root = rewritten(intact, tmp_path / "coco", emptied)
+    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'out'}"]
+    for evaluation in ("coco_box", "coco"):
+        assert main([*asked, f"evaluation={evaluation}", "evaluation.latency_runs=1"]) == 2
+        (line,) = complaints(capsys.readouterr().err)
+        assert f"coco: no instance could be scored (empty_mask {instances(root, tuple(range(8)))})" in line
+
+
+def test_images_without_instances_ask_for_more(
+    intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def only_the_last(content: dict[str, Any]) -> None:
+        content["annotations"] = [raw for raw in content["annotations"] if raw["image_id"] == 7]
+
+    root = rewritten(intact, tmp_path / "coco", only_the_last)
+    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", "evaluation=coco_box", "evaluation.images=2"]
+    assert main(asked) == 2
+    (line,) = complaints(capsys.readouterr().err)
+    assert "none of the 2 images asked for has an instance; give a larger evaluation.images" in line
+
+
+@pytest.mark.parametrize("evaluation", ["coco_box", "coco_detector_box"])
+def test_annotations_that_cannot_be_used_are_skipped_and_counted(
+    evaluation: str,
+    intact: Path,
+    evaluate_intact: Callable[[str], Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = [{"segmentation": []}, {"segmentation": [[]]}, {"area": None}, {"iscrowd": None}, {"bbox": [1, 2, 3]}]
+
+    def mixed(content: dict[str, Any]) -> None:
+        first = content["annotations"][0]
+        content["annotations"] += [{**first, "id": 900 + n, **changes} for n, changes in enumerate(bad)]
+        content["annotations"].append({**first, "id": 990, "iscrowd": 1, "segmentation": None})
+
+    root = rewritten(intact, tmp_path / "coco", mixed)
+    more, expected = evaluate_intact(evaluation)
+    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'refused'}", *more]
+    capsys.readouterr()
+    assert main(asked) == 2
+    (line,) = complaints(capsys.readouterr().err)
+    assert "instances_val2017.json: annotation 900: segmentation without polygons" in line
+    assert line.endswith("data.unusable=skip")
+    found = evaluated(root, tmp_path / "found", *more, "data.unusable=skip")
+    assert [figures(row) for row in found] == [figures(row) for row in expected]
+    # The crowd's mask is of no use to anybody: instances leave it out as a crowd, average precision as unusable.
+    unusable, crowd = (6, None) if "detector" in evaluation else (5, 1)
+    for row in found:
+        assert (row.skipped["unusable_annotation"], row.skipped.get("crowd")) == (unusable, crowd)

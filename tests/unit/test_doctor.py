@@ -139,14 +139,16 @@ def test_what_is_asked_for_is_that_of_pyproject() -> None:
 
 def test_data_sets_by_their_layout(tmp_path: Path) -> None:
     (tmp_path / "val2017").mkdir()
-    (tmp_path / "val2017" / "000000000139.jpg").touch()
+    (tmp_path / "val2017" / "part").mkdir()
+    for name in ("000000000139.jpg", "part/000000000285.WEBP", ".000000000632.jpg", "notes.txt"):
+        (tmp_path / "val2017" / name).touch()
     (tmp_path / "train2017").mkdir()
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "lvis_v1_val.json").write_text("{}")
     (tmp_path / "annotations" / "instances_val2017.json").touch()
-    (tmp_path / "sa_000000").mkdir()
+    (tmp_path / "images" / "sa_000000").mkdir(parents=True)
     for name in ("sa_1.jpg", "sa_2.jpg", "sa_1.json"):
-        (tmp_path / "sa_000000" / name).touch()
+        (tmp_path / "images" / "sa_000000" / name).touch()
     found = by_name(doctor_data.data_sets(str(tmp_path)))
     states = {name: finding.state for name, finding in found.items()}
     assert states == {
@@ -159,7 +161,7 @@ def test_data_sets_by_their_layout(tmp_path: Path) -> None:
         "lvis_v1_val.json": "ok",
         "sa1b": "ok",
     }
-    assert found["coco val2017/"].found == "1 picture" and found["sa1b"].found == "2 pictures"
+    assert found["coco val2017/"].found == "2 pictures" and found["sa1b"].found == "2 pictures"
     assert f"unzip -d '{tmp_path}'" in found["instances_train2017.json"].fix
     assert not_ready(found.values()) is None, "a run needs none of them"
 

@@ -197,3 +197,46 @@ def test_an_annotation_without_its_point_leaves_a_sample_without_points(tmp_path
     write(tmp_path, 2, [without])
     sample = Sa1b(tmp_path, "validation").sample(0)
     assert sample.annotation_ids == (7,) and sample.points_xy is None
+
+
+def test_all_takes_the_whole_folder(root: Path) -> None:
+    everything = ["sa_1.jpg", "sa_2.jpg", "sa_3.jpg", "sa_4.jpg", "sa_10.jpg"]
+    for labels in (True, False):
+        data = Sa1b(root, "all", 1, labels=labels)
+        assert names(data) == everything == [*names(Sa1b(root, "train", 1)), *names(Sa1b(root, "validation", 1))]
+    (root / "sa_000001" / "sa_2.jpg").unlink()
+    data = Sa1b(root, "all", missing="skip")
+    assert len(data) == 4 and (data.skipped["image_left_out"], data.skipped["unreadable_image"]) == (1, 2)
+
+
+def test_one_picture_is_enough_for_all(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    assert names(Sa1b(tmp_path, "all")) == ["sa_1.jpg"]
+
+
+def test_folders_of_any_depth_and_other_suffixes(tmp_path: Path) -> None:
+    for number, folder in enumerate(("a/b/c", "a", ".")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        write(tmp_path / folder, 1 + number)
+    Image.open(tmp_path / "a" / "sa_2.jpg").save(tmp_path / "a" / "sa_2.PNG")
+    (tmp_path / "a" / "sa_2.jpg").unlink()
+    (tmp_path / "sa_3.json").rename(tmp_path / "a" / "SA_3.JSON")
+    for name in ("sa_9.txt", "photo.jpg", "a/sources.csv", ".sa_7.jpg", "sa_x.jpg"):
+        (tmp_path / name).touch()
+    data = Sa1b(tmp_path, "all")
+    assert names(data) == ["sa_1.jpg", "sa_2.PNG", "sa_3.jpg"]
+    assert [len(data.sample(index).annotation_ids) for index in range(3)] == [2, 2, 2]
+    assert {reason: count for reason, count in data.skipped.items() if count} == {"other_file": 4}
+    (tmp_path / "a" / "sa_1.webp").touch()
+    assert f"{tmp_path}/a/sa_1.webp: the same number is also" in refusal(tmp_path, "all")
+
+
+def test_a_json_that_cannot_be_read_leaves_its_picture_out(root: Path) -> None:
+    (root / "sa_000001" / "sa_3.json").write_text('{"image"')
+    message = refusal(root, "all")
+    assert "sa_3.json: not valid JSON" in message and message.endswith("or give data.missing=skip")
+    (root / "sa_000001" / "sa_4.json").unlink()
+    data = Sa1b(root, "all", missing="skip")
+    assert names(data) == ["sa_1.jpg", "sa_2.jpg", "sa_10.jpg"]
+    # Nobody knows how many instances they had.
+    assert (data.skipped["image_left_out"], data.skipped["unreadable_image"]) == (2, 0)
