@@ -176,9 +176,14 @@ def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequen
         raise InputError(f"evaluation.{error}") from None
     truth = data.truth()
     try:
-        return GroundTruth(truth, style, "segm", [data.image_id(index) for index in indices]).checked()
+        found = GroundTruth(truth, style, "segm", [data.image_id(index) for index in indices]).checked()
     except InputError as error:
         raise InputError(f"{data.truth_path}: {error}") from None
+    # LVIS passes over what has no area, COCO over crowds.
+    if not any(raw["area"] > 0 if style == "lvis" else not raw["iscrowd"] for raw in found.annotations):
+        problem = f"has no annotation that average precision counts on the {len(indices)} images"
+        raise InputError(f"{data.truth_path}: {problem}; correct the file, or give a larger evaluation.images")
+    return found
 
 
 def _reference(evaluation: EvaluationConfig, subject: Subject) -> Segmenter | None:

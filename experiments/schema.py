@@ -350,8 +350,14 @@ COMMANDS: dict[str, type[CommandConfig]] = {
 }
 WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second"), "completion": ("shell",)}
 """Settings that a command also takes as bare words, in this order."""
-OTHER_NAMES = {"table": {"data": "dataset"}, "leaderboard": {"data": "dataset"}}
-"""Settings that are typed by another name: Hydra takes a key of the name of a folder in ``conf/`` for a file there."""
+OTHER_NAMES = {
+    "table": {"data": "dataset"},
+    "leaderboard": {"data": "dataset"},
+    "evaluate": {"data.split": "evaluation.data.split"},
+    "everything": {"data.split": "evaluation.data.split"},
+}
+"""Settings that are typed by another name too: Hydra takes a key of the name of a folder in ``conf/`` for a file there,
+and what ``evaluation`` scores is said by ``data`` like the folder that it lies in."""
 
 
 _methods: dict[str, type[Any]] = {}

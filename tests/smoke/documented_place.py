@@ -130,11 +130,13 @@ class Place:
 
     def _word(self, word: str, settings: dict[str, Any], others: list[str]) -> str:
         key, sign, value = word.partition("=")
+        if key == "evaluation.data.root" and "data.split=all" in others:
+            return f"{key}={shutil.copytree(self.sa1b, self.folder / 'data' / 'elsewhere', dirs_exist_ok=True)}"
         if key in ("data.root", "evaluation.data.root"):
             return f"{key}={getattr(self, self._data(settings))}"
         if key == "evaluation.data.annotations":
             return f"{key}={self.coco / 'annotations' / 'instances_val2017.json'}"
-        if key == "evaluation.data.images":
+        if key in ("data.images", "evaluation.data.images"):
             return f"{key}={self.coco / 'val2017'}"
         if key == "detections":
             return f"{key}={self.detections}"

@@ -201,6 +201,16 @@ def test_annotations_without_area_are_told_instead_of_a_table_of_nothing(
     boxes = write_detections(tmp_path / "boxes.json", root)
     rows = evaluated(root, tmp_path / "ap", "evaluation=coco_detector_box", f"detections={boxes}")
     assert all(row.ap is not None for row in rows)
+    crowds = rewritten(
+        intact, tmp_path / "crowds", lambda content: [raw.update(iscrowd=1) for raw in content["annotations"]]
+    )
+    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={crowds}", f"out={tmp_path / 'none'}"]
+    assert main([*asked, "evaluation=coco_detector_box", f"detections={boxes}"]) == 2
+    (line,) = complaints(capsys.readouterr().err)
+    assert "has no annotation that average precision counts on the 5 images; correct the file" in line
+    assert main([*asked, "evaluation=coco_box"]) == 2
+    (line,) = complaints(capsys.readouterr().err)
+    assert f"no annotation is left as an instance (crowd {count})" in line
 
 
 def test_masks_without_pixels_are_told_after_the_pass(
