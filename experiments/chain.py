@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from core import processes
 from core.result import ResultRow
 from experiments.build import build_device
+from experiments.hydra_words import literal
 from experiments.identity import run_id
 from experiments.run import STUDENT, run
 from experiments.schema import RunConfig
@@ -29,5 +30,5 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     second = first.copy()
     OmegaConf.set_struct(second, False)
     second.method = cfg.then
-    second.method.init = init
+    second.method.init = literal(init)
     return [*rows, *run(replace(settings, then=None, method=replace(settings.then, init=init)), second)]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from core.errors import InputError, RunFailed
 from experiments.help.command import asks_for_help, show_help
 from experiments.hydra_settings import check_before_hydra
+from experiments.hydra_words import hydra_words, quoted
 from experiments.messages import group_overrides, nearest, told
 from experiments.mirrored_settings import allow
 from experiments.own_settings import CONFIG_DIR, own_settings
 from experiments.schema import COMMANDS, CONF, OTHER_NAMES, WORDS, register
 from experiments.sweeps.outcome import SWEPT, Outcome
 from experiments.validate import check_preset
+from experiments.yaml_texts import keep_texts
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
@@ -36,11 +37,12 @@ def main(argv: Sequence[str]) -> int:
     if asks_for_help(argv):
         return show_help(argv)
     try:
-        command, rest = _command(argv)
-        rest = _named(command, rest)
+        command, typed = _command(argv)
+        _check_characters(typed)
+        rest = _named(command, typed)
         _check_flags(rest)
         check_preset(command, rest)
-        outcomes = _compose_and_call(command, rest)
+        outcomes = _compose_and_call(command, rest, typed)
     except InputError as error:
         _complain(error)
         return 2
@@ -72,7 +74,18 @@ def _speaks() -> bool:
 
 def _complain(error: Exception) -> None:
     if _speaks():
-        print(f"error: {error}", file=sys.stderr)
+        # One line, whatever signs stand in what was typed.
+        text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(error))
+        print(f"error: {text}", file=sys.stderr)
+
+
+def _check_characters(arguments: Sequence[str]) -> None:
+    """Refuse what no file that is written here could hold: bytes in names of files that are not UTF-8."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{argument!r} is not UTF-8; give the file or folder another name") from None
 
 
 def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -101,14 +114,9 @@ def _named(command: str, arguments: Sequence[str]) -> list[str]:
         elif command in WORDS and not sign and not argument.startswith(("-", "~")) and before not in _WITH_VALUE:
             if not open_names:
                 raise InputError(f"{argument!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
-            # Quoted, as a path may hold signs that mean something to Hydra.
-            argument = f"{open_names.pop(0)}={_quoted(argument)}"
+            argument = f"{open_names.pop(0)}={argument}"
         named.append(argument)
     return named
-
-
-def _quoted(word: str) -> str:
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), word) + "'"
 
 
 def _check_flags(arguments: Sequence[str]) -> None:
@@ -120,8 +128,13 @@ def _check_flags(arguments: Sequence[str]) -> None:
             raise InputError(f"{argument!r} is no setting; settings are given as key=value, see --help")
 
 
-def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
-    """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them."""
+def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[str]) -> list[Outcome]:
+    """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them.
+
+    Args:
+        arguments: without the command's word, each setting by its own name.
+        typed: the same as they were typed, to be recorded.
+    """
     # Here, so that neither --help nor a wrong word waits for PyTorch.
     from core import processes
     from experiments.everything.table import print_sweep
@@ -132,15 +145,16 @@ def _compose_and_call(command: str, arguments: Sequence[str]) -> list[Outcome]:
     folder, packages = own_settings(arguments)
     allow(packages)
     register(folder)
+    keep_texts()
     SWEPT.clear()
-    _, settings = _options_and_settings(arguments)
-    job = Job(command, packages, () if folder is None else ("--config-dir", str(folder)))
+    options, overrides = _options_and_settings(arguments)
+    settings = hydra_words(command, overrides, _sweeps(options, overrides, folder))
+    job = Job(command, packages, () if folder is None else (CONFIG_DIR[0], str(folder)), tuple(typed))
     name = "config" if command == "run" else command
     try:
         check_before_hydra(name, settings, folder)
-        _call_hydra(job, name, arguments)
+        _call_hydra(job, name, [*job.flags, *options, *settings])
     except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
-        overrides = [setting for setting in settings if "=" in setting]
         raise told(error, overrides, _known(name, overrides, folder)) from error
     finally:
         processes.leave()
@@ -161,8 +175,7 @@ def _call_hydra(job: Callable[[DictConfig], Outcome], name: str, arguments: Sequ
 def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
     """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    options, settings = _options_and_settings(arguments)
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *options, *settings], "1"
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
     try:
         yield
     finally:
@@ -173,19 +186,40 @@ def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _options_and_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options with what they take, and settings: Hydra's parser takes settings on one side of an option only."""
+    """Options with what they take, and settings: Hydra's parser takes settings on one side of an option only.
+
+    The folder of further settings is in neither.
+    """
     options: list[str] = []
     settings: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
+        if before in CONFIG_DIR or argument.partition("=")[0] in CONFIG_DIR:
+            continue
         of_option = argument.startswith("-") or before in _WITH_VALUE
         (options if of_option else settings).append(argument)
     return options, settings
 
 
+def _sweeps(options: Sequence[str], settings: Sequence[str], folder: Path | None) -> bool:
+    """Whether several values make several runs: by ``-m``, or by a preset that is a sweep."""
+    modes = [setting.partition("=")[2] for setting in settings if setting.startswith("hydra.mode=")]
+    if modes:
+        return modes[-1].upper() == "MULTIRUN"
+    presets = [
+        root / "experiment" / f"{setting.partition('=')[2]}.yaml"
+        for setting in settings
+        if setting.startswith("experiment=")
+        for root in (CONF, folder)
+        if root is not None
+    ]
+    found = [path.read_text(encoding="utf-8") for path in presets if os.path.isfile(path)]
+    return "-m" in options or "--multirun" in options or any("MULTIRUN" in text for text in found)
+
+
 def _known(name: str, overrides: Sequence[str], folder: Path | None) -> DictConfig | None:
     """The settings with nothing but the valid choices of groups, to look up what a wrong key may have meant."""
     roots = [CONF] if folder is None else [CONF, folder]
-    found = [] if folder is None else [f"hydra.searchpath=['file://{folder}']"]
+    found = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
     with hydra.initialize_config_module("conf", version_base="1.3"):
         try:
             return hydra.compose(name, [*group_overrides(overrides, roots), *found])

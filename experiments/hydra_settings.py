@@ -57,6 +57,9 @@ def check_hydra_settings(settings: DictConfig) -> None:
     """
     asked = OmegaConf.to_container(settings.hydra, resolve=False)
     assert isinstance(asked, dict)
+    if isinstance(asked["job"], dict):
+        # Hydra's own summary of what was typed, which may be any text.
+        asked["job"].pop("override_dirname", None)
     for place, target in _targets(asked, "hydra"):
         if not isinstance(target, str) or not target.startswith(_PLUGINS):
             raise InputError(f"{place}={target}: only plugins of Hydra may stand there; leave it out")

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, GrammarParseError, ValidationError
 
 from core.errors import InputError
 from experiments.help.launchers import LAUNCHERS
@@ -24,10 +24,15 @@ def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -
         known: the configuration without the overrides, to find what was meant.
     """
     if isinstance(error, OverrideParseException):
-        return InputError(f"{error.override!r} cannot be read; settings are key=value, quoted if they hold spaces")
+        return InputError(f"{error.override!r} cannot be read; give key=value, with a value such as 0.5, true or [1,2]")
     if isinstance(error, MissingConfigException):
         return _missing(error)
     chain = list(_chain(error))
+    if any(isinstance(part, GrammarParseError) for part in chain):
+        return InputError(
+            f"{_line(error)}: ${{ begins a reference in files of settings, and stands in the name of no folder to work "
+            f"in ({os.getcwd()}) and to sweep into (runs=)"
+        )
     of_type = any(isinstance(part, ValidationError) for part in chain)
     for part in chain:
         text = _line(part)

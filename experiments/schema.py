@@ -364,6 +364,11 @@ _methods: dict[str, type[Any]] = {}
 """The settings of each method that :func:`register` found."""
 
 
+def method_classes() -> dict[str, type[Any]]:
+    """The settings of each method that :func:`register` found, by the method's name."""
+    return dict(_methods)
+
+
 def method_options() -> dict[str, frozenset[str]]:
     """The names of the settings that each method has, by the method's name."""
     return {

@@ -12,8 +12,9 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
-from core.errors import RunFailed
+from core.errors import InputError, RunFailed
 from experiments.hydra_settings import check_hydra_settings
+from experiments.hydra_words import hydra_words
 from experiments.schema import method_options
 from experiments.sweeps.combinations import sensible, told
 from experiments.sweeps.outcome import SWEPT
@@ -24,13 +25,26 @@ class Sweeper(BasicSweeper):
 
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-        """The jobs, in batches of at most ``max_batch_size``; says what was left out."""
+        """The jobs, in batches of at most ``max_batch_size``; says what was left out.
+
+        Raises:
+            InputError: a setting is swept over nothing.
+        """
+        for override in overrides:
+            if override.is_discrete_sweep() and next(iter(override.sweep_string_iterator()), None) is None:
+                raise InputError(f"{override.input_line}: gives no value, so nothing would run; give at least one")
         (jobs,) = BasicSweeper.split_arguments(overrides, None)
         kept, left_out = sensible(jobs, method_options())
         for line in told(len(jobs), len(kept), left_out):
             print(line, file=sys.stderr)
         size = max_batch_size or max(1, len(kept))
         return [kept[start : start + size] for start in range(0, len(kept), size)]
+
+    def _parse_config(self) -> list[str]:
+        """What a preset sweeps over, as Hydra's grammar has it."""
+        assert self.config is not None
+        name = self.config.hydra.job.config_name
+        return hydra_words("run" if name == "config" else name, super()._parse_config(), sweep=True)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose each job's settings before the first is run.
@@ -48,6 +62,8 @@ class Sweeper(BasicSweeper):
         assert self.config is not None
         SWEPT.clear()
         folder = Path(self.config.hydra.sweep.dir)
+        if "${" in str(folder):
+            raise InputError(f"runs={folder.parent}: a sweep cannot write to a folder with ${{ in its name; rename it")
         before = (folder / "multirun.yaml").exists()
         try:
             batches = super().sweep(arguments)

@@ -16,14 +16,7 @@ from experiments.help.setting_lines import (
     method_settings,
 )
 from experiments.help.yaml_comments import yaml_defaults, yaml_values
-
-PATHS = frozenset(
-    (
-        *("root", "checkpoint", "image", "out", "runs", "detections", "first", "second", "init"),
-        *("cache_folder", "annotations", "images", "weights"),
-    )
-)
-"""Last parts of settings that take a file or a folder, where they are text."""
+from experiments.text_settings import PATHS
 
 SHELLS = ("bash", "zsh", "fish")
 """That have a script."""

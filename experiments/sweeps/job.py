@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
 from core.storage import disk_told
+from experiments.hydra_words import typed_words
 from experiments.messages import told
 from experiments.mirrored_settings import allow
 from experiments.rows import Row
@@ -27,6 +28,7 @@ class Job:
         command: the word of the command.
         packages: what ``_target_`` may name besides this project's own.
         flags: options of the command line that a process of its own needs too.
+        typed: the arguments as they were typed, without the command's word; they are recorded.
         process: the process that was started by the user.
         outcomes: of the jobs that ran in that process.
     """
@@ -34,6 +36,7 @@ class Job:
     command: str
     packages: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
     process: int = field(default_factory=os.getpid)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -42,9 +45,11 @@ class Job:
         away = os.getpid() != self.process
         if away:
             self._arrive()
+        # What results say of their command is read from here (core.provenance).
+        sys.argv[1:] = self.typed
         about = HydraConfig.get()
         preset = str(about.runtime.choices.get("experiment"))
-        task = task_overrides()
+        task = task_overrides(self.command)
         shared = (tuple(task), *_place(cfg), preset)
         try:
             outcome = Outcome(*shared, rows=self._rows(cfg))
@@ -68,10 +73,11 @@ class Job:
         from experiments.sweeps.torchrun import run_under_torchrun, wants_torchrun
         from experiments.validate import check_student, settings_of
 
-        check_student(cfg, task_overrides())
+        task = task_overrides(self.command)
+        check_student(cfg, task)
         settings = settings_of(cfg)
         if wants_torchrun(settings):
-            return list(run_under_torchrun(settings, task_overrides(), self.flags))
+            return list(run_under_torchrun(settings, task, self.flags))
         fix = "give smaller batches (method.batch, evaluation.batch), a precision of bfloat16, or engine.device=cpu"
         with memory_told(self.command, fix), disk_told(_place(cfg)[1]):
             return list(FUNCTIONS[self.command](settings, cfg))
@@ -96,10 +102,10 @@ def _place(cfg: DictConfig) -> tuple[str, Path]:
         return "table", Path("runs")
 
 
-def task_overrides() -> list[str]:
-    """The settings of the job as they were typed: what they refer to is not looked up."""
-    typed: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task)  # type: ignore[assignment]
-    return typed
+def task_overrides(command: str) -> list[str]:
+    """The settings of the job as they would be typed: what they refer to is not looked up."""
+    words: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task)  # type: ignore[assignment]
+    return typed_words(command, words)
 
 
 def _sendable(error: Exception) -> Exception:
