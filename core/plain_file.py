@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,13 @@ from core.errors import InputError
 
 JSON_LIMIT = 8 << 20
 """Bytes of the longest JSON text that is read; twenty times as many may be needed for what it says."""
+
+
+def home_path(text: str | Path) -> Path:
+    """A path as people write it: ``~`` at its beginning is the home folder, and ``~name`` a name like any other
+    where nobody is called so."""
+    # Path.expanduser would raise there, and takes ./~ for the home folder.
+    return Path(os.path.expanduser(text))
 
 
 def check_regular(path: Path) -> None:

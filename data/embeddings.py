@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor
 
 from core.errors import InputError
+from core.terminal import terminal
 
 MAGIC = b"sampress embeddings 1\n"
 SHARD_BYTES = 1 << 30
@@ -125,7 +125,7 @@ class DiskEmbeddings:
         except OSError as error:
             self._full = True
             text = f"{self.folder}: the teacher's outputs are no longer kept ({error.strerror}); the run goes on"
-            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+            terminal(stderr=True).print(text, soft_wrap=True)
             return
         self._places[key].append((path, start))
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.errors import InputError
+from core.terminal import terminal
 from data.shapes import DIFFICULTY, SPLITS, Shapes
 from data.shapes_export import COLUMNS, ROWS, contact_sheet, write_data_set, write_picture
 
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=terminal(stderr=True),
         )
         with progress:
             task = progress.add_task(f"shapes {data.split}", total=len(data))

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rich.console import Console
-
 from core.device_memory import OutOfDeviceMemory, give_back, is_out_of_memory
+from core.terminal import terminal
 
 T = TypeVar("T")
 
@@ -67,10 +66,9 @@ class Fitting:
         if size == 1:
             raise OutOfDeviceMemory(f"the device has too little memory for one of the {self.what}; {self.fix}")
         self.most = size // 2
-        Console(stderr=True).print(
+        terminal(stderr=True).print(
             f"{size} {self.what} together need more memory than the device has: {self.most} from here on "
             f"({self.setting}={self.most} spares the attempt)",
-            highlight=False,
             soft_wrap=True,
         )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
+from core.plain_file import home_path
 from core.protocols import Segmenter
 from experiments.download import fetched, fetched_folder
 from experiments.messages import nearest
@@ -49,7 +50,7 @@ def find_model(checkpoint: str) -> Found:
     """
     if checkpoint in MODELS:
         return Found(load_sam(checkpoint), "of the catalogue", {"method": "teacher", "teacher": checkpoint})
-    path = Path(checkpoint).expanduser()
+    path = home_path(checkpoint)
     if checkpoint in RELEASED and not path.exists():
         release = RELEASED[checkpoint]
         hub = release.layout == "hugging_face"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from core.checkpoint import replacing
 from core.errors import InputError
+from core.plain_file import home_path
 from core.result import ResultRow
+from core.terminal import terminal
 from experiments.checkpoints import Found, check_encoder, find_model
 from experiments.messages import nearest
 from experiments.out_place import check_out, writing_to
@@ -66,11 +67,11 @@ def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
     """Read a model in any layout that ``evaluate`` reads and write it in another."""
     if settings.to not in LAYOUTS:
         raise InputError(f"to={settings.to} is unknown; {nearest(settings.to, LAYOUTS)}")
-    out = Path(settings.out).expanduser()
+    out = home_path(settings.out)
     check_out(settings.out, out)
     found = find_model(settings.checkpoint)
     check_encoder(settings.checkpoint, found.model)
     with writing_to(settings.out):
         LAYOUTS[settings.to](out, found)
-    Console(stderr=True).print(f"{found.model.name} ({found.layout}) written to {out}", highlight=False, soft_wrap=True)
+    terminal(stderr=True).print(f"{found.model.name} ({found.layout}) written to {out}", soft_wrap=True)
     return []

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from core.checkpoint import file_sha256
 from core.errors import InputError
+from core.terminal import terminal
 
 TIMEOUT = 20.0
 SCHEMES = ("https",)
@@ -182,7 +182,7 @@ def _check_scheme(url: str) -> None:
 
 def _bar(name: str, answer: object, have: int) -> Progress:
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = Progress(*columns, console=terminal(stderr=True), transient=True)
     length = getattr(answer, "length", None)
     start = have if getattr(answer, "status", 200) == 206 else 0
     bar.add_task(name, total=None if length is None else start + length, completed=start)
@@ -190,4 +190,4 @@ def _bar(name: str, answer: object, have: int) -> Progress:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    terminal(stderr=True).print(text, soft_wrap=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from core import processes, provenance
 from core.checkpoint import file_sha256
 from core.errors import InputError
+from core.plain_file import home_path
 from core.protocols import Segmenter
 from core.result import ResultRow
+from core.terminal import terminal
 from data.annotated_pictures import AnnotatedPictures
 from data.detections import Detections
 from data.sample import ImageData
@@ -55,11 +56,11 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
     subject = find_subject(settings)
     if processes.is_first():
-        Console(stderr=True).print(subject.told, highlight=False, soft_wrap=True)
+        terminal(stderr=True).print(subject.told, soft_wrap=True)
     processes.join(subject.device)
     key = _key(settings, subject, data, indices, protocols)
     name = f"{subject.model.name}-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    folder = Path(settings.runs) / "evaluations" / name if settings.out is None else Path(settings.out).expanduser()
+    folder = Path(settings.runs) / "evaluations" / name if settings.out is None else home_path(settings.out)
     reference = _reference(evaluation, subject)
     cuda = subject.device.type == "cuda"
     work = EvaluationPass(
@@ -110,7 +111,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             print_protocols(rows)
         else:
             print_comparison([*rows[1:], rows[0]])
-        Console().print(f"records: {folder}/", highlight=False, soft_wrap=True)
+        terminal().print(f"records: {folder}/", soft_wrap=True)
     return rows
 
 
@@ -163,7 +164,7 @@ def _detections(settings: EvaluateConfig, data: ImageData, protocols: Sequence[S
     if sizes is None:
         raise InputError(f"{needing[0]}: {data.name} has no image ids that detections name; give COCO or LVIS")
     listed = getattr(data, "category_ids", None)
-    return Detections(Path(settings.detections).expanduser(), sizes(), settings.evaluation.top, listed)
+    return Detections(home_path(settings.detections), sizes(), settings.evaluation.top, listed)
 
 
 def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequence[int]) -> GroundTruth:
@@ -219,7 +220,7 @@ def _key(
         "data": [fingerprint(data), described],
         "images": len(indices),
         "protocols": [protocol.axes() for protocol in protocols],
-        "detections": None if settings.detections is None else file_sha256(Path(settings.detections).expanduser()),
+        "detections": None if settings.detections is None else file_sha256(home_path(settings.detections)),
         "settings": [evaluation.top, evaluation.seed, evaluation.batch, evaluation.encoded, reference],
         "computed": [subject.device.type, subject.precision],
     }

@@ -1,13 +1,12 @@
 """The command ``export``: a model as files of another runtime, checked against PyTorch."""
 
-from pathlib import Path
-
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from core.errors import InputError
+from core.plain_file import home_path
 from core.result import ResultRow
+from core.terminal import terminal
 from experiments.checkpoints import Found, check_encoder, find_model
 from experiments.messages import nearest
 from experiments.out_place import check_out, writing_to
@@ -23,7 +22,7 @@ from teachers.catalog import MODELS
 
 def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
     """Export a model that ``evaluate`` reads to a folder that ``evaluate`` reads too."""
-    to, precision, out = settings.to, settings.precision, Path(settings.out).expanduser()
+    to, precision, out = settings.to, settings.precision, home_path(settings.out)
     if to not in TARGETS:
         raise InputError(f"to={to} is unknown; {nearest(to, TARGETS)}")
     if precision not in PRECISIONS:
@@ -44,16 +43,16 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
             licence=licence_of(settings.checkpoint, found),
             about=found.about,
         )
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     measured = ", ".join(f"{part.replace('_', ' ')} {value:.1e}" for part, value in manifest.difference.items())
     for line in (
         f"{found.model.name} ({found.layout}) written to {out}: {manifest.encoder.file}, {manifest.decoder.file}, "
         f"{size(manifest.bytes)}, {precision}",
         f"relative difference from PyTorch: {measured}",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if not manifest.any_batch:
-        console.print("the image encoder takes one picture at a time", highlight=False, soft_wrap=True)
+        console.print("the image encoder takes one picture at a time", soft_wrap=True)
     return []
 
 

@@ -1,7 +1,7 @@
 """From words as people type them to words as Hydra reads them, and back.
 
-Hydra has a grammar for values: ``1e5`` is a number in it, ``a,b`` a sweep, ``~``, ``(`` and every letter outside ASCII an
-error, and OmegaConf looks up what ``${...}`` refers to. A setting that is text is therefore handed on in quotes.
+Hydra has a grammar for values: ``1e5`` is a number in it, ``a,b`` a sweep, ``~``, ``(`` and every letter outside ASCII
+an error, and OmegaConf looks up what ``${...}`` refers to. A setting that is text is therefore handed on in quotes.
 """
 
 import os
@@ -145,11 +145,9 @@ def _typed_word(word: str, known: Mapping[str, TextSetting | None]) -> str:
     if not sign or kind is None:
         return word
     value = OverridesParser.create().parse_override(word).value()
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) or text is None for text in texts):
-        return word
-    plain = [None if text is None else _plain(text) for text in texts]
-    return f"{key}={typed_value(plain if isinstance(value, list) else plain[0], kind.optional)}"
+    if isinstance(value, list):
+        return f"{key}={typed_value([_plain(str(text)) for text in value])}"
+    return f"{key}={typed_value(_plain(value), kind.optional)}" if isinstance(value, str) else word
 
 
 def _plain(text: str) -> str:

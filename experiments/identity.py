@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.checkpoint import file_sha256
 from core.errors import InputError
+from core.plain_file import home_path
 from data.sample import ImageData
 from experiments.build import build_data, check_precision
 from experiments.schema import RunConfig, TeacherConfig
@@ -48,7 +48,7 @@ def method_name(settings: Any) -> str:
 def beginning(settings: Any) -> dict[str, Any]:
     """What the file a method begins with says of its making; nothing where there is no such file."""
     init = getattr(settings.method, "init", None)
-    path = None if init is None else Path(init).expanduser()
+    path = None if init is None else home_path(init)
     return read_about(path) if path is not None and path.is_file() and path.suffix == ".safetensors" else {}
 
 
@@ -106,7 +106,7 @@ def weights_identity(settings: TeacherConfig) -> str | None:
 
 def file_identity(name: str) -> str:
     """SHA-256 of a file, or of the weights in a folder; a released model's name stands for itself."""
-    path = Path(name).expanduser()
+    path = home_path(name)
     path = path / "model.safetensors" if path.is_dir() else path
     return file_sha256(path) if path.is_file() else name
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import InputError
+from core.plain_file import home_path
 from core.storage import check_place
 
 
@@ -31,4 +32,4 @@ def check_out(out: str | Path, file: Path | None = None) -> None:
         InputError: as :func:`writing_to`.
     """
     with writing_to(out):
-        check_place(Path(out).expanduser() if file is None else file)
+        check_place(home_path(out) if file is None else file)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import InputError
+from core.plain_file import home_path
 
 CONFIG_DIR = ("--config-dir", "-cd")
 """Hydra's option for a folder of further settings."""
@@ -28,7 +29,7 @@ def own_settings(arguments: Sequence[str]) -> tuple[Path | None, tuple[str, ...]
 
 
 def _folder(text: str) -> Path:
-    path = Path(text).expanduser().resolve()
+    path = home_path(text).resolve()
     if not path.is_dir():
         raise InputError(f"--config-dir {text}: no such folder; give the one that holds method/NAME.yaml")
     if not any(path.glob("*/*.yaml")):

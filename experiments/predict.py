@@ -58,7 +58,7 @@ class PredictedMask:
 def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them."""
     device = build_device(settings.engine)
-    path, out = Path(settings.image).expanduser(), Path(settings.out).expanduser()
+    path, out = home_path(settings.image), home_path(settings.out)
     check_out(settings.out, out / f"{path.stem}_overlay.png")
     image = upright_image(path)
     prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
+from core.terminal import terminal
 from data.shapes import Shapes
 
 
@@ -57,7 +57,7 @@ def make_pool(split: str, count: int, seed: int, difficulty: float, size: int) -
     labels = np.zeros((count, size, size), np.uint8)
     sizes = np.zeros((count, 2), np.int64)
     for i in track(
-        range(count), f"shapes {split}, difficulty {difficulty}", console=Console(stderr=True), transient=True
+        range(count), f"shapes {split}, difficulty {difficulty}", console=terminal(stderr=True), transient=True
     ):
         image, label = data.label_map(i)
         height, width = label.shape

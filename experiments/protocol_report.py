@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from core.result import ResultRow
+from core.terminal import terminal
 from experiments.report import COST, POCKET_NOTE, heading
 
 LINES = (
@@ -38,7 +38,7 @@ TOGETHER = 3
 
 def print_protocols(rows: Sequence[ResultRow]) -> None:
     """Print the rows of one model, its cost, what was left out, and the protocols' choices."""
-    console, first = Console(highlight=False), rows[0]
+    console, first = terminal(), rows[0]
     on = f"{heading(first).replace(chr(10), ' ')} on {first.data}, {first.device}, {first.precision}"
     console.print(on, soft_wrap=True)
     for start in range(0, len(rows), TOGETHER):

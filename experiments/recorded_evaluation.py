@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.plain_file import home_path
 from core.provenance import impersonal
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
@@ -75,7 +76,7 @@ def read_evaluation(key: str, given: str, runs: Path) -> RecordedEvaluation:
     Raises:
         InputError: there is none, or it holds no instances.
     """
-    folder = Path(given).expanduser()
+    folder = home_path(given)
     if not folder.is_dir():
         folder = runs / FOLDER / given
     if not folder.is_dir():

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from core.result import ResultRow
+from core.terminal import terminal
 
 POCKET_NOTE = "pocket scale: says which method is better under equal conditions, not how good real SAM is"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -78,7 +78,7 @@ TRAINING = (
 
 def print_comparison(rows: Sequence[ResultRow], folder: Path | None = None) -> None:
     """Print models side by side, what they were measured on, and where the files of the run are."""
-    console = Console(highlight=False)
+    console = terminal()
     console.print(conditions(rows), soft_wrap=True)
     console.print(comparison(rows))
     if any(row.teacher == "sam_pocket" for row in rows):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
 from compressors.context import Compressed, Compressor, RunContext
 from core import processes, provenance
@@ -18,6 +17,7 @@ from core.device_memory import memory_told
 from core.errors import InputError
 from core.result import ResultRow
 from core.seeding import seed_for
+from core.terminal import terminal
 from data.sample import ImageData
 from data.skipped import ABOUT_IMAGES
 from evaluation.latency import PRECISIONS, device_name
@@ -313,4 +313,4 @@ def _write_page(result: Path) -> None:
 def _say(text: str) -> None:
     if not processes.is_first():
         return
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True, style="dim")
+    terminal(stderr=True).print(text, soft_wrap=True, style="dim")

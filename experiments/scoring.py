@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.errors import InputError
 from core.protocols import Metric, Segmenter, device_of
+from core.terminal import terminal
 from data.sample import ImageData
 from evaluation.baselines import score_baselines
 from evaluation.conventions import PROTOCOLS
@@ -119,12 +119,12 @@ def _value(metrics: Mapping[str, Metric], name: str) -> float | None:
 @contextlib.contextmanager
 def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar over pictures on standard error; a line where that is no terminal. Yields ``done(count)``."""
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     if not console.is_terminal:
-        console.print(f"{what}: {total} pictures", highlight=False, soft_wrap=True)
+        console.print(f"{what}: {total} pictures", soft_wrap=True)
         yield lambda count: None
         return
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*shown, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.update(task, completed=count)

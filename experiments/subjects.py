@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.checkpoint import weights_sha256
 from core.errors import InputError
+from core.plain_file import home_path
 from core.protocols import Segmenter
 from evaluation.latency import PRECISIONS, device_name, measure_latency
 from experiments.build import build_device, check_precision
@@ -52,7 +52,7 @@ def find_subject(settings: EvaluateConfig) -> Subject:
         InputError: there is none, it is damaged, its image encoder is broken as it is going to compute, or settings ask
             for what it cannot do.
     """
-    if is_export(Path(settings.checkpoint).expanduser()):
+    if is_export(home_path(settings.checkpoint)):
         return _exported(settings)
     if settings.runtime is not None:
         raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
@@ -85,7 +85,7 @@ def _exported(settings: EvaluateConfig) -> Subject:
     if settings.engine.device not in ("auto", "cpu"):
         raise InputError(f"engine.device={settings.engine.device}: exported files run on the CPU here; leave it out")
     device = build_device(replace(settings.engine, device="cpu"))
-    model = ExportedSam(Path(settings.checkpoint).expanduser(), settings.runtime)
+    model = ExportedSam(home_path(settings.checkpoint), settings.runtime)
     check_encoder(settings.checkpoint, model)
     manifest = model.manifest
     about = _about(manifest.about)

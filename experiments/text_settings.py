@@ -51,7 +51,7 @@ def text_settings(command: str, words: Sequence[str] = ()) -> Mapping[str, TextS
         tuple(dict.fromkeys(known[name] for name in chosen.get(group, ()) if name in known)) or tuple(known.values())
         for group in ("method", "then")
     )
-    return _table(COMMANDS[command], *chosen_methods)
+    return _table(command, *chosen_methods)
 
 
 def any_text_settings() -> Mapping[str, TextSetting | None]:
@@ -61,15 +61,15 @@ def any_text_settings() -> Mapping[str, TextSetting | None]:
 
 @lru_cache(maxsize=8)
 def _together(methods: tuple[type[Any], ...]) -> Mapping[str, TextSetting | None]:
-    return _agreed(found for command in COMMANDS.values() for found in _table(command, methods, methods).items())
+    return _agreed(found for command in COMMANDS for found in _table(command, methods, methods).items())
 
 
 @lru_cache(maxsize=64)
 def _table(
-    command: type[Any], methods: tuple[type[Any], ...], after: tuple[type[Any], ...]
+    command: str, methods: tuple[type[Any], ...], after: tuple[type[Any], ...]
 ) -> Mapping[str, TextSetting | None]:
     datasets = tuple(DATA.values())
-    groups = {
+    groups: dict[str, tuple[type[Any], ...]] = {
         "method": methods,
         "then": after,
         "method.student": (StudentConfig,),
@@ -79,7 +79,7 @@ def _table(
         "logger": tuple(LOGGERS.values()),
         "generator": (EverythingSettings,),
     }
-    return _agreed(_below(command, "", groups))
+    return _agreed(_below(COMMANDS[command], "", groups))
 
 
 def _agreed(found: Any) -> dict[str, TextSetting | None]:
@@ -101,7 +101,7 @@ def _below(
     for part in dataclasses.fields(node):
         key = f"{prefix}{part.name}"
         members, optional = _members(hints[part.name])
-        nested = tuple(member for member in members if dataclasses.is_dataclass(member))
+        nested: tuple[Any, ...] = tuple(member for member in members if dataclasses.is_dataclass(member))
         if Any in members:
             nested = groups.get(key, ())
         for inner in nested:

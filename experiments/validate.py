@@ -1,8 +1,8 @@
 """What types cannot say about settings: refused in one line that names the key, the value and the fix."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -51,9 +51,9 @@ def settings_of(cfg: DictConfig) -> Any:
         raise InputError(f"{error.full_key}: {_first_line(error)}") from error
     _check_known(cfg, settings)
     # Here for every command, so that none makes a folder of the name ~.
-    settings.runs = str(Path(settings.runs).expanduser())
+    settings.runs = os.path.expanduser(settings.runs)
     if hasattr(settings, "engine"):
-        settings.engine.cache_folder = str(Path(settings.engine.cache_folder).expanduser())
+        settings.engine.cache_folder = os.path.expanduser(settings.engine.cache_folder)
     if hasattr(settings, "cache"):
         _check_cache(settings)
     if isinstance(settings, RunConfig):

@@ -1,7 +1,7 @@
 """Texts in files of settings keep their characters: ``name: 2024_05_01`` is no number there either.
 
-YAML reads it as 20240501, and what was written is gone before the schema can say that it is text. Hydra's two sources of
-files are therefore replaced by ones that look at the file again where a text setting became something else.
+YAML reads it as 20240501, and what was written is gone before the schema can say that it is text. Hydra's two sources
+of files are therefore replaced by ones that look at the file again where a text setting became something else.
 """
 
 import os
@@ -39,7 +39,9 @@ class ImportlibResourcesConfigSource(importlib_resources_config_source.Importlib
     def load_config(self, config_path: str) -> ConfigResult:
         """Read a file."""
         result = super().load_config(config_path)
-        return _as_written(result, config_path, resources.files(self.path).joinpath(self._normalize_file_name(config_path)))
+        return _as_written(
+            result, config_path, resources.files(self.path).joinpath(self._normalize_file_name(config_path))
+        )
 
 
 def keep_texts() -> None:

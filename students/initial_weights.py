@@ -1,13 +1,13 @@
 """ImageNet weights to begin a student with, from a file the user has."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from core.checkpoint import read_safetensors, read_torch
 from core.errors import InputError
+from core.plain_file import home_path
 from students.convert.mobile_sam import from_microsoft_names
 from students.encoder_shapes import TinyVitConfig
 from teachers.weights import check_finite, tensors_in
@@ -26,7 +26,7 @@ def load_imagenet(encoder: nn.Module, file: str) -> None:
     Raises:
         InputError: the file is missing or damaged, or its tensors are not those of this backbone.
     """
-    path = Path(file).expanduser()
+    path = home_path(file)
     state = read_safetensors(path)[0] if path.suffix == ".safetensors" else tensors_in(read_torch(path), path)
     if isinstance(encoder.config, TinyVitConfig) and any(name.startswith("layers.") for name in state):
         state = from_microsoft_names(state)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.checkpoint import check_fit, file_sha256, load_strictly, read_safetensors, read_torch
 from core.errors import InputError
-from core.plain_file import access_told, read_json
+from core.plain_file import access_told, home_path, read_json
 from teachers.catalog import MODELS, NamedModel
 from teachers.convert import from_hugging_face, hugging_face_config, is_hugging_face
 from teachers.inferred_shape import check_shape
@@ -45,7 +45,7 @@ def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(MODELS)}"
         raise InputError(f"teacher {name!r} is unknown; {hint}")
     model = MODELS[name]
-    path = _found(name, model) if checkpoint is None else Path(checkpoint).expanduser()
+    path = _found(name, model) if checkpoint is None else home_path(checkpoint)
     state = read_state(path)
     if path.is_dir():
         _check_folder(path, model.config)

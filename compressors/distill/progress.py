@@ -3,10 +3,10 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from core import processes
+from core.terminal import terminal
 
 
 @contextlib.contextmanager
@@ -15,7 +15,7 @@ def progress_bar(name: str, steps: int, done: int) -> Iterator[Callable[[int, Ma
 
     Of several processes only the first shows anything.
     """
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     if not processes.is_first():
         yield lambda step, terms, speed: None
         return
@@ -27,7 +27,7 @@ def progress_bar(name: str, steps: int, done: int) -> Iterator[Callable[[int, Ma
                 next_line[0] = step + max(1, steps // 4)
                 parts = [f"step {step}/{steps}", *(f"{key} {value:.4g}" for key, value in terms.items())]
                 parts += [f"{speed:.1f} images/s"] if speed else []
-                console.print(f"{name}: {', '.join(parts)}", highlight=False, soft_wrap=True)
+                console.print(f"{name}: {', '.join(parts)}", soft_wrap=True)
 
         yield line
         return

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.plain_file import home_path
 from evaluation.comparison import Comparison, compare_records
 from experiments.comparison.report import Compared
 from experiments.comparison.rows import ComparedRow
@@ -21,7 +22,7 @@ def compare(settings: CompareConfig, cfg: DictConfig) -> list[ComparedRow]:
     if settings.count < 0:
         raise InputError(f"count={settings.count} must be at least 0")
     if settings.out is not None:
-        check_out(settings.out, Path(settings.out).expanduser() / "comparison.csv")
+        check_out(settings.out, home_path(settings.out) / "comparison.csv")
     runs = Path(settings.runs)
     first, second = (read_evaluation(key, getattr(settings, key), runs) for key in ("first", "second"))
     check_comparable(first, second)
@@ -98,7 +99,7 @@ def _write(compared: Compared, settings: CompareConfig) -> str:
     from experiments.comparison.pictures import NotDrawn, draw_extremes
 
     assert settings.out is not None
-    out = Path(settings.out).expanduser()
+    out = home_path(settings.out)
     with writing_to(settings.out):
         write_text(out / "comparison.csv", compared.csv())
         try:

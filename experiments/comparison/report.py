@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
+from core.terminal import terminal
 from evaluation.comparison import ALL, Comparison, InstancePair
 from evaluation.metrics import size_classes
 from experiments.comparison.rows import ComparedRow, compared_rows
@@ -81,14 +81,14 @@ class Compared:
 
     def print(self) -> None:
         """Show it on the terminal, but for the notes."""
-        console = Console(highlight=False)
+        console = terminal()
         for side, evaluation in (("first", self.first), ("second", self.second)):
-            console.print(f"{side:<6}  {evaluation.about()}: {evaluation.folder}", soft_wrap=True, markup=False)
+            console.print(f"{side:<6}  {evaluation.about()}: {evaluation.folder}", soft_wrap=True)
         for protocol, comparison in self.by_protocol.items():
-            console.print(f"\n{_heading(self, protocol, comparison)}", soft_wrap=True, markup=False)
+            console.print(f"\n{_heading(self, protocol, comparison)}", soft_wrap=True)
             console.print(_table(FIGURES, figure_cells(comparison)))
             for title, pairs in _extremes(comparison, self.count):
-                console.print(f"\n{title}", markup=False)
+                console.print(f"\n{title}")
                 console.print(_table(PAIRS, pair_cells(pairs)))
         console.print(f"\n{EXPLAINED}", soft_wrap=True, style="dim")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import RunFailed
+from core.plain_file import home_path
 from experiments.doctor import data_sets, machine, packages, services, weights
 from experiments.doctor.finding import Finding, probed
 
@@ -85,14 +86,15 @@ def not_ready(findings: Iterable[Finding]) -> str | None:
 def print_findings(findings: Sequence[Finding]) -> None:
     """The table on standard output: what was found, and below each part the commands that bring what was not."""
     try:
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
+
+        from core.terminal import terminal
     except ImportError:
         for finding in findings:
             print(f"{_SIGNS[finding.state][0]:<7}{finding.part} {finding.name}: {finding.found}; {finding.fix}")
         return
-    console = Console(highlight=False)
+    console = terminal()
     for part in dict.fromkeys(finding.part for finding in findings):
         table = Table(box=None, show_header=False, pad_edge=False, show_edge=False)
         table.add_column(no_wrap=True, min_width=6)
@@ -112,15 +114,13 @@ def print_findings(findings: Sequence[Finding]) -> None:
                 )
         console.print()
     if not_ready(findings) is None:
-        console.print(
-            "a run can work here: python -m experiments method=slimsam ratio=0.77", style="bold", markup=False
-        )
+        console.print("a run can work here: python -m experiments method=slimsam ratio=0.77", style="bold")
 
 
 def doctor_alone(argv: Sequence[str]) -> int:
     """The same where Hydra or PyTorch cannot be imported: settings as they are typed; returns the exit status."""
     given = dict(argument.split("=", 1) for argument in argv if "=" in argument)
-    findings = examine(Path(given.get("runs", "runs")), given.get("data.root"), given.get("engine.device", "auto"))
+    findings = examine(home_path(given.get("runs", "runs")), given.get("data.root"), given.get("engine.device", "auto"))
     if given.get("format") == "json":
         print(json.dumps({"rows": [finding.to_dict() for finding in findings]}))
     else:

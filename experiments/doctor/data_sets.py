@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from core.plain_file import home_path
 from data.image_files import files_below, is_image
 from data.sa1b_files import is_sa1b_image
 from experiments.doctor.finding import Finding
@@ -34,7 +35,7 @@ def data_sets(root: str | None) -> Iterator[Finding]:
         for name in ("coco", "lvis", "sa1b"):
             yield Finding("data", name, "missing", "no data.root is given", _ASK)
         return
-    folder = Path(root).expanduser()
+    folder = home_path(root)
     if not folder.is_dir():
         yield Finding("data", f"data.root={root}", "broken", "no such folder", "give data.root=FOLDER that exists")
         return

@@ -79,7 +79,7 @@ def accelerators(device: str = "auto") -> Iterator[Finding]:
 
 def disk(runs: Path) -> Iterator[Finding]:
     """Whether the folder of runs, or the one it will be made in, can be written, and what is free there."""
-    place = runs.expanduser().absolute()
+    place = runs.absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

@@ -15,11 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from core.checkpoint import replacing
 from core.errors import InputError
 from core.storage import check_place
+from core.terminal import terminal
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from experiments.checkpoints import Found, find_model
 from experiments.everything.command import generator_settings
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw(options.out, [heading(found) for found in models], cells)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    Console(stderr=True).print(f"written: {options.out}", highlight=False, soft_wrap=True)
+    terminal(stderr=True).print(f"written: {options.out}", soft_wrap=True)
 
 
 if __name__ == "__main__":

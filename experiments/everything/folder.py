@@ -5,7 +5,6 @@ import dataclasses
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
+from core.plain_file import home_path
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
 from experiments.checkpoints import check_encoder, find_model
@@ -70,7 +70,7 @@ def segment_pictures(
     Raises:
         InputError: no picture, none that can be read, or nothing can be written.
     """
-    given, out = Path(image).expanduser(), Path(settings.out or OUT).expanduser()
+    given, out = home_path(image), home_path(settings.out or OUT)
     work, others = places(given, out, settings.draw)
     check_out(settings.out or OUT, work[0].annotations)
     model = find_model(settings.checkpoint).model.to(device)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from core import provenance
 from core.checkpoint import weights_sha256
+from core.plain_file import home_path
+from core.terminal import terminal
 from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import PRECISIONS, device_name
@@ -55,10 +56,10 @@ def score_strategy(
     made = Made(model.name, weights_sha256(model), generator)
     measured_on = {"precision": precision, "device": device.type, "protocol": evaluation.protocol}
     name = _run_id(made, {"images": len(indices), **measured_on, "data": _data_identity(cfg, data)})
-    path = Path(settings.out or Path(settings.runs) / "everything").expanduser() / f"{name}.json"
+    path = (home_path(settings.out) if settings.out else Path(settings.runs) / "everything") / f"{name}.json"
     if path.is_file() and not settings.force:
         row = read_row(path)
-        Console(stderr=True).print(f"{path}: there already; force=true does it again", highlight=False, soft_wrap=True)
+        terminal(stderr=True).print(f"{path}: there already; force=true does it again", soft_wrap=True)
         if settings.format == "table":
             print(strategies_table([row]))
         return row

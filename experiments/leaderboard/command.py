@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.plain_file import home_path
 from experiments.leaderboard import markdown
 from experiments.leaderboard.folding import FILE, Entry, Leaderboard, csv_of, gather
 from experiments.leaderboard.run_pages import FOLDER, page_names, write_pages
@@ -28,7 +29,7 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[Entry]:
     """
     runs = Path(settings.runs)
     board = narrowed(gather(runs, settings.results, settings.published), settings)
-    out = runs if settings.out is None else Path(settings.out).expanduser()
+    out = runs if settings.out is None else home_path(settings.out)
     with writing_to(out):
         written = write_leaderboard(board, out, typed_command("leaderboard", settings, _TYPED), settings.pages)
     if settings.format == "table":

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rich.console import Console
-
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
+from core.terminal import terminal
 from experiments.leaderboard.folding import Entry
 from experiments.leaderboard.sources import Source
 
@@ -59,7 +58,7 @@ def write_pages(entries: Iterable[Entry], out: Path) -> int:
         except Exception as error:
             # One page that cannot be made, perhaps of a run that starts over, keeps no other from being made.
             reason = f"{source.shown}: {type(error).__name__}: {error}".splitlines()[0]
-            Console(stderr=True).print(f"no page: {reason}", highlight=False, soft_wrap=True, markup=False)
+            terminal(stderr=True).print(f"no page: {reason}", soft_wrap=True)
             continue
         made[name] = state
     content = {"code": code, "sources": made}

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
+from core.terminal import terminal
 from experiments.committed import committed_files
 from experiments.recorded_evaluation import FOLDER
 from experiments.result_file import FAILED, NAME, command_of, read_result
@@ -70,7 +69,7 @@ def _read(path: Path, shown: str, name: str) -> Iterator[Source]:
     try:
         rows, about = read_result(path)
     except InputError as error:
-        Console(stderr=True).print(f"left out: {error}", highlight=False, soft_wrap=True, markup=False)
+        terminal(stderr=True).print(f"left out: {error}", soft_wrap=True)
         return
     run = rows[-1].run_id if rows[-1].status in ("finished", "failed") else None
     yield Source(path, shown, name, rows, _told(about, run, rows), run, settings_behind(about) if run else {})

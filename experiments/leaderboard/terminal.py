@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from core.terminal import terminal
 from evaluation.baselines import BASELINES
 from experiments.leaderboard.folding import Leaderboard, Model, of_conditions
 from experiments.report import POCKET_NOTE, count, milliseconds, points
@@ -26,7 +26,7 @@ def print_leaderboard(board: Leaderboard, written: Sequence[Path] = (), runs: Pa
         written: the files to name below the table.
         runs: where it holds rows, they alone are shown, with their teachers; the files have all.
     """
-    console = Console(highlight=False)
+    console = terminal()
     every = [model for model in board.models if model.line.kind == MEASURED]
     measured = _of_runs(board, every, runs) or every
     for models in of_conditions(measured).values():
@@ -38,14 +38,14 @@ def print_leaderboard(board: Leaderboard, written: Sequence[Path] = (), runs: Pa
     failed = [entry for entry in board.entries if entry.columns["status"] == "failed"]
     for entry in failed:
         said = f"failed: {entry.columns['run_id']}: {entry.columns['reason']}"
-        console.print(" ".join(said.split()), soft_wrap=True, markup=False)
+        console.print(" ".join(said.split()), soft_wrap=True)
     if len(measured) < len(every):
         console.print(f"{len(every) - len(measured)} more models, of results/, are in the files")
     console.print(EXPLAINED, soft_wrap=True)
     if any(entry.columns["teacher"] == "sam_pocket" for entry in board.entries):
         console.print(POCKET_NOTE, style="italic", soft_wrap=True)
     if written:
-        console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True, markup=False)
+        console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 def _of_runs(board: Leaderboard, models: Sequence[Model], runs: Path | None) -> list[Model]:

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from core.checkpoint import write_text
 from core.result import ResultRow
+from core.terminal import terminal
 from experiments.pages.comparison_part import comparison_table, headline, protocol_part, raw_table
 from experiments.pages.curves import curves_part
 from experiments.pages.facts_part import config_part, provenance_part
@@ -74,7 +73,7 @@ def write_run_page(path: Path) -> None:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         told = f"{path.parent / PAGE} was not written ({reason}); the result is not affected"
-        Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
+        terminal(stderr=True).print(told, soft_wrap=True)
 
 
 def _whole(make: Callable[[], str]) -> str:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
+from core.plain_file import home_path
 from core.storage import disk_told
 from experiments.hydra_words import typed_words
 from experiments.messages import told
@@ -97,7 +98,7 @@ class Job:
 def _place(cfg: DictConfig) -> tuple[str, Path]:
     """How rows are shown, and the folder of runs. Where they refer to nothing, that is told with all settings."""
     try:
-        return str(cfg.format), Path(cfg.runs).expanduser()
+        return str(cfg.format), home_path(cfg.runs)
     except OmegaConfBaseException:
         return "table", Path("runs")
 

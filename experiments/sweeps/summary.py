@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from core.result import ResultRow
+from core.terminal import terminal
 from evaluation.baselines import BASELINES
 from experiments.report import count, points
 from experiments.sweeps.outcome import Outcome
@@ -34,9 +34,9 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
             "-" if row.parameters is None else count(row.parameters),
             "-" if row.macs_full is None else count(row.macs_full),
         )
-    console = Console(highlight=False)
+    console = terminal()
     console.print(f"\n{len(outcomes)} runs, {len(ended)} of them without a result", soft_wrap=True)
     console.print(table)
     for outcome in ended:
-        console.print(f"{' '.join(outcome.overrides)}: {outcome.error}", soft_wrap=True, markup=False)
+        console.print(f"{' '.join(outcome.overrides)}: {outcome.error}", soft_wrap=True)
     console.print("all rows on one page: python -m experiments leaderboard", soft_wrap=True)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.plain_file import home_path
 from experiments.messages import nearest
 from experiments.out_place import writing_to
 from experiments.schema import TableConfig
@@ -40,7 +41,7 @@ def table(settings: TableConfig, cfg: DictConfig) -> list[TableRow]:
         sys.stdout.write(text)
         return rows
     with writing_to(settings.out):
-        write_text(Path(settings.out).expanduser(), text)
+        write_text(home_path(settings.out), text)
     return rows
 
 

@@ -3,10 +3,9 @@
 import csv
 from typing import Any
 
-from rich.console import Console
-
 from core.errors import InputError
 from core.provenance import ROOT
+from core.terminal import terminal
 from experiments.tables.row import PUBLISHED, TableRow
 
 FIGURES = ROOT / "results" / "published" / "figures.csv"
@@ -26,7 +25,7 @@ def published_rows() -> list[TableRow]:
         told = (
             "no results of the repository and no published figures here: an installed copy carries none, a clone does"
         )
-        Console(stderr=True).print(told, highlight=False, soft_wrap=True)
+        terminal(stderr=True).print(told, soft_wrap=True)
         return []
     with open(FIGURES, encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))

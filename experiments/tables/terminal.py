@@ -7,6 +7,7 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
+from core.terminal import terminal
 from experiments.report import POCKET_NOTE, count
 from experiments.tables.formats import METRICS, bare_milliseconds, blocks, megabytes, number, tables
 from experiments.tables.row import MEASURED, TableRow
@@ -54,15 +55,15 @@ _FOLDED = ("choices",)
 
 def print_tables(rows: Sequence[TableRow], stream: IO[str] | None = None) -> None:
     """For each table what was measured (quality, then cost), and in a block of its own what was published."""
-    console = Console(file=stream, highlight=False)
+    console = terminal(file=stream)
     for title, table in tables(rows):
-        console.print(f"\n{title}", style="bold", markup=False)
+        console.print(f"\n{title}", style="bold")
         for kind, block in blocks(table):
             if kind == MEASURED:
                 _print_measured(console, block)
             else:
                 for source, of_source in groupby(block, lambda row: row.source):
-                    console.print(f"published, not measured here: {source}", style="italic", markup=False)
+                    console.print(f"published, not measured here: {source}", style="italic")
                     console.print(_table(list(of_source), _PUBLISHED))
     console.print(f"\n{EXPLAINED}", style="dim", soft_wrap=True)
     if any(row.teacher == "sam_pocket" for row in rows):
@@ -75,14 +76,14 @@ def _print_measured(console: Console, block: Sequence[TableRow]) -> None:
         alike = list(group)
         numbers = ((instances, "instances"), (detections, "detections"), (images, "images"))
         rested = ", ".join(f"{number:,} {what}" for number, what in numbers if number is not None)
-        console.print(f"measured: {rested}", markup=False)
+        console.print(f"measured: {rested}")
         console.print(_table(alike, _QUALITY))
         costly = [row for row in alike if row.parameters is not None]
         for device, of_device in groupby(
             sorted(costly, key=lambda row: (row.device or "", row.precision or "")),
             lambda row: ", ".join(part for part in (row.device, row.precision) if part),
         ):
-            console.print(f"cost; encoder's time on {device}" if device else "cost", markup=False)
+            console.print(f"cost; encoder's time on {device}" if device else "cost")
             console.print(_table(list(of_device), _COST))
 
 
