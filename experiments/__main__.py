@@ -5,6 +5,7 @@ The arguments become an exit status in :mod:`experiments.command_line`; ``--help
 
 import sys
 
+from core.closed_pipes import outlive_closed_pipes
 from experiments.help.command import asks_for_help, show_help
 
 OWN = ("core", "data", "teachers", "students", "compressors", "evaluation", "experiments", "conf", "hydra_plugins")
@@ -16,6 +17,7 @@ def command() -> int:
 
     Without PyTorch or Hydra only ``--help`` and ``doctor`` answer, which then says what to install.
     """
+    outlive_closed_pipes()
     argv = sys.argv[1:]
     if asks_for_help(argv):
         return show_help(argv)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from experiments.mirrored_settings import allow
 from experiments.own_settings import CONFIG_DIR, own_settings
 from experiments.schema import COMMANDS, CONF, OTHER_NAMES, WORDS, register
 from experiments.sweeps.outcome import SWEPT, Outcome
+from experiments.text_settings import text_settings
 from experiments.validate import check_preset
 from experiments.yaml_texts import keep_texts
 
@@ -111,12 +113,24 @@ def _named(command: str, arguments: Sequence[str]) -> list[str]:
         key, sign, value = argument.partition("=")
         if sign and key in others:
             argument = f"{others[key]}={value}"
-        elif command in WORDS and not sign and not argument.startswith(("-", "~")) and before not in _WITH_VALUE:
+        elif command in WORDS and _is_word(command, argument) and before not in _WITH_VALUE:
             if not open_names:
                 raise InputError(f"{argument!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
             argument = f"{open_names.pop(0)}={argument}"
         named.append(argument)
     return named
+
+
+def _is_word(command: str, argument: str) -> bool:
+    """Whether an argument is a bare word, rather than an option or a setting."""
+    key, sign, _ = argument.partition("=")
+    if argument.startswith("-"):
+        return False
+    if argument.startswith("~"):
+        # Hydra takes ~key for "without this setting".
+        return argument == "~" or "/" in argument
+    # The name of a folder may hold "=".
+    return not sign or (key not in text_settings(command) and os.path.lexists(argument))
 
 
 def _check_flags(arguments: Sequence[str]) -> None:
@@ -142,6 +156,9 @@ def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[st
     from experiments.sweeps.job import Job
     from experiments.sweeps.summary import print_summary
 
+    if command == "cost" and not any(re.match(r"\+*(method|ratio|student)[.=]", word) for word in arguments):
+        # Nothing is said of a student: teachers alone are counted.
+        arguments = [*arguments, "~method"]
     folder, packages = own_settings(arguments)
     allow(packages)
     register(folder)

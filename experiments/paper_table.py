@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 
+from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
@@ -220,4 +221,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_closed_pipes()
     main()

@@ -19,6 +19,7 @@ from compressors.distill.engine import Engine, Stage
 from compressors.distill.losses import binary_cross_entropy, dice_loss, focal_loss, mask_iou
 from compressors.distill.schedule import Optimisation
 from core.checkpoint import write_safetensors
+from core.closed_pipes import outlive_closed_pipes
 from core.geometry import normalise
 from core.protocols import Prompt
 from core.seeding import seed_for
@@ -208,4 +209,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_closed_pipes()
     main()

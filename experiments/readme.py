@@ -10,15 +10,13 @@ from core.checkpoint import write_text
 from core.provenance import ROOT
 from core.result import ResultRow
 from experiments.committed import EVERYTHING, committed_files, committed_strategies
+from experiments.cost import cells, known_rows
 from experiments.everything.row import read_row
 from experiments.everything.table import strategies_table
-from experiments.measuring import cost_of_shape
 from experiments.paper_table import presets, rows_of_runs, table
 from experiments.report import count, size
 from experiments.result_file import read_rows
-from students.pruned_vit import pruned_shape
 from students.quantized.bit_operations import FLOAT_BITS
-from teachers.catalog import MODELS
 
 OWN_STUDENT = "tiny_vit_pocket"
 """MobileSAM's student of the pocket teacher, where no other is asked for."""
@@ -111,18 +109,13 @@ def conditions(rows: Sequence[ResultRow]) -> str:
 
 
 def cost_table() -> str:
-    """Parameters and MACs of SAM and of SlimSAM's shapes, counted from the shapes."""
+    """What ``cost`` alone counts, a line a model."""
     lines = [
         "| model | parameters | encoder | encoder MACs `full` | encoder MACs `modules` |",
         "|---|---|---|---|---|",
     ]
-    shapes = {name: MODELS[name].config for name in ("sam_vit_h", "sam_vit_l", "sam_vit_b")}
-    shapes |= {f"sam_vit_b, slimsam {ratio}": pruned_shape(shapes["sam_vit_b"], ratio) for ratio in (0.5, 0.77)}
-    for name, shape in shapes.items():
-        cost = cost_of_shape(shape)
-        figures = [f"{cost[key]:,}" for key in ("parameters", "encoder_parameters")]
-        figures += [f"{cost[key] / 1e9:.1f} G" for key in ("encoder_macs_full", "encoder_macs_modules")]
-        lines.append("| " + " | ".join([name, *figures]) + " |")
+    for row in known_rows():
+        lines.append("| " + " | ".join(cells(row)) + " |")
     return "\n".join(lines)
 
 

@@ -159,13 +159,14 @@ class CostConfig(CommandConfig):
     """What a teacher and a student cost.
 
     Attributes:
+        method: null: the teacher alone.
         packages: packages of one's own, whose classes a method's ``_target_`` may name.
     """
 
     packages: list[str] = field(default_factory=list)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
-    method: Any = MISSING
+    method: Any = None
     ratio: float | None = None
 
 

@@ -80,6 +80,10 @@ def _check_ratio(cfg: DictConfig) -> None:
         return
     if OmegaConf.is_missing(cfg, "method"):
         raise InputError("method is missing; give one, for example method=slimsam ratio=0.77")
+    if cfg.method is None:
+        if cfg.ratio is not None:
+            raise InputError(f"ratio={cfg.ratio}: there is no method that could take it; give method=slimsam too")
+        return
     takes = "ratio" in cfg.method
     name = str(cfg.method._target_).rpartition(".")[2]
     if cfg.ratio is not None and not takes:
@@ -97,7 +101,7 @@ def check_student(cfg: DictConfig, overrides: Iterable[str]) -> None:
     Raises:
         InputError: it would have no effect.
     """
-    if "student" not in cfg:
+    if cfg.get("method") is None or "student" not in cfg:
         return
     chosen = next((text for text in overrides if text.lstrip("+~").startswith(("student=", "student."))), None)
     if chosen is not None and "student" not in cfg.method:

@@ -4,9 +4,19 @@ from experiments.completion.candidates import Candidates
 from experiments.completion.tables import posix_tables
 
 _BODY = r"""
-# Words for $3, the token at the cursor, after the tokens before it; sets COMPREPLY.
+# Files and folders that begin with $2, behind $1.
+_sampress_paths() {
+  local IFS=$'\n' found
+  for found in $(compgen -f -- "${2/#\~\//$HOME/}"); do
+    [[ -d $found ]] && { found+=/; compopt -o nospace 2>/dev/null; }
+    paths+=("$1$found")
+  done
+}
+
+# Words for $1, the token at the cursor, after the tokens before it; sets COMPREPLY.
 _sampress_complete() {
   local current=$1 command=run word key group choice rest start list
+  local -a paths
   shift
   for word in "$@"; do
     case " $(_sampress_commands) " in *" $word "*) command=$word; break;; esac
@@ -14,16 +24,15 @@ _sampress_complete() {
   COMPREPLY=()
   if [[ $current == *=* ]]; then
     key=${current%%=*}; rest=${current#*=}; start=$key=
-    if [[ $rest == *,* ]]; then start+=${rest%,*},; rest=${rest##*,}; fi
-    if [[ $rest == \[* ]]; then start+=[; rest=${rest#\[}; fi
     list=$(_sampress_values "$command" "$key")
     COMPREPLY=($(compgen -P "$start" -W "$list" -- "$rest"))
-    if _sampress_is_path "$key"; then
-      local IFS=$'\n' found
-      for found in $(compgen -f -- "${rest/#\~\//$HOME/}"); do
-        [[ -d $found ]] && { found+=/; compopt -o nospace 2>/dev/null; }
-        COMPREPLY+=("$start$(printf %q "$found")")
-      done
+    _sampress_is_path "$key" && _sampress_paths "$start" "$rest"
+    if ((${#COMPREPLY[@]} + ${#paths[@]} == 0)); then
+      # No name with a comma: several of them, or a list.
+      if [[ $rest == *,* ]]; then start+=${rest%,*},; rest=${rest##*,}; fi
+      if [[ $rest == \[* ]]; then start+=[; rest=${rest#\[}; fi
+      COMPREPLY=($(compgen -P "$start" -W "$list" -- "$rest"))
+      _sampress_is_path "$key" && _sampress_paths "$start" "$rest"
     fi
   else
     list=$(_sampress_keys "$command")
@@ -39,27 +48,44 @@ _sampress_complete() {
     [[ $current == -* ]] && COMPREPLY=($(compgen -W "--help -m --cfg" -- "$current"))
     [[ ${COMPREPLY[0]-} == *= ]] && compopt -o nospace 2>/dev/null
   fi
-  # bash takes "=" and ":" for the ends of words: what it has already is left out of the replies.
-  local sign cut=
-  for sign in = :; do
-    if [[ $COMP_WORDBREAKS == *$sign* && $current == *$sign* ]]; then
-      word=${current%"${current##*"$sign"}"}
-      ((${#word} > ${#cut})) && cut=$word
-    fi
+  COMPREPLY=("${COMPREPLY[@]#"$_sampress_cut"}")
+  for word in "${paths[@]}"; do
+    word=${word#"$_sampress_cut"}
+    # Inside quotes names stand as they are.
+    [[ -n $_sampress_quote ]] || word=$(printf %q "$word")
+    COMPREPLY+=("$word")
   done
-  COMPREPLY=("${COMPREPLY[@]#"$cut"}")
 }
 
-# The tokens of the line up to the cursor; whether the last one is still being typed does not matter to bash.
+# The tokens of the line up to the cursor, without quotes and backslashes; the last one is empty behind a space.
+# bash takes "=", ":" and an open quote for the beginning of a word: _sampress_cut is what stands before it.
 _sampress_tokens() {
-  local line=${COMP_LINE:0:COMP_POINT}
-  read -ra _sampress_line <<< "$line"
-  [[ $line == *[[:space:]] ]] && _sampress_line+=("")
-  return 0
+  local line=${COMP_LINE:0:COMP_POINT} word= begun= sign
+  _sampress_line=() _sampress_cut= _sampress_quote=
+  while [[ -n $line ]]; do
+    sign=${line:0:1} line=${line:1}
+    if [[ -n $_sampress_quote && $sign == "$_sampress_quote" ]]; then
+      _sampress_quote=
+    elif [[ $sign == \\ && $_sampress_quote != "'" ]]; then
+      word+=${line:0:1} line=${line:1} begun=1
+    elif [[ -n $_sampress_quote ]]; then
+      word+=$sign
+    elif [[ $sign == [\'\"] ]]; then
+      _sampress_quote=$sign _sampress_cut=$word begun=1
+    elif [[ $sign == [[:space:]] ]]; then
+      [[ -n $begun ]] && _sampress_line+=("$word")
+      word= begun= _sampress_cut=
+    else
+      word+=$sign begun=1
+      [[ $sign == [=:] && $COMP_WORDBREAKS == *$sign* ]] && _sampress_cut=$word
+    fi
+  done
+  _sampress_line+=("$word")
 }
 
 _sampress() {
   local -a _sampress_line
+  local _sampress_cut _sampress_quote
   _sampress_tokens
   local last=$((${#_sampress_line[@]} - 1))
   _sampress_complete "${_sampress_line[last]}" "${_sampress_line[@]:1:last-1}"
@@ -68,7 +94,7 @@ _sampress() {
 # python -m experiments; every other call is completed as it was before.
 _sampress_python() {
   local -a _sampress_line
-  local place last
+  local place last _sampress_cut _sampress_quote
   _sampress_tokens
   last=$((${#_sampress_line[@]} - 1))
   for ((place = 1; place < last - 1; place++)); do

@@ -86,15 +86,15 @@ def not_ready(findings: Iterable[Finding]) -> str | None:
 def print_findings(findings: Sequence[Finding]) -> None:
     """The table on standard output: what was found, and below each part the commands that bring what was not."""
     try:
+        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        from core.terminal import terminal
     except ImportError:
         for finding in findings:
             print(f"{_SIGNS[finding.state][0]:<7}{finding.part} {finding.name}: {finding.found}; {finding.fix}")
         return
-    console = terminal()
+    console = Console(highlight=False, markup=False)
     for part in dict.fromkeys(finding.part for finding in findings):
         table = Table(box=None, show_header=False, pad_edge=False, show_edge=False)
         table.add_column(no_wrap=True, min_width=6)

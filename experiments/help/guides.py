@@ -52,11 +52,13 @@ GUIDES = {
     ),
     "cost": Guide(
         "parameters and MACs of a teacher and its student, without weights or data",
-        "cost method=NAME [teacher=NAME] [ratio=R] [key=value ...]",
+        "cost [method=NAME] [teacher=NAME] [ratio=R] [key=value ...]",
         "Count parameters, bytes and multiply-accumulates of a teacher and of the student that a method would make of "
-        "it, from shapes alone: no weights, no data, seconds.",
+        "it, from shapes alone: no weights, no data, seconds. Without a method a teacher alone; without a teacher too, "
+        "all of them and SlimSAM's students.",
         "nothing",
         (
+            "cost",
             "cost method=slimsam ratio=0.77",
             "cost teacher=sam_vit_b method=slimsam ratio=0.5 format=json",
             "cost teacher=sam_vit_h method=mobilesam student=tiny_vit_5m",

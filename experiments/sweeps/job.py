@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError, RunFailed
 from core.plain_file import home_path
 from core.storage import disk_told
@@ -87,6 +88,7 @@ class Job:
         """Set up a launcher's process."""
         # Bars of several processes would overwrite each other.
         os.environ["TTY_COMPATIBLE"] = "0"
+        outlive_closed_pipes()
         allow(self.packages)
         import torch
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
 from experiments.tracking.report_layout import STAGES, Panel, Section, layout
 
@@ -107,4 +108,5 @@ def _save(sections: Sequence[Section], entity: str, project: str, title: str) ->
 
 
 if __name__ == "__main__":
+    outlive_closed_pipes()
     raise SystemExit(main(sys.argv[1:]))
