@@ -47,6 +47,7 @@ _sampress_complete() {
       COMPREPLY=($(compgen -W "$(_sampress_values completion shell)" -- "$current"))
     [[ $current == -* ]] && COMPREPLY=($(compgen -W "--help -m --cfg" -- "$current"))
     [[ ${COMPREPLY[0]-} == *= ]] && compopt -o nospace 2>/dev/null
+    [[ $command == compare && $# -gt 0 ]] && _sampress_paths "" "$current"
   fi
   COMPREPLY=("${COMPREPLY[@]#"$_sampress_cut"}")
   for word in "${paths[@]}"; do

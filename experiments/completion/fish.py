@@ -52,6 +52,7 @@ function __sampress_complete
     for key in $keys
         echo $key=
     end
+    test $command = compare; and __fish_complete_path $current
 end
 
 complete -c sampress -f -a '(__sampress_complete)'

@@ -34,6 +34,7 @@ _sampress_complete() {
   else
     compadd -S = -q -- $list
     (( $# )) || compadd -- ${=$(_sampress_commands)}
+    [[ $command == compare ]] && (( $# )) && _files
   fi
 }
 

@@ -133,6 +133,34 @@ def test_files_where_a_path_is_wanted(written: Path, tmp_path: Path) -> None:
     assert replies(written / "bash", "sampress method=ptq method.weights=co", tmp_path) == [], "no path, by its choices"
 
 
+@pytest.mark.parametrize(
+    ("name", "typed", "offered"),
+    [
+        ("coco data", "data.root=co", "coco\\ data/"),
+        ("coco data", "data.root=coco\\ d", "coco\\ data/"),
+        ("coco data", "data.root='coco d", "coco data/"),
+        ("coco data", 'data.root="coco d', "coco data/"),
+        ("coco data", "'data.root=coco d", "data.root=coco data/"),
+        ("a,b", "data.root=a\\,", "a\\,b/"),
+        ("a,b", "data.root=a,", "a\\,b/"),
+        ("epoch=3", "data.root=epoch=", "3/"),
+        ("epoch=3", "data.root=epoch\\=", "epoch=3/"),
+        ("2024: x (1)", "data.root=2024:", "\\ x\\ \\(1\\)/"),
+        ("it's", 'data.root="it', "it's/"),
+    ],
+)
+def test_names_that_a_shell_would_take_apart(
+    name: str, typed: str, offered: str, written: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    assert replies(written / "bash", f"sampress evaluate {typed}", tmp_path) == [offered]
+
+
+def test_bare_words_of_compare_are_folders(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "v1.0 b").mkdir()
+    assert replies(written / "bash", "sampress compare v1", tmp_path) == ["v1.0\\ b/"]
+
+
 def test_other_calls_of_python_keep_their_completion(written: Path, tmp_path: Path) -> None:
     own = '_mine() { COMPREPLY=("mine of $1"); }\ncomplete -F _mine python\n'
     assert replies(written / "bash", "python x", tmp_path, own) == ["mine of python"]
