@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from core.checkpoint import replacing
+from core.plain_file import home_path
 from evaluation.latency import device_name
 from evaluation.predictor import SamPredictor
 from experiments.build import build_device
