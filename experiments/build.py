@@ -12,6 +12,7 @@ from compressors.distill.engine import Engine
 from compressors.distill.muon import has_bfloat16
 from core import processes
 from core.errors import InputError
+from core.threads import allowed
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS
 from experiments.data_schema import DATA
@@ -131,7 +132,7 @@ def build_engine(settings: EngineConfig, folder: Path, device: torch.device) -> 
     """
     if settings.workers is not None and settings.workers < 0:
         raise InputError(f"engine.workers={settings.workers} must be at least 0")
-    workers = (8 if device.type == "cuda" else 1) if settings.workers is None else settings.workers
+    workers = (min(8, allowed()) if device.type == "cuda" else 1) if settings.workers is None else settings.workers
     precision = check_precision("engine.precision", settings.precision, device)
     return Engine(folder, device, precision, workers, settings.compile)
 

@@ -16,6 +16,7 @@ from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.protocols import Segmenter
 from core.result import ResultRow
+from core.threads import allowed
 from data.annotated_pictures import AnnotatedPictures
 from data.detections import Detections
 from data.sample import ImageData
@@ -71,7 +72,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         reference,
         batch=evaluation.batch,
         encoded=evaluation.encoded or (8 if cuda else 1),
-        workers=(8 if cuda else 0) if evaluation.workers is None else evaluation.workers,
+        workers=(min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers,
         seed=evaluation.seed,
         folder=folder,
         key=key,

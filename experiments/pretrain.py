@@ -22,6 +22,7 @@ from core.checkpoint import write_safetensors
 from core.geometry import normalise
 from core.protocols import Prompt
 from core.seeding import seed_for
+from core.threads import take_threads
 from data.prompts import jitter_boxes, random_points
 from data.shapes import DIFFICULTY, Shapes
 from evaluation.conventions import PROTOCOLS
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bfloat16")
     options = parser.parse_args()
+    take_threads()
     recipe = Recipe(steps=options.steps, images=options.images, batch=options.batch, seed=options.seed)
     pretrain(recipe, options.model, options.out, options.precision, torch.device(options.device))
 
