@@ -41,7 +41,7 @@ def keep_threads(folder: Path, chosen: bool) -> None:
         raise InputError(f"{path}: is damaged; remove it to go on with {here['threads']} threads, or give force=true")
     if not chosen:
         torch.set_num_threads(began["threads"])
-        _say(folder, "threads", began, here, f"engine.threads={here['threads']} makes another run")
+        _say(folder, "threads", began, here, "as it began, so that it ends in the same weights")
     _say(folder, "processes", here, began, "it ends in weights that differ by rounding")
 
 

@@ -1,5 +1,6 @@
 """Threads: no more than affinity, control groups and Slurm allow; idle ones sleep in every process that computes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import threads
+from core import processes, threads
+from core.errors import InputError
 from core.provenance import ROOT
-from core.threads import allowed, take_threads
+from core.threads import allowed, take_threads, threads_taken
+from experiments.kept_threads import keep_threads
 
 MANY = 64
 V2 = "0::/job/task\n"
@@ -101,6 +104,55 @@ def test_pytorch_takes_what_is_allowed(machine: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("OMP_NUM_THREADS", "12")
     take_threads()
     assert taken == [5, 16], "a number that was given stays"
+
+
+@pytest.fixture
+def four_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """PyTorch as if it took four threads; the last number is the one that it computes with."""
+    taken = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: taken[-1])
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    return taken
+
+
+def test_a_command_gives_the_threads_back(machine: Path, four_threads: list[int]) -> None:
+    with pytest.raises(KeyError), threads_taken():
+        torch.set_num_threads(2)
+        raise KeyError
+    assert four_threads == [4, 4, 2, 4]
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(
+    tmp_path: Path, four_threads: list[int], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_threads(tmp_path, chosen=False)
+    assert json.loads((tmp_path / "threads.json").read_text()) == {"threads": 4, "processes": 1}
+    assert not capfd.readouterr().err
+    four_threads.append(16)
+    keep_threads(tmp_path, chosen=False)
+    assert four_threads[-1] == 4
+    said = f"{tmp_path}: goes on with threads: 4, not 16; as it began, so that it ends in the same weights\n"
+    assert capfd.readouterr().err == said
+    # The settings' own number is a part of the run's name.
+    four_threads.append(16)
+    keep_threads(tmp_path, chosen=True)
+    assert four_threads[-1] == 16 and not capfd.readouterr().err
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    keep_threads(tmp_path, chosen=True)
+    assert "goes on with processes: 2, not 1; it ends in weights that differ by rounding" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"threads": 0, "processes": 1}', '{"threads": true, "processes": 1}',
+             '{"threads": 1e9, "processes": 1}', '{"threads": 999999999, "processes": 1}', '{"threads": 4}'],
+)  # fmt: skip
+def test_a_damaged_note_of_the_threads_is_named(tmp_path: Path, four_threads: list[int], text: str) -> None:
+    (tmp_path / "threads.json").write_text(text)
+    with pytest.raises(
+        InputError, match=r"threads\.json: is damaged; remove it to go on with 4 threads, or give force"
+    ):
+        keep_threads(tmp_path, chosen=False)
+    assert four_threads == [4] and (tmp_path / "threads.json").read_text() == text
 
 
 ENTRIES = {
