@@ -5,6 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+MOST_THREADS = 1024
+"""No machine uses more, and the system would have to start each of them."""
+
 
 def let_idle_threads_sleep() -> None:
     """Make OpenMP's idle threads sleep rather than spin, unless ``OMP_WAIT_POLICY`` is set already.

@@ -10,10 +10,9 @@ from core import processes
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
+from core.threads import MOST_THREADS
 
 NAME = "threads.json"
-MOST = 4096
-"""More than any machine has: a file that says so is damaged."""
 
 
 def keep_threads(folder: Path, chosen: bool) -> None:
@@ -36,13 +35,15 @@ def keep_threads(folder: Path, chosen: bool) -> None:
         began = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         began = None
-    sound = isinstance(began, dict) and all(type(began.get(key)) is int and 1 <= began[key] <= MOST for key in here)
+    sound = isinstance(began, dict) and all(
+        type(began.get(key)) is int and 1 <= began[key] <= MOST_THREADS for key in here
+    )
     if not sound:
         raise InputError(f"{path}: is damaged; remove it to go on with {here['threads']} threads, or give force=true")
     if not chosen:
         torch.set_num_threads(began["threads"])
         _say(folder, "threads", began, here, "as it began, so that it ends in the same weights")
-    _say(folder, "processes", here, began, "it ends in weights that differ by rounding")
+    _say(folder, "processes", here, began, "it ends in other weights than it would have")
 
 
 def _say(folder: Path, key: str, now: dict[str, int], otherwise: dict[str, int], note: str) -> None:

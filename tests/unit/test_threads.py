@@ -13,7 +13,9 @@ from core import processes, threads
 from core.errors import InputError
 from core.provenance import ROOT
 from core.threads import allowed, take_threads, threads_taken
+from experiments.build import build_device
 from experiments.kept_threads import keep_threads
+from experiments.schema import EngineConfig
 
 MANY = 64
 V2 = "0::/job/task\n"
@@ -139,7 +141,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(
     assert four_threads[-1] == 16 and not capfd.readouterr().err
     monkeypatch.setattr(processes, "count", lambda: 2)
     keep_threads(tmp_path, chosen=True)
-    assert "goes on with processes: 2, not 1; it ends in weights that differ by rounding" in capfd.readouterr().err
+    assert "goes on with processes: 2, not 1; it ends in other weights than it would have" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,15 @@ def test_a_damaged_note_of_the_threads_is_named(tmp_path: Path, four_threads: li
     ):
         keep_threads(tmp_path, chosen=False)
     assert four_threads == [4] and (tmp_path / "threads.json").read_text() == text
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1025, 10**9])
+def test_a_number_of_threads_out_of_range_is_refused(four_threads: list[int], count: int) -> None:
+    with pytest.raises(InputError, match=rf"^engine.threads={count} must be at least 1 and at most 1024$"):
+        build_device(EngineConfig(device="cpu", threads=count))
+    assert four_threads == [4]
+    build_device(EngineConfig(device="cpu", threads=3))
+    assert four_threads == [4, 3]
 
 
 ENTRIES = {
