@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks._timing import machine, seconds_in_turns
+from benchmarks._timing import busy, machine, seconds_in_turns
 from teachers.attention import attend_folded
 from teachers.attention_in_parts import attend_in_parts
 from teachers.catalog import MODELS
@@ -56,3 +56,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    print(busy())

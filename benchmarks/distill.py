@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._models import random_sam
-from benchmarks._timing import default_device, machine, seconds_in_turns
+from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from compressors.aligning import bottleneck_aligning, embedding_aligning
 from compressors.distill.engine import Engine
 from compressors.distill.teacher_outputs import TeacherEmbeddings
@@ -170,3 +170,4 @@ def _line(name: str, taken: dict[str, float]) -> str:
 
 if __name__ == "__main__":
     main()
+    print(busy())

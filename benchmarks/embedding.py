@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks._models import random_sam
-from benchmarks._timing import default_device, machine, seconds_in_turns
+from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from core.cost import measure_cost
 from teachers.catalog import MODELS
 
@@ -70,3 +70,4 @@ def _encoding(encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tens
 
 if __name__ == "__main__":
     main()
+    print(busy())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._models import random_sam
-from benchmarks._timing import default_device, machine, seconds_in_turns
+from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from evaluation.memory import peak_memory
 from teachers.catalog import MODELS
 from teachers.convert import hugging_face_config, to_hugging_face
@@ -157,3 +157,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    print(busy())

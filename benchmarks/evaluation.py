@@ -26,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from benchmarks._models import random_sam
-from benchmarks._timing import default_device, machine, seconds_in_turns
+from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from core.protocols import Masks, Prompt, Segmenter, device_of
 from data.coco import Coco
 from data.detections import Detections
@@ -185,3 +185,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    print(busy())

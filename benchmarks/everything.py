@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from benchmarks._models import random_sam
-from benchmarks._timing import default_device, machine, seconds_in_turns
+from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from benchmarks.encoder import encoder_arguments
 from core.protocols import Prompt, device_of
 from data.sample import ImageSample
@@ -177,3 +177,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    print(busy())

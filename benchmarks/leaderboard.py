@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from benchmarks._timing import machine
+from benchmarks._timing import busy, machine
 from core.resident_memory import peak_resident_bytes
 from core.result import ResultRow
 from experiments.leaderboard.folding import csv_of, fold, gather
@@ -140,6 +140,7 @@ def main() -> None:
                 before, peak = times[-1][2:]
                 memory = f"{peak:7.0f} MB ({before:.0f} MB)"
                 print(f"{name:<20} {seconds:8.2f} s {processor:8.2f} s {processor / alone:7.2f}x {memory}", flush=True)
+    print(busy())
 
 
 if __name__ == "__main__":

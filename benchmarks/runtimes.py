@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks._timing import machine, seconds_in_turns
+from benchmarks._timing import busy, machine, seconds_in_turns
 from compressors.context import RunContext
 from compressors.distill.engine import Engine
 from compressors.ptq import Ptq
@@ -136,3 +136,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    print(busy())

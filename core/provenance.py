@@ -41,6 +41,7 @@ def capture(device: str, argv: Sequence[str] = ()) -> dict[str, Any]:
         "device": device,
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
         "argv": impersonal(list(argv)),
         "constraints_sha256": hashlib.sha256(constraints.read_bytes()).hexdigest() if constraints.is_file() else None,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 ADDED = {
     2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"),
     3: ("weight_bits", "activation_bits", "bit_operations", "float_macs"),
@@ -16,6 +16,7 @@ ADDED = {
         *("miou_images", "miou_categories", "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
         *("ap_rare", "ap_common", "ap_frequent", "average_recall", "detections", "axes"),
     ),
+    5: ("threads",),
 }
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
@@ -55,6 +56,8 @@ class ResultRow:
             ``average_recall`` (with all detections that count) are COCO's or LVIS's own.
         detections: how many boxes ``ap`` rests on.
         axes: every choice of the protocol, by name, and what else was chosen of the evaluation.
+        threads: of the CPU, that PyTorch or another runtime computed with in each process: in training, scoring and the
+            latencies.
     """
 
     run_id: str | None = None
@@ -114,6 +117,7 @@ class ResultRow:
     average_recall: float | None = None
     detections: int | None = None
     axes: dict[str, str] | None = None
+    threads: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

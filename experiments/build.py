@@ -12,6 +12,7 @@ from compressors.distill.engine import Engine
 from compressors.distill.muon import has_bfloat16
 from core import processes
 from core.errors import InputError
+from core.threads import MOST_THREADS, allowed
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS
 from experiments.data_schema import DATA
@@ -99,8 +100,8 @@ def build_device(settings: EngineConfig) -> torch.device:
     Raises:
         InputError: there is no such device here.
     """
-    if settings.threads is not None and settings.threads < 1:
-        raise InputError(f"engine.threads={settings.threads} must be at least 1")
+    if settings.threads is not None and not 1 <= settings.threads <= MOST_THREADS:
+        raise InputError(f"engine.threads={settings.threads} must be at least 1 and at most {MOST_THREADS}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     name = settings.device
     if name == "auto":
@@ -131,7 +132,7 @@ def build_engine(settings: EngineConfig, folder: Path, device: torch.device) -> 
     """
     if settings.workers is not None and settings.workers < 0:
         raise InputError(f"engine.workers={settings.workers} must be at least 0")
-    workers = (8 if device.type == "cuda" else 1) if settings.workers is None else settings.workers
+    workers = (min(8, allowed()) if device.type == "cuda" else 1) if settings.workers is None else settings.workers
     precision = check_precision("engine.precision", settings.precision, device)
     return Engine(folder, device, precision, workers, settings.compile)
 

@@ -17,6 +17,7 @@ from core.plain_file import home_path
 from core.protocols import Segmenter
 from core.result import ResultRow
 from core.terminal import terminal
+from core.threads import allowed
 from data.annotated_pictures import AnnotatedPictures
 from data.detections import Detections
 from data.sample import ImageData
@@ -72,7 +73,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         reference,
         batch=evaluation.batch,
         encoded=evaluation.encoded or (8 if cuda else 1),
-        workers=(8 if cuda else 0) if evaluation.workers is None else evaluation.workers,
+        workers=(min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers,
         seed=evaluation.seed,
         folder=folder,
         key=key,

@@ -65,6 +65,8 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
         "precision": check_precision("engine.precision", settings.engine.precision, device),
         "compile": settings.engine.compile,
     }
+    if settings.engine.threads is not None:
+        content["engine"]["threads"] = settings.engine.threads
     del content["evaluation"]["latency_runs"]
     for key in _OF_EVALUATE:
         del content["evaluation"][key]

@@ -23,12 +23,15 @@ from core.closed_pipes import outlive_closed_pipes
 from core.geometry import normalise
 from core.protocols import Prompt
 from core.seeding import seed_for
+from core.threads import take_threads
 from data.prompts import jitter_boxes, random_points
 from data.shapes import DIFFICULTY, Shapes
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
+from experiments.kept_threads import NAME as THREADS
+from experiments.kept_threads import keep_threads
 from experiments.pretrain_data import Pool, make_pool
 from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
@@ -140,6 +143,10 @@ def prompted_loss(model: Sam, batch: PromptedBatch) -> dict[str, Tensor]:
 
 def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, device: torch.device) -> Sam:
     """Train to the end of the recipe, continuing what ``folder`` holds, and save ``<model_name>.safetensors`` there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "pretrain.state").exists():
+        (folder / THREADS).unlink(missing_ok=True)
+    keep_threads(folder, chosen=False)
     torch.manual_seed(seed_for(recipe.seed, "weights"))
     model = Sam(MODELS[model_name].config, model_name)
     initialise_sam(model)
@@ -204,6 +211,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bfloat16")
     options = parser.parse_args()
+    take_threads()
     recipe = Recipe(steps=options.steps, images=options.images, batch=options.batch, seed=options.seed)
     pretrain(recipe, options.model, options.out, options.precision, torch.device(options.device))
 

@@ -34,6 +34,8 @@ from experiments.build import (
 from experiments.checkpoints import find_model
 from experiments.compressed_check import check_compressed, promised_parameters
 from experiments.identity import beginning, fingerprint, method_name, resolved, run_id
+from experiments.kept_threads import NAME as THREADS
+from experiments.kept_threads import keep_threads
 from experiments.leaderboard.folding import FILE as LEADERBOARD
 from experiments.leaderboard.folding import fold
 from experiments.measuring import cost_columns, latency_columns
@@ -109,6 +111,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         processes.wait()
         with held_folder(folder, fresh=settings.force) if processes.is_first() else nullcontext():
             processes.wait()
+            keep_threads(folder, chosen=settings.engine.threads is not None)
             rows = _do(parts, resolved(cfg))
         if processes.is_first():
             fold(Path(settings.runs))
@@ -235,7 +238,8 @@ def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> l
     """Both baselines, the teacher and the student, all scored on the same pictures."""
     settings, held = parts.settings, parts.held
     shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
-    machine = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
+    machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
+    machine |= {"threads": torch.get_num_threads()}
     rows = [ResultRow(method=name, **shared, **found) for name, found in score_fillings(held).items()]
     for model in (parts.teacher, student):
         about = {"method": "teacher", "teacher": parts.teacher.name}
@@ -290,7 +294,7 @@ def _images_seen(settings: RunConfig, compressed: Compressed) -> int:
 
 def _remove_states(folder: Path) -> None:
     """Only a run that was cut off needs them, and they are several times the size of the model."""
-    for state in folder.glob("*.state"):
+    for state in (*folder.glob("*.state"), folder / THREADS):
         # Another process that found the run finished may do the same.
         state.unlink(missing_ok=True)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from core.checkpoint import remove_abandoned
 from core.errors import InputError
+from experiments.kept_threads import NAME as THREADS
 
 LOCK = ".lock"
 # Loggers fill these from the logs of stages; where there is no such log there is nothing in them.
-_OF_NOTHING = (LOCK, "metrics.csv", "tensorboard")
+_OF_NOTHING = (LOCK, THREADS, "metrics.csv", "tensorboard")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class EvaluationConfig:
         reference: the model whose masks are the truth, of protocols that compare with a model's.
         seed: of what protocols draw.
         encoded: pictures encoded together; null: one on the CPU, eight on an accelerator.
-        workers: processes that read pictures ahead; null: none on the CPU, eight beside an accelerator.
+        workers: processes that read pictures ahead; null: none on the CPU, beside an accelerator up to eight.
         images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 200 in a run.
         batch: prompts decoded together.
         latency_runs: timed rounds.
@@ -77,8 +77,9 @@ class EngineConfig:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
         precision: of training, in autocast over float32 weights.
-        threads: of the CPU; null leaves it to PyTorch.
-        workers: threads that make batches ahead; null: one on the CPU, eight beside an accelerator.
+        threads: of the CPU, for each process; null: ``OMP_NUM_THREADS``, else as many as the process may use. A run
+            goes on with the number that it began with.
+        workers: threads that make batches ahead; null: one on the CPU, beside an accelerator up to eight.
         compile: whether the student is compiled (``torch.compile``); pays on a GPU and in long runs.
         cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
         cache_folder: where on disk; all runs share it.

@@ -65,6 +65,7 @@ def find_subject(settings: EvaluateConfig) -> Subject:
     columns = about | {
         "student": None if about["method"] == "teacher" else model.name,
         "device": device_name(device),
+        "threads": torch.get_num_threads(),
         "precision": precision,
     }
 
@@ -93,6 +94,7 @@ def _exported(settings: EvaluateConfig) -> Subject:
         "student": None if about["method"] == "teacher" else model.name,
         "variant": f"{model.runtime} {manifest.precision}",
         "device": device_name(device),
+        "threads": torch.get_num_threads(),
         "precision": PRECISION_NAMES[manifest.precision],
     }
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.threads import allowed
 from experiments.doctor.finding import Finding
 from experiments.help.class_text import ROOT
 
@@ -42,8 +43,10 @@ def code() -> Iterator[Finding]:
 def processor() -> Iterator[Finding]:
     """The CPU, its cores and the memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = allowed()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Finding("machine", "processor", "ok", f"{_cpu_name()}, {cores} cores, {_size(memory)} of memory")
+    limited = f", of which {usable} may be used (quota of the control group, or Slurm)" if usable < (cores or 1) else ""
+    yield Finding("machine", "processor", "ok", f"{_cpu_name()}, {cores} cores{limited}, {_size(memory)} of memory")
 
 
 def accelerators(device: str = "auto") -> Iterator[Finding]:

@@ -22,6 +22,7 @@ def provenance_part(record: RunRecord) -> str:
         ("CUDA of PyTorch", known.get("cuda")),
         ("processor cores", known.get("cpu_count")),
         ("threads", known.get("threads")),
+        ("load average of the last minute", known.get("load_average")),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else None),
         *((key.replace("_", " "), value) for key, value in record.about.items() if isinstance(value, str)),
         ("constraints sha256", known.get("constraints_sha256")),

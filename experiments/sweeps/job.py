@@ -71,6 +71,7 @@ class Job:
     def _rows(self, cfg: DictConfig) -> list[Row]:
         # Here, so that neither --help nor a wrong word waits for PyTorch.
         from core.device_memory import memory_told
+        from core.threads import threads_taken
         from experiments.commands import FUNCTIONS
         from experiments.sweeps.torchrun import run_under_torchrun, wants_torchrun
         from experiments.validate import check_student, settings_of
@@ -81,7 +82,7 @@ class Job:
         if wants_torchrun(settings):
             return list(run_under_torchrun(settings, task, self.flags))
         fix = "give smaller batches (method.batch, evaluation.batch), a precision of bfloat16, or engine.device=cpu"
-        with memory_told(self.command, fix), disk_told(_place(cfg)[1]):
+        with memory_told(self.command, fix), disk_told(_place(cfg)[1]), threads_taken():
             return list(FUNCTIONS[self.command](settings, cfg))
 
     def _arrive(self) -> None:

@@ -136,11 +136,20 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(
     process.wait()
     assert state.exists() and not (runs / first.name / "result.json").exists()
     pruned = (state.parent / "embedding_pruned.safetensors").stat().st_mtime_ns
-    status, out, _ = call(*_words(teacher, runs), "format=json")
-    assert status == 0
+    # Where it goes on, another number of threads would be taken.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if threads == 1 else 1)
+    try:
+        status, out, err = call(*_words(teacher, runs), "format=json")
+        assert torch.get_num_threads() == (2 if threads == 1 else 1), "what follows is not bound to this run's number"
+    finally:
+        torch.set_num_threads(threads)
+    assert status == 0 and f"goes on with threads: {threads}, not {2 if threads == 1 else 1}; " in err
     assert (state.parent / "embedding_pruned.safetensors").stat().st_mtime_ns == pruned, "the first step was not redone"
     again, before = (json.loads((folder / "result.json").read_text()) for folder in (state.parent, first))
     assert _measured(again["rows"]) == _measured(before["rows"])
+    assert [row["threads"] for row in again["rows"]] == [None, None, threads, threads]
+    assert not (state.parent / "threads.json").exists()
     tensors = (load_model(folder / "student.safetensors").state_dict() for folder in (state.parent, first))
     assert all(torch.equal(a, b) for a, b in zip(*(t.values() for t in tensors), strict=True))
     assert _measured(json.loads(out)["rows"]) == _measured(before["rows"])

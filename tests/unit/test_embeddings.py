@@ -174,3 +174,15 @@ def test_other_weights_precisions_and_pictures_have_entries_of_their_own(tmp_pat
         assert torch.equal(kept(batch), TeacherEmbeddings(encoder, engine)(batch))
         assert kept.computed == 2
     assert len(DiskEmbeddings(tmp_path / "cache", CHANNELS, GRID)) == 6
+
+
+def test_numbers_of_threads_have_entries_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run would end in other weights where one with more threads has filled the cache."""
+    batch, encoder = ImageBatches(Pictures(), 64, 4, 0).of([0, 1]), tiny_encoder()
+    computed = []
+    for threads in (1, 2, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        kept = TeacherEmbeddings(encoder, Engine(tmp_path), keeper("disk", tmp_path / "cache", encoder))
+        kept(batch)
+        computed.append(kept.computed)
+    assert computed == [2, 2, 0]

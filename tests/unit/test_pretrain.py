@@ -233,7 +233,10 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: p
     with pytest.raises(Killed):
         run(tmp_path / "b")
     torch.manual_seed(99)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     resumed = run(tmp_path / "b")
+    assert torch.get_num_threads() == threads, "it goes on as it began"
     assert steps == [0, 1, 2, 3, 4, 4, 5]
     assert weights_sha256(resumed) == weights_sha256(undisturbed)
     assert log(tmp_path / "b") == log(tmp_path / "a")

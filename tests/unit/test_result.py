@@ -55,7 +55,8 @@ def test_columns_keep_their_names_and_order() -> None:
         "train_peak_memory_bytes", "device_hours",
         "weight_bits", "activation_bits", "bit_operations", "float_macs",
         "miou_images", "miou_categories", "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
-        "ap_rare", "ap_common", "ap_frequent", "average_recall", "detections", "axes", "schema_version",
+        "ap_rare", "ap_common", "ap_frequent", "average_recall", "detections", "axes", "threads",
+        "schema_version",
     )  # fmt: skip
     assert tuple(ROW.to_dict()) == COLUMNS
 
@@ -84,7 +85,7 @@ def test_a_row_survives_json() -> None:
         ({"method": None}, "method is null"),
         ({"status": "done"}, "status is 'done', not one of finished"),
         ({"skipped": {"crowd": "3"}}, "skipped does not map names to counts"),
-        ({"schema_version": 99}, "schema version 99, this version reads 4"),
+        ({"schema_version": 99}, "schema version 99, this version reads 5"),
     ],
 )
 def test_what_is_no_row_is_refused(change: dict[str, object], said: str) -> None:

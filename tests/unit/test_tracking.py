@@ -111,6 +111,14 @@ def test_a_logger_is_not_part_of_a_runs_name(hydra: None, name: str) -> None:
     assert run_id(settings, chosen, device) == run_id(settings_of(plain), plain, device)
 
 
+def test_a_number_of_threads_that_is_given_is_part_of_a_runs_name(hydra: None) -> None:
+    names = set()
+    for words in ([], ["engine.threads=1"], ["engine.threads=2"]):
+        chosen = compose("config", ["ratio=0.5", *words])
+        names.add(run_id(settings_of(chosen), chosen, torch.device("cpu")))
+    assert len(names) == 3
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_package_that_is_missing_is_named_with_its_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(name, reason=f"the extra {name} is not installed")

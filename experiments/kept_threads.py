@@ -1,0 +1,51 @@
+"""How many threads and processes a run began with: by others it would end in other weights."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from core import processes
+from core.checkpoint import write_text
+from core.errors import InputError
+from core.plain_file import parse_json
+from core.threads import MOST_THREADS
+
+NAME = "threads.json"
+
+
+def keep_threads(folder: Path, chosen: bool) -> None:
+    """Compute with as many threads as the run in a folder began with, on whatever machine; note it if it begins.
+
+    Every process of the run calls this. Another number of threads adds in another order, and training makes more and
+    more of the difference. Another number of processes does so too; it stays as it is now, and that is said.
+
+    Args:
+        chosen: whether the settings name the number, so that it is a part of the run's name already.
+
+    Raises:
+        InputError: the note is damaged.
+    """
+    path, here = folder / NAME, {"threads": torch.get_num_threads(), "processes": processes.count()}
+    if processes.is_first() and not path.is_file():
+        write_text(path, json.dumps(here) + "\n")
+    processes.wait()
+    try:
+        began = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        began = None
+    sound = isinstance(began, dict) and all(
+        type(began.get(key)) is int and 1 <= began[key] <= MOST_THREADS for key in here
+    )
+    if not sound:
+        raise InputError(f"{path}: is damaged; remove it to go on with {here['threads']} threads, or give force=true")
+    if not chosen:
+        torch.set_num_threads(began["threads"])
+        _say(folder, "threads", began, here, "as it began, so that it ends in the same weights")
+    _say(folder, "processes", here, began, "it ends in other weights than it would have")
+
+
+def _say(folder: Path, key: str, now: dict[str, int], otherwise: dict[str, int], note: str) -> None:
+    if now[key] != otherwise[key] and processes.is_first():
+        print(f"{folder}: goes on with {key}: {now[key]}, not {otherwise[key]}; {note}", file=sys.stderr)
