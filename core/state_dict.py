@@ -7,6 +7,7 @@ Containers and prefixes are one thing here: ``{"model": {"module.image_encoder.x
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -140,8 +141,8 @@ def _model(
         tensors[name] = leaf.value
         if below:
             left_out |= dict.fromkeys(_taken_off(leaf.key, name))
-    paths = sorted({".".join(path) for path in homes if path and not set(path) & set(parts)})
-    notes = [f"read from its entry {one_line(path)}" for path in paths]
+    paths = {".".join(takewhile(lambda key: key not in parts, path)) for path in homes} - {""}
+    notes = [f"read from its entry {one_line(path)}" for path in sorted(paths)]
     notes += [f"names without {', '.join(map(one_line, left_out))}"] if left_out else []
     return FoundState(tensors, prefix.removesuffix("."), "; ".join(notes))
 

@@ -124,7 +124,7 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None) -> Found:
     if path.is_file() and is_slimsam_pickle(path):
         shape, state = read_slimsam_pickle(path)
         model = sam_from_state(shape, state, str(path), path.stem)
-        return Found(model, "SlimSAM's pickled model, read as tensors and plain data", {"method": "slimsam"})
+        return Found(model, "SlimSAM's pickled model, read as tensors and plain data", read_about(path))
     stored = read_stored(path, entry)
     if stored.note:
         say(f"{path}: {stored.note}")

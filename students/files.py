@@ -19,6 +19,7 @@ from core.checkpoint import (
 from core.errors import InputError
 from core.inert_pickle import NOTE
 from core.plain_file import parse_json
+from students.convert.slimsam_pickle import is_slimsam_pickle
 from students.quantized.plan import Plan, apply_plan, pack, plan_of
 from students.student import KINDS, build_model, kind_of
 from teachers.inferred_shape import check_shape
@@ -92,6 +93,8 @@ def read_about(path: Path) -> dict[str, Any]:
         InputError: the file is missing or damaged, or a fact that tables show is of another type than theirs.
     """
     (file, *_) = weight_files(path)
+    if is_slimsam_pickle(file):
+        return {"method": "slimsam"}
     if not is_safetensors(file):
         return about_of(parsed_note(note_of(read_torch(file)), file), path)
     metadata = read_metadata(file)
