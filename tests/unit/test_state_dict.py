@@ -20,6 +20,7 @@ from experiments.checkpoints import find_model
 from students.initial_weights import load_imagenet
 from students.student import Student
 from teachers.convert import to_hugging_face
+from teachers.stored import read_stored
 from teachers.weights import load_sam
 from tests.unit.tiny import CONFIG, tiny_sam
 
@@ -135,18 +136,14 @@ CONTAINERS: dict[str, tuple[Callable[[State], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_one_model_is_found_and_what_was_left_out_is_said(
-    kind: str, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_model_is_found_and_what_was_left_out_is_said(kind: str, state: State, tmp_path: Path) -> None:
     make, words = CONTAINERS[kind]
     path = tmp_path / "epoch=3-step=5.ckpt"
     torch.save(make(state), path)
-    found = find_model(str(path), HEADS)
-    assert found.model.state_dict().keys() == state.keys()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in found.model.state_dict().items())
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == bool(words) and words in "".join(said)
-    assert not words or said[0].startswith(f"{path}: ")
+    found = read_stored(path)
+    assert found.tensors.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.tensors.items())
+    assert words in found.note and bool(found.note) == bool(words)
 
 
 NAMES = ("a.PTH", "a.Pt", "a.ckpt", "a.pth.tar", "a.th", "a.bin", "a.pkl", "a", "ü.pth")
@@ -168,8 +165,7 @@ def test_files_are_known_by_their_content_and_not_by_their_ending(
         save_file(prefixed("module.")(state), path)
     else:
         torch.save({"model": prefixed("module.")(state)}, path, _use_new_zipfile_serialization=how == "zip")
-    found = find_model(str(path), HEADS)
-    assert all(torch.equal(tensor, state[key]) for key, tensor in found.model.state_dict().items())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in read_stored(path).tensors.items())
 
 
 def other(state: State) -> State:
@@ -194,13 +190,13 @@ def test_of_several_models_one_is_to_be_named(kind: str, state: State, tmp_path:
     path, stored = tmp_path / "a.pth", make(state)
     torch.save(stored, path)
     with pytest.raises(InputError, match=rf"a\.pth: holds 2 models \({first}, {second}\); .*checkpoint\.entry={first}"):
-        find_model(str(path), HEADS)
+        read_stored(path)
     with pytest.raises(InputError, match=rf"has no entry c; it has {first}, {second}"):
-        find_model(str(path), HEADS, "c")
+        read_stored(path, "c")
     key = "image_encoder.pos_embed"
     for entry, wanted in ((first, state[key]), (second, other(state)[key])):
-        found = find_model(str(path), HEADS, entry).model.state_dict()[key]
-        assert torch.equal(found, state[key].half().float() if entry == "half" else wanted)
+        found = read_stored(path, entry).tensors[key]
+        assert torch.equal(found, state[key].half() if entry == "half" else wanted)
 
 
 REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
@@ -208,10 +204,6 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
     "one too many beside a prefix": (
         lambda s: prefixed("model.")(s) | {"criterion.weight": torch.zeros(2)},
         "unexpected criterion.weight",
-    ),
-    "one without the prefix": (
-        lambda s: {(k if "pos_embed" in k else f"module.{k}"): v for k, v in s.items()},
-        "read me",
     ),
     "no mask decoder": (
         lambda s: {k: v for k, v in s.items() if not k.startswith("mask_decoder")},
@@ -231,7 +223,7 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in REFUSED if kind != "one without the prefix"])
+@pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_whole_model_is_refused_by_what_it_is(kind: str, state: State, tmp_path: Path) -> None:
     make, words = REFUSED[kind]
     torch.save(make(state), tmp_path / "a.pth")
@@ -242,8 +234,9 @@ def test_what_is_no_whole_model_is_refused_by_what_it_is(kind: str, state: State
 
 def test_wrappers_are_left_out_wherever_they_are(state: State, tmp_path: Path) -> None:
     """A model of which only some modules are wrapped has no one prefix, and yet no two names for a tensor."""
-    torch.save(REFUSED["one without the prefix"][0](state), tmp_path / "a.pth")
-    assert find_model(str(tmp_path / "a.pth"), HEADS).model.state_dict().keys() == state.keys()
+    wrapped = {(name if "pos_embed" in name else f"module.{name}"): tensor for name, tensor in state.items()}
+    torch.save(wrapped, tmp_path / "a.pth")
+    assert read_stored(tmp_path / "a.pth").tensors.keys() == state.keys()
 
 
 class Trap:
@@ -261,6 +254,15 @@ def test_what_else_stands_beside_the_weights_is_not_run(
     with pytest.raises(InputError, match=r"asks for .*, which is refused"):
         find_model(str(tmp_path / "a.ckpt"), HEADS)
     assert "sprung" not in capsys.readouterr().out
+
+
+def test_a_command_says_what_was_left_out_in_one_line(
+    state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": {"state_dict": prefixed("_orig_mod.")(state)}}, tmp_path / "[a].pth")
+    find_model(str(tmp_path / "[a].pth"), HEADS)
+    line = f"{tmp_path / '[a].pth'}: read from its entry model.state_dict; names without _orig_mod.\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_teachers_weights_say_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
