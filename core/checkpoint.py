@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError, first_line
-from core.inert_pickle import read_inert
+from core.inert_pickle import NOTE, read_inert
 from core.plain_file import JSON_LIMIT, check_regular, parse_json
 from core.storage import storing
 from core.torch_old import read_old
@@ -106,8 +107,22 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is one of safetensors by its name, or by its first bytes; False for what cannot be read."""
+    if path.suffix.lower() == ".safetensors":
+        return True
+    if not path.is_file():
+        return False
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        # The length of the header, and the header.
+        return stream.read(9)[6:] == b"\0\0{"
+    return False
+
+
 def read_torch(path: Path) -> Any:
     """Read a ``torch.save`` file of either format, tensors and plain containers only; nothing it names is imported.
+
+    A state dict that :func:`write_torch` wrote has its note, as ``_metadata["sampress"]``.
 
     Raises:
         InputError: the file is missing, closed, truncated, not a PyTorch file, or asks for a class or function; see
@@ -171,15 +186,20 @@ def _damaged(path: Path, why: str) -> InputError:
     return InputError(f"{path}: truncated or not a safetensors file ({why}); fetch it again")
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors with metadata (each value as JSON) atomically."""
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    encode: Callable[[Any], str] = json.dumps,
+) -> None:
+    """Write tensors with metadata atomically; each value is encoded as JSON, or by ``encode``."""
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             temporary,
-            {key: json.dumps(value) for key, value in metadata.items()},
+            {key: encode(value) for key, value in metadata.items()},
         )
         _sort_metadata(temporary)
 
@@ -194,6 +214,24 @@ def _sort_metadata(path: Path) -> None:
         if len(text) == size:
             stream.seek(8)
             stream.write(text)
+
+
+def write_torch(path: Path, tensors: Mapping[str, Tensor], note: str) -> None:
+    """Write a state dict with a text of which ``load_state_dict`` takes no notice, atomically.
+
+    PyTorch keeps versions of modules in an attribute ``_metadata`` of a state dict; the text has an entry there.
+    """
+    state: Any = OrderedDict(tensors)
+    state._metadata = {**getattr(tensors, "_metadata", {}), NOTE: note}
+    # Into a stream: a file's own name would become a part of its content.
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        torch.save(state, stream)
+
+
+def note_of(stored: object) -> str | None:
+    """The text that :func:`write_torch` kept with a state dict."""
+    note: str | None = getattr(stored, "_metadata", {}).get(NOTE) if isinstance(stored, OrderedDict) else None
+    return note
 
 
 def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -10,6 +10,7 @@ import io
 import pickletools
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,18 @@ _REBUILT = {
     "torch._utils._rebuild_parameter_with_state",
     "torch._utils._rebuild_tensor_v2",
 }
-# Values of modules' attributes that are recorded although they are of no package of the caller.
-_RECORDED = {"functools.partial", "torch._C._nn.gelu", "torch.device"}
+# Values of modules' attributes, and settings that training programs save beside the weights: recorded although they
+# are of no package of the caller.
+_RECORDED = {
+    *("functools.partial", "torch._C._nn.gelu", "torch.device", "argparse.Namespace"),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray"),
+}
 # Types of numbers stand as attributes of torch.
 _DTYPES = {f"torch.{name}" for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)}
+NOTE = "sampress"
+"""The one entry that is kept of an ordered dict's attribute ``_metadata``: a text, in state dicts of this project."""
 # A method that was set on an instance, as SlimSAM's training does, is pickled as getattr(instance, name): recorded in
 # just this form.
 _BOUND_METHOD = "builtins.getattr"
@@ -238,7 +247,7 @@ class Machine:
 
     def _set(self, values: list[Any]) -> None:
         target = self._top()
-        if type(target) is not dict or len(values) % 2:
+        if not isinstance(target, dict) or len(values) % 2:
             raise InputError("its pickle is damaged: it sets items of what is no dict")
         for key in values[::2]:
             # Python hashes a tuple by recursion without a limit.
@@ -261,7 +270,7 @@ class Machine:
     def _called(self, name: str, arguments: tuple[Any, ...]) -> Any:
         match name.rpartition(".")[2] if name in _REBUILT else "", arguments:
             case "OrderedDict", ():
-                return {}
+                return OrderedDict()
             # Bytes, in pickles of protocol 2.
             case "encode", (str(content), "latin1"):
                 return content.encode("latin1")
@@ -288,8 +297,13 @@ class Machine:
         state, target = self._pop(), self._top()
         if isinstance(target, Record):
             target.state = state
-        elif type(target) is not dict:  # the attributes of an OrderedDict are dropped
+        elif not isinstance(target, dict):
             raise InputError(f"its pickle is damaged: it sets attributes of a {type(target).__name__}")
+        elif isinstance(target, OrderedDict) and isinstance(state, dict):
+            # What else it would have as attributes is dropped.
+            metadata = state.get("_metadata")
+            if isinstance(metadata, dict) and isinstance(metadata.get(NOTE), str):
+                target.__dict__["_metadata"] = {NOTE: metadata[NOTE]}
 
     def load_storage(self) -> None:
         match self._pop():

@@ -15,6 +15,7 @@ from core.errors import InputError
 from core.threads import MOST_THREADS, allowed
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS
+from experiments.checkpoints import say
 from experiments.data_schema import DATA
 from experiments.mirrored_settings import target_class
 from experiments.schema import EngineConfig, EvaluationConfig, ProposalsConfig, TeacherConfig
@@ -90,8 +91,7 @@ def evaluation_indices(
 
 def build_teacher(settings: TeacherConfig, device: torch.device) -> Sam:
     """The teacher with its weights, frozen, on a device."""
-    checkpoint = settings.checkpoint
-    return load_sam(settings.name, None if checkpoint is None else Path(checkpoint)).to(device)
+    return load_sam(settings.name, settings.checkpoint, say).to(device)
 
 
 def build_device(settings: EngineConfig) -> torch.device:

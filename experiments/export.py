@@ -7,7 +7,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.result import ResultRow
 from core.terminal import terminal
-from experiments.checkpoints import Found, check_encoder, find_model
+from experiments.checkpoints import Found, check_encoder, chosen_model
 from experiments.messages import nearest
 from experiments.out_place import check_out, writing_to
 from experiments.report import size
@@ -30,7 +30,7 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
     require(WRITES[to], f"to={to}")
     check_folder(out)
     check_out(settings.out, out)
-    found = find_model(settings.checkpoint)
+    found = chosen_model(settings)
     check_request(found.model, to, precision)
     check_encoder(settings.checkpoint, found.model, torch.bfloat16 if precision == "bf16" else None, "precision")
     with writing_to(settings.out):

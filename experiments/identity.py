@@ -49,7 +49,7 @@ def beginning(settings: Any) -> dict[str, Any]:
     """What the file a method begins with says of its making; nothing where there is no such file."""
     init = getattr(settings.method, "init", None)
     path = None if init is None else home_path(init)
-    return read_about(path) if path is not None and path.is_file() and path.suffix == ".safetensors" else {}
+    return read_about(path) if path is not None and path.exists() else {}
 
 
 def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:

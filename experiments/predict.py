@@ -18,7 +18,7 @@ from core.plain_file import home_path
 from evaluation.latency import device_name
 from evaluation.predictor import SamPredictor
 from experiments.build import build_device
-from experiments.checkpoints import check_encoder, find_model
+from experiments.checkpoints import check_encoder, chosen_model
 from experiments.out_place import check_out, writing_to
 from experiments.report import milliseconds
 from experiments.schema import PredictConfig
@@ -63,7 +63,7 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     check_out(settings.out, out / f"{path.stem}_overlay.png")
     image = upright_image(path)
     prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
-    model = find_model(settings.checkpoint).model.to(device)
+    model = chosen_model(settings).model.to(device)
     check_encoder(settings.checkpoint, model)
     predictor = SamPredictor(model)
     _, encode_ms = _timed(lambda: predictor.set_image(image), device)

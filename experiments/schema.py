@@ -136,7 +136,22 @@ class RunConfig(CommandConfig):
 
 
 @dataclass
-class EvaluateConfig(CommandConfig):
+class ModelConfig(CommandConfig):
+    """What every command about one model has.
+
+    Attributes:
+        checkpoint: a model's name or file.
+        decoder_heads: heads of the mask decoder, for a checkpoint that does not say them.
+        entry: which of several models in the checkpoint is meant.
+    """
+
+    checkpoint: str = MISSING
+    decoder_heads: int | None = None
+    entry: str | None = None
+
+
+@dataclass
+class EvaluateConfig(ModelConfig):
     """One model, scored.
 
     Attributes:
@@ -146,7 +161,6 @@ class EvaluateConfig(CommandConfig):
         out: the folder for records and rows; null: ``<runs>/evaluations/<name>``.
     """
 
-    checkpoint: str = MISSING
     runtime: str | None = None
     detections: str | None = None
     out: str | None = None
@@ -172,33 +186,29 @@ class CostConfig(CommandConfig):
 
 
 @dataclass
-class ConvertConfig(CommandConfig):
+class ConvertConfig(ModelConfig):
     """A checkpoint, the layout it shall have, and where to write that.
 
     Attributes:
-        checkpoint: a model's name or file.
         to: ``hf`` (a folder), ``meta``, ``mobile_sam`` or ``sampress`` (files).
         out: the file or folder to write.
     """
 
-    checkpoint: str = MISSING
     to: str = MISSING
     out: str = MISSING
 
 
 @dataclass
-class ExportConfig(CommandConfig):
+class ExportConfig(ModelConfig):
     """A model, and the files it shall become.
 
     Attributes:
-        checkpoint: a model's name or file.
         to: format of the files: ``onnx``, ``openvino`` or ``torch``.
         precision: ``fp32``, ``bf16`` or ``int8`` (of a quantised checkpoint).
         upscale: whether the decoder also gives masks of the picture's size, as SAM's own ONNX files do.
         out: the folder to write.
     """
 
-    checkpoint: str = MISSING
     to: str = "onnx"
     precision: str = "fp32"
     upscale: bool = True
@@ -206,11 +216,10 @@ class ExportConfig(CommandConfig):
 
 
 @dataclass
-class PredictConfig(CommandConfig):
+class PredictConfig(ModelConfig):
     """One prompt on one picture.
 
     Attributes:
-        checkpoint: a model's name or file.
         image: a picture's file.
         box: ``[x0, y0, x1, y1]`` in pixels of the picture.
         points: ``[[x, y], ...]`` in pixels of the picture.
@@ -219,7 +228,6 @@ class PredictConfig(CommandConfig):
         out: the folder for the masks and the overlay.
     """
 
-    checkpoint: str = MISSING
     image: str = MISSING
     box: list[float] | None = None
     # The pairs are checked by the command: inside nested lists OmegaConf takes no whole number for a float.
@@ -231,11 +239,10 @@ class PredictConfig(CommandConfig):
 
 
 @dataclass
-class EverythingConfig(CommandConfig):
+class EverythingConfig(ModelConfig):
     """All masks of pictures, or their scores on a data set.
 
     Attributes:
-        checkpoint: a model's name or file.
         generator: settings of :class:`evaluation.everything.EverythingSettings`.
         image: a picture's file, or a folder of pictures.
         evaluation: a data set with masks, instead of ``image``; ``data`` says where it lies.
@@ -244,7 +251,6 @@ class EverythingConfig(CommandConfig):
         force: whether to do again what is there already.
     """
 
-    checkpoint: str = MISSING
     generator: Any = MISSING
     image: str | None = None
     evaluation: ProposalsConfig | None = None
@@ -355,11 +361,23 @@ WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second"), "completion
 OTHER_NAMES = {
     "table": {"data": "dataset"},
     "leaderboard": {"data": "dataset"},
-    "evaluate": {"data.split": "evaluation.data.split"},
-    "everything": {"data.split": "evaluation.data.split"},
+    "evaluate": {
+        "data.split": "evaluation.data.split",
+        "checkpoint.decoder_heads": "decoder_heads",
+        "checkpoint.entry": "entry",
+    },
+    "convert": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
+    "export": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
+    "predict": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
+    "everything": {
+        "data.split": "evaluation.data.split",
+        "checkpoint.decoder_heads": "decoder_heads",
+        "checkpoint.entry": "entry",
+    },
 }
-"""Settings that are typed by another name too: Hydra takes a key of the name of a folder in ``conf/`` for a file there,
-and what ``evaluation`` scores is said by ``data`` like the folder that it lies in."""
+"""Settings that are typed by another name too: Hydra takes a key of the name of a folder in ``conf/`` for a file there
+and has no settings below one that is a text, and what ``evaluation`` scores is said by ``data`` like the folder that it
+lies in."""
 
 
 _methods: dict[str, type[Any]] = {}

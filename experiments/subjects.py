@@ -12,7 +12,7 @@ from core.plain_file import home_path
 from core.protocols import Segmenter
 from evaluation.latency import PRECISIONS, device_name, measure_latency
 from experiments.build import build_device, check_precision
-from experiments.checkpoints import check_encoder, find_model
+from experiments.checkpoints import check_encoder, chosen_model
 from experiments.measuring import cost_columns, latency_columns
 from experiments.schema import EvaluateConfig
 from students.export.manifest import is_export
@@ -58,7 +58,7 @@ def find_subject(settings: EvaluateConfig) -> Subject:
         raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
     device, evaluation = build_device(settings.engine), settings.evaluation
     precision = check_precision("evaluation.precision", evaluation.precision, device)
-    found = find_model(settings.checkpoint)
+    found = chosen_model(settings)
     model = found.model.to(device)
     check_encoder(settings.checkpoint, model, PRECISIONS[precision])
     about = _about(found.about)

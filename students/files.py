@@ -7,13 +7,24 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import check_fit, read_metadata, read_safetensors, write_safetensors
+from core.checkpoint import (
+    check_fit,
+    is_safetensors,
+    note_of,
+    read_metadata,
+    read_safetensors,
+    read_torch,
+    write_safetensors,
+)
 from core.errors import InputError
+from core.inert_pickle import NOTE
 from core.plain_file import parse_json
+from students.convert.slimsam_pickle import is_slimsam_pickle
 from students.quantized.plan import Plan, apply_plan, pack, plan_of
 from students.student import KINDS, build_model, kind_of
 from teachers.inferred_shape import check_shape
-from teachers.sam import Sam, SamConfig
+from teachers.sam import META_NORM_EPS, Sam, SamConfig
+from teachers.stored import parsed_note, weight_files
 from teachers.weights import fill
 
 FORMAT = "sampress-sam-1"
@@ -36,17 +47,28 @@ def save_model(path: Path, model: Sam, about: Mapping[str, Any] | None = None) -
     Args:
         about: facts to keep beside the weights (method, ratio, seed, hash of the teacher).
     """
-    metadata = {
-        "format": FORMAT,
-        "name": model.name,
-        "encoder": kind_of(model.config.encoder),
-        "config": asdict(model.config),
-        "about": dict(about or {}),
-    }
+    metadata = {"format": FORMAT, **describe(model, about)}
     plan = plan_of(model)
     if plan is not None:
         metadata["plan"] = plan.to_dict()
     write_safetensors(path, model.state_dict(), metadata)
+
+
+def describe(model: Sam, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What tensors do not say of a model, as plain data: its name, its shape, and facts of its making.
+
+    Files of other layouts keep it where their own readers take no notice of it.
+    """
+    config = asdict(model.config)
+    if config["decoder_norm_eps"] == META_NORM_EPS:
+        # It came later, and says something only where it is another.
+        del config["decoder_norm_eps"]
+    return {
+        "name": model.name,
+        "encoder": kind_of(model.config.encoder),
+        "config": config,
+        "about": dict(about or {}),
+    }
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -65,12 +87,23 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """The facts that :func:`save_model` kept beside the weights; none in a file of another kind.
+    """The facts that this project kept beside the weights, in whatever layout; none where it kept none.
 
     Raises:
-        InputError: not a safetensors file, or a fact that tables show is of another type than theirs.
+        InputError: the file is missing or damaged, or a fact that tables show is of another type than theirs.
     """
-    about = read_facts(path).get("about")
+    (file, *_) = weight_files(path)
+    if is_slimsam_pickle(file):
+        return {"method": "slimsam"}
+    if not is_safetensors(file):
+        return about_of(parsed_note(note_of(read_torch(file)), file), path)
+    metadata = read_metadata(file)
+    return about_of(parsed_note(metadata[NOTE], file) if NOTE in metadata else read_facts(file), path)
+
+
+def about_of(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The facts of a model's making among all that stands beside its tensors; see :func:`read_about`."""
+    about = facts.get("about")
     if not isinstance(about, dict):
         return {}
     for key, kinds in _ABOUT.items():

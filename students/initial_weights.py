@@ -5,12 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from core.checkpoint import read_safetensors, read_torch
+from core.checkpoint import is_safetensors, read_safetensors, read_torch
 from core.errors import InputError
 from core.plain_file import home_path
+from core.state_dict import find_state
 from students.convert.mobile_sam import from_microsoft_names
 from students.encoder_shapes import TinyVitConfig
-from teachers.weights import check_finite, tensors_in
+from teachers.weights import check_finite
 
 _HEAD = re.compile(r"^(head|norm_head|fc|classifier)\.")
 
@@ -20,18 +21,20 @@ def load_imagenet(encoder: nn.Module, file: str) -> None:
 
     Args:
         encoder: a :class:`students.tiny_vit.TinyVitEncoder` or a :class:`students.timm_encoder.TimmEncoder`.
-        file: ``.pth`` or ``.safetensors`` with the names of timm or, for a TinyViT, of Microsoft; the classifier is
-            left out.
+        file: ``.pth`` or ``.safetensors`` with the names of timm or, for a TinyViT, of Microsoft, in containers and
+            behind a prefix or not; the classifier is left out.
 
     Raises:
         InputError: the file is missing or damaged, or its tensors are not those of this backbone.
     """
     path = home_path(file)
-    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else tensors_in(read_torch(path), path)
-    if isinstance(encoder.config, TinyVitConfig) and any(name.startswith("layers.") for name in state):
-        state = from_microsoft_names(state)
     backbone: Any = encoder.backbone
     own = backbone.state_dict()
+    stored = read_safetensors(path)[0] if is_safetensors(path) else read_torch(path)
+    # By the first name of timm's, or of Microsoft's TinyViT.
+    state = find_state(stored, [(next(iter(own)), "patch_embed.seq.0.c.weight")], (), str(path)).tensors
+    if isinstance(encoder.config, TinyVitConfig) and any(name.startswith("layers.") for name in state):
+        state = from_microsoft_names(state)
     ready = {name: tensor for name, tensor in state.items() if not _HEAD.match(name)}
     # Tables of which weights follow are no weights.
     ready = {name: tensor for name, tensor in ready.items() if not name.endswith("attention_bias_idxs")}

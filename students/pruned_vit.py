@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from teachers.catalog import MODELS
 from teachers.sam import SamConfig
 
 
@@ -27,3 +28,10 @@ def pruned_shape(config: SamConfig, ratio: float) -> SamConfig:
             mlp_widths=tuple(kept_width(m, ratio, heads) for m in encoder.mlp_widths),
         ),
     )
+
+
+UNIFORM = {
+    f"slimsam_{name}_uniform": pruned_shape(MODELS["sam_vit_b"].config, ratio)
+    for name, ratio in (("50", 0.5), ("77", 0.77))
+}
+"""Shapes of SlimSAM's uniform releases (``vit_p50`` and ``vit_p77`` in Meta's layout)."""

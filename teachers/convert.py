@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.errors import InputError
+from teachers.hugging_face_config import hugging_face_config
 from teachers.sam import SamConfig
 
 POSITIONS = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
@@ -78,7 +78,7 @@ def to_hugging_face(config: SamConfig, state: Mapping[str, Tensor]) -> dict[str,
         The same tensors by Hugging Face's names, and a copy of the position matrix, which ``SamModel`` has twice.
 
     Raises:
-        InputError: ``SamModel`` cannot hold this shape; see :func:`hugging_face_config`.
+        InputError: ``SamModel`` cannot hold this shape; see :func:`teachers.hugging_face_config.hugging_face_config`.
     """
     hugging_face_config(config)
     renamed = {_renamed(name, _TO_HUGGING_FACE): tensor for name, tensor in state.items()}
@@ -103,48 +103,3 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             )
         renamed[ours] = tensor
     return renamed
-
-
-def hugging_face_config(config: SamConfig) -> dict[str, Any]:
-    """The contents of ``config.json`` with which ``SamModel`` has this shape and computes the same function.
-
-    Raises:
-        InputError: its classes cannot hold the shape: widths that differ between blocks, or an attention width other
-            than the embedding width.
-    """
-    encoder = config.vit
-    if not encoder.uniform:
-        raise InputError(
-            f"SamModel cannot hold blocks of different widths (attention {sorted(set(encoder.attention_widths))}, "
-            f"MLP {sorted(set(encoder.mlp_widths))}); keep this model in Meta's layout, or prune it uniformly"
-        )
-    if encoder.attention_widths[0] != encoder.embed_dim:
-        raise InputError(
-            f"SamModel cannot hold an attention width ({encoder.attention_widths[0]}) other than the embedding width "
-            f"({encoder.embed_dim}); keep this model in Meta's layout, or prune both to one width"
-        )
-    size = {"image_size": encoder.image_size, "patch_size": encoder.patch_size}
-    return {
-        "architectures": ["SamModel"],
-        "model_type": "sam",
-        "vision_config": {
-            **size,
-            "hidden_size": encoder.embed_dim,
-            "output_channels": encoder.out_channels,
-            "num_hidden_layers": encoder.depth,
-            "num_attention_heads": encoder.num_heads,
-            "mlp_dim": encoder.mlp_widths[0],
-            "window_size": encoder.window_size,
-            "global_attn_indexes": list(encoder.global_blocks),
-            "num_pos_feats": encoder.out_channels // 2,
-        },
-        "prompt_encoder_config": {**size, "hidden_size": encoder.out_channels},
-        "mask_decoder_config": {
-            "hidden_size": encoder.out_channels,
-            "num_attention_heads": config.decoder_heads,
-            "mlp_dim": config.decoder_mlp_width,
-            "iou_head_hidden_dim": config.iou_width,
-            # Meta's decoder has PyTorch's own eps; SamModel would take 1e-6.
-            "layer_norm_eps": 1e-5,
-        },
-    }

@@ -6,17 +6,22 @@ from torch import Tensor
 
 from core.errors import InputError
 from teachers.image_encoder import EncoderConfig
-from teachers.sam import SamConfig
+from teachers.sam import META_NORM_EPS, SamConfig
 
 
-def infer_config(state: Mapping[str, Tensor], decoder_heads: int = 8, origin: str = "state dict") -> SamConfig:
+def infer_config(
+    state: Mapping[str, Tensor],
+    decoder_heads: int = 8,
+    origin: str = "state dict",
+    decoder_norm_eps: float = META_NORM_EPS,
+) -> SamConfig:
     """The shape of the model that a state dict by Meta's names belongs to.
 
     Every block may have widths of its own. A block whose relative positions span the whole grid counts as global
     (with windows as large as the grid that is the same function).
 
     Args:
-        decoder_heads: heads of the mask decoder, which leave no trace in the tensors.
+        decoder_heads, decoder_norm_eps: of the mask decoder, which leave no trace in the tensors.
         origin: where the tensors came from, for messages.
 
     Raises:
@@ -26,7 +31,7 @@ def infer_config(state: Mapping[str, Tensor], decoder_heads: int = 8, origin: st
     def size(key: str, axis: int) -> int:
         if key not in state or state[key].ndim <= axis:
             what = f"{key} has shape {tuple(state[key].shape)}" if key in state else f"there is no {key}"
-            raise InputError(f"{origin}: {what}, so this is not a SAM in Meta's layout (fused qkv, relative positions)")
+            raise InputError(f"{origin}: {what}, {_instead(state)}")
         return state[key].shape[axis]
 
     prefix = "image_encoder.blocks."
@@ -59,7 +64,22 @@ def infer_config(state: Mapping[str, Tensor], decoder_heads: int = 8, origin: st
         decoder_heads,
         decoder_mlp_width=size("mask_decoder.transformer.layers.0.mlp.lin1.weight", 0),
         iou_width=size("mask_decoder.iou_prediction_head.layers.0.weight", 0),
+        decoder_norm_eps=decoder_norm_eps,
     )
+
+
+def _instead(state: Mapping[str, Tensor]) -> str:
+    """What tensors are that lack one of a SAM's."""
+    parts = [
+        part for part in ("image_encoder", "prompt_encoder", "mask_decoder") if any(k.startswith(part) for k in state)
+    ]
+    if len(parts) == 3:
+        return (
+            "which a SAM in Meta's layout has (fused qkv, relative positions); it is incomplete, or laid out otherwise"
+        )
+    if parts or "neck.0.weight" in state:
+        return f"as this is {' and '.join(parts) or 'an image encoder'} alone; give the whole model"
+    return "so this is not a SAM"
 
 
 def check_shape(config: SamConfig, origin: str) -> None:
@@ -86,6 +106,11 @@ def check_shape(config: SamConfig, origin: str) -> None:
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             raise InputError(f"{origin}: a model of {name} {str(size)[:50]} computes nothing; its shape is damaged")
+    eps = config.decoder_norm_eps
+    if type(eps) not in (int, float) or not 0 < eps < 1:
+        raise InputError(
+            f"{origin}: decoder_norm_eps is {str(eps)[:50]}, no small positive number; its shape is damaged"
+        )
     for name, (heads, width) in widths.items():
         if width % heads:
             raise InputError(f"{origin}: {name} is {heads}, which does not divide the width {width}")

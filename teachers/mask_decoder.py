@@ -48,13 +48,21 @@ class MaskDecoder(nn.Module):
         num_heads: heads of the two-way transformer.
         mlp_width: hidden width of its MLPs.
         iou_width: hidden width of the IoU head.
+        norm_eps: of the layer norms in the blocks of the transformer.
     """
 
     num_mask_tokens = 4
 
-    def __init__(self, channels: int = 256, num_heads: int = 8, mlp_width: int = 2048, iou_width: int = 256) -> None:
+    def __init__(
+        self,
+        channels: int = 256,
+        num_heads: int = 8,
+        mlp_width: int = 2048,
+        iou_width: int = 256,
+        norm_eps: float = 1e-5,
+    ) -> None:
         super().__init__()
-        self.transformer = TwoWayTransformer(2, channels, num_heads, mlp_width)
+        self.transformer = TwoWayTransformer(2, channels, num_heads, mlp_width, norm_eps)
         self.iou_token = nn.Embedding(1, channels)
         self.mask_tokens = nn.Embedding(self.num_mask_tokens, channels)
         self.output_upscaling = nn.Sequential(

@@ -14,6 +14,9 @@ from teachers.image_encoder import EncoderConfig, ImageEncoder
 from teachers.mask_decoder import Decoded, MaskDecoder
 from teachers.prompt_encoder import PromptEncoder
 
+META_NORM_EPS = 1e-5
+"""Of layer norms in the blocks of the mask decoder, as Meta's code has them."""
+
 
 class EncoderShape(Protocol):
     """What the rest of a SAM must know of its image encoder, whatever that is."""
@@ -43,12 +46,15 @@ class SamConfig:
         decoder_heads: heads of the mask decoder's transformer.
         decoder_mlp_width: hidden width of its MLPs.
         iou_width: hidden width of the IoU head.
+        decoder_norm_eps: of the layer norms within that transformer's blocks: 1e-5 in Meta's code, 1e-6 in
+            transformers unless its ``config.json`` says otherwise.
     """
 
     encoder: EncoderShape
     decoder_heads: int = 8
     decoder_mlp_width: int = 2048
     iou_width: int = 256
+    decoder_norm_eps: float = META_NORM_EPS
 
     @property
     def vit(self) -> EncoderConfig:
@@ -81,7 +87,11 @@ class Sam(nn.Module):
         self.image_encoder: Any = ImageEncoder(config.vit) if encoder is None else encoder
         self.prompt_encoder = PromptEncoder(shape.out_channels, shape.grid, shape.image_size)
         self.mask_decoder = MaskDecoder(
-            shape.out_channels, config.decoder_heads, config.decoder_mlp_width, config.iou_width
+            shape.out_channels,
+            config.decoder_heads,
+            config.decoder_mlp_width,
+            config.iou_width,
+            config.decoder_norm_eps,
         )
 
     def with_encoder(self, encoder: nn.Module, name: str) -> "Sam":

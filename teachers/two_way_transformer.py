@@ -69,15 +69,15 @@ class TwoWayMLP(nn.Module):
 class TwoWayBlock(nn.Module):
     """Self-attention of the tokens, tokens to image, MLP, image to tokens; each followed by a norm."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_width: int, first: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_width: int, first: bool, norm_eps: float) -> None:
         super().__init__()
         self.self_attn = CrossAttention(dim, num_heads)
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim, norm_eps)
         self.cross_attn_token_to_image = CrossAttention(dim, num_heads, downsample=2)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim, norm_eps)
         self.mlp = TwoWayMLP(dim, mlp_width)
-        self.norm3 = nn.LayerNorm(dim)
-        self.norm4 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim, norm_eps)
+        self.norm4 = nn.LayerNorm(dim, norm_eps)
         self.cross_attn_image_to_token = CrossAttention(dim, num_heads, downsample=2)
         self.first = first
 
@@ -99,10 +99,11 @@ class TwoWayBlock(nn.Module):
 class TwoWayTransformer(nn.Module):
     """Blocks of two-way attention and a last look of the tokens at the image."""
 
-    def __init__(self, depth: int, dim: int, num_heads: int, mlp_width: int) -> None:
+    def __init__(self, depth: int, dim: int, num_heads: int, mlp_width: int, norm_eps: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_width, first=i == 0) for i in range(depth))
+        self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_width, i == 0, norm_eps) for i in range(depth))
         self.final_attn_token_to_image = CrossAttention(dim, num_heads, downsample=2)
+        # Of PyTorch's own eps in Meta's code and in transformers.
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

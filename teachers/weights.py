@@ -1,40 +1,30 @@
 """From a name or a file to a loaded model: frozen, in eval mode, float32. Nothing is fetched, and no code is run."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.checkpoint import check_fit, file_sha256, load_strictly, read_safetensors, read_torch
+from core.checkpoint import check_fit, file_sha256, load_strictly
 from core.errors import InputError
-from core.plain_file import access_told, home_path, read_json
+from core.plain_file import home_path
 from teachers.catalog import MODELS, NamedModel
-from teachers.convert import from_hugging_face, hugging_face_config, is_hugging_face
 from teachers.inferred_shape import check_shape
 from teachers.sam import Sam, SamConfig
-
-# What a SamModel's config.json says that its tensors do not show, and what it means where it is left out.
-_NOT_IN_TENSORS: dict[str, dict[str, Any]] = {
-    "vision_config": {
-        "image_size": 1024,
-        "num_attention_heads": 12,
-        "window_size": 14,
-        "global_attn_indexes": [2, 5, 8, 11],
-    },
-    "mask_decoder_config": {"num_attention_heads": 8},
-}
+from teachers.stored import read_stored
 
 
-def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
+def load_sam(name: str, checkpoint: str | Path | None = None, say: Callable[[str], object] | None = None) -> Sam:
     """A named model with its weights: float32, on the CPU, frozen and in eval mode.
 
     Args:
         name: a key of :data:`teachers.catalog.MODELS`.
-        checkpoint: a file or folder for :func:`read_state`. Without one: the file inside this package, else the
-            published file where ``torch.hub`` keeps downloads, if its SHA-256 is right.
+        checkpoint: a file or folder for :func:`teachers.stored.read_stored`. Without one: the file inside this package,
+            else the published file where ``torch.hub`` keeps downloads, if its SHA-256 is right.
+        say: takes the line that says what was left out of a file's containers and names, if anything was.
 
     Raises:
         InputError: an unknown name; no weights at hand (the message has the command that fetches them); a file that
@@ -46,37 +36,23 @@ def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
         raise InputError(f"teacher {name!r} is unknown; {hint}")
     model = MODELS[name]
     path = _found(name, model) if checkpoint is None else home_path(checkpoint)
-    state = read_state(path)
-    if path.is_dir():
-        _check_folder(path, model.config)
-    return sam_from_state(model.config, state, str(path), name)
+    stored, config = read_stored(path), model.config
+    if stored.decoder_heads not in (None, config.decoder_heads) and stored.hub is None:
+        raise InputError(
+            f"{path}: says that its decoder has {stored.decoder_heads} heads, {name} has {config.decoder_heads}; "
+            "give the weights of this model"
+        )
+    loaded = sam_from_state(replace(config, decoder_norm_eps=stored.decoder_norm_eps), stored.tensors, str(path), name)
+    if stored.hub is not None:
+        stored.hub.check(loaded.config)
+    if stored.note and say is not None:
+        say(f"{path}: {stored.note}")
+    return loaded
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict of SAM, by Meta's names; dtypes and values as stored.
-
-    Args:
-        path: a ``.pth`` or ``.pt`` file (a state dict, or a dict with one under ``model`` or ``state_dict``), a
-            ``.safetensors`` file, or a folder of Hugging Face's ``SamModel``. Tensors may have Meta's names or those
-            of ``SamModel``.
-
-    Raises:
-        InputError: the file is missing, closed, damaged, asks for code to be run, or is no dict of tensors.
-    """
-    with access_told(path):
-        file = path / "model.safetensors" if path.is_dir() else path
-    if file.suffix == ".safetensors":
-        state = read_safetensors(file)[0]
-    elif file.suffix in (".pth", ".pt", ".bin"):
-        state = tensors_in(read_torch(file), file)
-    else:
-        raise InputError(f"{path}: not a checkpoint by its name; give a .pth, .pt or .safetensors file, or a folder")
-    if not is_hugging_face(state):
-        return state
-    try:
-        return from_hugging_face(state)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
+    """The tensors of :func:`teachers.stored.read_stored`."""
+    return read_stored(path).tensors
 
 
 def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, name: str = "sam") -> Sam:
@@ -171,63 +147,3 @@ def _found(name: str, model: NamedModel) -> Path:
             f"and give teacher.checkpoint={file}"
         )
     return cached
-
-
-def tensors_in(stored: object, path: Path) -> dict[str, Tensor]:
-    """The one dict of tensors in what a file holds: it itself, or an entry ``model`` or ``state_dict`` of it.
-
-    Raises:
-        InputError: there is none, or more than one; the message names ``path``.
-    """
-    candidates: list[object] = [stored]
-    if isinstance(stored, Mapping):
-        candidates += [stored[key] for key in ("model", "state_dict") if key in stored]
-    states = [dict(part) for part in candidates if isinstance(part, Mapping) and _all_tensors(part)]
-    if len(states) == 1:
-        return states[0]
-    what = f"a {type(stored).__name__}"
-    if isinstance(stored, Mapping):
-        what += f" with keys {', '.join(map(str, list(stored)[:5]))}" if stored else " that is empty"
-    raise InputError(
-        f"{path}: holds {what}, not a dict of tensors by name; save it with torch.save(model.state_dict())"
-    )
-
-
-def _all_tensors(part: Mapping[object, object]) -> bool:
-    return bool(part) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
-
-
-def hugging_face_decoder_heads(folder: Path) -> int:
-    """Heads of the mask decoder, from the config.json of a SamModel's folder.
-
-    Raises:
-        InputError: the file is missing or not such a one.
-    """
-    heads = _sections(folder)["mask_decoder_config"]["num_attention_heads"]
-    if type(heads) is not int or heads < 1:
-        raise InputError(f"{folder / 'config.json'}: mask_decoder_config.num_attention_heads is {heads!r}, not a count")
-    return heads
-
-
-def _sections(folder: Path) -> dict[str, dict[str, Any]]:
-    """What only a SamModel's config.json tells."""
-    path = folder / "config.json"
-    stored = read_json(path, "a folder of SamModel has it beside model.safetensors")
-    try:
-        return {section: {**left_out, **stored.get(section, {})} for section, left_out in _NOT_IN_TENSORS.items()}
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"{path}: is not the config.json of a SamModel ({error}); save the model again") from None
-
-
-def _check_folder(folder: Path, config: SamConfig) -> None:
-    """Compare what only a SamModel's config.json tells with the named model."""
-    path, sections = folder / "config.json", _sections(folder)
-    wanted = hugging_face_config(config)
-    problems = [
-        f"{section}.{key} is {sections[section][key]}, expected {wanted[section][key]}"
-        for section, left_out in _NOT_IN_TENSORS.items()
-        for key in left_out
-        if sections[section][key] != wanted[section][key]
-    ]
-    if problems:
-        raise InputError(f"{path}: does not fit this model: {'; '.join(problems)}")

@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
-from experiments.checkpoints import check_encoder, find_model
+from experiments.checkpoints import check_encoder, chosen_model
 from experiments.everything.files import Made, Place, finished_annotations, places, write_annotations
 from experiments.out_place import check_out
 from experiments.report import seconds
@@ -73,7 +73,7 @@ def segment_pictures(
     given, out = home_path(image), home_path(settings.out or OUT)
     work, others = places(given, out, settings.draw)
     check_out(settings.out or OUT, work[0].annotations)
-    model = find_model(settings.checkpoint).model.to(device)
+    model = chosen_model(settings).model.to(device)
     check_encoder(settings.checkpoint, model)
     made = Made(model.name, weights_sha256(model), generator)
     segment = _Segmenting(EverythingGenerator(model, generator), made, settings, device)

@@ -18,7 +18,7 @@ from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import PRECISIONS, device_name
 from experiments.build import build_data, check_precision, data_name, evaluation_indices
-from experiments.checkpoints import check_encoder, find_model
+from experiments.checkpoints import check_encoder, chosen_model
 from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
 from experiments.everything.row import StrategyRow, read_row, write_row
@@ -50,7 +50,7 @@ def score_strategy(
     data = build_data(evaluation.data)
     indices = evaluation_indices(evaluation, data, ENDLESS_IMAGES)
     require_instances(data, indices, "evaluation.data")
-    found = find_model(settings.checkpoint)
+    found = chosen_model(settings)
     model = found.model.to(device)
     check_encoder(settings.checkpoint, model, PRECISIONS[precision])
     made = Made(model.name, weights_sha256(model), generator)

@@ -67,13 +67,14 @@ GUIDES = {
     "convert": Guide(
         "write a checkpoint in another layout",
         "convert checkpoint=NAME|FILE to=hf|meta|mobile_sam|sampress out=PATH",
-        "Read a checkpoint in any layout that evaluate reads and write it in another one. Files are read as tensors "
-        "and plain data: nothing in them is run.",
+        "Read a checkpoint in any layout that evaluate reads and write it in another one; what it is goes along. "
+        "Files are read as tensors and plain data: nothing in them is run.",
         "out=PATH: a folder (hf), or a file that ends in .pth (meta, mobile_sam) or .safetensors (sampress)",
         (
             "convert checkpoint=runs/RUN/student.safetensors to=hf out=slimsam-77",
             "convert checkpoint=mobile_sam to=sampress out=mobile_sam.safetensors",
             "convert checkpoint=slimsam-77 to=meta out=slimsam-77.pth",
+            "convert checkpoint=last.ckpt checkpoint.decoder_heads=4 to=sampress out=mine.safetensors",
         ),
     ),
     "export": Guide(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from teachers.convert import hugging_face_config, to_hugging_face
+from core.checkpoint import write_torch
+from students.files import describe
+from teachers.convert import to_hugging_face
+from teachers.hugging_face_config import hugging_face_config
 from tests.unit.hostile_files import CANARY, Case
 from tests.unit.hostile_pickles import TRAPS
 from tests.unit.tiny import CONFIG, tiny_sam
@@ -52,13 +54,32 @@ CONFIGS: dict[str, tuple[object, str]] = {
 }
 
 
+OUTSIDE, NO_MAP = "no weight file of its folder", "has no weight_map"
+INDICES: dict[str, tuple[object, str]] = {
+    "elsewhere": ({"weight_map": {"a": "../../../../etc/passwd"}}, OUTSIDE),
+    "absolute": ({"weight_map": {"a": "/etc/passwd.bin"}}, OUTSIDE),
+    "of_itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, OUTSIDE),
+    "of_the_folder": ({"weight_map": {"a": ".."}}, OUTSIDE),
+    "of_nothing": ({"weight_map": {"a": ""}}, OUTSIDE),
+    "of_a_pipe": ({"weight_map": {"a": "a.safetensors", "b": "pipe.bin"}}, r"pipe\.bin: is a pipe"),
+    "absent": ({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}, r"b\.safetensors: no such checkpoint"),
+    "of_a_list": ([1], NO_MAP),
+    "without_a_map": ({}, NO_MAP),
+    "of_numbers": ({"weight_map": {"a": 1}}, NO_MAP),
+    "empty": ({"weight_map": {}}, NO_MAP),
+    "deep": ("[" * 100_000, "nested too deep"),
+    "key_twice": ('{"weight_map": {"a": "a.bin", "a": "b.bin"}}', "twice"),
+}
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
     for name, (config, words) in CONFIGS.items():
         yield Case(f"hf_config_{name}", "model", lambda f, c=config: hugging_face(f, config=c), words)  # type: ignore[misc]
     yield Case("hf_remote_code", "model", _remote_code, read=True)
-    yield Case("hf_pickle_instead", "model", _pickle_instead, "no such checkpoint file")
-    yield Case("hf_index_elsewhere", "model", _index, "no such checkpoint file")
+    yield Case("hf_pickle_instead", "model", _pickle_instead, "asks for posix.system, which is refused")
+    for name, (index, words) in INDICES.items():
+        yield Case(f"hf_index_{name}", "model", lambda f, i=index: _index(f, i), words)  # type: ignore[misc]
     for name, config, words in (
         ("config.json", "pipe", "no such file"),
         ("config.json", "/dev/zero", "no such file"),
@@ -123,15 +144,16 @@ def _pickle_instead(folder: Path) -> Path:
     return folder
 
 
-def _index(folder: Path) -> Path:
+def _index(folder: Path, index: object) -> Path:
     hugging_face(folder)
-    (folder / "model.safetensors").unlink()
-    weights = {"weight_map": {"a": "../../../../etc/passwd"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(weights))
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    os.mkfifo(folder / "pipe.bin")
+    (folder / "model.safetensors.index.json").write_text(index if isinstance(index, str) else json.dumps(index))
     return folder
 
 
 def _linked(folder: Path) -> Path:
-    torch.save(tiny_sam().state_dict(), folder / "elsewhere.pth")
+    model = tiny_sam()
+    write_torch(folder / "elsewhere.pth", model.state_dict(), json.dumps(describe(model)))
     (folder / "model.pth").symlink_to("elsewhere.pth")
     return folder / "model.pth"

@@ -13,6 +13,7 @@ from safetensors import __version__ as safetensors_version
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.checkpoint import write_torch
 from students.files import FORMAT
 from tests.unit.hostile_files import Case
 from tests.unit.tiny import CONFIG, tiny_sam
@@ -50,6 +51,14 @@ def _expanded(tensors: dict[Any, Any]) -> Any:
 def _nested(tensors: dict[Any, Any]) -> Any:
     inner: dict[str, Any] = {"model": 1}
     inner["model"] = inner
+    return inner
+
+
+def _branching(tensors: dict[Any, Any]) -> Any:
+    """Containers that are shared: ten to the power of eight ways lead through them."""
+    inner: dict[str, Any] = {"tensor": torch.zeros(1), "number": 1}
+    for _ in range(12):
+        inner = {str(number): inner for number in range(10)}
     return inner
 
 
@@ -91,10 +100,26 @@ OF_PICKLES: dict[str, tuple[Change, str]] = {
     "a_tensor": (lambda s: torch.zeros(3), "holds a Tensor"),
     "nothing": (lambda s: {}, "empty"),
     "itself": (_nested, "not a dict of tensors"),
-    "two_models": (lambda s: {"model": s, "state_dict": s}, "not a dict of tensors"),
+    "two_models": (lambda s: {"model": s, "state_dict": {k: v + 1 for k, v in s.items()}}, "holds 2 models"),
+    "the_same_model_twice": (lambda s: {"model": s, "state_dict": s}, "how many heads the mask decoder has"),
+    "names_of_models_escape": (lambda s: {"a\x1b[2J\n": s, "b": {k: v + 1 for k, v in s.items()}}, r"\\x1b\[2J\\n', b"),
+    "many_containers": (_branching, "not a dict of tensors"),
+    "a_name_twice": (lambda s: {"module": s, "_orig_mod": {KEY: s[KEY] + 1}}, f"two tensors for {KEY}"),
+    "a_number_in_a_part": (lambda s: s | {"image_encoder.img_size": 64}, "image_encoder.img_size is a int"),
 }
 
 
+NOTES = {
+    "code": "__import__('os')",
+    "deep": "[" * 100_000,
+    "a_list": "[1]",
+    "no_heads": '{"config": {}}',
+    "heads_of_text": '{"config": {"decoder_heads": "4"}}',
+    "heads_below_one": '{"config": {"decoder_heads": 0}}',
+    "heads_of_a_truth": '{"config": {"decoder_heads": true}}',
+    "config_of_a_list": '{"config": [4]}',
+}
+"""Texts in the place of what this project writes beside tensors."""
 NOT_WRITTEN = {"too_large_for_float32"} | ({"complex"} if Version(safetensors_version) < Version("0.7") else set())
 """What safetensors' own writer cannot put into a file."""
 
@@ -115,6 +140,17 @@ def cases() -> Iterator[Case]:
         yield Case(f"hf_{name}", "model", _hugging_face(change), words.replace(KEY, ".*"))
     for name, (content, words) in headers().items():
         yield Case(f"header_{name}", "model", _bytes(content), words)
+    for name, text in NOTES.items():
+        yield Case(f"note_{name}.pth", "model", _noted(text), "beside its tensors is damaged")
+    yield Case(
+        "note_of_endless_heads", "model", _noted('{"config": {"decoder_heads": 1' + "0" * 30 + "}}"), "does not div"
+    )
+    yield Case(
+        "note_of_no_eps", "model", _noted('{"config": {"decoder_heads": 2, "decoder_norm_eps": -1}}'), "norm_eps"
+    )
+    yield Case(
+        "note_of_odd_facts", "model", _noted('{"config": {"decoder_heads": 2}, "about": {"ratio": [1]}}'), "ratio"
+    )
     for name, metadata in METADATA.items():
         yield Case(f"metadata_{name}", "model", _own(metadata=metadata))
 
@@ -124,6 +160,14 @@ def _saved(change: Change, ending: str) -> Callable[[Path], Path]:
         path, changed = folder / f"model{ending}", change(state())
         torch.save(changed, path) if ending == ".pth" else save_file(changed, path)
         return path
+
+    return make
+
+
+def _noted(text: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        write_torch(folder / "model.pth", state(), text)
+        return folder / "model.pth"
 
     return make
 
@@ -180,9 +224,13 @@ def headers() -> dict[str, tuple[bytes, str]]:
         "metadata_of_numbers": header({"__metadata__": {"a": 1}, **one([1], [0, 4])}, bytes(4)),
     }
     return {name: (part, damaged) for name, part in content.items()} | {
-        "code_as_metadata": (header({"__metadata__": {"format": "__import__('os')"}}), "no image_encoder.pos_embed"),
-        "deep_metadata": (header({"__metadata__": {"format": "[" * 100_000}}), "no image_encoder.pos_embed"),
-        "name_of_a_list": (header({"__metadata__": {"name": '["sam_pocket"]'}}), "no image_encoder.pos_embed"),
+        "code_as_metadata": (header({"__metadata__": {"format": "__import__('os')"}}), "that is empty"),
+        "deep_metadata": (header({"__metadata__": {"format": "[" * 100_000}}), "that is empty"),
+        "name_of_a_list": (header({"__metadata__": {"name": '["sam_pocket"]'}}), "that is empty"),
+        **{
+            f"note_{name}": (header({"__metadata__": {"sampress": text}}), "beside its tensors is damaged")
+            for name, text in NOTES.items()
+        },
     }
 
 

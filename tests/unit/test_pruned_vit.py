@@ -148,7 +148,12 @@ def test_what_is_written_is_plain(saved: Path) -> None:
     metadata = read_safetensors(saved)[1]
     assert set(metadata) == {"format", "name", "encoder", "config", "about"}
     assert json.loads(metadata["format"]) == FORMAT
-    assert json.loads(metadata["config"]) == json.loads(json.dumps(asdict(RAGGED)))
+    config = asdict(RAGGED)
+    # Said only where it is not Meta's.
+    assert config.pop("decoder_norm_eps") == 1e-5
+    assert json.loads(metadata["config"]) == json.loads(json.dumps(config))
+    save_model(saved, Sam(replace(CONFIG, decoder_norm_eps=1e-6)))
+    assert load_model(saved).config.decoder_norm_eps == 1e-6
 
 
 @pytest.mark.parametrize(
