@@ -73,7 +73,7 @@ def score_model(model: Sam, held: Held, folder: Path | None = None) -> dict[str,
     return columns(box, held) | point_column(point)
 
 
-def training_score(data: ImageData, batch: int, is_used: bool) -> Callable[[Segmenter], float]:
+def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:
     """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training pictures.
 
     These are the last of the training set. Held-out pictures never choose anything.

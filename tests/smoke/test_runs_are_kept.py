@@ -69,7 +69,7 @@ def test_held_out_images_are_read_before_anything_is_trained(
     content["annotations"] = [raw for raw in content["annotations"] if raw["image_id"] == COUNT - 1]
     source.write_text(json.dumps(content))
     assert call(root, teacher, tmp_path / "runs", "evaluation.images=2") == 2
-    assert "evaluation.data: none of coco's 2 images has an instance to score" in complaint(capsys)
+    assert "coco: none of the 2 images asked for has an instance" in complaint(capsys)
     assert not [path for path in (tmp_path / "runs").glob("*") if path.name[0] != "."]
 
 
@@ -77,7 +77,7 @@ def test_training_images_without_instances_are_told_before_the_first_step(root: 
     source = root / "annotations" / "instances_train2017.json"
     source.write_text(json.dumps({**json.loads(source.read_text()), "annotations": []}))
     data = Coco(root, "train")
-    with pytest.raises(Exception, match="coco: the last 2 training images have no instances to validate on"):
+    with pytest.raises(Exception, match="coco: the last 2 training pictures have no instances to validate on"):
         training_score(data, 4, is_used=True)
     assert training_score(data, 4, is_used=False)
 
