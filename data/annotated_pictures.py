@@ -125,6 +125,11 @@ class AnnotatedPictures:
         """How many instances of a picture the rules admit; some may show no pixel when they are read."""
         return len(self._entries[index].instances)
 
+    def without_point(self, index: int) -> int | None:
+        """The id of an instance of a picture that does not name the point it was made from; None if all do."""
+        instances = self._entries[index].instances
+        return next((instance.annotation_id for instance in instances if instance.point_xy is None), None)
+
     def image_name(self, index: int) -> str:
         """The file's path, relative to the folder of pictures."""
         return self._entries[index].name

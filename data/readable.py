@@ -22,15 +22,6 @@ def readable_samples(data: ImageData, indices: Sequence[int]) -> Iterator[tuple[
             yield index, None
 
 
-def has_instances(data: ImageData, indices: Sequence[int]) -> bool:
-    """Whether any of the images has an instance; they are read until one has.
-
-    Raises:
-        InputError: an image cannot be read and such are refused.
-    """
-    return any(sample is not None and len(sample.masks) > 0 for _, sample in readable_samples(data, indices))
-
-
 def first_readable(data: ImageData, index: int, read: Callable[[int], T]) -> tuple[int, T]:
     """The picture of an index, or in place of one that is left out the next of the data set, and after the last the
     first.

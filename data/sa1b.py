@@ -60,6 +60,7 @@ class Sa1b:
         self._pictures, self._sources, others = find_files(Path(root))
         self._rules.skipped.count("other_file", others)
         self._labels = labels
+        self._without_point: dict[int, int] = {}
         numbers = sorted(self._pictures)
         kept = len(numbers) - min(validation_count, len(numbers) // 2)
         own = {"train": numbers[:kept], "validation": numbers[kept:], "all": numbers}[split]
@@ -102,6 +103,10 @@ class Sa1b:
     def instance_count(self, index: int) -> int:
         """How many instances of a picture the rules admit; some may show no pixel when they are read."""
         return self._instance_counts[self._numbers[index]]
+
+    def without_point(self, index: int) -> int | None:
+        """The id of an instance of a picture that does not name the point it was made from; None if all do."""
+        return self._without_point.get(self._numbers[index])
 
     def image_name(self, index: int) -> str:
         """The file name, ``sa_<number>.jpg``."""
@@ -154,7 +159,10 @@ class Sa1b:
             except InputError as problem:
                 self._rules.skipped.leave_out(number, 0, problem)
                 return None
-            count = len(_admitted(raws, listed_hw, source, self._rules))
+            instances = _admitted(raws, listed_hw, source, self._rules)
+            count = len(instances)
+            if pointless := [instance.annotation_id for instance in instances if instance.point_xy is None]:
+                self._without_point[number] = pointless[0]
             self._rules.skipped.count("image_without_instances", int(not count))
             if found_hw is not None and found_hw != listed_hw:
                 problems.append(wrong_size(path, found_hw, listed_hw, source))

@@ -64,6 +64,7 @@ class EvaluationPass:
         folder: where what is done is kept until the end; None keeps nothing.
         key: what a pass must share with an earlier one to go on where that stopped.
         autocast: what the model computes in, or None.
+        alone: this process scores all of it, whatever the others do.
     """
 
     model: Segmenter | PictureSegmenter
@@ -79,6 +80,7 @@ class EvaluationPass:
     folder: Path | None = None
     key: str = ""
     autocast: torch.dtype | None = None
+    alone: bool = False
     _scorer: PictureScorer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,8 +111,9 @@ class EvaluationPass:
         known = {place: picture for place, picture in parts.items() if not picture.is_left_out}
         left = [(place, index) for place, index in enumerate(self.indices) if place not in known]
         # Nobody writes before everybody has read.
-        processes.wait()
-        part = PartFile(self.folder, processes.rank(), self.key) if self.folder is not None else None
+        self._wait()
+        rank, count = (0, 1) if self.alone else (processes.rank(), processes.count())
+        part = PartFile(self.folder, rank, self.key) if self.folder is not None else None
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if part is not None:
@@ -118,7 +121,7 @@ class EvaluationPass:
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(device_of(self.model).type, self.autocast))
             done = len(known)
-            for pictures in self._loaded(left[processes.rank() :: processes.count()]):
+            for pictures in self._loaded(left[rank::count]):
                 for picture in self._score(pictures):
                     known[picture.place] = picture
                     if part is not None:
@@ -126,10 +129,14 @@ class EvaluationPass:
                     done += 1
                     if on_picture is not None:
                         on_picture(done)
-        processes.wait()
-        if self.folder is not None and processes.count() > 1:
+        self._wait()
+        if self.folder is not None and count > 1:
             known = read_parts(self.folder, self.key)
         return self._together(known, first)
+
+    def _wait(self) -> None:
+        if not self.alone:
+            processes.wait()
 
     def _loaded(self, places: Sequence[tuple[int, int]]) -> Iterator[list[LoadedPicture]]:
         models = [model for model in (self.model, self.reference) if model is not None]

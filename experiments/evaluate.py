@@ -37,7 +37,7 @@ from experiments.report import print_comparison
 from experiments.result_file import NAME, write_result
 from experiments.run_folder import held_folder
 from experiments.schema import EvaluateConfig, EvaluationConfig
-from experiments.scorable import require_instances
+from experiments.scorable import require_instances, require_points
 from experiments.scoring import BOX_POINT, Held, columns, counted, point_column, score_fillings
 from experiments.subjects import Subject, find_subject
 
@@ -53,6 +53,8 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     indices = evaluation_indices(evaluation, data)
     if not all(protocol.is_detected for protocol in protocols):
         require_instances(data, indices, "evaluation.data")
+    if any(protocol.prompt == "annotated_point" for protocol in protocols):
+        require_points(data, indices)
     detections = _detections(settings, data, protocols)
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
     subject = find_subject(settings)

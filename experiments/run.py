@@ -1,6 +1,7 @@
 """One run: compress a teacher, score student and teacher by the same code, and keep what was found."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from core import processes, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.device_memory import memory_told
 from core.errors import InputError
+from core.protocols import Segmenter
 from core.result import ResultRow
 from core.seeding import seed_for
 from core.terminal import terminal
@@ -59,6 +61,8 @@ from teachers.sam import Sam
 
 STUDENT = "student.safetensors"
 PICTURE = "masks.png"
+SCORING = "scoring"
+"""Folder of what was scored, by model, while scoring goes on."""
 ENDLESS_IMAGES = 200
 """Pictures scored on where the data set has no natural end (``shapes``)."""
 
@@ -180,6 +184,8 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunAbout:
 
 def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[ResultRow]:
     settings, teacher = parts.settings, parts.teacher
+    # Before anything is trained: a held-out image that cannot be read is met here.
+    fillings = score_fillings(parts.held) if processes.is_first() else {}
     torch.manual_seed(seed_for(settings.seed, "run"))
     engine = replace(build_engine(settings.engine, parts.folder, parts.device), watcher=tracking.watcher)
     context = RunContext(
@@ -188,7 +194,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         engine=engine,
         cache=settings.engine.cache,
         cache_folder=Path(settings.engine.cache_folder),
-        validate=training_score(parts.data, settings.evaluation.batch) if _reads_labels(parts.method) else None,
+        validate=_validation(parts) if _reads_labels(parts.method) else None,
         load=lambda checkpoint: find_model(checkpoint).model,
     )
     problem = encoder_problem(teacher, PRECISIONS[engine.precision], "engine.precision")
@@ -212,7 +218,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     # What is scored is what was saved.
     student = load_model(file).to(parts.device)
     check_compressed(student, teacher, parts.method, parts.held, parts.run_id)
-    rows = _rows(parts, compressed, student, about["provenance"]["git_sha"])
+    rows = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.pictures import draw_masks
 
@@ -234,13 +240,21 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     return rows
 
 
-def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> list[ResultRow]:
+def _validation(parts: Parts) -> Callable[[Segmenter], float]:
+    """What a method may choose its weights by."""
+    is_used = getattr(parts.method, "validations", 0) > 0
+    return training_score(parts.data, parts.settings.evaluation.batch, is_used)
+
+
+def _rows(
+    parts: Parts, compressed: Compressed, student: Sam, fillings: Mapping[str, Mapping[str, Any]], git_sha: str
+) -> list[ResultRow]:
     """Both baselines, the teacher and the student, all scored on the same pictures."""
     settings, held = parts.settings, parts.held
     shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
     machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
     machine |= {"threads": torch.get_num_threads()}
-    rows = [ResultRow(method=name, **shared, **found) for name, found in score_fillings(held).items()]
+    rows = [ResultRow(method=name, **shared, **found) for name, found in fillings.items()]
     for model in (parts.teacher, student):
         about = {"method": "teacher", "teacher": parts.teacher.name}
         if model is student:
@@ -252,7 +266,7 @@ def _rows(parts: Parts, compressed: Compressed, student: Sam, git_sha: str) -> l
                 "device_hours": compressed.device_hours,
             }
         measured = {
-            **score_model(model, held),
+            **score_model(model, held, parts.folder / SCORING / str(about["method"])),
             **cost_columns(model),
             **latency_columns(model, settings.evaluation.latency_runs, parts.device, settings.evaluation.precision),
         }
@@ -297,6 +311,7 @@ def _remove_states(folder: Path) -> None:
     for state in (*folder.glob("*.state"), folder / THREADS):
         # Another process that found the run finished may do the same.
         state.unlink(missing_ok=True)
+    shutil.rmtree(folder / SCORING, ignore_errors=True)
 
 
 def _end(settings: RunConfig, folder: Path) -> None:

@@ -38,6 +38,19 @@ def require_instances(data: ImageData, indices: Sequence[int], key: str) -> None
     raise InputError(f"{source}: no annotation is left as an instance ({_left_out(data)}); {fix}")
 
 
+def require_points(data: ImageData, indices: Sequence[int]) -> None:
+    """Refuse images of which an instance does not name the point that it was annotated from.
+
+    Raises:
+        InputError: there is one; the message names the first.
+    """
+    find = getattr(data, "without_point", lambda index: None)
+    for index in indices:
+        if (found := find(index)) is not None:
+            problem = f"its annotations name no points (point_coords of annotation {found} is missing)"
+            raise InputError(f"{data.image_name(index)}: {problem}; choose a protocol with another prompt")
+
+
 def require_records(records: Sized, data: ImageData) -> None:
     """Refuse to report on nothing.
 

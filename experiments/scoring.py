@@ -1,13 +1,15 @@
 """One model on one data set: both prompts of the protocol, with a bar on standard error."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Metric, Segmenter, device_of
 from core.terminal import terminal
@@ -17,7 +19,9 @@ from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
+from evaluation.passes import EvaluationPass
 from experiments.scorable import has_instances, require_records
+from teachers.sam import Sam
 
 VALIDATION_IMAGES = 50
 BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
@@ -45,20 +49,37 @@ class Held:
     precision: str = "float32"
 
 
-def score_model(model: Segmenter, held: Held) -> dict[str, Any]:
-    """The columns of ``core.result`` that scoring fills, for a model."""
-    cast = PRECISIONS[held.precision]
-    computing = torch.autocast(device_of(model).type, cast, enabled=cast is not None)
-    with counted(f"scoring {model.name}", len(held.indices)) as done, computing:
-        records = score_instances(model, held.data, BOX_POINT, batch=held.batch, indices=held.indices, on_image=done)
-    box, point = (records[protocol.name] for protocol in BOX_POINT)
+def score_model(model: Sam, held: Held, folder: Path | None = None) -> dict[str, Any]:
+    """The columns of ``core.result`` that scoring fills, for a model.
+
+    Args:
+        folder: where images are kept as they are scored, so that another call goes on from them; None keeps nothing.
+    """
+    key = json.dumps([weights_sha256(model), device_of(model).type, held.precision, held.batch])
+    work = EvaluationPass(
+        model,
+        held.data,
+        BOX_POINT,
+        held.indices,
+        batch=held.batch,
+        folder=folder,
+        key=key,
+        autocast=PRECISIONS[held.precision],
+        alone=True,
+    )
+    with counted(f"scoring {model.name}", len(held.indices)) as done:
+        scored = work.run(done)
+    box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
     return columns(box, held) | point_column(point)
 
 
-def training_score(data: ImageData, batch: int) -> Callable[[Segmenter], float]:
+def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:
     """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training pictures.
 
     These are the last of the training set. Held-out pictures never choose anything.
+
+    Args:
+        is_used: whether the method is known to ask for it: what it would refuse is refused now.
 
     Raises:
         InputError: they have no instances; where only their pixels show it, the returned function raises.
@@ -66,7 +87,7 @@ def training_score(data: ImageData, batch: int) -> Callable[[Segmenter], float]:
     protocol = PROTOCOLS["point_single@1"]
     indices = range(max(0, len(data) - VALIDATION_IMAGES), len(data))
     nothing = InputError(f"{data.name}: the last {len(indices)} training pictures have no instances to validate on")
-    if not has_instances(data, indices):
+    if is_used and not has_instances(data, indices):
         raise nothing
 
     def score(model: Segmenter) -> float:

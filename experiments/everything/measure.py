@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.errors import InputError
 from core.plain_file import parse_json
 from core.protocols import Metric
-from data.readable import first_readable, has_instances, readable_samples
+from data.readable import first_readable, readable_samples
 from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, ImageProposals, image_proposals, proposal_scores
 from evaluation.latency import PRECISIONS
 from evaluation.memory import peak_memory
 from evaluation.record_files import PartFile, part_lines
+from experiments.scorable import require_records
 from experiments.scoring import counted
 from teachers.sam import Sam
 
@@ -73,8 +73,6 @@ def measured_images(
     Raises:
         InputError: an image cannot be read, or none has an instance.
     """
-    if not has_instances(data, indices):
-        raise InputError(f"{data.name}: no instance in its first {len(indices)} images; raise evaluation.images")
     known = _known(folder.parent.glob("*.parts"), key)
     left = [place for place, content in enumerate(contents) if content not in known]
     if left:
@@ -100,7 +98,9 @@ def measured_images(
                     done(len(contents) - len(left) + number)
         finally:
             part.close()
-    return [known[content] for content in contents if content in known]
+    images = [known[content] for content in contents if content in known]
+    require_records([iou for image in images for iou in image.best_iou], data)
+    return images
 
 
 def columns(images: Sequence[MeasuredImage], device: torch.device) -> dict[str, Any]:

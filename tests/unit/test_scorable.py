@@ -10,7 +10,13 @@ from data.shapes import Shapes
 from experiments.command_line import main
 from experiments.data_schema import CocoData, Sa1bData
 from experiments.result_file import read_rows
-from experiments.scorable import has_instances, require_held_out, require_instances, require_records
+from experiments.scorable import (
+    has_instances,
+    require_held_out,
+    require_instances,
+    require_points,
+    require_records,
+)
 from experiments.scoring import training_score
 from tests.unit import test_sa1b
 from tests.unit.test_coco import add, annotation, write
@@ -44,6 +50,24 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     photos = test_sa1b.Sa1b(tmp_path / "sa", "all")
     with pytest.raises(InputError, match=r"sa1b: no annotation is left as an instance \(there are none\); give"):
         require_instances(photos, [0], "data")
+
+
+def test_points_that_annotations_do_not_name_are_missed_before_the_first_image(tmp_path: Path) -> None:
+    data = Coco(write(tmp_path))
+    # The picture without annotations asks for none.
+    require_points(data, [1])
+    with pytest.raises(
+        InputError, match=r"its annotations name no points \(point_coords of annotation \d+ is missing\)"
+    ):
+        require_points(data, range(3))
+    for number in (1, 2, 3):
+        raw = test_sa1b.annotation(number, test_sa1b.square(1))
+        test_sa1b.write(tmp_path / "sa", number, [{k: v for k, v in raw.items() if number < 3 or k != "point_coords"}])
+    photos = test_sa1b.Sa1b(tmp_path / "sa", "all")
+    require_points(photos, [0, 1])
+    with pytest.raises(InputError, match=r"sa_3\.jpg: its annotations name no points .*; choose a protocol"):
+        require_points(photos, range(3))
+    require_points(Shapes(count=1), [0])
 
 
 def test_a_whole_folder_is_not_held_out_from_itself(tmp_path: Path) -> None:
