@@ -30,6 +30,7 @@ class RunContext:
         cache_folder: where on disk; other runs find them there. None: in ``folder``.
         validate: scores a model on labelled training pictures, higher being better; None where there are none.
         load: reads a model by its file or its released name.
+        sha256: of all that the run depends on, its images too; empty where nobody says.
     """
 
     seed: int
@@ -39,6 +40,15 @@ class RunContext:
     cache_folder: Path | None = None
     validate: Callable[[Sam], float] | None = None
     load: Callable[[str], Sam] = field(default=lambda name: load_model(Path(name)))
+    sha256: str = ""
+
+    def key(self, method: object) -> str:
+        """What saved work must have been begun with to be gone on with: this run's settings, weights and images.
+
+        Args:
+            method: whose settings stand for the run's where nobody says what it depends on.
+        """
+        return self.sha256 or f"{method} seed={self.seed}"
 
     def teacher_embeddings(self, teacher: Sam) -> TeacherEmbeddings:
         """The teacher's image embeddings, kept as the settings say."""

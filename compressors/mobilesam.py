@@ -96,7 +96,7 @@ class MobileSam:
                 part.requires_grad_(True)
             stage = Stage(
                 name=name,
-                key=f"{self} seed={context.seed}",
+                key=context.key(self),
                 model=student,
                 batch=batches,
                 batch_size=self.batch,

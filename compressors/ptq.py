@@ -97,8 +97,8 @@ class Ptq(Scheme):
             self.prompts,
             context.seed,
         )
-        key = f"{replace(self, init=None)} seed={context.seed}"
-        errors = calibration.run(student, pictures, context.folder / "calibration.safetensors", key)
+        state = context.folder / "calibration.safetensors"
+        errors = calibration.run(student, pictures, state, context.key(replace(self, init=None)))
         if processes.is_first():
             about = {"pictures": self.images, "metric": self.metric, "order": self.order, "layers": errors}
             write_text(context.folder / ERRORS, json.dumps(about, indent=1, allow_nan=False) + "\n")

@@ -64,7 +64,7 @@ class Scratch:
         progress = context.engine.fit(
             Stage(
                 name="scratch",
-                key=f"{self} seed={context.seed}",
+                key=context.key(self),
                 model=encoder,
                 batch=ImageBatches(data, teacher.input_size, encoder.config.grid, context.seed),
                 batch_size=self.batch,

@@ -96,14 +96,11 @@ class SlimSam(Slimming):
         model = teacher.with_encoder(student, f"{teacher.name}-slimsam-{self.ratio}")
         return Compressed(model.eval().requires_grad_(False), stages)
 
-    def _key(self, context: RunContext) -> str:
-        return f"{self} seed={context.seed}"
-
     def _cut(
         self, teacher: Sam, encoder: ImageEncoder, parts: tuple[str, ...], batches: ImageBatches, context: RunContext
     ) -> ImageEncoder:
         """Cut channels of ``parts``. The first process does, unless it is done already; all read it from the folder."""
-        path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", self._key(context)
+        path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", context.key(self)
         if processes.is_first() and not (path.exists() and read_about(path).get("key") == key):
             sam = teacher.with_encoder(encoder, teacher.name)
             slimmed = self.slim(sam, encoder, parts, batches, context.seed, self.batch)
@@ -125,7 +122,7 @@ class SlimSam(Slimming):
         validate = context.validate if self.validations else None
         stage = Stage(
             name=name,
-            key=self._key(context),
+            key=context.key(self),
             model=student.requires_grad_(True),
             batch=batches,
             batch_size=self.batch,

@@ -103,7 +103,7 @@ class TinySam:
 
         stage = Stage(
             name="full_stage",
-            key=f"{self} seed={context.seed}",
+            key=context.key(self),
             model=student,
             batch=InstanceBatches(
                 data, teacher.input_size, teacher.config.encoder.grid, context.seed, self.prompts, BOX_JITTER

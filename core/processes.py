@@ -3,7 +3,8 @@
 import contextlib
 import datetime
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from core.errors import InputError, RunFailed
 PATIENCE = datetime.timedelta(hours=12)
 """How long processes wait for each other: the first one may score a large data set while the others idle."""
 
+T = TypeVar("T")
 _GONE = ("connection", "timed out", "timeout", "socket", "remote process exited", "aborted")
 
 
@@ -63,6 +65,28 @@ def wait() -> None:
     if dist.is_initialized():
         with _others_told():
             dist.barrier()
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, in every process.
+
+    Raises:
+        InputError: it did in the first process.
+    """
+    if count() == 1:
+        return make()
+    made: list[Any] = [None]
+    if is_first():
+        try:
+            made = [make()]
+        except InputError as error:
+            made = [error]
+    with _others_told():
+        dist.broadcast_object_list(made)
+    if isinstance(made[0], InputError):
+        raise made[0]
+    found: T = made[0]
+    return found
 
 
 def share(places: range) -> range:

@@ -55,7 +55,8 @@ class ResultRow:
         ap: average precision of masks for a detector's boxes, with its parts ``ap50`` to ``ap_frequent``; these and
             ``average_recall`` (with all detections that count) are COCO's or LVIS's own.
         detections: how many boxes ``ap`` rests on.
-        axes: every choice of the protocol, by name, and what else was chosen of the evaluation.
+        axes: every choice of the protocol, by name, and what else was chosen of the evaluation; ``data_sha256`` is
+            of the images that were scored and their annotations, where they were read from files.
         threads: of the CPU, that PyTorch or another runtime computed with in each process: in training, scoring and the
             latencies.
     """

@@ -138,6 +138,19 @@ class AnnotatedPictures:
         """The annotation file's id of a picture (its place in the folder where no annotations are read)."""
         return self._entries[index].image_id
 
+    def image_file(self, index: int) -> Path:
+        """The file of an image."""
+        return self._folder / self._entries[index].name
+
+    def annotation_file(self, index: int) -> Path:
+        """The annotation file, which all images share."""
+        return self._source
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """None: images are read."""
+        return {}
+
     def sample(self, index: int) -> ImageSample:
         """The picture with its instances in annotation order; instances whose mask is empty are left out.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,23 @@ class Sa1b:
     def image_name(self, index: int) -> str:
         """The file name, ``sa_<number>.jpg``."""
         return self._pictures[self._numbers[index]].name
+
+    def image_id(self, index: int) -> int:
+        """The number in a picture's name."""
+        return self._numbers[index]
+
+    def image_file(self, index: int) -> Path:
+        """The file of an image."""
+        return self._pictures[self._numbers[index]]
+
+    def annotation_file(self, index: int) -> Path | None:
+        """The JSON beside an image; None where there is none."""
+        return self._sources.get(self._numbers[index])
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """None: images are read."""
+        return {}
 
     def sample(self, index: int) -> ImageSample:
         """The picture with its instances in annotation order; instances whose mask is empty are left out.

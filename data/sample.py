@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,24 @@ class ImageData(Protocol):
         ...
 
     def image_name(self, index: int) -> str:
-        """File name or item name, for messages and for the hash of the data."""
+        """File name or item name, for messages."""
+        ...
+
+    def image_id(self, index: int) -> int:
+        """The data set's own id of an image, as :attr:`ImageSample.image_id`."""
+        ...
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of an image; None where it is made and not read."""
+        ...
+
+    def annotation_file(self, index: int) -> Path | None:
+        """The file that holds an image's annotations, perhaps with those of others; None as for :meth:`image_file`."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What images that are made are made from; empty where they are read."""
         ...
 
     def sample(self, index: int) -> ImageSample:

@@ -1,6 +1,7 @@
 """The procedural data set ``shapes``: pictures with exact masks, made from a seed, the same on every machine."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,21 @@ class Shapes:
     def image_name(self, index: int) -> str:
         """Such as ``shapes_train_000012``."""
         return f"shapes_{self.split}_{index:06d}"
+
+    def image_id(self, index: int) -> int:
+        """The item's number."""
+        return index
+
+    def image_file(self, index: int) -> None:
+        """None: images are made."""
+
+    def annotation_file(self, index: int) -> None:
+        """None: masks are made with the images."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Split, seed, size and difficulty; an item depends on nothing else."""
+        return {name: getattr(self, name) for name in ("split", "seed", "size", "difficulty")}
 
     def sample(self, index: int) -> ImageSample:
         """The picture with its instances, the rearmost first; masks are disjoint and boxes are tight."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core import processes
-from core.errors import InputError
+from core.errors import InputError, RunFailed
 from core.protocols import PictureSegmenter, Segmenter, device_of
 from data.detections import Detections
 from data.sample import ImageData
@@ -62,7 +62,10 @@ class EvaluationPass:
         workers: processes that read pictures ahead.
         seed: of what protocols draw.
         folder: where what is done is kept until the end; None keeps nothing.
+        beside: folders of earlier passes; what they have done under this key and content counts too.
         key: what a pass must share with an earlier one to go on where that stopped.
+        contents: what each picture and its annotations are, each different; empty where that is not known. A picture
+            that an earlier pass scored as something else is scored again.
         autocast: what the model computes in, or None.
         alone: this process scores all of it, whatever the others do.
     """
@@ -78,7 +81,9 @@ class EvaluationPass:
     workers: int = 0
     seed: int = 0
     folder: Path | None = None
+    beside: Sequence[Path] = ()
     key: str = ""
+    contents: Sequence[str] = ()
     autocast: torch.dtype | None = None
     alone: bool = False
     _scorer: PictureScorer = field(init=False)
@@ -106,10 +111,7 @@ class EvaluationPass:
             NotWritten: the folder takes no more.
         """
         first = {reason: count for reason, count in self.data.skipped.items() if count}
-        parts = read_parts(self.folder, self.key) if self.folder is not None else {}
-        # What could not be read is tried again: somebody may have mended it.
-        known = {place: picture for place, picture in parts.items() if not picture.is_left_out}
-        left = [(place, index) for place, index in enumerate(self.indices) if place not in known]
+        known = self._kept(self.folder)
         # Nobody writes before everybody has read.
         self._wait()
         rank, count = (0, 1) if self.alone else (processes.rank(), processes.count())
@@ -118,6 +120,9 @@ class EvaluationPass:
             stack.enter_context(torch.inference_mode())
             if part is not None:
                 stack.callback(part.close)
+                if processes.is_first():
+                    self._take_over(known, part)
+            left = processes.from_first(lambda: [pair for pair in enumerate(self.indices) if pair[0] not in known])
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(device_of(self.model).type, self.autocast))
             done = len(known)
@@ -131,12 +136,30 @@ class EvaluationPass:
                         on_picture(done)
         self._wait()
         if self.folder is not None and count > 1:
-            known = read_parts(self.folder, self.key)
+            known = read_parts(self.folder, self.key, self.contents)
+            if len(known) < len(self.indices):
+                problem = (
+                    f"{len(self.indices) - len(known)} of {len(self.indices)} images are in no file of {self.folder}"
+                )
+                raise RunFailed(f"{problem}; give the same command again, which scores them")
         return self._together(known, first)
 
     def _wait(self) -> None:
         if not self.alone:
             processes.wait()
+
+    def _kept(self, folder: Path | None) -> dict[int, PictureRecords]:
+        """What an earlier pass has done. What it could not read is tried again: it may be refused now."""
+        kept = {} if folder is None else read_parts(folder, self.key, self.contents)
+        return {p: picture for p, picture in kept.items() if p < len(self.indices) and not picture.is_left_out}
+
+    def _take_over(self, known: dict[int, PictureRecords], part: PartFile) -> None:
+        """Add what passes beside this one have done: written here too, as theirs may end and remove it."""
+        for folder in self.beside:
+            for place, picture in self._kept(folder).items():
+                if place not in known:
+                    known[place] = picture
+                    part.add(picture)
 
     def _loaded(self, places: Sequence[tuple[int, int]]) -> Iterator[list[LoadedPicture]]:
         models = [model for model in (self.model, self.reference) if model is not None]
@@ -165,7 +188,10 @@ class EvaluationPass:
         references = self._embeddings(self.reference, pictures) if self.reference is not None else {}
         found = []
         for number, picture in enumerate(pictures):
-            records = PictureRecords(picture.place, {p.name: [] for p in self.protocols}, dict(picture.skipped))
+            content = self.contents[picture.place] if self.contents else ""
+            records = PictureRecords(
+                picture.place, {p.name: [] for p in self.protocols}, dict(picture.skipped), content
+            )
             own = {framing: parts[number] for framing, parts in embeddings.items() if number in parts}
             if picture.sample is not None and own:
                 of_reference = references[USUAL_FRAMING][number] if references else None
@@ -198,7 +224,7 @@ class EvaluationPass:
 
     def _answered(self, picture: LoadedPicture, own: dict[tuple[str, str], Any]) -> dict[str, list[DetectionRecord]]:
         assert self.detections is not None and picture.size_hw is not None
-        image_id = self.data.image_id(picture.index)  # type: ignore[attr-defined]
+        image_id = self.data.image_id(picture.index)
         boxes = self.detections.of(image_id)
         return answer_detections(
             self.model, own, image_id, picture.size_hw, boxes, self._detected, self._scorer.fitting

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_origin, get_type_hints
 
@@ -13,12 +13,13 @@ from core.checkpoint import replacing
 from core.errors import InputError
 from core.plain_file import parse_json
 from core.storage import storing
+from data.content import ImageContent
 from evaluation.detected import DetectionRecord
 from evaluation.instances import InstanceRecord
 
 Record = InstanceRecord | DetectionRecord
-R = TypeVar("R", InstanceRecord, DetectionRecord)
-INSTANCES, DETECTIONS = "instances.jsonl", "detections.jsonl"
+R = TypeVar("R", InstanceRecord, DetectionRecord, ImageContent)
+INSTANCES, DETECTIONS, IMAGES = "instances.jsonl", "detections.jsonl", "images.jsonl"
 
 
 @dataclass
@@ -29,11 +30,13 @@ class PictureRecords:
         place: of the picture among those asked for.
         records: by protocol.
         skipped: what the data set's rules left out when it was read.
+        content: what the picture and its annotations were, where that is known.
     """
 
     place: int
     records: dict[str, list[Record]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    content: str = ""
 
     @property
     def is_left_out(self) -> bool:
@@ -105,14 +108,21 @@ def part_lines(folder: Path, key: str) -> Iterator[bytes]:
         yield from _lines_of_key(path, key)[1:]
 
 
-def read_parts(folder: Path, key: str) -> dict[int, PictureRecords]:
+def read_parts(folder: Path, key: str, contents: Sequence[str] = ()) -> dict[int, PictureRecords]:
     """The images of all processes, by place; each counts once, whoever scored it. A damaged line is scored again.
 
     One that could not be read counts only where nobody could read it.
+
+    Args:
+        contents: of the images asked for, each different. Where they are given, a line counts at the place of its
+            content, and nowhere if no image has that now.
     """
+    places = {content: place for place, content in enumerate(contents)}
     found: dict[int, PictureRecords] = {}
     for line in part_lines(folder, key):
         picture = _picture(line)
+        if picture is not None and contents:
+            picture = replace(picture, place=places[picture.content]) if picture.content in places else None
         if picture is not None and (picture.place not in found or found[picture.place].is_left_out):
             found[picture.place] = picture
     return found
@@ -123,11 +133,11 @@ def _picture(line: bytes) -> PictureRecords | None:
     try:
         raw = parse_json(line)
         records = {name: [_record(values) for values in part] for name, part in raw["records"].items()}
-        place, skipped = raw["place"], raw["skipped"]
-        sound = type(place) is int and all(type(count) is int for count in skipped.values())
+        place, skipped, content = raw["place"], raw["skipped"], raw.get("content", "")
+        sound = type(place) is int and type(content) is str and all(type(count) is int for count in skipped.values())
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return PictureRecords(place, records, skipped) if sound else None
+    return PictureRecords(place, records, skipped, content) if sound else None
 
 
 def remove_parts(folder: Path, key: str) -> None:
@@ -189,6 +199,33 @@ def write_records(folder: Path, records: Mapping[str, Iterable[Record]]) -> list
             # Of an earlier evaluation in the same folder.
             (folder / name).unlink(missing_ok=True)
     return written
+
+
+def write_images(folder: Path, images: Sequence[ImageContent]) -> None:
+    """Write what was scored, a line an image; of images that are made there is no file."""
+    if not images:
+        # Of an earlier evaluation in the same folder.
+        (folder / IMAGES).unlink(missing_ok=True)
+        return
+    with replacing(folder / IMAGES) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(asdict(image)) + "\n" for image in images)
+
+
+def read_images(folder: Path) -> dict[int, ImageContent]:
+    """What was scored, by image id; empty where that was not written.
+
+    Raises:
+        InputError: a line is damaged.
+    """
+    found: dict[int, ImageContent] = {}
+    path = folder / IMAGES
+    for number, line in _lines(path) if path.exists() else ():
+        try:
+            image = _sound(ImageContent, parse_json(line))
+            found[image.image_id] = image
+        except (ValueError, TypeError, AttributeError):
+            raise InputError(f"{path}: line {number} is no image; evaluate again") from None
+    return found
 
 
 def read_instances(path: Path) -> dict[str, list[InstanceRecord]]:

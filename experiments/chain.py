@@ -7,9 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from core import processes
 from core.result import ResultRow
-from experiments.build import build_device
 from experiments.hydra_words import literal
-from experiments.identity import run_id
 from experiments.run import STUDENT, run
 from experiments.schema import RunConfig
 
@@ -25,8 +23,7 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.then is None:
         return rows
     # Of several processes the first alone has rows and writes the student; the others wait until it is there.
-    processes.wait()
-    init = str(Path(settings.runs) / run_id(settings, first, build_device(settings.engine)) / STUDENT)
+    init = str(Path(settings.runs) / processes.from_first(lambda: str(rows[-1].run_id)) / STUDENT)
     second = first.copy()
     OmegaConf.set_struct(second, False)
     second.method = cfg.then

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from core.result import ResultRow
 from core.terminal import terminal
 from core.threads import allowed
 from data.annotated_pictures import AnnotatedPictures
+from data.content import IDENTITY
 from data.detections import Detections
 from data.sample import ImageData
 from evaluation.average_precision.figures import check_backend
@@ -26,13 +27,15 @@ from evaluation.average_precision.prepared import GroundTruth
 from evaluation.conventions import protocol_named
 from evaluation.latency import PRECISIONS, device_name
 from evaluation.passes import EvaluationPass, Scored
-from evaluation.record_files import remove_parts, write_records
+from evaluation.record_files import remove_parts, write_images, write_records
 from evaluation.scoring_protocol import ScoringProtocol
 from experiments.build import build_data, data_name, evaluation_indices
 from experiments.checkpoints import find_model
+from experiments.data_content import data_content
 from experiments.evaluation_rows import protocol_columns
-from experiments.identity import file_identity, fingerprint, resolved
+from experiments.identity import model_sha256, resolved
 from experiments.protocol_report import print_protocols
+from experiments.recorded_evaluation import FOLDER
 from experiments.report import print_comparison
 from experiments.result_file import NAME, write_result
 from experiments.run_folder import held_folder
@@ -40,6 +43,9 @@ from experiments.schema import EvaluateConfig, EvaluationConfig
 from experiments.scorable import require_instances, require_points
 from experiments.scoring import BOX_POINT, Held, columns, counted, point_column, score_fillings
 from experiments.subjects import Subject, find_subject
+
+_NOT_OF_RECORDS = ("root", "annotations", "images", "missing")
+"""Settings of a data set that no record of an image depends on: content counts, not where it lies."""
 
 
 def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -61,10 +67,18 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     if processes.is_first():
         terminal(stderr=True).print(subject.told, soft_wrap=True)
     processes.join(subject.device)
-    key = _key(settings, subject, data, indices, protocols)
-    name = f"{subject.model.name}-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    folder = Path(settings.runs) / "evaluations" / name if settings.out is None else home_path(settings.out)
     reference = _reference(evaluation, subject)
+    hashes = {
+        "model_sha256": subject.identity,
+        "reference_sha256": None if reference is None else model_sha256(reference),
+        "detections_sha256": None if detections is None else file_sha256(home_path(str(settings.detections))),
+    }
+    content = data_content(data, indices, True, Path(settings.runs))
+    key = _key(evaluation, subject, data, protocols, hashes)
+    of_all = hashlib.sha256(f"{key} {len(indices)} {content.sha256}".encode()).hexdigest()
+    evaluations = Path(settings.runs) / FOLDER
+    name = f"{subject.model.name}-{data.name}-{of_all[:8]}"
+    folder = evaluations / name if settings.out is None else home_path(settings.out)
     cuda = subject.device.type == "cuda"
     work = EvaluationPass(
         subject.model,
@@ -78,7 +92,9 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         workers=(min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers,
         seed=evaluation.seed,
         folder=folder,
+        beside=sorted({path.parent for path in evaluations.glob("*/part-*.jsonl")} - {folder}),
         key=key,
+        contents=[str(image) for image in content.images],
         autocast=PRECISIONS[subject.precision],
     )
     with held_folder(folder, fresh=False) if processes.is_first() else nullcontext():
@@ -90,17 +106,23 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             return []
         if len(scored.left_out) == len(indices):
             raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")
-        held = Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, subject.precision)
-        rows = _rows(settings, subject, held, protocols, scored, truth)
+        content.check_unchanged()
+        about = (evaluation.batch, evaluation.protocol, subject.precision, content.column())
+        held = Held(data, data_name(evaluation.data), indices, *about)
+        rows = _rows(settings, subject, held, protocols, scored, hashes, truth)
         # An earlier evaluation in this folder goes first: its rows never stand beside these records.
         (folder / NAME).unlink(missing_ok=True)
         write_records(folder, scored.records)
+        write_images(folder, content.images if content.is_read else [])
         write_result(
             folder / NAME,
             rows,
             {
                 "config": resolved(cfg),
                 "provenance": provenance.capture(device_name(subject.device), provenance.command_line()),
+                "identity": IDENTITY,
+                "scored_pictures_sha256": content.sha256,
+                **hashes,
             },
         )
         # Here, because only this end of the command needs it.
@@ -203,29 +225,21 @@ def _reference(evaluation: EvaluationConfig, subject: Subject) -> Segmenter | No
 
 
 def _key(
-    settings: EvaluateConfig,
+    evaluation: EvaluationConfig,
     subject: Subject,
     data: ImageData,
-    indices: range,
     protocols: Sequence[ScoringProtocol],
+    hashes: Mapping[str, str | None],
 ) -> str:
-    """What records depend on, as text."""
-    evaluation = settings.evaluation
-    described = {
-        key: value
-        for key, value in dataclasses.asdict(evaluation.data).items()
-        if key not in ("root", "annotations", "images")
-    }
-    # Of a file what it holds, so that records of one reference are not continued with another.
-    reference = None if evaluation.reference is None else file_identity(evaluation.reference)
+    """What the records of an image depend on besides the image and its annotations, as text."""
+    described = {key: value for key, value in dataclasses.asdict(evaluation.data).items() if key not in _NOT_OF_RECORDS}
     content = {
-        "model": subject.identity,
-        "data": [fingerprint(data), described],
-        "images": len(indices),
+        "identity": IDENTITY,
+        "data": [data.name, described],
         "protocols": [protocol.axes() for protocol in protocols],
-        "detections": None if settings.detections is None else file_sha256(home_path(settings.detections)),
-        "settings": [evaluation.top, evaluation.seed, evaluation.batch, evaluation.encoded, reference],
+        "settings": [evaluation.top, evaluation.seed, evaluation.batch, evaluation.encoded],
         "computed": [subject.device.type, subject.precision],
+        **hashes,
     }
     return json.dumps(content, sort_keys=True)
 
@@ -236,6 +250,7 @@ def _rows(
     held: Held,
     protocols: Sequence[ScoringProtocol],
     scored: Scored,
+    hashes: Mapping[str, str | None],
     truth: GroundTruth | None,
 ) -> list[ResultRow]:
     shared: dict[str, Any] = {
@@ -247,7 +262,7 @@ def _rows(
     skipped = {reason: count for reason, count in scored.skipped.items() if count}
     if settings.evaluation.protocols:
         evaluation = settings.evaluation
-        return [ResultRow(**shared, **protocol_columns(p, scored, held, evaluation, truth)) for p in protocols]
+        return [ResultRow(**shared, **protocol_columns(p, scored, held, evaluation, hashes, truth)) for p in protocols]
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
     found = {**columns(box, held), **point_column(point), "skipped": skipped}
     row = ResultRow(**shared, **found)

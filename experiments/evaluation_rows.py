@@ -1,5 +1,6 @@
 """From a pass's records to the columns of a row."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from core.provenance import impersonal
@@ -29,22 +30,26 @@ def protocol_columns(
     scored: Scored,
     held: Held,
     evaluation: EvaluationConfig,
+    hashes: Mapping[str, str | None],
     truth: GroundTruth | None = None,
 ) -> dict[str, Any]:
     """The columns of one protocol.
 
     Args:
+        hashes: ``reference_sha256`` of a model, and ``detections_sha256`` of a file, that protocols use.
         truth: what average precision compares with, of protocols that take a detector's boxes.
     """
-    axes = protocol.axes()
+    axes = protocol.axes() | ({} if held.data_sha256 is None else {"data_sha256": held.data_sha256})
     if evaluation.reference is not None and protocol.truth == "reference":
         axes["reference"] = str(impersonal(evaluation.reference))
+        axes["reference_sha256"] = str(hashes["reference_sha256"])
     shared: dict[str, Any] = {
         "data": held.name,
         "protocol": protocol.name,
         "skipped": {reason: count for reason, count in scored.skipped.items() if count},
     }
     if protocol.is_detected:
+        axes["detections_sha256"] = str(hashes["detections_sha256"])
         axes |= {"backend": evaluation.backend, "boxes": "all" if evaluation.top is None else f"best {evaluation.top}"}
         most = "300 an image" if held.name == "lvis" else "100 a category and image"
         axes |= {"ranked_by": "the detector's score", "most_detections": most}

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from core.checkpoint import file_sha256
+from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
 from core.plain_file import home_path
-from data.sample import ImageData
-from experiments.build import build_data, check_precision
+from experiments.build import check_precision
+from experiments.data_content import DataContent, contents_of_run
 from experiments.schema import RunConfig, TeacherConfig
 from students.files import read_about
 from teachers.catalog import MODELS
@@ -20,14 +21,21 @@ _REPORTING = ("format", "runs", "force", "name", "cache", "then", "logger", "pro
 _OF_EVALUATE = ("protocols", "backend", "top", "jitter", "reference", "seed", "encoded", "workers")
 """Settings of ``evaluation`` that runs do not use."""
 _ADMITTING = {"crowd": False, "least_area": 1.0, "missing": "refuse", "unusable": "refuse"}
+_WEIGHTS = ("init", "weights", "checkpoint")
+"""Names of settings of methods that name files of weights."""
 _PATHS = (("teacher", "checkpoint"), ("data", "root"), ("data", "annotations"), ("data", "images"))
 
 
-def run_id(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:
+def run_id(settings: RunConfig, cfg: DictConfig, device: torch.device, sha256: str | None = None) -> str:
     """``<method>-r<ratio>-s<seed>-<hash>``: the same command gives the same name, on every machine.
 
-    Instead of the paths of weights and pictures, what lies there counts.
+    Instead of the paths of weights and images, what lies there counts.
+
+    Args:
+        sha256: of the run, by :func:`run_sha256`, where that is known.
     """
+    if sha256 is None:
+        sha256 = run_sha256(settings, cfg, device, contents_of_run(settings))
     method = method_name(settings)
     # A named run keeps its name; what it began with still shows.
     parts = [
@@ -35,7 +43,7 @@ def run_id(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:
     ]
     if settings.ratio is not None:
         parts.append(f"r{settings.ratio:g}")
-    return "-".join([*parts, f"s{settings.seed}", config_hash(settings, cfg, device)])
+    return "-".join([*parts, f"s{settings.seed}", sha256[:8]])
 
 
 def method_name(settings: Any) -> str:
@@ -52,8 +60,8 @@ def beginning(settings: Any) -> dict[str, Any]:
     return read_about(path) if path is not None and path.exists() else {}
 
 
-def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> str:
-    """Eight hexadecimal digits of the settings' SHA-256."""
+def run_sha256(settings: RunConfig, cfg: DictConfig, device: torch.device, contents: Iterable[DataContent]) -> str:
+    """Hexadecimal SHA-256 of all that a run depends on: settings, and the content of weights and images."""
     content: dict[str, Any] = resolved(cfg)
     for key in _REPORTING:
         del content[key]
@@ -78,13 +86,9 @@ def config_hash(settings: RunConfig, cfg: DictConfig, device: torch.device) -> s
     # The method's own settings hold what it takes of these; the teacher's file only proposes.
     del content["student"], content["teacher"]["student"], content["teacher"]["recipe"]
     content["weights"] = weights_identity(settings.teacher)
-    for part, key in ((content["method"], "init"), (content["method"].get("student", {}), "weights")):
-        if part.get(key) is not None:
-            part[key] = file_identity(part[key])
-    content["pictures"] = [
-        fingerprint(build_data(data, labels=False)) for data in (settings.data, settings.evaluation.data)
-    ]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    content["method"] = _by_content(content["method"])
+    content["pictures"] = [images.identity() for images in contents]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -106,16 +110,25 @@ def weights_identity(settings: TeacherConfig) -> str | None:
     return model.release.sha256 if model is not None and model.release is not None else None
 
 
+def _by_content(part: Any) -> Any:
+    """Settings of a method, nested ones too, with the hash of the weights that they name instead of their path."""
+    if not isinstance(part, dict):
+        return part
+    named = {key: value for key, value in part.items() if key in _WEIGHTS and isinstance(value, str)}
+    return {key: _by_content(value) for key, value in part.items()} | {k: file_identity(v) for k, v in named.items()}
+
+
 def file_identity(name: str) -> str:
-    """SHA-256 of a file, or of the weights in a folder; a released model's name stands for itself."""
+    """SHA-256 of a file, or of the files in a folder; a released model's name stands for itself."""
     path = home_path(name)
-    path = path / "model.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        content = [(file.name, file_sha256(file)) for file in files if file.suffix != ".md"]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return file_sha256(path) if path.is_file() else name
 
 
-def fingerprint(data: ImageData) -> str:
-    """SHA-256 of a data set's name and the names of its pictures, in order."""
-    digest = hashlib.sha256(data.name.encode())
-    for index in range(len(data)):
-        digest.update(b"\0" + data.image_name(index).encode())
-    return digest.hexdigest()
+def model_sha256(model: Any) -> str:
+    """SHA-256 of what a loaded model's answers depend on: its weights, and the shape that they do not show."""
+    shape = repr(getattr(model, "config", None))
+    return hashlib.sha256(f"{weights_sha256(model)} {shape}".encode()).hexdigest()

@@ -9,15 +9,17 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.provenance import impersonal
 from core.result import ResultRow
+from data.content import ImageContent
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord
-from evaluation.record_files import INSTANCES, read_instances
+from evaluation.record_files import INSTANCES, read_images, read_instances
 from experiments.messages import nearest
 from experiments.result_file import NAME, read_result
 
 FOLDER = "evaluations"
 """Below the folder of runs."""
-_CITATIONS = ("source", "interval")
+# What was scored is compared image by image.
+_CITATIONS = ("source", "interval", "data_sha256")
 # Where pictures lie and how many were scored: instances are paired by their ids, and single ones are counted.
 _NOT_CONTENT = ("root", "annotations", "images", "count", "validation_count", "labels", "missing")
 
@@ -30,18 +32,27 @@ class RecordedEvaluation:
         rows: the scored model's, one a protocol, and perhaps baselines'.
         records: by protocol.
         config: the settings; empty where the file tells none.
+        images: what was scored, by id; empty where images are made, and of evaluations before this was written.
     """
 
     folder: Path
     rows: list[ResultRow]
     records: dict[str, list[InstanceRecord]]
     config: dict[str, Any]
+    images: dict[int, ImageContent]
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether images were read, and nothing says which."""
+        return not self.images and self.setting("evaluation", "data", "root") is not None
 
     def axes(self, protocol: str) -> dict[str, str]:
         """Every choice of a protocol: as its row has it, else as the protocol of that name is defined."""
         row = next((row for row in self.rows if row.protocol == protocol and row.axes is not None), None)
         if row is not None and row.axes is not None:
-            return {name: value for name, value in row.axes.items() if name not in _CITATIONS}
+            # A reference is known by its weights, wherever they lie.
+            left_out = (*_CITATIONS, "reference") if "reference_sha256" in row.axes else _CITATIONS
+            return {name: value for name, value in row.axes.items() if name not in left_out}
         known = PROTOCOLS[protocol].axes() if protocol in PROTOCOLS else {}
         return {name: value for name, value in known.items() if name not in _CITATIONS}
 
@@ -94,7 +105,8 @@ def read_evaluation(key: str, given: str, runs: Path) -> RecordedEvaluation:
             "precision keep no figures of single instances)"
         )
     config = about.get("config")
-    return RecordedEvaluation(folder, rows, read_instances(folder), config if isinstance(config, dict) else {})
+    config = config if isinstance(config, dict) else {}
+    return RecordedEvaluation(folder, rows, read_instances(folder), config, read_images(folder))
 
 
 def check_comparable(first: RecordedEvaluation, second: RecordedEvaluation) -> None:
@@ -110,6 +122,14 @@ def check_comparable(first: RecordedEvaluation, second: RecordedEvaluation) -> N
     for key in settings[0]:
         if key in settings[1] and settings[0][key] != settings[1][key]:
             raise _differing(f"evaluation.data.{key}", settings[0][key], settings[1][key])
+    for image_id, ours in first.images.items():
+        theirs = second.images.get(image_id, ours)
+        if ours.annotations_sha256 != theirs.annotations_sha256:
+            hashes = (_short(image.annotations_sha256) for image in (ours, theirs))
+            raise _differing(f"the annotation file of image {image_id}", *hashes)
+        if ours.image_sha256 != theirs.image_sha256:
+            hashes = (_short(image.image_sha256) for image in (ours, theirs))
+            raise _differing(f"image {image_id}", *hashes)
     for protocol in (name for name in first.records if name in second.records):
         one_axes, other_axes = first.axes(protocol), second.axes(protocol)
         for axis in dict.fromkeys([*one_axes, *other_axes]):
@@ -121,6 +141,10 @@ def _content(evaluation: RecordedEvaluation) -> dict[str, Any]:
     """The settings that say which pictures and annotations a data set holds."""
     data = evaluation.setting("evaluation", "data")
     return {k: v for k, v in data.items() if k not in _NOT_CONTENT} if isinstance(data, Mapping) else {}
+
+
+def _short(sha256: str | None) -> str:
+    return "unreadable" if sha256 is None else f"sha256 {sha256[:12]}"
 
 
 def _differing(what: str, one: object, other: object) -> InputError:

@@ -20,22 +20,22 @@ from core.protocols import Segmenter
 from core.result import ResultRow
 from core.seeding import seed_for
 from core.terminal import terminal
+from data.content import IDENTITY
 from data.sample import ImageData
 from data.skipped import ABOUT_IMAGES
 from evaluation.latency import PRECISIONS, device_name
 from experiments.build import (
-    build_data,
     build_device,
     build_engine,
     build_method,
     build_teacher,
     check_precision,
     data_name,
-    evaluation_indices,
 )
 from experiments.checkpoints import find_model
 from experiments.compressed_check import check_compressed, promised_parameters
-from experiments.identity import beginning, fingerprint, method_name, resolved, run_id
+from experiments.data_content import DataContent, contents_of_run
+from experiments.identity import beginning, method_name, resolved, run_id, run_sha256
 from experiments.kept_threads import NAME as THREADS
 from experiments.kept_threads import keep_threads
 from experiments.leaderboard.folding import FILE as LEADERBOARD
@@ -46,7 +46,7 @@ from experiments.report import print_comparison
 from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.run_folder import held_folder
 from experiments.schema import RunConfig
-from experiments.scorable import require_held_out, require_instances
+from experiments.scorable import require_held_out
 from experiments.scoring import Held, score_fillings, score_model, training_score
 from experiments.tracking.csv_file import NAME as METRICS
 from experiments.tracking.csv_file import metrics_csv
@@ -63,8 +63,6 @@ STUDENT = "student.safetensors"
 PICTURE = "masks.png"
 SCORING = "scoring"
 """Folder of what was scored, by model, while scoring goes on."""
-ENDLESS_IMAGES = 200
-"""Pictures scored on where the data set has no natural end (``shapes``)."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,25 @@ class Parts:
 
     settings: RunConfig
     run_id: str
+    sha256: str
     folder: Path
     device: torch.device
     method: Compressor
     teacher: Sam
-    data: ImageData
-    held: Held
+    trained_on: DataContent
+    scored_on: DataContent
+
+    @property
+    def data(self) -> ImageData:
+        """What is trained on."""
+        return self.trained_on.data
+
+    @property
+    def held(self) -> Held:
+        """What is scored."""
+        evaluation, scored = self.settings.evaluation, self.scored_on
+        name, about = data_name(evaluation.data), (evaluation.batch, evaluation.protocol, evaluation.precision)
+        return Held(scored.data, name, scored.indices, *about, scored.column())
 
 
 def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -91,7 +102,11 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     check_precision("evaluation.precision", settings.evaluation.precision, device)
     method = build_method(settings.method)
     build_engine(settings.engine, Path(settings.runs), device)
-    name = run_id(settings, cfg, device)
+    # Of several processes the first reads the images, and tells the others.
+    processes.join(device)
+    trained_on, scored_on = contents_of_run(settings)
+    sha256 = run_sha256(settings, cfg, device, (trained_on, scored_on))
+    name = run_id(settings, cfg, device, sha256)
     folder = Path(settings.runs) / name
     finished = (folder / NAME).is_file() and not settings.force
     if finished:
@@ -108,9 +123,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         promised_parameters(method, teacher)
         require_held_out(settings.data, settings.evaluation.data)
-        data = build_data(settings.data, labels=True if _reads_labels(method) else None)
-        parts = Parts(settings, name, folder, device, method, teacher, data, _held(settings))
-        processes.join(device)
+        parts = Parts(settings, name, sha256, folder, device, method, teacher, trained_on, scored_on)
         # Everybody has looked for the finished run before the first process begins it.
         processes.wait()
         with held_folder(folder, fresh=settings.force) if processes.is_first() else nullcontext():
@@ -127,18 +140,6 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
 def _is_newer(result: Path, leaderboard: Path) -> bool:
     """Whether a run ended after the rows were last put together, or they never were."""
     return not leaderboard.is_file() or leaderboard.stat().st_mtime_ns < result.stat().st_mtime_ns
-
-
-def _reads_labels(method: Compressor) -> bool:
-    return bool(getattr(method, "reads_labels", False))
-
-
-def _held(settings: RunConfig) -> Held:
-    evaluation = settings.evaluation
-    data = build_data(evaluation.data)
-    indices = evaluation_indices(evaluation, data, ENDLESS_IMAGES)
-    require_instances(data, indices, "evaluation.data")
-    return Held(data, data_name(evaluation.data), indices, evaluation.batch, evaluation.protocol, evaluation.precision)
 
 
 def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
@@ -194,8 +195,9 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         engine=engine,
         cache=settings.engine.cache,
         cache_folder=Path(settings.engine.cache_folder),
-        validate=_validation(parts) if _reads_labels(parts.method) else None,
+        validate=_validation(parts) if parts.trained_on.labels else None,
         load=lambda checkpoint: find_model(checkpoint).model,
+        sha256=parts.sha256,
     )
     problem = encoder_problem(teacher, PRECISIONS[engine.precision], "engine.precision")
     if problem is not None:
@@ -219,6 +221,8 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     student = load_model(file).to(parts.device)
     check_compressed(student, teacher, parts.method, parts.held, parts.run_id)
     rows = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
+    for content in (parts.trained_on, parts.scored_on):
+        content.check_unchanged()
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.pictures import draw_masks
 
@@ -226,8 +230,9 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     files = {
         "student_sha256": file_sha256(file),
         "teacher_sha256": facts["teacher_sha256"],
-        "training_pictures_sha256": fingerprint(parts.data),
-        "scored_pictures_sha256": fingerprint(parts.held.data),
+        "identity": IDENTITY,
+        "training_pictures_sha256": parts.trained_on.sha256,
+        "scored_pictures_sha256": parts.scored_on.sha256,
         "paper": parts.method.paper,
         "training_precision": engine.precision,
         "stages": stage_names(parts.folder),

@@ -39,6 +39,7 @@ class Held:
         batch: prompts decoded together.
         protocol: name and version of prompts and choice of masks.
         precision: what models compute in while they are scored.
+        data_sha256: of the pictures and their annotations; None where they are made and not read.
     """
 
     data: ImageData
@@ -47,6 +48,7 @@ class Held:
     batch: int
     protocol: str
     precision: str = "float32"
+    data_sha256: str | None = None
 
 
 def score_model(model: Sam, held: Held, folder: Path | None = None) -> dict[str, Any]:
@@ -124,6 +126,7 @@ def columns(records: Sequence[InstanceRecord], held: Held) -> dict[str, Any]:
     return {
         "data": held.name,
         "protocol": held.protocol,
+        "axes": None if held.data_sha256 is None else {"data_sha256": held.data_sha256},
         **{name: _value(metrics, name) for name in names},
         "instances": len(records),
         "images": len({record.image_id for record in records}),

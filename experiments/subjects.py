@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.plain_file import home_path
 from core.protocols import Segmenter
 from evaluation.latency import PRECISIONS, device_name, measure_latency
 from experiments.build import build_device, check_precision
 from experiments.checkpoints import check_encoder, chosen_model
+from experiments.identity import file_identity, model_sha256
 from experiments.measuring import cost_columns, latency_columns
 from experiments.schema import EvaluateConfig
 from students.export.manifest import is_export
@@ -73,7 +73,7 @@ def find_subject(settings: EvaluateConfig) -> Subject:
         return cost_columns(model) | latency_columns(model, evaluation.latency_runs, device, precision)
 
     told = f"{settings.checkpoint}: {found.layout}"
-    return Subject(model, device, precision, weights_sha256(model), columns, measured, told)
+    return Subject(model, device, precision, model_sha256(model), columns, measured, told)
 
 
 def _exported(settings: EvaluateConfig) -> Subject:
@@ -105,7 +105,8 @@ def _exported(settings: EvaluateConfig) -> Subject:
         return {**manifest.cost, "size_bytes": manifest.bytes, **times}
 
     told = f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
-    identity = f"{manifest.encoder.sha256} {manifest.decoder.sha256} {model.runtime}"
+    # Large weights lie in files beside the two that the manifest vouches for.
+    identity = f"{file_identity(settings.checkpoint)} {model.runtime}"
     return Subject(model, device, "float32", identity, columns, measured, told)
 
 

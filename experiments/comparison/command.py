@@ -35,7 +35,7 @@ def compare(settings: CompareConfig, cfg: DictConfig) -> list[ComparedRow]:
                 f"{name}: no instance is in both ({comparison.only_first} in the first alone, {comparison.only_second} "
                 "in the second); compare evaluations of the same pictures"
             )
-    notes = _unpaired(comparisons) + _differing_draws(first, second, protocols)
+    notes = _unknown(first, second) + _unpaired(comparisons) + _differing_draws(first, second, protocols)
     notes += _unshared(first, second, protocols) if settings.protocol is None else []
     compared = Compared(first, second, comparisons, bounds, notes, settings.count)
     stream = sys.stdout if settings.format == "table" else sys.stderr
@@ -83,6 +83,13 @@ def _differing_draws(first: RecordedEvaluation, second: RecordedEvaluation, prot
         return []
     told = f"evaluation.seed is {seeds[0]} in the first and {seeds[1]} in the second"
     return [f"{', '.join(drawn)}: {told}: the models were asked with other boxes"]
+
+
+def _unknown(first: RecordedEvaluation, second: RecordedEvaluation) -> list[str]:
+    """Evaluations of earlier versions do not say what was scored."""
+    sides = [side for side, evaluation in (("first", first), ("second", second)) if evaluation.is_unknown]
+    found = f"the {' and the '.join(sides)} was written without the hashes of images and annotations"
+    return [f"{found}: that both scored the same is taken on trust; evaluate again to know"] if sides else []
 
 
 def _unpaired(comparisons: dict[str, Comparison]) -> list[str]:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from core.checkpoint import replacing
 from core.errors import InputError
+from data.content import ImageContent
 from data.sample import ImageData, ImageSample
 from evaluation.chosen_masks import chosen_masks
 from evaluation.comparison import InstancePair
@@ -21,6 +21,7 @@ from evaluation.latency import PRECISIONS
 from evaluation.scoring_protocol import ScoringProtocol
 from experiments.build import build_data
 from experiments.comparison.report import Compared
+from experiments.data_content import data_content
 from experiments.data_schema import DATA
 from experiments.evaluate import chosen_protocols
 from experiments.pictures import WIDTH, border_of, overlaid
@@ -77,7 +78,7 @@ def draw_extremes(out: Path, compared: Compared, settings: CompareConfig) -> lis
         data = _data(compared.first, protocols[0], settings.data.root)
         subjects = [_subject(evaluation, settings) for evaluation in sides]
         wanted = {pair.first.image_id for pairs in chosen.values() for pair in pairs}
-        samples = _samples(data, wanted)
+        samples = _samples(data, wanted, compared.first.images, Path(settings.runs))
         drawn = {
             file: [_drawn(pair, samples[pair.first.image_id], subjects, protocols, sides) for pair in pairs]
             for file, pairs in chosen.items()
@@ -129,20 +130,18 @@ def _subject(evaluation: RecordedEvaluation, settings: CompareConfig) -> Subject
     return find_subject(again)
 
 
-def _samples(data: ImageData, wanted: set[int]) -> dict[int, ImageSample]:
-    """Pictures by their ids."""
-    known: Any = getattr(data, "image_id", None)
-    found: dict[int, ImageSample] = {}
-    for index in range(len(data)):
-        if len(found) == len(wanted):
-            break
-        if known is None or known(index) in wanted:
-            sample = data.sample(index)
-            found |= {sample.image_id: sample} if sample.image_id in wanted else {}
-    missing = sorted(wanted - found.keys())
+def _samples(
+    data: ImageData, wanted: set[int], scored: Mapping[int, ImageContent], runs: Path
+) -> dict[int, ImageSample]:
+    """Pictures by their ids, if they are what was scored."""
+    indices = [index for index in range(len(data)) if data.image_id(index) in wanted]
+    missing = sorted(wanted - {data.image_id(index) for index in indices})
     if missing:
         raise NotDrawn(f"{data.name} has no image {missing[0]} now")
-    return found
+    for image in data_content(data, indices, True, runs).images if scored else ():
+        if image != scored.get(image.image_id):
+            raise NotDrawn(f"image {image.image_id} or its annotations are others now than those that were scored")
+    return {data.image_id(index): data.sample(index) for index in indices}
 
 
 def _drawn(

@@ -13,6 +13,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from core.checkpoint import replacing
 from data.annotations import decode_segmentation
+from experiments.everything.files import SHOWS
 from experiments.pictures import COLOURS
 
 LARGEST, SMALLEST = 1024, 512
@@ -29,11 +30,14 @@ _WHITE = 255.0
 _PALETTE = np.concatenate([COLOURS, 0.5 * COLOURS + 0.5 * _WHITE, 0.6 * COLOURS])
 
 
-def draw_everything(path: Path, image: NDArray[np.uint8], records: Sequence[Mapping[str, Any]]) -> None:
+def draw_everything(
+    path: Path, image: NDArray[np.uint8], records: Sequence[Mapping[str, Any]], shows: str = ""
+) -> None:
     """Draw all masks of a picture ``[H, W, 3]`` over it, the largest first, under a line that says how many.
 
     Args:
         records: of :class:`evaluation.everything.Everything`, their segmentations COCO's run lengths.
+        shows: what the drawing is of, kept in the file for :func:`experiments.everything.files.drawing_of`.
 
     Raises:
         OSError: the file cannot be written.
@@ -49,7 +53,7 @@ def draw_everything(path: Path, image: NDArray[np.uint8], records: Sequence[Mapp
     title = f"{len(records):,} mask{'' if len(records) == 1 else 's'}"
     figure.text(0.5, 1 - TITLE / 2 / whole_hw[0], title, ha="center", va="center", fontsize=11)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={SHOWS: shows})
 
 
 def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:

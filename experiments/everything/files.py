@@ -1,5 +1,6 @@
 """Which pictures are segmented, where their files go, and what stands in them."""
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -8,12 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
 from data.image_files import is_image
+from data.pillows_warnings import WITHOUT_PILLOWS_WARNINGS
 from evaluation.everything import EverythingSettings
 
+SHOWS = "Source"
+"""The text in a drawing's file that says of what it is."""
 LONGEST = 256 << 20
 """Bytes of the longest annotation file that is read; ten thousand masks of a large picture have a quarter of it."""
 
@@ -84,6 +90,10 @@ class Made:
         settings = {key: value for key, value in asdict(self.settings).items() if key != "output"}
         return {"model": self.model, "weights_sha256": self.weights_sha256, "settings": json_safe(settings)}
 
+    def sha256(self, picture_sha256: str) -> str:
+        """Of a picture and all that its masks depend on."""
+        return hashlib.sha256(json.dumps([self.to_dict(), picture_sha256], sort_keys=True).encode()).hexdigest()
+
 
 def json_safe(values: Mapping[str, Any]) -> dict[str, Any]:
     """Plain values as JSON takes them: numbers that are not finite become words."""
@@ -119,3 +129,13 @@ def finished_annotations(place: Place, made: Made, picture_sha256: str) -> dict[
         return content if same and whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def drawing_of(path: Path) -> str | None:
+    """What a drawing was told that it shows; None where there is no drawing, or none of this command's."""
+    try:
+        with WITHOUT_PILLOWS_WARNINGS, Image.open(path) as drawing:
+            found = drawing.info.get(SHOWS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return found if isinstance(found, str) else None

@@ -17,7 +17,7 @@ from core.plain_file import home_path
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
 from experiments.checkpoints import check_encoder, chosen_model
-from experiments.everything.files import Made, Place, finished_annotations, places, write_annotations
+from experiments.everything.files import Made, Place, drawing_of, finished_annotations, places, write_annotations
 from experiments.out_place import check_out
 from experiments.report import seconds
 from experiments.schema import EverythingConfig
@@ -121,7 +121,8 @@ class _Segmenting:
             digest = ""
         found = None if self.settings.force else finished_annotations(place, self.made, digest)
         row = SegmentedPicture(str(place.picture), "kept", self.made.model, annotations=str(place.annotations))
-        if found is None or (self.settings.draw and not place.drawing.is_file()):
+        # A drawing may be an earlier picture's of this name, which was segmented again without drawing it.
+        if found is None or (self.settings.draw and not self._is_drawn(place, digest)):
             image = upright_image(place.picture)
             if found is None:
                 start = time.perf_counter()
@@ -136,7 +137,7 @@ class _Segmenting:
                     "prompts": everything.prompts,
                     "annotations": everything.records,
                 }
-            self._write(place, image, found, row.status == "segmented")
+            self._write(place, image, found, digest, row.status == "segmented")
         return dataclasses.replace(
             row,
             drawing=str(place.drawing) if self.settings.draw else None,
@@ -144,13 +145,16 @@ class _Segmenting:
             prompts=found["prompts"],
         )
 
-    def _write(self, place: Place, image: NDArray[np.uint8], found: dict[str, Any], new: bool) -> None:
+    def _is_drawn(self, place: Place, digest: str) -> bool:
+        return place.drawing.is_file() and drawing_of(place.drawing) == self.made.sha256(digest)
+
+    def _write(self, place: Place, image: NDArray[np.uint8], found: dict[str, Any], digest: str, new: bool) -> None:
         # Here, because matplotlib makes folders in the user's home as soon as it is imported.
         from experiments.everything.drawing import draw_everything
 
         try:
             if self.settings.draw:
-                draw_everything(place.drawing, image, found["annotations"])
+                draw_everything(place.drawing, image, found["annotations"], self.made.sha256(digest))
             if new:
                 # Last, because its presence says that the picture is done.
                 write_annotations(place, self.made, found["image"], found["prompts"], found["annotations"])

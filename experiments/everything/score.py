@@ -14,16 +14,17 @@ from core import provenance
 from core.checkpoint import weights_sha256
 from core.plain_file import home_path
 from core.terminal import terminal
-from data.sample import ImageData
+from data.content import IDENTITY
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import PRECISIONS, device_name
 from experiments.build import build_data, check_precision, data_name, evaluation_indices
 from experiments.checkpoints import check_encoder, chosen_model
+from experiments.data_content import data_content
 from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
 from experiments.everything.row import StrategyRow, read_row, write_row
 from experiments.everything.table import strategies_table, strategy_name
-from experiments.identity import fingerprint, resolved
+from experiments.identity import resolved
 from experiments.run_folder import held_folder
 from experiments.schema import EverythingConfig, ProposalsConfig
 from experiments.scorable import require_instances
@@ -55,7 +56,9 @@ def score_strategy(
     check_encoder(settings.checkpoint, model, PRECISIONS[precision])
     made = Made(model.name, weights_sha256(model), generator)
     measured_on = {"precision": precision, "device": device.type, "protocol": evaluation.protocol}
-    name = _run_id(made, {"images": len(indices), **measured_on, "data": _data_identity(cfg, data)})
+    content = data_content(data, indices, True, Path(settings.runs))
+    of_all = {"images": len(indices), **measured_on, "data": {**_data_settings(cfg), "pictures": content.identity()}}
+    name = _run_id(made, of_all)
     path = (home_path(settings.out) if settings.out else Path(settings.runs) / "everything") / f"{name}.json"
     if path.is_file() and not settings.force:
         row = read_row(path)
@@ -67,7 +70,7 @@ def score_strategy(
     key = json.dumps({**made.to_dict(), **measured_on, "data": _data_settings(cfg)}, sort_keys=True)
     parts = path.with_suffix(".parts")
     label = f"scoring {model.name}, {strategy_name(generator)}"
-    contents = [data.image_name(index) for index in indices]
+    contents = [str(image) for image in content.images]
     with held_folder(parts, fresh=False):
         images = measured_images(
             EverythingGenerator(model, generator), data, indices, contents, device, precision, parts, key, label
@@ -88,11 +91,14 @@ def score_strategy(
             settings=made.to_dict()["settings"],
             git_sha=provenance.git_sha(),
         )
+        content.check_unchanged()
         config = provenance.impersonal(resolved(cfg))
         about = {
             "config": {**config, "generator": row.settings},
             "provenance": provenance.capture(row.device, provenance.command_line()),
             "weights_sha256": made.weights_sha256,
+            "identity": IDENTITY,
+            "scored_pictures_sha256": content.sha256,
         }
         write_row(path, row, about)
         shutil.rmtree(parts)
@@ -112,8 +118,3 @@ def _data_settings(cfg: DictConfig) -> dict[str, Any]:
     """The data set's settings without paths."""
     paths = ("root", "annotations", "images")
     return {key: value for key, value in resolved(cfg)["evaluation"]["data"].items() if key not in paths}
-
-
-def _data_identity(cfg: DictConfig, data: ImageData) -> dict[str, Any]:
-    """The data set's settings without paths, and instead of them what lies there."""
-    return {**_data_settings(cfg), "pictures": fingerprint(data)}

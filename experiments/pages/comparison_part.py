@@ -26,7 +26,7 @@ def headline(record: RunRecord) -> str:
     """The student's main figures, each with the teacher's where there is one; nothing of a failed run."""
     row, teacher = record.student, record.teacher
     cards = []
-    if row.protocol == "box_point@1" or row.axes is None:
+    if not _is_by_protocol(record):
         for label, column in (("mIoU, box", "miou"), ("mIoU, one point", "miou_point")):
             cards.append(_card(label, row, teacher, column, points))
     else:
@@ -41,6 +41,11 @@ def headline(record: RunRecord) -> str:
         cards.append(_box("bits", bits, operations, title=row.bit_operations))
     cards += [_card(label, row, teacher, column, shown) for label, column, shown in _BESIDE]
     return f'<div class="cards">{"".join(cards)}</div>' if any(cards) else ""
+
+
+def _is_by_protocol(record: RunRecord) -> bool:
+    """Whether rows are one model's, a protocol each, and not several models' of a run."""
+    return record.student.axes is not None and record.student.protocol != "box_point@1"
 
 
 def _card(label: str, row: ResultRow, teacher: ResultRow | None, column: str, shown: Shown) -> str:
@@ -73,7 +78,7 @@ def _box(label: str, value: str, beside: str, title: object) -> str:
 def comparison_table(record: RunRecord) -> str:
     """All rows side by side; under several protocols, a column for each."""
     rows = record.ordered
-    if record.student.axes is not None:
+    if _is_by_protocol(record):
         heads = [str(row.protocol) for row in rows]
         lines: list[tuple[str, str, Shown]] = [(label, column, _number) for label, column in LINES]
     else:
@@ -102,7 +107,7 @@ def raw_table(record: RunRecord) -> str:
 
 def protocol_part(record: RunRecord) -> str:
     """Every choice behind each protocol, and what the rules left out; nothing where rows do not say."""
-    rows = [row for row in record.rows if row.axes]
+    rows = [row for row in record.rows if row.axes] if _is_by_protocol(record) else []
     names = list(dict.fromkeys(name for row in rows for name in row.axes or {} if name != "name"))
     body = []
     for name in names:

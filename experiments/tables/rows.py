@@ -109,7 +109,7 @@ def lines_with_rows(
         trained = [row for row in group if row.method not in (*BASELINES, "teacher")]
         alone = alone or are_different(settings.get(row.run_id or "", {}) for row in trained)
         for part, behind in [(again[:1], again) for again in found] if alone else [([a[0] for a in found], group)]:
-            line = _line(part, part if alone else group, told.get(str(part[0].protocol), ()))
+            line = _line(part, part if alone else group, told.get((part[0].data, part[0].protocol), ()))
             label = f"{line.model}, {part[0].run_id}" if alone and part[0].run_id else line.model
             lines.append((_conditions(part[0]), replace(line, model=label), behind))
     teachers: dict[_Conditions, list[TableRow]] = {}
@@ -184,7 +184,7 @@ def _line(rows: Sequence[ResultRow], timed: Sequence[ResultRow], told: Collectio
         variant=first.variant,
         weight_bits=first.weight_bits,
         activation_bits=first.activation_bits,
-        choices=", ".join(f"{name}={value}" for name, value in axes.items()) or None,
+        choices=", ".join(_short(name, value) for name, value in axes.items()) or None,
         seeds=tuple(sorted(row.seed for row in rows if row.seed is not None)),
         run_ids=() if first.method in (*BASELINES, "teacher") else run_ids,
         instances=first.instances,
@@ -209,13 +209,21 @@ def _line(rows: Sequence[ResultRow], timed: Sequence[ResultRow], told: Collectio
     )
 
 
-def _differing_axes(rows: Sequence[ResultRow]) -> dict[str, set[str]]:
-    """By protocol, the choices that not all of its rows share."""
-    found: dict[str, dict[str, set[str]]] = {}
+def _differing_axes(rows: Sequence[ResultRow]) -> dict[tuple[str | None, str | None], set[str]]:
+    """By data set and protocol, the choices that not all of its rows share."""
+    found: dict[tuple[str | None, str | None], list[Mapping[str, str]]] = {}
     for row in rows:
-        for name, value in (row.axes or {}).items():
-            found.setdefault(str(row.protocol), {}).setdefault(name, set()).add(value)
-    return {protocol: {name for name, seen in axes.items() if len(seen) > 1} for protocol, axes in found.items()}
+        if row.axes is not None:
+            found.setdefault((row.data, row.protocol), []).append(row.axes)
+    return {
+        table: {name for name in set().union(*axes) if len({own.get(name) for own in axes}) > 1}
+        for table, axes in found.items()
+    }
+
+
+def _short(name: str, value: str) -> str:
+    """A choice as a table shows it: of a hash its first digits."""
+    return f"{name}={value[:12] if name.endswith('_sha256') else value}"
 
 
 def _beside(line: TableRow, teachers: Sequence[TableRow]) -> TableRow:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from data.content import IDENTITY
+
 _PATHS = ("method.init", "method.student.weights", "data.root", "data.annotations", "data.images")
 
 
@@ -14,13 +16,16 @@ def settings_behind(about: Mapping[str, Any]) -> dict[str, str]:
         about: what a run's result says beside its rows.
 
     Returns:
-        Values as JSON by dotted names; without paths, which name a machine's folders.
+        Values as JSON by dotted names; without paths, which name a machine's folders, but with the images' content.
     """
     config = about.get("config")
     parts = {part: config.get(part) for part in ("method", "data")} if isinstance(config, Mapping) else {}
     found = {name: json.dumps(value, sort_keys=True) for name, value in _flat(parts) if name not in _PATHS}
     if isinstance(about.get("teacher_sha256"), str):
         found["teacher"] = about["teacher_sha256"]
+    # Earlier files have a hash of names there, which tells less than the settings.
+    if about.get("identity") == IDENTITY and isinstance(about.get("training_pictures_sha256"), str):
+        found["images"] = about["training_pictures_sha256"]
     return found
 
 

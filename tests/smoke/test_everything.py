@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,46 @@ def test_a_folder_goes_on(call: Call, folder: Path, monkeypatch: pytest.MonkeyPa
     assert out.splitlines()[-1] == "3 pictures: 2 kept, 1 unreadable; 2 other entries of the folder left alone"
     status, out, _ = call(*QUICK, f"image={folder}", "out=made", "force=true", "draw=false")
     assert status == 0 and len(pictures) == 5 and "2 segmented" in out
+
+
+def test_a_picture_replaced_under_its_name_is_segmented_and_drawn_anew(call: Call, folder: Path) -> None:
+    def status(*words: str) -> str:
+        found, out, _ = call(*QUICK, f"image={folder / 'a.png'}", "format=json", *words)
+        assert found == 0
+        return str(json.loads(out)["rows"][0]["status"])
+
+    path = folder / "a.png"
+    assert status("out=made") == "segmented"
+    before = path.stat()
+    Image.fromarray(Shapes("validation", 9).image(8)).save(path)
+    path.write_bytes(path.read_bytes().ljust(before.st_size, b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # Without a drawing, the one of the earlier picture stays for now.
+    assert status("out=made", "draw=false") == "segmented"
+    assert status("out=made") == "kept"
+    assert status("out=alone") == "segmented"
+    for file in ("a.json", "a.png"):
+        assert Path("made", file).read_bytes() == Path("alone", file).read_bytes()
+    drawn = Path("made/a.png").stat().st_mtime_ns
+    assert status("out=made") == "kept" and Path("made/a.png").stat().st_mtime_ns == drawn
+
+
+def test_scores_are_of_what_is_scored(call: Call, tmp_path: Path) -> None:
+    def scored(root: Path) -> str:
+        found, out, _ = call(*QUICK, "evaluation=coco", f"data.root={root}", "out=scores", "format=json")
+        assert found == 0
+        return str(json.loads(out)["rows"][0]["run_id"])
+
+    root = write_coco(tmp_path / "coco", drawn_labels(2))
+    before = scored(root)
+    assert scored(root.rename(tmp_path / "moved")) == before and len(list(Path("scores").iterdir())) == 1
+    annotations = tmp_path / "moved/annotations/instances_val2017.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"] = content["annotations"][:-1]
+    annotations.write_text(json.dumps(content))
+    assert scored(tmp_path / "moved") != before
+    instances = {json.loads(path.read_text())["rows"][0]["instances"] for path in Path("scores").iterdir()}
+    assert instances == {7, 8}
 
 
 def test_scores(call: Call, capfd: pytest.CaptureFixture[str]) -> None:

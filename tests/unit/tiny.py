@@ -43,9 +43,9 @@ def tiny_sam(seed: int = 0) -> Sam:
     return model
 
 
-def pocket_file(path: Path) -> Path:
+def pocket_file(path: Path, seed: int = 0) -> Path:
     """A file of random weights in the shape of sam_pocket, for commands to take as their teacher."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = Sam(MODELS["sam_pocket"].config)
     initialise_encoder(model.image_encoder)
     torch.save(model.state_dict(), path)

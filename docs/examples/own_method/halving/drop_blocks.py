@@ -73,7 +73,7 @@ class DropBlocks:
 
         stage = Stage(
             name="drop_blocks",
-            key=f"{self} seed={context.seed}",
+            key=context.key(self),
             model=encoder,
             batch=ImageBatches(data, teacher.input_size, config.grid, context.seed),
             batch_size=self.batch,

@@ -1,0 +1,75 @@
+"""What images and their annotations are, by content: the same files at another path are the same data."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.file_hashes import FileHashes
+from data.sample import ImageData
+
+IDENTITY = 2
+"""Version of what results call the hash of images; the first was one of their names alone."""
+
+
+@dataclass(frozen=True)
+class ImageContent:
+    """One image.
+
+    Attributes:
+        image_id: the data set's own.
+        image_sha256: of its file; None where that cannot be read, or the image is made and not read.
+        annotations_sha256: of the file that holds its annotations; None likewise, or where no labels are read.
+    """
+
+    image_id: int
+    image_sha256: str | None = None
+    annotations_sha256: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.image_id} {self.image_sha256 or '-'} {self.annotations_sha256 or '-'}"
+
+
+def files_of(data: ImageData, indices: Iterable[int], labels: bool) -> list[Path]:
+    """The files that images, and with ``labels`` their annotations, are read from."""
+    found = [data.image_file(index) for index in indices]
+    found += [data.annotation_file(index) for index in indices] if labels else []
+    return [path for path in dict.fromkeys(found) if path is not None]
+
+
+def image_contents(data: ImageData, indices: Iterable[int], labels: bool, hashes: FileHashes) -> list[ImageContent]:
+    """The content of each image.
+
+    Args:
+        hashes: of all :func:`files_of` them.
+    """
+
+    def sha256(path: Path | None) -> str | None:
+        return None if path is None else hashes[path]
+
+    return [
+        ImageContent(
+            # Without labels an image's number is its place: the order of the images says it.
+            data.image_id(index) if labels else place,
+            sha256(data.image_file(index)),
+            sha256(data.annotation_file(index)) if labels else None,
+        )
+        for place, index in enumerate(indices)
+    ]
+
+
+def content_sha256(data: ImageData, contents: Sequence[ImageContent]) -> str:
+    """SHA-256 of what a data set's images are, in their order, and of the parameters that they are made from."""
+    digest = hashlib.sha256(json.dumps([data.name, dict(data.parameters)], sort_keys=True).encode())
+    for content in contents:
+        digest.update(f"\n{content}".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(data: ImageData) -> str:
+    """SHA-256 of a data set's name and the names of its images, in order."""
+    digest = hashlib.sha256(data.name.encode())
+    for index in range(len(data)):
+        digest.update(b"\0" + data.image_name(index).encode())
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""What names a run is content: images, annotations where they are read, and weights, wherever they lie."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from PIL import Image
+
+from core.errors import InputError
+from experiments.data_content import FOLDER, contents_of_run
+from experiments.identity import file_identity, model_sha256, run_id
+from experiments.schema import register
+from experiments.validate import settings_of
+from tests.unit.tiny import tiny_sam
+from tests.unit.truthful import drawn_labels, write_coco
+
+SCORED = 3
+"""Images of the six for validation that a run scores."""
+Identify = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """COCO's layout with six images for validation and four for training, and files in the place of weights."""
+    folder = tmp_path_factory.mktemp("made")
+    write_coco(folder / "coco", drawn_labels(6))
+    other = write_coco(folder / "training", drawn_labels(4, seed=1))
+    os.rename(other / "val2017", folder / "coco/train2017")
+    os.rename(other / "annotations/instances_val2017.json", folder / "coco/annotations/instances_train2017.json")
+    shutil.rmtree(other)
+    for name in ("teacher.pth", "student.pth"):
+        (folder / name).write_text(name)
+    (folder / "hf").mkdir()
+    (folder / "hf/config.json").write_text("{}")
+    (folder / "hf/pytorch_model.bin").write_text("weights")
+    return folder
+
+
+@pytest.fixture
+def identify(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Identify]:
+    """The name of a run of some method in a copy of the folder, after whatever was done to it."""
+    shutil.copytree(made, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    register()
+    fixed = [f"evaluation.images={SCORED}", "teacher.checkpoint=teacher.pth"]
+    with initialize_config_module("conf", version_base="1.3"):
+
+        def identified(*words: str) -> str:
+            data = [] if "data=shapes" in words else ["data=coco", "data.root=coco"]
+            cfg = compose("config", [*fixed, *data, *words])
+            return run_id(settings_of(cfg), cfg, torch.device("cpu"))
+
+        yield identified
+
+
+def repaint(path: str) -> None:
+    """Another image of the same size in pixels."""
+    with Image.open(path) as image:
+        Image.new("RGB", image.size, (200, 30, 90)).save(path)
+
+
+def append(path: str) -> None:
+    """More content; JSON stays what it is."""
+    Path(path).write_text(f"{Path(path).read_text()}\n")
+
+
+SCRATCH, TINYSAM = ("method=scratch", "ratio=0.5"), ("method=tinysam", "student.weights=student.pth")
+PTQ, OF_FOLDER = ("method=ptq", "method.init=student.pth"), ("method=ptq", "method.init=hf")
+IMAGE = "coco/{}2017/00000000000{}.png"
+ANNOTATIONS = "coco/annotations/instances_{}2017.json"
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "path", "is_another"),
+    [
+        (SCRATCH, repaint, IMAGE.format("train", 3), True),
+        (SCRATCH, repaint, IMAGE.format("val", SCORED - 1), True),
+        (SCRATCH, repaint, IMAGE.format("val", SCORED), False),
+        (SCRATCH, append, ANNOTATIONS.format("val"), True),
+        (SCRATCH, append, ANNOTATIONS.format("train"), False),
+        (SCRATCH, append, "teacher.pth", True),
+        (SCRATCH, os.utime, IMAGE.format("train", 3), False),
+        (SCRATCH, lambda path: os.rename(path, "elsewhere"), "coco", False),
+        (SCRATCH, lambda path: os.rename(path, "other.pth"), "teacher.pth", False),
+        (TINYSAM, append, ANNOTATIONS.format("train"), True),
+        (TINYSAM, append, "student.pth", True),
+        (PTQ, append, "student.pth", True),
+        (OF_FOLDER, append, "hf/pytorch_model.bin", True),
+        (OF_FOLDER, append, "hf/config.json", True),
+        (OF_FOLDER, lambda path: os.rename(path, "elsewhere"), "hf", False),
+    ],
+)
+def test_a_run_is_another_one_where_what_it_uses_is(
+    method: tuple[str, ...], change: Callable[[str], None], path: str, is_another: bool, identify: Identify
+) -> None:
+    before = identify(*method)
+    change(path)
+    moved = {
+        "coco": "data.root=elsewhere",
+        "teacher.pth": "teacher.checkpoint=other.pth",
+        "hf": "method.init=elsewhere",
+    }
+    after = identify(*method, *([] if Path(path).exists() else [moved[path]]))
+    assert (before != after) == is_another
+    assert before.rpartition("-")[0] == after.rpartition("-")[0]
+
+
+def test_what_an_image_is_replaced_by_counts_even_with_its_size_and_time(identify: Identify) -> None:
+    before, path = identify(*SCRATCH), Path(IMAGE.format("train", 0))
+    status, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert identify(*SCRATCH) != before
+    path.write_bytes(content)
+    assert identify(*SCRATCH) == before
+
+
+def test_hashes_lie_beside_the_runs_and_are_used(identify: Identify, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identify(*SCRATCH)
+    assert len(list(Path("runs", FOLDER).iterdir())) == 3
+    monkeypatch.setattr("data.file_hashes._sha256", lambda path: pytest.fail(f"{path} was read"))
+    assert identify(*SCRATCH) == before
+
+
+def test_made_images_are_their_parameters(identify: Identify) -> None:
+    plain = ("data=shapes", *SCRATCH)
+    names = {
+        identify(*plain, *more) for more in ((), ("data.seed=1",), ("data.count=9",), ("evaluation.data.size=64",))
+    }
+    assert len(names) == 4 and not Path("runs").exists()
+
+
+def test_what_changed_since_is_told(identify: Identify, made: Path) -> None:
+    cfg = compose("config", ["data=coco", "data.root=coco", "evaluation.images=3", *SCRATCH])
+    trained_on, scored_on = contents_of_run(settings_of(cfg))
+    for content in (trained_on, scored_on):
+        content.check_unchanged()
+    repaint(IMAGE.format("train", 1))
+    repaint(IMAGE.format("train", 2))
+    with pytest.raises(InputError, match=r"0001\.png: was changed while it was used \(of 4 images 2 are others now\);"):
+        trained_on.check_unchanged()
+    append(ANNOTATIONS.format("val"))
+    with pytest.raises(InputError, match=r"instances_val2017\.json: was changed .*of 3 images 3 are others"):
+        scored_on.check_unchanged()
+    os.remove(IMAGE.format("train", 1))
+    with pytest.raises(InputError, match=r"0001\.png: was changed"):
+        trained_on.check_unchanged()
+
+
+def test_a_models_shape_counts_where_its_weights_do_not_show_it() -> None:
+    model, same, other = tiny_sam(), tiny_sam(), tiny_sam()
+    object.__setattr__(other, "config", torch.nn.Module)
+    assert model_sha256(model) == model_sha256(same) != model_sha256(other)
+    assert model_sha256(tiny_sam(1)) != model_sha256(model)
+
+
+def test_a_name_that_is_no_file_stands_for_itself(tmp_path: Path) -> None:
+    assert file_identity("mobile_sam") == "mobile_sam"
+    (tmp_path / "a.pth").write_text("a")
+    (tmp_path / "README.md").write_text("of the folder")
+    before = file_identity(str(tmp_path))
+    (tmp_path / "README.md").write_text("says something else")
+    assert file_identity(str(tmp_path)) == before
+    os.rename(tmp_path / "a.pth", tmp_path / "b.pth")
+    assert file_identity(str(tmp_path)) != before
