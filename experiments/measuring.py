@@ -5,12 +5,15 @@ from typing import Any
 
 import torch
 
-from core.cost import checkpoint_bytes, measure_cost
+from core.cost import Cost, checkpoint_bytes, measure_cost
 from evaluation.latency import measure_latency
 from students.quantized.bit_operations import count_bit_operations
 from students.quantized.plan import as_float, plan_of
 from students.student import build_model
 from teachers.sam import Sam, SamConfig
+
+_counted: dict[SamConfig, Cost] = {}
+"""What models of a shape cost."""
 
 
 def cost_columns(model: Sam) -> dict[str, Any]:
@@ -19,7 +22,10 @@ def cost_columns(model: Sam) -> dict[str, Any]:
     Quantising changes how a multiplication is done, not how many there are: parameters and MACs are those of the float
     model. What fewer bits save stands beside them, as bit-operations.
     """
-    columns: dict[str, Any] = {**asdict(measure_cost(as_float(model))), "size_bytes": checkpoint_bytes(model)}
+    if model.config not in _counted:
+        # Counting runs the model; the jobs of a sweep share their teacher's shape.
+        _counted[model.config] = measure_cost(as_float(model))
+    columns: dict[str, Any] = {**asdict(_counted[model.config]), "size_bytes": checkpoint_bytes(model)}
     return columns if plan_of(model) is None else columns | bit_columns(model)
 
 

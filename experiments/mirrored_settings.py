@@ -4,8 +4,9 @@ import dataclasses
 import importlib
 import importlib.util
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import field
+from functools import cache
 from typing import Any, get_type_hints
 
 from omegaconf import MISSING
@@ -62,7 +63,8 @@ def target_class(target: str) -> type[Any]:
     return found
 
 
-def mirror(settings: type[Any], target: str | None = None, without: Collection[str] = ()) -> type[Any]:
+@cache
+def mirror(settings: type[Any], target: str | None = None, without: tuple[str, ...] = ()) -> type[Any]:
     """A dataclass with the fields of another: types kept, values open, and not frozen, so that YAML can fill it.
 
     Args:

@@ -39,9 +39,12 @@ def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held) -> None:
     titles = ["boxes asked", "ground truth", *models]
     heights = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
     size = (WIDTH * len(titles), sum(WIDTH * height + 0.25 for height in heights))
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=size, dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(samples), len(titles), squeeze=False, height_ratios=heights)
+    # A quarter of an inch for titles. (Matplotlib's own layouts draw everything several times to find it.)
+    space = 0.25 / (WIDTH * float(np.mean(heights)))
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.25 / size[1], wspace=0.04, hspace=space)
     for place, (row, sample) in enumerate(zip(axes, samples, strict=True)):
         chosen = np.argsort(-sample.areas)[:OBJECTS]
         truth = sample.masks[chosen]

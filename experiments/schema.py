@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,8 @@ lies in."""
 
 _methods: dict[str, type[Any]] = {}
 """The settings of each method that :func:`register` found."""
+_stored: dict[str, type[Any]] = {}
+"""Those that Hydra has, which keeps what an earlier call found."""
 
 
 def method_classes() -> dict[str, type[Any]]:
@@ -396,12 +399,9 @@ def method_options() -> dict[str, frozenset[str]]:
     }
 
 
-def register(folder: Path | None = None) -> None:
-    """Put every schema where the YAML files name it; below ``schema/``, so that none shows as a choice.
-
-    Args:
-        folder: of further settings, with files of its own in ``method/``; see ``--config-dir``.
-    """
+@cache
+def _register_own() -> None:
+    """What is the same in every call."""
     store = ConfigStore.instance()
     for name, node in COMMANDS.items():
         store.store(group="schema", name=name, node=node)
@@ -411,10 +411,23 @@ def register(folder: Path | None = None) -> None:
         store.store(group="schema/logger", name=name, node=logger)
     # The command writes COCO's run lengths, whatever the generator could give.
     store.store(group="schema", name="generator", node=mirror(EverythingSettings, without=("output",)))
+
+
+def register(folder: Path | None = None) -> None:
+    """Put every schema where the YAML files name it; below ``schema/``, so that none shows as a choice.
+
+    Args:
+        folder: of further settings, with files of its own in ``method/``; see ``--config-dir``.
+    """
+    _register_own()
+    store = ConfigStore.instance()
     _methods.clear()
     for root in [CONF] if folder is None else [CONF, folder]:
         for path in sorted((root / "method").glob("*.yaml")):
             found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
             if found:
-                _methods[path.stem] = mirror(target_class(found[1]), found[1])
-                store.store(group="schema/method", name=path.stem, node=_methods[path.stem])
+                target: type = target_class(found[1])
+                _methods[path.stem] = node = mirror(target, found[1])
+                if _stored.get(path.stem) is not node:
+                    store.store(group="schema/method", name=path.stem, node=node)
+                    _stored[path.stem] = node

@@ -4,7 +4,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
@@ -76,17 +75,26 @@ class Sam(nn.Module):
         config: the model's shape.
         name: what rows and messages call it.
         encoder: the image encoder, of shape ``config.encoder``; None makes SAM's ViT.
+        prompt_encoder: None makes one.
+        mask_decoder: None makes one.
     """
 
-    def __init__(self, config: SamConfig, name: str = "sam", encoder: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        config: SamConfig,
+        name: str = "sam",
+        encoder: nn.Module | None = None,
+        prompt_encoder: PromptEncoder | None = None,
+        mask_decoder: MaskDecoder | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.name = config, name
         shape = config.encoder
         self.input_size = shape.image_size
         # Typed as any: what is specific to a ViT asks config.vit first.
         self.image_encoder: Any = ImageEncoder(config.vit) if encoder is None else encoder
-        self.prompt_encoder = PromptEncoder(shape.out_channels, shape.grid, shape.image_size)
-        self.mask_decoder = MaskDecoder(
+        self.prompt_encoder = prompt_encoder or PromptEncoder(shape.out_channels, shape.grid, shape.image_size)
+        self.mask_decoder = mask_decoder or MaskDecoder(
             shape.out_channels,
             config.decoder_heads,
             config.decoder_mlp_width,
@@ -101,11 +109,8 @@ class Sam(nn.Module):
             encoder: has its shape as ``config``, with this model's frame, grid and channels.
         """
         shape: Any = encoder.config
-        with torch.device("meta"):
-            model = Sam(replace(self.config, encoder=shape), name, encoder)
-        model.prompt_encoder = deepcopy(self.prompt_encoder)
-        model.mask_decoder = deepcopy(self.mask_decoder)
-        return model
+        config = replace(self.config, encoder=shape)
+        return Sam(config, name, encoder, deepcopy(self.prompt_encoder), deepcopy(self.mask_decoder))
 
     def encode(self, images: Tensor) -> Tensor:
         """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]``."""

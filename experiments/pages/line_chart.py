@@ -33,7 +33,7 @@ def line_chart(lines: Mapping[str, Line], logarithmic: bool = False) -> str:
 
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "sampress", "path.simplify": True, "font.size": 9}
     with rc_context(settings):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=SIZE)
         axes = figure.subplots()
         for number, line in enumerate(lines.values()):
             steps, values = zip(*_thinned(line), strict=True)
@@ -65,10 +65,22 @@ def line_chart(lines: Mapping[str, Line], logarithmic: bool = False) -> str:
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(_GRID)
+        _place(figure, axes)
         stream = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     return _themed(stream.getvalue())
+
+
+def _place(figure: Any, axes: Any) -> None:
+    """Leave room for the words at the axes. (Matplotlib's own layouts draw everything several times to find it.)"""
+    low, high = sorted(axes.get_ylim())
+    words = [
+        axes.yaxis.get_major_formatter()(place) for place in axes.yaxis.get_majorticklocs() if low <= place <= high
+    ]
+    width, height = (72 * side for side in SIZE)
+    left = 8 + 5.8 * max((len(word) for word in words), default=0)
+    figure.subplots_adjust(left=left / width, right=1 - 12 / width, bottom=30 / height, top=1 - 6 / height)
 
 
 def legend(number: int) -> str:
