@@ -176,7 +176,7 @@ def _without_anchors(stored: object, leaves: Sequence[_Leaf], origin: str) -> Fo
     what = f"a {type(stored).__name__}"
     if isinstance(stored, Mapping):
         keys = ", ".join(one_line(str(key)) for key in list(stored)[:5])
-        what += f" with keys {keys}" if stored else " that is empty"
+        what = f"a dict with keys {keys}" if stored else "a dict that is empty"
     raise InputError(
         f"{origin}: holds {what}, not a dict of tensors by name; save it with torch.save(model.state_dict())"
     )

@@ -1,8 +1,31 @@
-"""The types of the settings of teachers and students."""
+"""The types of the settings that commands share, and of those of teachers and students."""
 
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
+
+
+@dataclass
+class CommandConfig:
+    """What every command has."""
+
+    format: str = "table"
+    runs: str = "runs"
+
+
+@dataclass
+class ModelConfig(CommandConfig):
+    """What every command about one model has.
+
+    Attributes:
+        checkpoint: a model's name or file.
+        decoder_heads: heads of the mask decoder, for a checkpoint that does not say them.
+        entry: which of several models in the checkpoint is meant.
+    """
+
+    checkpoint: str = MISSING
+    decoder_heads: int | None = None
+    entry: str | None = None
 
 
 @dataclass

@@ -13,7 +13,7 @@ import conf
 from evaluation.everything.settings import EverythingSettings
 from experiments.data_schema import DATA, DataFolder
 from experiments.mirrored_settings import mirror, target_class
-from experiments.model_schema import StudentConfig, TeacherConfig
+from experiments.model_schema import CommandConfig, ModelConfig, StudentConfig, TeacherConfig
 from experiments.tracking.settings import LOGGERS
 
 CONF = Path(conf.__file__).parent
@@ -96,14 +96,6 @@ class EngineConfig:
 
 
 @dataclass
-class CommandConfig:
-    """What every command has."""
-
-    format: str = "table"
-    runs: str = "runs"
-
-
-@dataclass
 class RunConfig(CommandConfig):
     """A compression run.
 
@@ -134,21 +126,6 @@ class RunConfig(CommandConfig):
     packages: list[str] = field(default_factory=list)
     logger: Any = MISSING
     then: Any = None
-
-
-@dataclass
-class ModelConfig(CommandConfig):
-    """What every command about one model has.
-
-    Attributes:
-        checkpoint: a model's name or file.
-        decoder_heads: heads of the mask decoder, for a checkpoint that does not say them.
-        entry: which of several models in the checkpoint is meant.
-    """
-
-    checkpoint: str = MISSING
-    decoder_heads: int | None = None
-    entry: str | None = None
 
 
 @dataclass

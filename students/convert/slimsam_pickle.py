@@ -61,7 +61,7 @@ def _modules(root: object, origin: str) -> dict[str, dict[str, Any]]:
     while waiting:
         name, depth, module = waiting.pop()
         if not isinstance(module, Record) or not isinstance(module.state, dict):
-            what = module.kind if isinstance(module, Record) else type(module).__name__
+            what = "dict" if isinstance(module, dict) else getattr(module, "kind", type(module).__name__)
             raise InputError(f"{origin}: {name or 'the file'} holds {what} where a module is expected")
         children = _dict(module.state, "_modules", name, origin)
         if depth > _DEEPEST or len(found) + len(waiting) > _MOST_MODULES:
