@@ -29,6 +29,30 @@ class ModelConfig(CommandConfig):
 
 
 @dataclass
+class EngineConfig:
+    """Where students are trained, and how.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
+        precision: of training, in autocast over float32 weights.
+        threads: of the CPU, for each process; null: ``OMP_NUM_THREADS``, else as many as the process may use. A run
+            goes on with the number that it began with.
+        workers: threads that make batches ahead; null: one on the CPU, beside an accelerator up to eight.
+        compile: whether the student is compiled (``torch.compile``); pays on a GPU and in long runs.
+        cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
+        cache_folder: where on disk; all runs share it.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    workers: int | None = None
+    compile: bool = False
+    cache: str = "disk"
+    cache_folder: str = "runs/.embeddings"
+
+
+@dataclass
 class RecipeConfig:
     """How a teacher is distilled where a method's settings do not say otherwise.
 
