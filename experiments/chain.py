@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from core import processes
 from core.result import ResultRow
+from experiments.build import build_method
 from experiments.hydra_words import literal
 from experiments.run import STUDENT, run
 from experiments.schema import RunConfig
@@ -17,6 +18,9 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
 
     The second stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it.
     """
+    if settings.then is not None:
+        # What is wrong with the second method is told before the first one trains.
+        build_method(settings.then)
     first = cfg.copy()
     first.then = None
     rows = run(replace(settings, then=None), first)

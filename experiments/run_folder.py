@@ -21,24 +21,29 @@ def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
     """Make the folder and keep other processes out of it; empty it first if ``fresh``.
 
     A block that ends in an InputError takes a new folder with it, but only one in which nothing was computed: whatever
-    was scored, trained or written stays, and the same command goes on from it.
+    was scored, trained or written stays, and the same command goes on from it. Likewise, what a fresh start took away
+    comes back where nothing was computed instead; it goes for good when a block ends well.
 
     Raises:
         InputError: another process works there, or the folder cannot be made, or a link stands where its lock should.
     """
-    before = folder.exists()
+    before, earlier = folder.exists(), folder.with_name(f".{folder.name}.earlier")
     handle = _locked(folder)
     try:
         if fresh:
-            _empty(folder)
+            _set_aside(folder, earlier)
         # What killed processes were writing goes, also where nothing is written now.
         remove_abandoned(folder.absolute())
         try:
             yield
-        except InputError:
-            if not before and _holds_nothing(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+        except BaseException as error:
+            if _holds_nothing(folder):
+                if earlier.is_dir():
+                    _put_back(folder, earlier)
+                elif not before and isinstance(error, InputError):
+                    shutil.rmtree(folder, ignore_errors=True)
             raise
+        shutil.rmtree(earlier, ignore_errors=True)
     finally:
         os.close(handle)
 
@@ -82,6 +87,24 @@ def _holds_nothing(folder: Path) -> bool:
     found = [path for path in folder.iterdir() if path.name not in _OF_NOTHING]
     files = [file for path in found for file in (path, *path.rglob("*")) if file.is_symlink() or not file.is_dir()]
     return not any(file.is_symlink() or file.stat().st_size for file in files)
+
+
+def _set_aside(folder: Path, earlier: Path) -> None:
+    """Move what a folder holds to a hidden one beside it, unless a start that came to nothing has done so."""
+    if earlier.is_dir():
+        _empty(folder)
+        return
+    for path in [path for path in folder.iterdir() if path.name != LOCK]:
+        earlier.mkdir(exist_ok=True)
+        os.replace(path, earlier / path.name)
+
+
+def _put_back(folder: Path, earlier: Path) -> None:
+    """The contrary."""
+    _empty(folder)
+    for path in earlier.iterdir():
+        os.replace(path, folder / path.name)
+    earlier.rmdir()
 
 
 def _empty(folder: Path) -> None:

@@ -54,7 +54,8 @@ def sources(runs: Path | None, results: bool) -> Iterator[Source]:
         above = runs.absolute().parent
         for folder in sorted([*runs.glob("*"), *runs.glob(f"{FOLDER}/*")]):
             path = next((folder / name for name in (NAME, FAILED) if (folder / name).is_file()), None)
-            if path is not None:
+            # What a fresh start has set aside lies in hidden ones.
+            if path is not None and not folder.name.startswith("."):
                 yield from _read(path, path.absolute().relative_to(above).as_posix(), folder.name)
     for path in committed_files() if results else []:
         yield from _read(path, path.relative_to(ROOT).as_posix(), path.stem)

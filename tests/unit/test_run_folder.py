@@ -117,3 +117,30 @@ def test_a_refusal_takes_a_new_folder_only_if_nothing_was_computed(name: str, co
     folder.mkdir(exist_ok=True)
     refused()
     assert (folder / name).read_text() == content, "a folder that was there before"
+
+
+@pytest.mark.parametrize("error", [InputError("refused"), RuntimeError("failed"), KeyboardInterrupt()])
+def test_a_fresh_start_that_comes_to_nothing_leaves_what_was_there(error: BaseException, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "run"
+    (folder / "tensorboard").mkdir(parents=True)
+    (folder / "result.json").write_text("of ten hours")
+    (folder / "tensorboard" / "events").write_text("x")
+    before = {path.relative_to(folder): path.is_dir() or path.read_text() for path in folder.rglob("*")}
+
+    def started(computed: str) -> None:
+        with contextlib.suppress(type(error)), held_folder(folder, fresh=True):
+            assert [path.name for path in folder.iterdir()] == [LOCK]
+            (folder / "metrics.csv").write_text("stage,step")
+            (folder / "one_step.jsonl").write_text(computed)
+            raise error
+
+    started("")
+    assert {p.relative_to(folder): p.is_dir() or p.read_text() for p in folder.rglob("*") if p.name != LOCK} == before
+    # Once something was computed it is that which goes on, and nothing is lost before it ends well.
+    for _ in range(2):
+        started("a step")
+        assert sorted(path.name for path in folder.iterdir()) == [LOCK, "metrics.csv", "one_step.jsonl"]
+        assert (folder.parent / ".run.earlier" / "result.json").read_text() == "of ten hours"
+    with held_folder(folder, fresh=False):
+        pass
+    assert [path.name for path in folder.parent.iterdir()] == ["run"]
