@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_origin, get_type_hints
@@ -140,11 +140,24 @@ def _picture(line: bytes) -> PictureRecords | None:
     return PictureRecords(place, records, skipped, content) if sound else None
 
 
-def remove_parts(folder: Path, key: str) -> None:
-    """Once everything is written as a whole; what was written under other keys stays."""
+def remove_parts(folder: Path, key: str, contents: Collection[str] | None = None) -> None:
+    """Once everything is written as a whole; what was written under other keys stays.
+
+    Args:
+        contents: of the images that are written as a whole, where a file with another one's line is to stay too.
+    """
     for path in folder.glob("part-*.jsonl"):
-        if _lines_of_key(path, key) or not path.stat().st_size:
+        lines = _lines_of_key(path, key)
+        known = contents is None or all(_content(line) in contents for line in lines[1:])
+        if (lines and known) or not path.stat().st_size:
             os.remove(path)
+
+
+def _content(line: bytes) -> object:
+    try:
+        return parse_json(line)["content"]
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _lines_of_key(path: Path, key: str) -> list[bytes]:

@@ -38,7 +38,7 @@ from experiments.protocol_report import print_protocols
 from experiments.recorded_evaluation import FOLDER
 from experiments.report import print_comparison
 from experiments.result_file import NAME, write_result
-from experiments.run_folder import held_folder
+from experiments.run_folder import held_folder, remove_taken_over
 from experiments.schema import EvaluateConfig, EvaluationConfig
 from experiments.scorable import require_instances, require_points
 from experiments.scoring import BOX_POINT, Held, columns, counted, point_column, score_fillings
@@ -131,6 +131,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         write_run_page(folder / NAME)
         # Last: whatever could not be written is written from them by the same command.
         remove_parts(folder, key)
+        remove_taken_over(work.beside, key, work.contents)
     if settings.format == "table":
         if evaluation.protocols:
             print_protocols(rows)

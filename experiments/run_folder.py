@@ -4,11 +4,12 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from core.checkpoint import remove_abandoned
 from core.errors import InputError
+from evaluation.record_files import remove_parts
 from experiments.kept_threads import NAME as THREADS
 
 LOCK = ".lock"
@@ -46,6 +47,19 @@ def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
         shutil.rmtree(earlier, ignore_errors=True)
     finally:
         os.close(handle)
+
+
+def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[str]) -> None:
+    """Remove what stopped processes left of images that another one has finished; a folder in use stays as it is.
+
+    Args:
+        key, contents: of what is finished, see :func:`evaluation.record_files.remove_parts`.
+    """
+    for folder in folders:
+        with contextlib.suppress(InputError, OSError), held_folder(folder, fresh=False):
+            remove_parts(folder, key, contents)
+            if _holds_nothing(folder):
+                shutil.rmtree(folder)
 
 
 def _locked(folder: Path) -> int:

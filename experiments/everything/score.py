@@ -25,7 +25,7 @@ from experiments.everything.measure import columns, measured_images
 from experiments.everything.row import StrategyRow, read_row, write_row
 from experiments.everything.table import strategies_table, strategy_name
 from experiments.identity import resolved
-from experiments.run_folder import held_folder
+from experiments.run_folder import held_folder, remove_taken_over
 from experiments.schema import EverythingConfig, ProposalsConfig
 from experiments.scorable import require_instances
 
@@ -102,6 +102,7 @@ def score_strategy(
         }
         write_row(path, row, about)
         shutil.rmtree(parts)
+        remove_taken_over(path.parent.glob("*.parts"), key, contents)
     if settings.format == "table":
         print(strategies_table([row]))
     return row

@@ -153,7 +153,7 @@ def test_an_evaluation_that_goes_on_over_changed_content_ends_as_if_it_had_begun
     assert scored.by(*words("runs=alone")) == IMAGES
     (resumed,), (alone,) = evaluations("runs"), evaluations("alone")
     assert resumed.name == alone.name and found(resumed) == found(alone)
-    # What was scored of the earlier content is still there.
+    # What was scored of other content is still there.
     assert len(list(Path("runs/evaluations").glob("*/part-0.jsonl"))) == 1
 
 
@@ -184,6 +184,8 @@ def test_an_image_that_was_mended_costs_no_other_one(
     assert main(words()) == 2
     path.write_bytes(whole)
     assert scored.by(*words("out=elsewhere")) == 1
+    # All that was stopped is finished now, and leaves nothing.
+    assert [path.name for path in Path("runs/evaluations").iterdir()] == [path.name for path in evaluations("runs")]
 
 
 def test_two_data_sets_of_the_same_names_in_one_sweep(place: Path, scored: Scored) -> None:
