@@ -13,8 +13,8 @@ from evaluation.comparison import ALL, Comparison, compare_records
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, score_instances
 from evaluation.metrics import resampled_interval, size_classes
-from experiments.command_line import _quoted
 from experiments.comparison.pictures import window
+from experiments.hydra_words import quoted
 from teachers.weights import load_sam
 
 
@@ -145,5 +145,5 @@ def test_a_window_holds_its_instance() -> None:
 def test_a_word_goes_through_hydra_as_it_is(word: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    (override,) = OverridesParser.create().parse_overrides([f"first={_quoted(word)}"])
+    (override,) = OverridesParser.create().parse_overrides([f"first={quoted(word)}"])
     assert str(override.value()) == word
