@@ -79,7 +79,9 @@ def _check_drawings(made: list[Place], given: Path, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """What an annotation file was made with: the model, its weights and the settings."""
+    """What an annotation file was made with: the model, its weights (:func:`experiments.identity.model_sha256`) and the
+    settings.
+    """
 
     model: str
     weights_sha256: str

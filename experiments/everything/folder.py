@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.checkpoint import file_sha256, weights_sha256
+from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.plain_file import home_path
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
 from experiments.checkpoints import check_encoder, chosen_model
 from experiments.everything.files import Made, Place, drawing_of, finished_annotations, places, write_annotations
+from experiments.identity import model_sha256
 from experiments.out_place import check_out
 from experiments.report import seconds
 from experiments.schema import EverythingConfig
@@ -75,7 +76,7 @@ def segment_pictures(
     check_out(settings.out or OUT, work[0].annotations)
     model = chosen_model(settings).model.to(device)
     check_encoder(settings.checkpoint, model)
-    made = Made(model.name, weights_sha256(model), generator)
+    made = Made(model.name, model_sha256(model), generator)
     segment = _Segmenting(EverythingGenerator(model, generator), made, settings, device)
     rows: list[SegmentedPicture] = []
     folder = given.is_dir()

@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig
 
 from core import provenance
-from core.checkpoint import weights_sha256
 from core.plain_file import home_path
 from core.terminal import terminal
 from data.content import IDENTITY
@@ -24,7 +23,7 @@ from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
 from experiments.everything.row import StrategyRow, read_row, write_row
 from experiments.everything.table import strategies_table, strategy_name
-from experiments.identity import resolved
+from experiments.identity import model_sha256, resolved
 from experiments.run_folder import held_folder, remove_taken_over
 from experiments.schema import EverythingConfig, ProposalsConfig
 from experiments.scorable import require_instances
@@ -54,7 +53,7 @@ def score_strategy(
     found = chosen_model(settings)
     model = found.model.to(device)
     check_encoder(settings.checkpoint, model, PRECISIONS[precision])
-    made = Made(model.name, weights_sha256(model), generator)
+    made = Made(model.name, model_sha256(model), generator)
     measured_on = {"precision": precision, "device": device.type, "protocol": evaluation.protocol}
     content = data_content(data, indices, True, Path(settings.runs))
     of_all = {"images": len(indices), **measured_on, "data": {**_data_settings(cfg), "pictures": content.identity()}}

@@ -21,6 +21,7 @@ from experiments.tables.formats import csv_format, latex_format, markdown_format
 from experiments.tables.published_figures import FIGURES, published_rows
 from experiments.tables.row import MEASURED, PUBLISHED, TableRow, model_label
 from experiments.tables.rows import gathered_rows, table_rows
+from experiments.tables.settings_behind import are_different, settings_behind
 from experiments.tables.terminal import print_tables
 from experiments.tables.text_tables import csv_text, latex_escaped, markdown_table
 
@@ -105,6 +106,38 @@ def test_choices_of_a_protocol_are_told_where_they_differ() -> None:
     assert {line.choices for line in table_rows(kinds)} == {"boxes=1", "boxes=2"}
     assert {line.metric for line in table_rows(kinds)} == {"ap"}
     assert table_rows(kinds[:1])[0].choices is None
+
+
+def test_one_name_for_two_data_sets_makes_no_mean_and_no_difference() -> None:
+    """Two folders of COCO's layout with as many instances: a student is set beside the teacher of its own."""
+    rows = [
+        row(method, data="coco", axes={"data_sha256": content * 64}, **scores)
+        for content, of_teacher, of_student in (("a", 0.75, 0.5), ("b", 0.25, 0.125))
+        for method, scores in (
+            ("teacher", {"miou": of_teacher}),
+            ("slimsam", {"miou": of_student, "seed": 0 if content == "a" else 1, "run_id": f"slimsam-{content}"}),
+        )
+    ]
+    lines = {(line.method, line.choices): line for line in table_rows(rows)}
+    assert len(lines) == 4
+    for content, score, difference in (("a", 0.5, -25.0), ("b", 0.125, -12.5)):
+        line = lines["slimsam", f"data_sha256={content * 12}"]
+        assert (line.score, line.to_teacher, len(line.seeds)) == (score, difference, 1)
+    # Where all are of one, nothing is told.
+    assert {line.choices for line in table_rows(rows[:2])} == {None}
+
+
+def test_runs_that_were_trained_on_other_images_are_no_seeds_of_one_thing() -> None:
+    about = {"config": {"data": {"root": "coco"}}, "identity": 2, "training_pictures_sha256": "a" * 64}
+    settings = {
+        f"slimsam-s{seed}": settings_behind(about | {"training_pictures_sha256": content * 64})
+        for seed, content in enumerate("ab")
+    }
+    rows = [student(seed, 0.5 + seed / 4, run_id=f"slimsam-s{seed}") for seed in range(2)]
+    assert [line.seeds for line in table_rows(rows, settings)] == [(1,), (0,)]
+    assert are_different(settings.values())
+    # Of earlier versions the hash is one of names.
+    assert "images" not in settings_behind({key: value for key, value in about.items() if key != "identity"})
 
 
 def test_labels_say_what_differs() -> None:

@@ -1,5 +1,6 @@
 """A SAM small enough to train within a test, and pictures held in memory."""
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,13 @@ def pocket_file(path: Path, seed: int = 0) -> Path:
     initialise_encoder(model.image_encoder)
     torch.save(model.state_dict(), path)
     return path
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def tiny_encoder(seed: int = 0) -> ImageEncoder:
