@@ -122,7 +122,7 @@ class EvaluationPass:
                 stack.callback(part.close)
                 if processes.is_first():
                     self._take_over(known, part)
-            left = processes.from_first(lambda: [pair for pair in enumerate(self.indices) if pair[0] not in known])
+            left = self._agreed([pair for pair in enumerate(self.indices) if pair[0] not in known])
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(device_of(self.model).type, self.autocast))
             done = len(known)
@@ -147,6 +147,10 @@ class EvaluationPass:
     def _wait(self) -> None:
         if not self.alone:
             processes.wait()
+
+    def _agreed(self, left: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What is left by the first process's count: it alone takes over, and all share that."""
+        return left if self.alone else processes.from_first(lambda: left)
 
     def _kept(self, folder: Path | None) -> dict[int, PictureRecords]:
         """What an earlier pass has done. What it could not read is tried again: it may be refused now."""
