@@ -76,7 +76,8 @@ def find_state(
     if not all(_same(models[0].tensors, other.tensors) for other in models[1:]):
         names = [one_line(label[prefix]) for prefix in found]
         raise InputError(
-            f"{origin}: holds {len(names)} models ({', '.join(names[:5])}); name one, checkpoint.entry={names[0]}"
+            f"{origin}: holds {len(names)} models ({', '.join(names[:5])}); name one, checkpoint.entry={names[0]} "
+            "(where another setting names the file, give what convert makes of it so)"
         )
     return models[0]
 

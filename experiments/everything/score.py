@@ -95,7 +95,7 @@ def score_strategy(
         about = {
             "config": {**config, "generator": row.settings},
             "provenance": provenance.capture(row.device, provenance.command_line()),
-            "weights_sha256": made.weights_sha256,
+            "weights_sha256": weights_sha256(model),
             "identity": IDENTITY,
             "scored_pictures_sha256": content.sha256,
         }

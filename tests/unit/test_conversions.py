@@ -15,7 +15,7 @@ from core.protocols import Prompt
 from experiments.checkpoints import Found, find_model
 from experiments.command_line import main
 from experiments.convert import LAYOUTS
-from experiments.identity import beginning
+from experiments.identity import beginning, model_sha256
 from experiments.result_file import read_rows
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.files import read_about, save_model
@@ -126,7 +126,10 @@ def test_what_cannot_be_known_is_asked_for_and_never_assumed(
     words = [f"checkpoint={bare}", "checkpoint.decoder_heads=4", "to=sampress", f"out={tmp_path / 'a.safetensors'}"]
     assert main(["convert", *words]) == 0
     assert_same(find_model(str(tmp_path / "a.safetensors")), renamed(model, "bare"), {})
-    assert find_model(str(bare), 2).model.config.decoder_heads == 2
+    other = find_model(str(bare), 2).model
+    assert other.config.decoder_heads == 2
+    # What is kept of one is not taken for the other's.
+    assert weights_sha256(other) == weights_sha256(model) and model_sha256(other) != model_sha256(model)
     with pytest.raises(InputError, match=r"bare\.pth: decoder_heads is 3, which does not divide the width 64"):
         find_model(str(bare), 3)
 
