@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from core import provenance
+from core.checkpoint import weights_sha256
 from core.plain_file import home_path
 from core.terminal import terminal
 from data.content import IDENTITY
