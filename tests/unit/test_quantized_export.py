@@ -78,6 +78,10 @@ def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(pocket_files: Path,
     assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
 
 
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX512"),
+    reason="without VNNI, ONNX Runtime's integer products saturate, and the check after the export refuses the files",
+)
 def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     begun = build_model(TinyStudent().shape(CONFIG)).eval().requires_grad_(False)

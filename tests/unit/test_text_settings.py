@@ -161,8 +161,8 @@ def test_the_home_folder(captured: Captured, tmp_path: Path, monkeypatch: pytest
     keys = ("checkpoint", "runs", "out", "detections", "data.root", "evaluation.reference", "engine.cache_folder")
     (job,) = captured("evaluate", "evaluation=coco", *(f"{key}=~/{key}" for key in keys))
     assert [at(job, key) for key in keys] == [str(tmp_path / key) for key in keys]
-    (job,) = captured("ratio=0.5", "runs=~", "data=coco", "data.root='~/x'", "logger=wandb", "logger.project=~/x")
-    assert (job.runs, job.data.root, job.logger.project) == (str(tmp_path), str(tmp_path / "x"), "~/x")
+    (job,) = captured("ratio=0.5", "runs=~", "data=coco", "data.root='~/x'", "logger=wandb", "logger.project=~x")
+    assert (job.runs, job.data.root, job.logger.project) == (str(tmp_path), str(tmp_path / "x"), "~x")
     (job,) = captured("compare", "~/a", "~")
     assert (job.first, job.second) == (str(tmp_path / "a"), str(tmp_path))
     captured("-m", "ratio=0.5", "seed=0,1", "runs=~/swept")

@@ -40,7 +40,7 @@ def changed(student: Sam) -> set[str]:
 
 def untrained(folder: Path) -> str:
     """The student's encoder as it begins."""
-    frozen = replace(METHOD, **NOTHING | {"embedding": 1.0}, optimisation=Optimisation(rate=1e-30))  # type: ignore[arg-type]
+    frozen = replace(METHOD, **NOTHING | {"embedding": 1.0}, optimisation=Optimisation(rate=1e-300))  # type: ignore[arg-type]
     return encoder_sha256(compress(frozen, folder).student)
 
 
@@ -117,7 +117,7 @@ def test_beginning_with_another_methods_student(tmp_path: Path, first: MobileSam
     assert later.config == earlier.config and later.name == "tiny-tinysam"
     assert weights_sha256(later.image_encoder) != weights_sha256(earlier.image_encoder)
     # With so small a rate that nothing moves, it is the earlier one.
-    still = replace(method, optimisation=Optimisation(rate=1e-30))
+    still = replace(method, optimisation=Optimisation(rate=1e-300))
     assert encoder_sha256(compress(still, tmp_path / "third").student) == encoder_sha256(earlier)
     with pytest.raises(NotImplementedError):
         method.shape(CONFIG)
