@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from data.annotation_file import Entry
+from data.content import ReadFromFiles
 from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size
 from data.instances import Rules
 from data.json_fields import read_json, value
 from data.sample import ImageSample, UnreadableImage
 
 
-class AnnotatedPictures:
+class AnnotatedPictures(ReadFromFiles):
     """Pictures with their instances (an :class:`data.sample.ImageData`), indexed once.
 
     Pictures that cannot be used are refused, or, with rules that skip them, left out. Missing ones have no index then,
@@ -113,12 +114,15 @@ class AnnotatedPictures:
             InputError: likewise, where such are refused.
         """
         entry = self._entries[index]
+        path = self._folder / entry.name
         try:
-            image = read_image(self._folder / entry.name)
+            image = read_image(path)
             self._require_listed(entry, (image.shape[0], image.shape[1]))
         except InputError as problem:
+            self._check_hashed(path)
             self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
             raise UnreadableImage(str(problem)) from None
+        self._check_hashed(path)
         return image
 
     def instance_count(self, index: int) -> int:
@@ -146,10 +150,10 @@ class AnnotatedPictures:
         """The annotation file, which all images share."""
         return self._source
 
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """None: images are read."""
-        return {}
+    def check_annotations(self) -> None:
+        """See :meth:`data.content.ReadFromFiles.check_annotations`."""
+        if self.hashes is not None and self._labels:
+            self.hashes.check(self._source, self._rules.stamp)
 
     def sample(self, index: int) -> ImageSample:
         """The picture with its instances in annotation order; instances whose mask is empty are left out.

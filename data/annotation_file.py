@@ -7,6 +7,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.plain_file import access_told
+from data.file_hashes import stamp_of
 from data.instances import Instance, Rules
 from data.json_fields import read_json, value, whole
 
@@ -51,6 +52,7 @@ def read_entries(
     with access_told(source):
         if not source.is_file():
             raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
+    rules.stamp = stamp_of(source)
     # Without labels each annotation is dropped as it is read: together they fill the memory.
     content = read_json(source, None if labels else lambda raw: None if "image_id" in raw else raw)
     for key in ("images", "annotations"):

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.file_hashes import FileHashes
 from data.sample import ImageData
@@ -29,6 +30,33 @@ class ImageContent:
 
     def __str__(self) -> str:
         return f"{self.image_id} {self.image_sha256 or '-'} {self.annotations_sha256 or '-'}"
+
+
+class ReadFromFiles:
+    """What data sets share whose images are read from files.
+
+    Attributes:
+        hashes: of the files, where they are known: a file that is another one when it is read is refused.
+    """
+
+    hashes: FileHashes | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """None: images are read."""
+        return {}
+
+    def check_annotations(self) -> None:
+        """Refuse annotations that were read before they were hashed, if they were others.
+
+        Raises:
+            InputError: they were.
+        """
+
+    def _check_hashed(self, path: Path) -> None:
+        """To be called once a file is read, or could not be."""
+        if self.hashes is not None:
+            self.hashes.check(path)
 
 
 def files_of(data: ImageData, indices: Iterable[int], labels: bool) -> list[Path]:

@@ -35,7 +35,7 @@ class FileHashes:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._stamps: dict[Path, Stamp] = {}
+        self._stamps: dict[Path, Stamp | None] = {}
         self._hashes: dict[Path, str | None] = {}
 
     def unread(self, paths: Iterable[Path]) -> list[Path]:
@@ -46,20 +46,20 @@ class FileHashes:
         found = []
         for folder, own in by_folder.items():
             kept = self._kept(folder)
-            for path, stamp in zip(own, _in_threads(_stamp, own), strict=True):
+            for path, stamp in zip(own, _in_threads(stamp_of, own), strict=True):
                 entry = kept.get(path.name)
+                self._stamps[path] = stamp
                 if stamp is None:
                     self._hashes[path] = None
                 elif entry is not None and entry[0] == stamp:
                     self._hashes[path] = entry[1]
                 else:
-                    self._stamps[path] = stamp
                     found.append(path)
         return found
 
     def size(self, paths: Iterable[Path]) -> int:
         """Bytes of files that :meth:`unread` returned."""
-        return sum(self._stamps[path][0] for path in paths)
+        return sum(stamp[0] for stamp in map(self._stamps.get, paths) if stamp is not None)
 
     def read(self, paths: Sequence[Path], on_file: Callable[[int], None] = lambda count: None) -> None:
         """Hash files that :meth:`unread` returned, several at a time, and keep the hashes.
@@ -85,13 +85,34 @@ class FileHashes:
         """The hash in hexadecimal; None where there is no file, or none that can be read."""
         return self._hashes[path]
 
+    def check(self, path: Path, stamp: Stamp | None = None) -> None:
+        """Refuse a file that was read, if it is another one than the one that was hashed; one that was not is let pass.
+
+        Args:
+            stamp: of when it was read, by :func:`stamp_of`; None: now.
+
+        Raises:
+            InputError: it is.
+        """
+        seen = stamp or stamp_of(path)
+        if path not in self._hashes or seen == self._stamps[path]:
+            return
+        # Touched, or on another machine of several: its content decides.
+        if seen == stamp_of(path) and (None if seen is None else _sha256(path)) == self._hashes[path]:
+            self._stamps[path] = seen
+            return
+        raise InputError(
+            f"{path}: was changed or removed after this command began; put it back, or give the same command again for "
+            "what is there now"
+        )
+
     def _keep(self, paths: Iterable[Path]) -> None:
         by_folder: dict[Path, dict[str, tuple[Stamp, str]]] = defaultdict(dict)
         for path in paths:
-            found = self._hashes[path]
-            if found is not None:
+            found, stamp = self._hashes[path], self._stamps[path]
+            if found is not None and stamp is not None:
                 # Of before it was read: if it changed meanwhile, the entry holds for no file.
-                by_folder[path.parent][path.name] = self._stamps[path], found
+                by_folder[path.parent][path.name] = stamp, found
         for folder, new in by_folder.items() if self._folder is not None else ():
             # Read again, as another process may have written.
             entries = [(name, *stamp, found) for name, (stamp, found) in (self._kept(folder) | new).items()]
@@ -127,8 +148,8 @@ def _in_threads(call: Callable[[Path], T], paths: Sequence[Path]) -> Iterable[T]
             yield from results
 
 
-def _stamp(path: Path) -> Stamp | None:
-    """None where there is no regular file: a pipe would never end."""
+def stamp_of(path: Path) -> Stamp | None:
+    """By what a change of a file is seen; None where there is no regular file: a pipe would never end."""
     try:
         found = os.stat(path)
     except OSError:

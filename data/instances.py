@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from data.annotations import check_segmentation, decode_rle, pack_segmentation, rle_area, to_rle
+from data.file_hashes import Stamp
 from data.json_fields import is_number, numbers, value, whole
 from data.sample import ImageSample
 from data.skipped import Skipped
@@ -50,6 +51,7 @@ class Rules:
         unusable: likewise, about annotations that cannot be used.
 
     Attributes:
+        stamp: of the annotation file before it was read (:func:`data.file_hashes.stamp_of`), if all share one.
         categories: the ids that the file lists, where it lists some.
         categorised: whether annotations name a category: all do, or none. None: as the first one has it.
         unusable: the places of annotations that were skipped because they cannot be used, in the order of admission.
@@ -63,6 +65,7 @@ class Rules:
         self, crowd: bool = False, least_area: float = 1.0, missing: str = "refuse", unusable: str = "refuse"
     ) -> None:
         self.skipped = Skipped(least_area, missing, unusable)
+        self.stamp: Stamp | None = None
         self.categories: frozenset[int] | None = None
         self.categorised: bool | None = None
         self.unusable: set[int] = set()

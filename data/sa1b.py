@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
 from data.annotation_file import listed_size
+from data.content import ReadFromFiles
 from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size, wrong_size
 from data.instances import Instance, Rules
 from data.json_fields import read_json, value
@@ -18,7 +18,7 @@ from data.sample import ImageSample, UnreadableImage
 SPLITS = ("train", "validation", "all")
 
 
-class Sa1b:
+class Sa1b(ReadFromFiles):
     """The images of one split, ordered by number, with their instances (an :class:`data.sample.ImageData`).
 
     SA-1B has no official splits. Here the last ``validation_count`` pictures, but at most half of all, are
@@ -96,10 +96,14 @@ class Sa1b:
             UnreadableImage: it is missing or damaged, and such are skipped.
             InputError: likewise, where such are refused.
         """
+        path = self._pictures[self._numbers[index]]
         try:
-            return read_image(self._pictures[self._numbers[index]])
+            image = read_image(path)
         except InputError as problem:
+            self._check_hashed(path)
             raise self._left_out(index, problem) from None
+        self._check_hashed(path)
+        return image
 
     def instance_count(self, index: int) -> int:
         """How many instances of a picture the rules admit; some may show no pixel when they are read."""
@@ -125,11 +129,6 @@ class Sa1b:
         """The JSON beside an image; None where there is none."""
         return self._sources.get(self._numbers[index])
 
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """None: images are read."""
-        return {}
-
     def sample(self, index: int) -> ImageSample:
         """The picture with its instances in annotation order; instances whose mask is empty are left out.
 
@@ -144,6 +143,7 @@ class Sa1b:
         again = Rules(unusable=self._unusable)
         again.categorised = self._rules.categorised
         source, size_hw, raws = self._opened(number)
+        self._check_hashed(source)
         instances = _admitted(raws, size_hw, source, again)
         image, path = self.image(index), self._pictures[number]
         try:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import processes
-from core.errors import InputError
-from data.content import ImageContent, content_sha256, files_of, fingerprint, image_contents
+from data.content import ImageContent, ReadFromFiles, content_sha256, files_of, fingerprint, image_contents
 from data.file_hashes import FileHashes
 from data.sample import ImageData
 from experiments.build import build_data, build_method, evaluation_indices
@@ -25,12 +24,11 @@ _SHOWN_FROM = 200_000_000
 
 @dataclass(frozen=True)
 class DataContent:
-    """What the images of a data set that count are, and how to look again.
+    """What the images of a data set that count are. Should one be another when it is read, that is refused.
 
     Attributes:
         data, indices: the images.
         labels: whether their annotations count.
-        runs: the folder of runs.
         images: the content of each.
         sha256: of them all.
     """
@@ -38,7 +36,6 @@ class DataContent:
     data: ImageData
     indices: Sequence[int]
     labels: bool
-    runs: Path
     images: list[ImageContent]
     sha256: str
 
@@ -55,23 +52,6 @@ class DataContent:
         """What rows call the images; None where they are made."""
         return self.sha256 if self.is_read else None
 
-    def check_unchanged(self) -> None:
-        """Refuse to go on with images or annotations that are others now.
-
-        Raises:
-            InputError: a file was changed; the message names the first.
-        """
-        now = _read(self.data, self.indices, self.labels, self.runs)
-        changed = [place for place, pair in enumerate(zip(self.images, now, strict=True)) if pair[0] != pair[1]]
-        if changed:
-            index, before, after = self.indices[changed[0]], self.images[changed[0]], now[changed[0]]
-            image = before.image_sha256 != after.image_sha256
-            file = self.data.image_file(index) if image else self.data.annotation_file(index)
-            raise InputError(
-                f"{file}: was changed while it was used (of {len(now)} images {len(changed)} are others now); put it "
-                "back, or give the same command again for what is there now"
-            )
-
 
 def data_content(data: ImageData, indices: Sequence[int], labels: bool, runs: Path) -> DataContent:
     """Read what images, and with ``labels`` their annotations, are; under ``torchrun`` the first process does for all.
@@ -79,8 +59,13 @@ def data_content(data: ImageData, indices: Sequence[int], labels: bool, runs: Pa
     Args:
         runs: the folder of runs, where the hashes of files are kept: what has not changed is not read again.
     """
-    images = processes.from_first(lambda: _read(data, indices, labels, runs))
-    return DataContent(data, indices, labels, runs, images, content_sha256(data, images))
+    hashes = processes.from_first(lambda: _hashes(data, indices, labels, runs))
+    if isinstance(data, ReadFromFiles):
+        data.hashes = hashes
+        if labels:
+            data.check_annotations()
+    images = image_contents(data, indices, labels, hashes)
+    return DataContent(data, indices, labels, images, content_sha256(data, images))
 
 
 def contents_of_run(settings: RunConfig) -> tuple[DataContent, DataContent]:
@@ -94,7 +79,7 @@ def contents_of_run(settings: RunConfig) -> tuple[DataContent, DataContent]:
     return data_content(data, range(len(data)), labels, runs), data_content(scored, indices, True, runs)
 
 
-def _read(data: ImageData, indices: Sequence[int], labels: bool, runs: Path) -> list[ImageContent]:
+def _hashes(data: ImageData, indices: Sequence[int], labels: bool, runs: Path) -> FileHashes:
     hashes = FileHashes(runs / FOLDER)
     unread = hashes.unread(files_of(data, indices, labels))
     if unread:
@@ -102,4 +87,4 @@ def _read(data: ImageData, indices: Sequence[int], labels: bool, runs: Path) -> 
         what = f"reading what the images of {data.name} are, once"
         with counted(what, len(unread)) if long else nullcontext(lambda count: None) as done:
             hashes.read(unread, done)
-    return image_contents(data, indices, labels, hashes)
+    return hashes

@@ -91,7 +91,6 @@ def score_strategy(
             settings=made.to_dict()["settings"],
             git_sha=provenance.git_sha(),
         )
-        content.check_unchanged()
         config = provenance.impersonal(resolved(cfg))
         about = {
             "config": {**config, "generator": row.settings},

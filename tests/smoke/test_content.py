@@ -202,15 +202,18 @@ def test_two_data_sets_of_the_same_names_in_one_sweep(place: Path, scored: Score
     assert found(both[0])[0] != found(both[1])[0]
 
 
-def test_what_changes_while_it_is_scored_is_told_and_scored_again(
+def test_what_changes_before_it_is_read_is_refused_and_scored_once_it_is_back(
     place: Path, scored: Scored, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scored.before = lambda count: other_image(place) if count == 2 else None
+    path = place / "coco/val2017" / f"{1:012d}.png"
+    whole = path.read_bytes()
+    scored.before = lambda count: other_image(place)
     assert main(words()) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert f"{1:012d}.png: was changed while it was used (of 6 images 1 are others now)" in line and ";" in line
-    assert not evaluations("runs")
-    assert scored.by(*words()) == 1
+    assert f"{path.name}: was changed or removed after this command began; put it back" in line
+    assert not evaluations("runs") and scored.count == 1
+    path.write_bytes(whole)
+    assert scored.by(*words()) == IMAGES - 1
     assert scored.by(*words("runs=alone")) == IMAGES
     assert found(*evaluations("runs")) == found(*evaluations("alone"))
 

@@ -1,5 +1,6 @@
 """What names a run is content: images, annotations where they are read, and weights, wherever they lie."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +12,10 @@ from hydra import compose, initialize_config_module
 from PIL import Image
 
 from core.errors import InputError
-from experiments.data_content import FOLDER, contents_of_run
+from data.coco import Coco
+from data.content import ImageContent
+from data.sa1b import Sa1b
+from experiments.data_content import FOLDER, contents_of_run, data_content
 from experiments.identity import file_identity, model_sha256, run_id
 from experiments.schema import register
 from experiments.validate import settings_of
@@ -136,21 +140,52 @@ def test_made_images_are_their_parameters(identify: Identify) -> None:
     assert len(names) == 4 and not Path("runs").exists()
 
 
-def test_what_changed_since_is_told(identify: Identify, made: Path) -> None:
+def test_what_changed_since_is_refused_when_it_is_read(identify: Identify) -> None:
     cfg = compose("config", ["data=coco", "data.root=coco", "evaluation.images=3", *SCRATCH])
     trained_on, scored_on = contents_of_run(settings_of(cfg))
-    for content in (trained_on, scored_on):
-        content.check_unchanged()
-    repaint(IMAGE.format("train", 1))
-    repaint(IMAGE.format("train", 2))
-    with pytest.raises(InputError, match=r"0001\.png: was changed while it was used \(of 4 images 2 are others now\);"):
-        trained_on.check_unchanged()
+    path = IMAGE.format("train", 1)
+    os.utime(path)
+    assert len(trained_on.data.image(1)) == 48
+    for change in (repaint, os.remove):
+        change(path)
+        with pytest.raises(InputError, match=r"0001\.png: was changed or removed after"):
+            trained_on.data.image(1)
+    # Of what was read in the beginning nothing is read again, and what does not count may change.
     append(ANNOTATIONS.format("val"))
-    with pytest.raises(InputError, match=r"instances_val2017\.json: was changed .*of 3 images 3 are others"):
-        scored_on.check_unchanged()
-    os.remove(IMAGE.format("train", 1))
-    with pytest.raises(InputError, match=r"0001\.png: was changed"):
-        trained_on.check_unchanged()
+    repaint(IMAGE.format("val", SCORED))
+    assert [len(scored_on.data.sample(index).image) for index in range(SCORED + 1)] == [64, 48, 64, 64]
+
+
+def test_annotations_that_change_while_they_are_read_are_refused(identify: Identify, tmp_path: Path) -> None:
+    data = Coco("coco")
+    append(ANNOTATIONS.format("val"))
+    with pytest.raises(InputError, match=r"instances_val2017\.json: was changed"):
+        data_content(data, range(3), True, tmp_path)
+    data_content(data, range(3), False, tmp_path)
+
+
+def test_sa1bs_annotations_are_each_images_own(tmp_path: Path) -> None:
+    for number in (1, 2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"sa_{number}.jpg")
+        annotation = {"id": number, "bbox": [0, 0, 4, 4], "area": 16, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+        content = {"image": {"image_id": number, "width": 8, "height": 8}, "annotations": [annotation]}
+        (tmp_path / f"sa_{number}.json").write_text(json.dumps(content))
+
+    def identified(labels: bool) -> list[ImageContent]:
+        data = Sa1b(tmp_path, "all", labels=labels)
+        return data_content(data, range(2), labels, tmp_path / "runs").images
+
+    before, bare = identified(True), identified(False)
+    assert [image.image_id for image in before] == [1, 2] and before[0].annotations_sha256 is not None
+    append(str(tmp_path / "sa_2.json"))
+    assert [one == other for one, other in zip(before, identified(True), strict=True)] == [True, False]
+    assert identified(False) == bare
+    data = Sa1b(tmp_path, "all")
+    data_content(data, range(2), True, tmp_path / "runs")
+    append(str(tmp_path / "sa_1.json"))
+    with pytest.raises(InputError, match=r"sa_1\.json: was changed"):
+        data.sample(0)
+    assert data.sample(1).annotation_ids == (2,)
 
 
 def test_a_models_shape_counts_where_its_weights_do_not_show_it() -> None:
