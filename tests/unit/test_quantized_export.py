@@ -17,7 +17,7 @@ from students.export.segmenter import ExportedSam
 from students.quantized.plan import Scheme, planned_copy
 from students.student import build_model
 from teachers.weights import load_sam
-from tests.unit.tiny import CONFIG, Pictures, TinyStudent, tiny_sam
+from tests.unit.tiny import CONFIG, SATURATES, Pictures, TinyStudent, tiny_sam
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
@@ -79,7 +79,7 @@ def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(pocket_files: Path,
 
 
 @pytest.mark.skipif(
-    not torch.backends.cpu.get_cpu_capability().startswith("AVX512"),
+    SATURATES,
     reason="without VNNI, ONNX Runtime's integer products saturate, and the check after the export refuses the files",
 )
 def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Path) -> None:
