@@ -21,7 +21,7 @@ from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.export.manifest import is_export
-from students.files import FORMAT, about_of, load_model, read_about, read_facts
+from students.files import FORMAT, about_of, load_model, name_of, read_about, read_facts
 from students.pruned_vit import UNIFORM
 from students.self_check import encoder_problem
 from students.student import build_model
@@ -130,8 +130,7 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None) -> Found:
     if stored.note:
         say(f"{path}: {stored.note}")
     about = about_of(stored.facts, path)
-    own_name = stored.facts.get("name")
-    name = own_name if isinstance(own_name, str) and own_name else path.resolve().name if path.is_dir() else path.stem
+    name = name_of(stored.facts, path) or (path.resolve().name if path.is_dir() else path.stem)
     if is_mobile_sam(stored.tensors):
         ours, beside = from_mobile_sam(stored.tensors)
         return Found(fill(build_model(MOBILE_SAM, name), ours, str(path)), "MobileSAM's state dict", about, beside)

@@ -31,6 +31,7 @@ FORMAT = "sampress-sam-1"
 # What timm tabulates for a shape before there are weights grows with the fourth power of the one, with the second of
 # the other.
 _LARGEST_WINDOW, _LARGEST_FRAME = 32, 4096
+_LONGEST_NAME = 200
 # Facts that become columns of tables.
 _ABOUT: dict[str, tuple[type, ...]] = {
     "run_id": (str,),
@@ -101,6 +102,20 @@ def read_about(path: Path) -> dict[str, Any]:
     return about_of(parsed_note(metadata[NOTE], file) if NOTE in metadata else read_facts(file), path)
 
 
+def name_of(facts: Mapping[str, Any], path: Path) -> str | None:
+    """The model's name among all that stands beside its tensors; folders are called by it.
+
+    Raises:
+        InputError: it is none that a file could have.
+    """
+    name = facts.get("name")
+    if name is None:
+        return None
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or "/" in name:
+        raise InputError(f"{path}: calls itself {str(name)[:50]!r}, which is no name of a model; save it again")
+    return name
+
+
 def about_of(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The facts of a model's making among all that stands beside its tensors; see :func:`read_about`."""
     about = facts.get("about")
@@ -129,9 +144,9 @@ def load_model(path: Path) -> Sam:
         # Before there were other kinds, a file did not say it.
         kind, _ = KINDS[parse_json(metadata.get("encoder", '"vit"'))]
         encoder = {key: tuple(v) if isinstance(v, list) else v for key, v in shape.pop("encoder").items()}
-        name = parse_json(metadata["name"])
-        if not isinstance(name, str):
-            raise ValueError("its name is no text")
+        name = name_of({"name": parse_json(metadata["name"])}, path)
+        if name is None:
+            raise ValueError("it has no name")
         for key, most in (("depths", len(tensors)), ("window_sizes", _LARGEST_WINDOW), ("image_size", _LARGEST_FRAME)):
             told = encoder.get(key, 0)
             if any(not isinstance(size, int) or size > most for size in (told if isinstance(told, tuple) else (told,))):

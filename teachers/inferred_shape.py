@@ -70,16 +70,15 @@ def infer_config(
 
 def _instead(state: Mapping[str, Tensor]) -> str:
     """What tensors are that lack one of a SAM's."""
-    parts = [
-        part for part in ("image_encoder", "prompt_encoder", "mask_decoder") if any(k.startswith(part) for k in state)
-    ]
-    if len(parts) == 3:
+    parts, found = ("image_encoder", "prompt_encoder", "mask_decoder"), {key.partition(".")[0] for key in state}
+    if found.issuperset(parts):
         return (
             "which a SAM in Meta's layout has (fused qkv, relative positions); it is incomplete, or laid out otherwise"
         )
-    if parts or "neck.0.weight" in state:
-        return f"as this is {' and '.join(parts) or 'an image encoder'} alone; give the whole model"
-    return "so this is not a SAM"
+    if (found and found.issubset(parts)) or "neck.0.weight" in state:
+        alone = " and ".join(part for part in parts if part in found) or "an image encoder"
+        return f"as this is {alone} alone; give the whole model"
+    return "so this is not a SAM in Meta's layout"
 
 
 def check_shape(config: SamConfig, origin: str) -> None:

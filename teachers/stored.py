@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.checkpoint import is_safetensors, note_of, read_safetensors, read_torch
 from core.errors import InputError
+from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.inert_pickle import NOTE
 from core.plain_file import access_told, parse_json, read_json
 from core.state_dict import find_state
@@ -25,6 +27,7 @@ _ANCHORS = (
     ("image_encoder.neck.0.weight", "vision_encoder.neck.conv1.weight"),
     ("mask_decoder.iou_token.weight",),
 )
+_PIXELS = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
 _PARTS = ("image_encoder", "vision_encoder", "shared_image_embedding", "prompt_encoder", "mask_decoder")
 
 
@@ -65,6 +68,8 @@ def read_stored(path: Path, entry: str | None = None) -> Stored:
     parts = {file.name: _read(file) for file in files}
     stored, facts = parts[files[0].name] if len(files) == 1 else (_joined(path, parts), {})
     found = find_state(stored, _ANCHORS, _PARTS, str(path), entry)
+    for name, values in _PIXELS.items():
+        _check_pixels(found.tensors.pop(name, None), name, values, path)
     if not is_hugging_face(found.tensors):
         return Stored(found.tensors, facts, *_beside(facts, META_NORM_EPS), note=found.note)
     try:
@@ -76,6 +81,15 @@ def read_stored(path: Path, entry: str | None = None) -> Stored:
         hub = HubConfig(folder / "config.json")
         return Stored(tensors, facts, hub.decoder_heads, hub.decoder_norm_eps, hub, found.note)
     return Stored(tensors, facts, *_beside(facts, HUB_NORM_EPS), note=found.note)
+
+
+def _check_pixels(stored: Tensor | None, name: str, values: tuple[float, ...], path: Path) -> None:
+    """What SAM's images are normalised by is no weight, and always the same, but some programs save it."""
+    # Of half precision too.
+    if stored is not None and (
+        stored.numel() != 3 or not stored.allclose(torch.tensor(values).view_as(stored).to(stored), 1e-3)
+    ):
+        raise InputError(f"{path}: {name} is not SAM's {values}; the model was trained on images prepared otherwise")
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:

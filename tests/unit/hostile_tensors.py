@@ -140,6 +140,11 @@ def cases() -> Iterator[Case]:
         yield Case(f"hf_{name}", "model", _hugging_face(change), words.replace(KEY, ".*"))
     for name, (content, words) in headers().items():
         yield Case(f"header_{name}", "model", _bytes(content), words)
+    names = {"elsewhere": "../../a", "nothing": "", "a_list": [1], "escapes": "\x1b[2J", "long": "a" * 201}
+    for name, told in names.items():
+        text = json.dumps({"name": told, "config": {"decoder_heads": 2}})
+        yield Case(f"note_name_{name}", "model", _noted(text), "is no name of a model")
+        yield Case(f"own_name_{name}", "model", _own(metadata={"name": told}), "is no name of a model")
     for name, text in NOTES.items():
         yield Case(f"note_{name}.pth", "model", _noted(text), "beside its tensors is damaged")
     yield Case(

@@ -217,7 +217,11 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {k: v for k, v in s.items() if "rel_pos" not in k},
         "incomplete, or laid out otherwise",
     ),
-    "no SAM": (lambda s: {"fc.weight": torch.zeros(2, 2)}, "so this is not a SAM"),
+    "no SAM": (lambda s: {"fc.weight": torch.zeros(2, 2)}, "so this is not a SAM in Meta's layout"),
+    "SAM 2": (
+        lambda s: {"model": {"image_encoder.trunk.pos_embed": torch.zeros(1), "sam_mask_decoder.x": torch.zeros(1)}},
+        "so this is not a SAM in Meta's layout",
+    ),
     "no weights": (lambda s: {"optimizer": optimizer(s), "epoch": 3}, "not a dict of tensors by name"),
     "a name twice": (lambda s: {"model": {"module.x": torch.zeros(1), "x": torch.ones(1), **s}}, "two tensors for x"),
 }
@@ -229,7 +233,7 @@ def test_what_is_no_whole_model_is_refused_by_what_it_is(kind: str, state: State
     torch.save(make(state), tmp_path / "a.pth")
     with pytest.raises(InputError, match=words) as refused:
         find_model(str(tmp_path / "a.pth"), HEADS)
-    assert ("not a SAM" in str(refused.value)) == (kind == "no SAM")
+    assert ("not a SAM" in str(refused.value)) == (kind in ("no SAM", "SAM 2"))
 
 
 def test_wrappers_are_left_out_wherever_they_are(state: State, tmp_path: Path) -> None:
@@ -237,6 +241,17 @@ def test_wrappers_are_left_out_wherever_they_are(state: State, tmp_path: Path) -
     wrapped = {(name if "pos_embed" in name else f"module.{name}"): tensor for name, tensor in state.items()}
     torch.save(wrapped, tmp_path / "a.pth")
     assert read_stored(tmp_path / "a.pth").tensors.keys() == state.keys()
+
+
+def test_what_images_are_normalised_by_is_no_weight(state: State, tmp_path: Path) -> None:
+    path, mean = tmp_path / "a.pth", torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+    pixels = {"pixel_mean": mean, "pixel_std": torch.tensor([58.395, 57.12, 57.375]).half()}
+    torch.save(prefixed("sam.")(state | pixels), path)
+    assert read_stored(path).tensors.keys() == state.keys()
+    for wrong in (mean / 255, mean[:2], mean + 1):
+        torch.save(state | pixels | {"pixel_mean": wrong}, path)
+        with pytest.raises(InputError, match=r"a\.pth: pixel_mean is not SAM's"):
+            read_stored(path)
 
 
 class Trap:
