@@ -125,6 +125,11 @@ class AnnotatedPictures(ReadFromFiles):
         self._check_hashed(path)
         return image
 
+    @property
+    def refused(self) -> Collection[int]:
+        """The ids of pictures that were refused when they were read."""
+        return self._rules.skipped.refused
+
     def instance_count(self, index: int) -> int:
         """How many instances of a picture the rules admit; some may show no pixel when they are read."""
         return len(self._entries[index].instances)

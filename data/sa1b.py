@@ -1,6 +1,6 @@
 """SA-1B: a folder of ``sa_<number>.jpg`` with one ``sa_<number>.json`` each, in shards or not."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,11 @@ class Sa1b(ReadFromFiles):
             raise self._left_out(index, problem) from None
         self._check_hashed(path)
         return image
+
+    @property
+    def refused(self) -> Collection[int]:
+        """The ids of pictures that were refused when they were read."""
+        return self._rules.skipped.refused
 
     def instance_count(self, index: int) -> int:
         """How many instances of a picture the rules admit; some may show no pixel when they are read."""

@@ -39,6 +39,9 @@ class Skipped:
         missing: one of :data:`ON_MISSING`, about images.
         unusable: likewise, about annotations.
 
+    Attributes:
+        refused: ids of images that could not be used, where such are refused.
+
     Raises:
         InputError: an argument is none of the values above.
     """
@@ -55,6 +58,7 @@ class Skipped:
         # Kept by id, so that threads may count too.
         self._empty: set[int] = set()
         self._left_out: dict[int, int] = {}
+        self.refused: set[int] = set()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -95,5 +99,6 @@ class Skipped:
             InputError: ``problem``, and the setting that skips, unless such pictures are skipped.
         """
         if not self.skips_pictures:
+            self.refused.add(image_id)
             raise InputError(f"{problem}, or give data.missing=skip") from None
         self._left_out[image_id] = instances

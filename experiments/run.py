@@ -41,6 +41,8 @@ from experiments.kept_threads import keep_threads
 from experiments.leaderboard.folding import FILE as LEADERBOARD
 from experiments.leaderboard.folding import fold
 from experiments.measuring import cost_columns, latency_columns
+from experiments.mended_run import NAME as STOPPED_BY
+from experiments.mended_run import refusals_noted, take_over, whatever_is_damaged
 from experiments.pages.run_record import PAGE, stage_names
 from experiments.report import print_comparison
 from experiments.result_file import FAILED, NAME, read_rows, write_result
@@ -67,11 +69,11 @@ SCORING = "scoring"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run works with, built and checked."""
+    """What a run works with, built and checked; ``key`` is that of its states."""
 
     settings: RunConfig
     run_id: str
-    sha256: str
+    key: str
     folder: Path
     device: torch.device
     method: Compressor
@@ -123,13 +125,17 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         promised_parameters(method, teacher)
         require_held_out(settings.data, settings.evaluation.data)
-        parts = Parts(settings, name, sha256, folder, device, method, teacher, trained_on, scored_on)
+        apart = run_sha256(settings, whatever_is_damaged(cfg), device, (scored_on,))
+        if processes.is_first() and not settings.force:
+            take_over(folder, apart, trained_on)
         # Everybody has looked for the finished run before the first process begins it.
         processes.wait()
         with held_folder(folder, fresh=settings.force) if processes.is_first() else nullcontext():
             processes.wait()
             keep_threads(folder, chosen=settings.engine.threads is not None)
-            rows = _do(parts, resolved(cfg))
+            with refusals_noted(folder, sha256, apart, trained_on) as key:
+                parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on)
+                rows = _do(parts, resolved(cfg))
         if processes.is_first():
             fold(Path(settings.runs))
     if settings.format == "table" and processes.is_first():
@@ -197,7 +203,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         cache_folder=Path(settings.engine.cache_folder),
         validate=_validation(parts) if parts.trained_on.labels else None,
         load=lambda checkpoint: find_model(checkpoint).model,
-        sha256=parts.sha256,
+        sha256=parts.key,
     )
     problem = encoder_problem(teacher, PRECISIONS[engine.precision], "engine.precision")
     if problem is not None:
@@ -315,6 +321,7 @@ def _remove_states(folder: Path) -> None:
         # Another process that found the run finished may do the same.
         state.unlink(missing_ok=True)
     shutil.rmtree(folder / SCORING, ignore_errors=True)
+    (folder / STOPPED_BY).unlink(missing_ok=True)
 
 
 def _end(settings: RunConfig, folder: Path) -> None:

@@ -38,7 +38,7 @@ def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if _holds_nothing(folder):
+            if holds_nothing(folder):
                 if earlier.is_dir():
                     _put_back(folder, earlier)
                 elif not before and isinstance(error, InputError):
@@ -58,7 +58,7 @@ def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[st
     for folder in folders:
         with contextlib.suppress(InputError, OSError), held_folder(folder, fresh=False):
             remove_parts(folder, key, contents)
-            if _holds_nothing(folder):
+            if holds_nothing(folder):
                 shutil.rmtree(folder)
 
 
@@ -96,7 +96,7 @@ def _opened(lock: Path) -> int | None:
         return None
 
 
-def _holds_nothing(folder: Path) -> bool:
+def holds_nothing(folder: Path) -> bool:
     """Whether a folder has no file with any content, but for the lock and what loggers made of no log."""
     found = [path for path in folder.iterdir() if path.name not in _OF_NOTHING]
     files = [file for path in found for file in (path, *path.rglob("*")) if file.is_symlink() or not file.is_dir()]

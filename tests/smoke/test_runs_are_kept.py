@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from compressors.distill.engine import Engine
 from core.storage import NotWritten
+from data.batches import _order
 from data.coco import Coco
 from evaluation.record_files import PartFile
+from experiments.build import build_engine
 from experiments.command_line import main
 from experiments.result_file import read_rows
 from experiments.scoring import training_score
@@ -136,3 +139,41 @@ def test_a_run_that_cannot_be_written_goes_on_where_its_scoring_was(
     assert call(root, teacher, runs) == 0 and Engine._step is step
     assert "finished earlier" in capsys.readouterr().err and (folder / "report.html").is_file()
     assert rows_of(runs) == rows_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("how", ["mended", "left out"])
+def test_a_run_that_a_training_image_stopped_goes_on_once_it_is_mended(
+    how: str,
+    root: Path,
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, second = (root / "train2017" / f"{index:012d}.png" for index in _order(0, 0, 2))
+    whole, steps, step = second.read_bytes(), [], Engine._step
+
+    def noted(engine: Engine, stage: Any, losses: Any, *others: Any) -> None:
+        steps.append(losses.step)
+        step(engine, stage, losses, *others)
+
+    def saving(*given: Any) -> Engine:
+        return replace(build_engine(*given), save_every_s=-1.0)
+
+    monkeypatch.setattr(Engine, "_step", noted)
+    monkeypatch.setattr("experiments.run.build_engine", saving)
+    words = ["method.batch=1", *(["data.missing=skip"] if how == "left out" else [])]
+    runs = tmp_path / "runs"
+    second.write_bytes(whole[: len(whole) // 2])
+    assert call(root, teacher, runs, "method.batch=1") == 2
+    assert f"{second}: truncated or damaged image" in complaint(capsys) and steps == [0, 1]
+    if how == "mended":
+        second.write_bytes(whole)
+    steps.clear()
+    assert call(root, teacher, runs, *words) == 0
+    assert steps == [1]
+    assert call(root, teacher, tmp_path / "undisturbed", *words) == 0
+    folders = [path.parent for place in (runs, tmp_path / "undisturbed") for path in place.glob("*/result.json")]
+    assert len({folder.name for folder in folders}) == 1 and len(folders) == 2
+    assert len({(folder / "student.safetensors").read_bytes() for folder in folders}) == 1
+    assert sorted(path.name for path in folders[0].iterdir()) == sorted(path.name for path in folders[1].iterdir())
