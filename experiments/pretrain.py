@@ -3,10 +3,14 @@
 Segment Anything's recipe (appendix A, "Training algorithm" and "Losses") at a size for laptops: boxes with jitter and
 one to three points as prompts, several masks an image, focal, dice and cross-entropy loss on the masks and a squared
 error on the predicted IoUs. The command can be stopped and started again; it ends with the same weights.
+
+With ``--data``, scenes are composed of annotated images (:mod:`data.scenes`) of any of these data sets, or of several.
+No weights of such a training are part of the package yet.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +22,9 @@ from torch import Tensor
 from compressors.distill.engine import Engine, Stage
 from compressors.distill.losses import binary_cross_entropy, dice_loss, focal_loss, mask_iou
 from compressors.distill.schedule import Optimisation
-from core.checkpoint import write_safetensors
+from core.checkpoint import file_sha256, write_safetensors
 from core.closed_pipes import outlive_closed_pipes
+from core.errors import InputError
 from core.geometry import normalise
 from core.protocols import Prompt
 from core.seeding import seed_for
@@ -33,9 +38,15 @@ from evaluation.metrics import mean_iou
 from experiments.kept_threads import NAME as THREADS
 from experiments.kept_threads import keep_threads
 from experiments.pretrain_data import Pool, make_pool
-from teachers.catalog import MODELS
+from experiments.pretrain_scenes import SceneBatches, SceneTraining, Source, scene_loss
+from teachers.catalog import IN_TRAINING, MODELS
 from teachers.initial_weights import initialise_sam
+from teachers.resample import start_from
 from teachers.sam import Sam
+from teachers.weights import load_sam, read_state, sam_from_state
+
+POCKET_BLOCKS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 7: 5}
+"""Which block of ``sam_pocket`` each of ``sam_photo``'s begins as; blocks 5 and 6 begin as the identity."""
 
 
 @dataclass(frozen=True)
@@ -195,25 +206,122 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
     return model
 
 
+def pretrain_on_scenes(
+    recipe: SceneTraining,
+    sources: Sequence[Source],
+    model_name: str,
+    start: Path | None,
+    folder: Path,
+    precision: str,
+    device: torch.device,
+    validation: Source | None = None,
+) -> Sam:
+    """Train on scenes of data sets to the end of the recipe, continuing what ``folder`` holds; saves as above.
+
+    Args:
+        start: weights to begin with; None begins as ``sam_pocket`` does, resized (:mod:`teachers.resample`).
+        validation: a data set whose validation part is scored now and then; it chooses nothing.
+    """
+    torch.manual_seed(seed_for(recipe.seed, "weights"))
+    config = (MODELS | IN_TRAINING)[model_name].config
+    model = Sam(config, model_name)
+    initialise_sam(model)
+    if start is not None:
+        model.load_state_dict(sam_from_state(config, read_state(start), str(start)).state_dict())
+    elif model_name == "sam_photo":
+        start_from(model, load_sam("sam_pocket"), POCKET_BLOCKS)
+    model.to(device)
+    batches = SceneBatches.load(sources, recipe, model.input_size, 4 * model.config.encoder.grid, device)
+    engine = Engine(folder, device=device, precision=precision, workers=1, save_every_s=120)
+    held = None if validation is None else validation.open_validation()
+
+    def validate() -> float:
+        assert held is not None
+        records = score_instances(model, held, [PROTOCOLS["box_single@1"]], indices=range(min(40, len(held))))
+        return mean_iou(records["box_single@1"])["miou"].value
+
+    described = [asdict(recipe), [asdict(source) for source in sources], model_name, precision]
+    begun = None if start is None else file_sha256(start)
+    stage = Stage(
+        name="pretrain",
+        key=json.dumps([*described, begun]),
+        model=model,
+        batch=batches,
+        batch_size=recipe.batch,
+        loss=lambda batch, _: scene_loss(model, batch),
+        steps=recipe.steps,
+        optimisation=Optimisation(
+            rate=recipe.rate,
+            optimizer="muon",
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+            schedule="cosine",
+            warmup=recipe.warmup,
+            clip=1.0,
+            ema=recipe.ema,
+        ),
+        validate=None if held is None else validate,
+        validate_every=250,
+    )
+    progress = engine.fit(stage)
+    metadata = {
+        "name": model_name,
+        "recipe": asdict(recipe),
+        "seconds": progress.seconds,
+        "images_seen": progress.images,
+    }
+    write_safetensors(folder / f"{model_name}.safetensors", model.state_dict(), metadata)
+    return model
+
+
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.pretrain",
-        description="Train the embedded teacher on procedural shapes. Stop it at any time; the same command goes on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train an embedded teacher from scratch: sam_pocket on procedural shapes, sam_photo on scenes of "
+        "photographs. Stop it at any time; the same command goes on.",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="folder for state, log and weights")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimizer steps")
-    parser.add_argument("--images", type=int, default=Recipe.images, help="distinct training pictures")
-    parser.add_argument("--batch", type=int, default=Recipe.batch, help="pictures a step")
-    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of weights, pictures and prompts")
-    parser.add_argument("--model", choices=sorted(MODELS), default="sam_pocket", help="which shape to train")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bfloat16")
+    add = parser.add_argument
+    choices = sorted(MODELS | IN_TRAINING)
+    add("--model", choices=choices, default="sam_pocket", help="which shape to train (default sam_pocket)")
+    add("--out", type=Path, default=Path("runs/pretrain"), help="folder for state, log and weights")
+    add(
+        "--data",
+        action="append",
+        metavar="NAME[=DIR][:SHARE]",
+        help="shapes, coco=DIR or sa1b=DIR, several times for a mixture; scenes are composed of its annotated images "
+        "(without it: single images of shapes, as sam_pocket was trained)",
+    )
+    add("--validation", metavar="NAME=DIR", help="a data set whose validation part is scored now and then")
+    add("--start", type=Path, help="weights to begin with (scenes only)")
+    add("--steps", type=int, help="optimizer steps")
+    add("--images", type=int, help="most distinct training images")
+    add("--batch", type=int, help="images a step")
+    add("--rate", type=float, help="highest learning rate")
+    add("--seed", type=int, help="of weights, images and prompts")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=int, help="threads of the CPU")
+    add("--precision", choices=tuple(PRECISIONS), help="default: bfloat16 for shapes, float32 for scenes on a CPU")
     options = parser.parse_args()
+    device = torch.device(options.device)
     take_threads()
-    recipe = Recipe(steps=options.steps, images=options.images, batch=options.batch, seed=options.seed)
-    pretrain(recipe, options.model, options.out, options.precision, torch.device(options.device))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    names = ("steps", "images", "batch", "rate", "seed")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    try:
+        if options.data is None:
+            if options.start or options.validation:
+                raise InputError("--start and --validation go with --data")
+            pretrain(Recipe(**given), options.model, options.out, options.precision or "bfloat16", device)
+            return
+        sources = [Source.parse(text) for text in options.data]
+        validation = Source.parse(options.validation) if options.validation else None
+        precision = options.precision or ("float32" if device.type == "cpu" else "bfloat16")
+        recipe = SceneTraining(**given)
+        pretrain_on_scenes(recipe, sources, options.model, options.start, options.out, precision, device, validation)
+    except InputError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

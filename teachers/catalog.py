@@ -70,6 +70,23 @@ POCKET = SamConfig(
     iou_width=128,
 )
 
+PHOTO = SamConfig(
+    EncoderConfig(
+        image_size=512,
+        patch_size=16,
+        embed_dim=192,
+        num_heads=6,
+        attention_widths=(192,) * 8,
+        mlp_widths=(768,) * 8,
+        window_size=8,
+        global_blocks=(3, 7),
+        out_channels=128,
+    ),
+    decoder_heads=4,
+    decoder_mlp_width=512,
+    iou_width=128,
+)
+
 MODELS = {
     "sam_vit_b": NamedModel(
         SamConfig(vit(12, 768, 12, (2, 5, 8, 11))),
@@ -85,3 +102,6 @@ MODELS = {
     ),
     "sam_pocket": NamedModel(POCKET, packaged=WEIGHTS / "sam_pocket.safetensors"),
 }
+
+IN_TRAINING = {"sam_photo": NamedModel(PHOTO)}
+"""Shapes that ``experiments.pretrain`` trains and whose weights are not part of the package."""

@@ -1,0 +1,251 @@
+"""Pretraining on scenes of annotated images: what the embedded teacher of photographs learns from."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compressors.distill.losses import dice_loss, focal_loss, mask_iou
+from core.errors import InputError
+from core.geometry import PIXEL_MEAN, PIXEL_STD
+from core.protocols import Prompt
+from core.seeding import seed_for
+from data.coco import Coco
+from data.prompts import jitter_boxes
+from data.sa1b import Sa1b
+from data.sample import ImageData
+from data.scenes import MaskedImage, SceneRecipe, compose, load_masked_images
+from data.shapes import Shapes
+from teachers.sam import Sam
+
+SHAPES_COUNT, SHAPES_SIZE = 2000, 256
+"""How many procedural images scenes are composed of, and their side in pixels."""
+
+
+@dataclass(frozen=True)
+class SceneTraining:
+    """What a teacher of photographs is trained on, and how.
+
+    Attributes:
+        batch: scenes a step.
+        boxes: instances a scene that are prompted by a box, each side moved by ``box_jitter`` of its length.
+        points: instances a scene that are prompted by one to three points.
+        images: most images of a data set that are kept in memory.
+        scenes: how scenes are composed.
+    """
+
+    steps: int = 4000
+    batch: int = 4
+    boxes: int = 10
+    points: int = 4
+    box_jitter: float = 0.03
+    images: int = 20000
+    rate: float = 8e-4
+    warmup: int = 100
+    weight_decay: float = 0.05
+    ema: float = 0.995
+    seed: int = 0
+    scenes: SceneRecipe = field(default_factory=SceneRecipe)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set by its name, and its share of the scenes."""
+
+    name: str
+    root: str | None
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Read ``NAME``, ``NAME=ROOT``, ``NAME:SHARE`` or ``NAME=ROOT:SHARE``.
+
+        Raises:
+            InputError: an unknown name, a folder that is needed and not given, or a share that is no positive number.
+        """
+        front, separator, last = text.rpartition(":")
+        share = 1.0
+        if separator and _is_number(last):
+            text, share = front, float(last)
+        name, given, root = text.partition("=")
+        if name not in ("shapes", "coco", "sa1b"):
+            raise InputError(f"--data {text}: no data set {name!r}; choose one of shapes, coco, sa1b")
+        if (name == "shapes") == bool(given):
+            problem = "shapes lie in no folder" if given else f"give its folder: --data {name}=DIR"
+            raise InputError(f"--data {text}: {problem}")
+        if not 0 < share < math.inf:
+            raise InputError(f"--data {text}:{share:g}: a share is a number above 0")
+        return cls(name, root or None, share)
+
+    def open(self, seed: int) -> ImageData:
+        """The training images with their instances."""
+        if self.name == "shapes":
+            return Shapes("train", SHAPES_COUNT, seed=seed, size=SHAPES_SIZE)
+        assert self.root is not None
+        if self.name == "coco":
+            return Coco(Path(self.root), "train")
+        return Sa1b(Path(self.root), "train", validation_count=1)
+
+    def open_validation(self) -> ImageData:
+        """The images kept for validation."""
+        if self.root is None:
+            return Shapes("validation", 100)
+        if self.name == "coco":
+            return Coco(Path(self.root), "validation")
+        return Sa1b(Path(self.root), "validation")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """``B`` scenes with ``K`` box prompts and ``P`` point prompts each.
+
+    Attributes:
+        images: float ``[B, 3, S, S]``, normalised.
+        box_prompt, point_prompt: in the model's frame, those of one image together.
+        box_targets: coverage ``[B * K, l, l]`` in [0, 1] at the resolution of the low-res logits; ``point_targets``
+            alike.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    box_prompt: Prompt
+    box_targets: Tensor
+    point_prompt: Prompt
+    point_targets: Tensor
+
+    def pin_memory(self) -> "SceneBatch":
+        """The same batch; it is made on the device."""
+        return self
+
+    def to(self, device: torch.device) -> "SceneBatch":
+        """The same batch on a device."""
+        return SceneBatch(
+            self.names,
+            self.images.to(device),
+            self.box_prompt.to(device),
+            self.box_targets.to(device),
+            self.point_prompt.to(device),
+            self.point_targets.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class SceneBatches:
+    """The batch at places of the endless training order: a function of the recipe and the places alone."""
+
+    pools: Sequence[tuple[float, Sequence[MaskedImage]]]
+    recipe: SceneTraining
+    frame: int
+    low_res: int
+
+    @classmethod
+    def load(
+        cls, sources: Sequence[Source], recipe: SceneTraining, frame: int, low_res: int, device: torch.device
+    ) -> "SceneBatches":
+        """Read every source's images into memory."""
+        pools = [
+            (source.share, load_masked_images(source.open(recipe.seed), frame, recipe.images, device))
+            for source in sources
+        ]
+        for source, (_, images) in zip(sources, pools, strict=True):
+            if not images:
+                raise InputError(f"--data {source.name}={source.root}: no image there has an instance")
+        return cls(pools, recipe, frame, low_res)
+
+    def __call__(self, places: range) -> SceneBatch:
+        """The batch at consecutive places."""
+        recipe = self.recipe
+        count = recipe.boxes + recipe.points
+        shares = np.array([share for share, _ in self.pools])
+        # One number of points a step, so that prompts stack; it goes by the first place's own draw.
+        step_rng = np.random.Generator(np.random.PCG64(seed_for(recipe.seed, "points", places.start // recipe.batch)))
+        point_count = int(step_rng.integers(1, 4))
+        scenes, boxes = [], []
+        for place in places:
+            rng = np.random.Generator(np.random.PCG64(seed_for(recipe.seed, "scene", place)))
+            _, images = self.pools[int(rng.choice(len(shares), p=shares / shares.sum()))]
+            scene = compose(images, recipe.scenes, self.frame, self.low_res, count, point_count, rng)
+            scenes.append(scene)
+            boxes.append(jitter_boxes(scene.boxes_xyxy[: recipe.boxes], scene.size_hw, recipe.box_jitter, rng))
+        pixels = torch.stack([scene.image for scene in scenes])
+        sizes = [scene.size_hw for scene in scenes]
+        device = pixels.device
+        prompts = torch.from_numpy(np.concatenate(boxes)).float().to(device)
+        points = np.concatenate([scene.points_xy[recipe.boxes :] for scene in scenes])
+        return SceneBatch(
+            tuple(name for scene in scenes for name in scene.names[:1]),
+            _normalised(pixels, sizes),
+            Prompt(boxes_xyxy=prompts),
+            torch.cat([scene.coverage[: recipe.boxes] for scene in scenes]),
+            Prompt.foreground(torch.from_numpy(points).float().to(device)),
+            torch.cat([scene.coverage[recipe.boxes :] for scene in scenes]),
+        )
+
+
+def _normalised(pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    mean = torch.tensor(PIXEL_MEAN, device=pixels.device)[:, None, None]
+    std = torch.tensor(PIXEL_STD, device=pixels.device)[:, None, None]
+    images = (pixels - mean) / std
+    for image, (height, width) in zip(images, sizes, strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return images
+
+
+def scene_loss(model: Sam, batch: SceneBatch) -> Mapping[str, Tensor]:
+    """Segment Anything's loss: boxes teach the single mask, points that and the best of the three others.
+
+    The weighted terms are focal, dice, cross-entropy (half of it around the mask, so that small objects count) and the
+    squared error of the predicted IoUs.
+    """
+    embeddings = model.encode(batch.images)
+    of_boxes = model.decode_frame(embeddings, batch.box_prompt)
+    of_points = model.decode_frame(embeddings, batch.point_prompt)
+    terms = {f"box_{name}": term for name, term in _mask_terms(of_boxes.logits[:, 0], batch.box_targets).items()}
+    found = mask_iou(of_points.logits, batch.point_targets[:, None].expand_as(of_points.logits))
+    best = found[:, 1:].argmax(1) + 1
+    chosen = of_points.logits[torch.arange(len(best), device=best.device), best]
+    single = _mask_terms(of_points.logits[:, 0], batch.point_targets)
+    others = _mask_terms(chosen, batch.point_targets)
+    terms |= {f"point_{name}": 0.5 * (single[name] + others[name]) for name in single}
+    box_iou = mask_iou(of_boxes.logits[:, 0], batch.box_targets)
+    terms["iou"] = (of_boxes.iou_pred[:, 0].float() - box_iou).square().mean() + (
+        of_points.iou_pred.float() - found
+    ).square().mean()
+    return terms
+
+
+def _mask_terms(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Weighted terms over masks ``[N, l, l]``, each a mean."""
+    logits = logits.float()
+    return {
+        "focal": 5 * focal_loss(logits, targets).mean(),
+        "dice": dice_loss(logits, targets).mean(),
+        "bce": local_cross_entropy(logits, targets).mean(),
+    }
+
+
+def local_cross_entropy(logits: Tensor, targets: Tensor, margin: int = 5) -> Tensor:
+    """Cross-entropy over all cells plus that over the cells around the mask, each a mean: ``[N, l, l]`` to ``[N]``.
+
+    Args:
+        margin: cells that are added around the box of the mask.
+    """
+    errors = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    rows, columns = (F.max_pool1d((targets.amax(axis) > 0).float(), 2 * margin + 1, 1, margin) for axis in (2, 1))
+    around = rows[:, :, None] * columns[:, None, :]
+    near = (errors * around).sum((1, 2)) / around.sum((1, 2)).clamp(min=1)
+    return errors.mean((1, 2)) + near

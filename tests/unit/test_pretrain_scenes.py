@@ -1,0 +1,114 @@
+"""Pretraining on scenes: sources by name, batches by place, losses, and a run that begins where another ended."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.checkpoint import read_safetensors
+from core.errors import InputError
+from data.scenes import SceneRecipe
+from data.shapes import Shapes
+from data.shapes_export import write_data_set
+from experiments import pretrain as module
+from experiments.pretrain_scenes import SceneBatches, SceneTraining, Source, local_cross_entropy, scene_loss
+from teachers.catalog import NamedModel
+from teachers.image_encoder import EncoderConfig
+from teachers.initial_weights import initialise_sam
+from teachers.sam import Sam, SamConfig
+
+CONFIG = SamConfig(EncoderConfig(64, 16, 16, 2, (16, 16), (32, 32), 2, (1,), 16), 2, 20, 12)
+RECIPE = SceneTraining(steps=3, batch=2, boxes=3, points=2, images=6, warmup=1, scenes=SceneRecipe(least_area=8.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("shapes", Source("shapes", None, 1.0)),
+        ("shapes:0.25", Source("shapes", None, 0.25)),
+        ("sa1b=C:/data", Source("sa1b", "C:/data", 1.0)),
+        ("coco=some where=x:3", Source("coco", "some where=x", 3.0)),
+    ],
+)
+def test_a_source_is_a_name_a_folder_and_a_share(text: str, expected: Source) -> None:
+    assert Source.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("imagenet=x", "choose one of shapes, coco, sa1b"),
+        ("coco", "give its folder: --data coco=DIR"),
+        ("shapes=x", "shapes lie in no folder"),
+        ("shapes:0", "a share is a number above 0"),
+        ("shapes:nan", "a share is a number above 0"),
+    ],
+)
+def test_a_wrong_source_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Source.parse(text)
+
+
+@pytest.fixture(scope="module")
+def batches() -> SceneBatches:
+    return SceneBatches.load([Source("shapes", None, 1.0)], RECIPE, 64, 16, torch.device("cpu"))
+
+
+def test_a_batch_is_a_function_of_its_places(batches: SceneBatches) -> None:
+    both, second = batches(range(2, 4)), batches(range(3, 4))
+    assert both.images.shape == (2, 3, 64, 64) and both.box_targets.shape == (6, 16, 16)
+    assert torch.equal(both.images[1:], second.images) and torch.equal(both.box_targets[3:], second.box_targets)
+    assert both.box_prompt.boxes_xyxy is not None and second.box_prompt.boxes_xyxy is not None
+    assert torch.equal(both.box_prompt.boxes_xyxy[3:], second.box_prompt.boxes_xyxy)
+    assert both.point_prompt.points_xy is not None and both.point_prompt.points_xy.shape[:1] == (4,)
+
+
+def test_local_cross_entropy_counts_the_surroundings_of_a_mask_as_much_as_everything() -> None:
+    target = torch.zeros(1, 16, 16)
+    target[0, 4:6, 7:9] = 1
+    logits = torch.zeros(1, 16, 16)
+    assert local_cross_entropy(logits, target).item() == pytest.approx(2 * 0.6931472, rel=1e-5)
+    # Wrong by a margin far away: 1/256 of the whole, none of the surroundings (rows 1 to 8, columns 4 to 11).
+    logits[0, 15, 15] = 100.0
+    assert local_cross_entropy(logits, target, 3).item() == pytest.approx(
+        0.6931472 + (255 * 0.6931472 + 100) / 256, rel=1e-5
+    )
+
+
+def test_the_loss_falls_on_one_batch(batches: SceneBatches) -> None:
+    torch.manual_seed(0)
+    model = Sam(CONFIG)
+    initialise_sam(model)
+    batch = batches(range(0, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    sums = []
+    for _ in range(40):
+        loss = sum(scene_loss(model, batch).values())
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sums.append(loss.item())
+    assert sums[-1] < 0.8 * sums[0]
+
+
+def test_a_run_trains_on_files_and_another_begins_with_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = write_data_set(Shapes("train", 4, size=48), tmp_path / "data")
+    monkeypatch.setattr(module, "MODELS", {"tiny": NamedModel(CONFIG)})
+    sources = [Source("sa1b", str(root), 0.5), Source("shapes", None, 0.5)]
+    monkeypatch.setattr("experiments.pretrain_scenes.SHAPES_COUNT", 4)
+    cpu = torch.device("cpu")
+    arguments = (sources, "tiny", None, tmp_path / "first", "float32", cpu, Source("sa1b", str(root), 1.0))
+    module.pretrain_on_scenes(RECIPE, *arguments)
+    weights, about = read_safetensors(tmp_path / "first" / "tiny.safetensors")
+    assert about["images_seen"] == "6" and about["name"] == '"tiny"'
+    log = (tmp_path / "first" / "pretrain.jsonl").read_text()
+    assert '"validation"' in log
+    start = tmp_path / "first" / "tiny.safetensors"
+    still = replace(RECIPE, steps=1, rate=1e-12, warmup=0, ema=0.0)
+    module.pretrain_on_scenes(still, sources, "tiny", start, tmp_path / "second", "float32", cpu)
+    again, _ = read_safetensors(tmp_path / "second" / "tiny.safetensors")
+    assert all(torch.allclose(weights[key], again[key], atol=1e-6) for key in weights)
