@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from core.protocols import Prompt
 
@@ -110,6 +109,9 @@ def count_macs(module: nn.Module) -> Iterator[Macs]:
         module: its submodules are those the counter ``modules`` sees; the counter ``full`` sees whatever runs. Its
             parameters must not require gradients.
     """
+    # Here, because it brings a compiler along, which takes seconds to import.
+    from torch.utils.flop_counter import FlopCounterMode
+
     macs = Macs()
 
     def hook(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

@@ -18,6 +18,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Packages complain of what is left at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def clean_torch_state() -> Iterator[None]:
     """Each test starts from seed 0 and float32, and cannot leave another default dtype behind."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ class Candidates:
 
     def without_overlaps(self, scores: Tensor, threshold: float) -> "Candidates":
         """Non-maximum suppression by boxes: the best by ``scores`` float32 ``[K]`` first, equals in their order."""
+        # Here, because importing it takes a second or two, which only a mask generator waits for.
+        from torchvision.ops import nms
+
         return self[nms(self.boxes_xyxy.float(), scores, threshold)]
 
     def _each(self, change: Callable[[Tensor], Tensor], rles: list[dict[str, Any]]) -> "Candidates":

@@ -1,4 +1,4 @@
-"""The attentions of SAM's ViT, of TinyViT and of the mask decoder, with their two products as modules."""
+"""The attentions of SAM's ViT and of the mask decoder, with their two products as modules."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from students.quantized.layers import QuantizedProduct
-from students.tiny_vit import FreshBiases
 from teachers.attention import SMALL_MAP, Attention, position_bias
 from teachers.two_way_transformer import CrossAttention
 
@@ -32,23 +31,6 @@ class QuantizedAttention(Attention):
         return self.mixing(logits.softmax(-1).to(v.dtype), v)
 
 
-class QuantizedTinyVitAttention(FreshBiases):
-    """TinyViT's windowed attention with a bias for each pair of positions."""
-
-    scores: QuantizedProduct
-    mixing: QuantizedProduct
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Windows ``[B, tokens, C]``, shape unchanged."""
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, -1)
-        # [B, heads, tokens, d] each
-        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))
-        logits = self.scores(q * self.scale, k.transpose(-1, -2)) + self.get_attention_biases(x.device)
-        mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.out_dim))
-
-
 class QuantizedCrossAttention(CrossAttention):
     """The mask decoder's attention between tokens and image."""
 
@@ -62,15 +44,24 @@ class QuantizedCrossAttention(CrossAttention):
         return mixed
 
 
-WITH_PRODUCTS: dict[type[nn.Module], type[nn.Module]] = {
-    Attention: QuantizedAttention,
-    FreshBiases: QuantizedTinyVitAttention,
-    CrossAttention: QuantizedCrossAttention,
-}
-"""Attentions whose products can be quantised, and what they become."""
+def with_products(attention: nn.Module) -> type[nn.Module] | None:
+    """What an attention becomes whose products can be quantised; None for other modules."""
+    kind = type(attention)
+    if kind is Attention:
+        return QuantizedAttention
+    if kind is CrossAttention:
+        return QuantizedCrossAttention
+    if kind.__module__ == "students.tiny_vit":
+        # timm takes seconds to import, which only a model that has it waits for.
+        from students.quantized.tiny_vit_attention import FreshBiases, QuantizedTinyVitAttention
+
+        return QuantizedTinyVitAttention if kind is FreshBiases else None
+    return None
 
 
 def give_products(attention: nn.Module, scores: QuantizedProduct, mixing: QuantizedProduct) -> None:
     """Turn an attention, in place, into one whose products are the given modules; weights stay."""
-    attention.__class__ = WITH_PRODUCTS[type(attention)]
+    kind = with_products(attention)
+    assert kind is not None
+    attention.__class__ = kind
     attention.scores, attention.mixing = scores, mixing

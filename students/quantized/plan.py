@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
-from students.quantized.attention import WITH_PRODUCTS, give_products
+from students.quantized.attention import give_products, with_products
 from students.quantized.folding import fold, foldable
 from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
 from students.student import build_model
@@ -90,7 +90,7 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
         if isinstance(module, QUANTISABLE):
             biased = module.bias is not None or path in with_bias
             layers[path] = _describe(module, scheme, biased, twin=scheme.twin and path in after_gelu)
-        if type(module) in WITH_PRODUCTS and scheme.products != "float" and scheme.activation_bits <= 8:
+        if scheme.products != "float" and scheme.activation_bits <= 8 and with_products(module):
             products[path] = _describe_products(module, scheme)
     return Plan(scheme, folded, layers, products)
 

@@ -3,12 +3,14 @@
 import dataclasses
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra as hydra_package
 import pytest
 import yaml
-from hydra import compose, initialize_config_module
+from hydra import initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from core.errors import InputError
@@ -27,6 +29,7 @@ from teachers.catalog import MODELS
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if "local" not in path.parts)
 METHODS = sorted(choices("method"))
+lines = cache(choices)
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +37,12 @@ def hydra() -> Iterator[None]:
     register()
     with initialize_config_module("conf", version_base="1.3"):
         yield
+
+
+@cache
+def compose(name: str, *overrides: str, whole: bool = False) -> DictConfig:
+    """Composed settings, which nobody changes."""
+    return hydra_package.compose(name, list(overrides), return_hydra_config=whole)
 
 
 WITHOUT_RATIO = (
@@ -52,7 +61,7 @@ def composed(command: str, *overrides: str) -> DictConfig:
     given += ["shell=bash"] if command == "completion" else []
     given += ["out=somewhere"] if command in ("convert", "export") else []
     chosen = [text for text in given if not any(o.startswith(text.partition("=")[0] + "=") for o in overrides)]
-    return compose("config" if command == "run" else command, [*chosen, *overrides])
+    return compose("config" if command == "run" else command, *chosen, *overrides)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -74,9 +83,9 @@ def test_every_file_composes(path: Path) -> None:
         assert built.strategy == path.stem.partition("_")[0] or group == "experiment"
         return
     if group == "variant":
-        compose("config", [*overrides, "ratio=0.5"])
+        compose("config", *overrides, "ratio=0.5")
         return
-    if "ratio" not in compose("config", [f"{group}={path.stem}"]).method and group == "experiment":
+    if group == "experiment" and "ratio" not in compose("config", f"{group}={path.stem}").method:
         overrides.append("ratio=null")
     if group == "student":
         overrides += ["method=mobilesam", *(["student.name=resnet18"] if path.stem == "timm" else [])]
@@ -98,7 +107,7 @@ def test_every_file_composes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
 def test_every_file_says_what_it_is(path: Path) -> None:
-    assert choices(path.parent.relative_to(CONF).as_posix())[path.stem]
+    assert lines(path.parent.relative_to(CONF).as_posix())[path.stem]
     if path.stem == "config":
         assert len(path.read_text().splitlines()) <= 40
 
@@ -165,7 +174,7 @@ def test_a_run_never_trains_on_what_it_is_scored_on() -> None:
 def test_presets_beat_the_defaults_and_the_command_line_beats_presets() -> None:
     assert composed("run", "experiment=smoke").method.steps == 4
     assert composed("run", "experiment=smoke", "method.steps=7").method.steps == 7
-    assert compose("config", ["experiment=smoke"]).ratio == 0.5
+    assert compose("config", "experiment=smoke").ratio == 0.5
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -180,7 +189,7 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
     seen = set()
     for variant in params["variant"].split(","):
         ratio = "ratio=0.5" if "ratio" in params else "ratio=null"
-        settings = settings_of(compose("config", [f"experiment={preset}", f"variant={variant}", ratio]))
+        settings = settings_of(compose("config", f"experiment={preset}", f"variant={variant}", ratio))
         assert settings.name == variant
         # What is quantised sees no training images.
         seen.add(tuple(getattr(settings.method, name, None) for name in ("steps", "batch", "images")))
@@ -190,7 +199,7 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
 def test_each_variant_changes_a_setting() -> None:
     seen = set()
     for variant in choices("variant"):
-        method = OmegaConf.to_container(compose("config", [f"variant={variant}", "ratio=0.5"]).method, resolve=True)
+        method = OmegaConf.to_container(compose("config", f"variant={variant}", "ratio=0.5").method, resolve=True)
         seen.add(repr(method))
     assert len(seen) == len(choices("variant"))
 
@@ -212,7 +221,7 @@ def test_the_reference_is_what_the_released_code_does() -> None:
 
 
 def test_hydra_leaves_no_folders() -> None:
-    cfg = compose("config", ["ratio=0.5"], return_hydra_config=True)
+    cfg = compose("config", "ratio=0.5", whole=True)
     assert cfg.hydra.output_subdir is None and cfg.hydra.run.dir == "." and cfg.hydra.job.chdir is False
     assert cfg.hydra.job.name == "experiments"
     assert cfg.hydra.job_logging.root is None

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.protocols import Segmenter
 from data.coco import Coco
 from data.images import to_frame
 from evaluation.conventions import PROTOCOLS
@@ -17,7 +18,10 @@ from teachers.sam import Sam
 from teachers.weights import load_sam
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
-IMAGES = 20
+IMAGES = 6
+NAMES = ("box_single@1", "point_best_of_3@1", "box_oracle@1")
+
+Answers = tuple[list[torch.Tensor], dict[str, float | None]]
 
 
 @pytest.fixture(scope="module")
@@ -30,35 +34,32 @@ def data(shared: Path) -> Coco:
     return Coco(shared / "data" / "coco_tiny")
 
 
-@pytest.fixture(scope="module", params=["onnx", "openvino", "torch"])
-def exported(request: pytest.FixtureRequest, pocket: Sam, tmp_path_factory: pytest.TempPathFactory) -> ExportedSam:
-    folder = tmp_path_factory.mktemp("masks") / request.param
-    export_model(pocket, folder, request.param)
-    return ExportedSam(folder)
-
-
-def test_every_mask_is_pytorchs(exported: ExportedSam, pocket: Sam, data: Coco) -> None:
-    ious = []
+def answers(model: Segmenter, data: Coco) -> Answers:
+    """Masks bool ``[N, H, W]`` of the boxes of each picture, and the mIoU by each protocol."""
+    masks, box = [], PROTOCOLS["box_single@1"]
     with torch.inference_mode():
-        for index in range(min(IMAGES, len(data))):
+        for index in range(IMAGES):
             sample = data.sample(index)
-            if not len(sample.masks):
-                continue
-            image, size_hw = to_frame(sample.image, pocket.input_size)[None], sample.image.shape[:2]
-            prompt = prompts_of(sample, PROTOCOLS["box_single@1"])
-            found, expected = (m.decode(m.encode(image), prompt, size_hw).binary(size_hw) for m in (exported, pocket))
-            ious.append(pairwise_iou(found[:, 0], expected[:, 0]))
-    every = torch.cat(ious)
-    assert len(every) > IMAGES and float(every.min()) >= 0.98
+            if len(sample.masks):
+                image, size_hw = to_frame(sample.image, model.input_size)[None], sample.image.shape[:2]
+                decoded = model.decode(model.encode(image), prompts_of(sample, box), size_hw)
+                masks.append(decoded.binary(size_hw)[:, 0])
+    scored = score_instances(model, data, [PROTOCOLS[name] for name in NAMES], indices=range(IMAGES))
+    return masks, {name: mean_iou(records)["miou"].value for name, records in scored.items()}
 
 
-def test_the_figures_are_pytorchs(exported: ExportedSam, pocket: Sam, data: Coco) -> None:
-    indices = range(min(IMAGES, len(data)))
-    of_file, of_model = (
-        {
-            name: mean_iou(records)["miou"].value
-            for name, records in score_instances(m, data, list(PROTOCOLS.values())[:5], indices=indices).items()
-        }
-        for m in (exported, pocket)
-    )
-    assert of_file == pytest.approx(of_model, abs=1e-3)
+@pytest.fixture(scope="module")
+def expected(pocket: Sam, data: Coco) -> Answers:
+    """PyTorch's."""
+    return answers(pocket, data)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torch"])
+def test_every_mask_and_the_figures_are_pytorchs(
+    kind: str, pocket: Sam, data: Coco, expected: Answers, tmp_path: Path
+) -> None:
+    export_model(pocket, tmp_path / kind, kind)
+    masks, figures = answers(ExportedSam(tmp_path / kind), data)
+    every = torch.cat([pairwise_iou(*pair) for pair in zip(masks, expected[0], strict=True)])
+    assert len(every) > 2 * IMAGES and float(every.min()) >= 0.98
+    assert figures == pytest.approx(expected[1], abs=1e-3)

@@ -78,6 +78,7 @@ def test_a_trained_pocket_student(trained: Sam, tmp_path: Path) -> None:
     assert_same_masks(trained, tmp_path / "hf", (96, 128))
 
 
+@pytest.mark.slow
 def test_a_student_of_sam_vit_b(tmp_path: Path) -> None:
     model = large()
     save_hugging_face(tmp_path / "hf", model)

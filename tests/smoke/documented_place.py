@@ -22,7 +22,10 @@ from tests.unit.truthful import write_detections
 
 PLACEHOLDER = re.compile(r"(?<![\w.$])[A-Z][A-Z_]{2,}(?![\w=])")
 """What a reader puts a word of his own for."""
-QUICK_RUN = ["experiment=smoke", "method=slimsam", "method.importance_images=2", "evaluation.images=2"]
+QUICK_RUN = [
+    *("experiment=smoke", "method=slimsam", "method.importance_images=1", "method.steps=1", "logger.scores=0"),
+    "evaluation.images=1",
+]
 EXAMPLE = {"--config-dir": "conf", "packages": "[halving]", "method": "drop_blocks"}
 """What settings of one's own are in the worked example."""
 
@@ -55,7 +58,7 @@ class Place:
     def quantised(self) -> Path:
         """The pocket teacher in 8 bits with symmetric grids."""
         few = ("method.candidates=1", "method.rounds=1", "method.images=1", "method.prompts=1")
-        return self._made("method=ptq", *few, "method.activations=symmetric", "data.count=2", "evaluation.images=2")
+        return self._made("method=ptq", *few, "method.activations=symmetric", "data.count=2", "evaluation.images=1")
 
     @cached_property
     def coco(self) -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from experiments.command_line import main
 from experiments.result_file import NAME, read_rows
 from experiments.run_folder import LOCK, held_folder
 from teachers.weights import load_sam
-from tests.smoke.test_processes import DOUBLE, SINGLE, call
+from tests import warm_processes
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
 
 QUICK = ["evaluation.latency_runs=1"]
@@ -42,8 +41,8 @@ def test_a_detectors_boxes_by_one_process_and_by_two(root: Path, boxes: Path, tm
     asked = ["evaluation=coco_detector_box", f"detections={boxes}", f"data.root={root}"]
     one = evaluated(tmp_path / "one", *asked)
     words = ("evaluate", "checkpoint=sam_pocket", f"out={tmp_path / 'two'}", *QUICK, *asked)
-    done = call(tmp_path / "place", DOUBLE, *words)
-    assert done.returncode == 0, done.stderr
+    first, second = warm_processes.ranks(tmp_path / "place", words)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     two = read_rows(tmp_path / "two" / "result.json")
     assert [row.protocol for row in one] == ["detector_box_single@1", "detector_box_best_of_3@1"]
     for row, other in zip(one, two, strict=True):
@@ -169,10 +168,10 @@ def test_one_evaluation_at_a_time_in_a_folder(root: Path, tmp_path: Path, capsys
 @pytest.mark.slow
 def test_evaluations_at_once_leave_what_one_leaves(root: Path, tmp_path: Path) -> None:
     asked = ("evaluate", "checkpoint=sam_pocket", *QUICK, "evaluation=coco", f"data.root={root}", "format=json")
-    alone = call(tmp_path / "alone", SINGLE, *asked, "out=out")
+    alone = warm_processes.run(tmp_path / "alone", [*asked, "out=out"])
     assert alone.returncode == 0, alone.stderr
-    with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: call(tmp_path / "both", SINGLE, *asked, "out=out"), range(2)))
+    begun = [warm_processes.begin(tmp_path / "both", [*asked, "out=out"]) for _ in range(2)]
+    both = [command.ended() for command in begun]
     assert {done.returncode for done in both} in ({0}, {0, 2}), [done.stderr for done in both]
     for done in both:
         assert "Traceback" not in done.stderr

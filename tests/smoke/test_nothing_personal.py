@@ -16,7 +16,7 @@ KEYS = {
     "HF_TOKEN": "hf_abcdefghijklmnopqrstuvwx",
     "AWS_SECRET_ACCESS_KEY": "wJalrXUt" * 5,
 }
-FEW = ("evaluation.images=2", "evaluation.latency_runs=1")
+FEW = ("evaluation.images=1", "evaluation.latency_runs=1")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.setenv(name, value)
         teacher = pocket_file(home / "pocket.pth")
         Image.fromarray(Shapes("validation", 1).image(0)).save(home / "photo.png")
-        words = ("method=slimsam", "ratio=0.5", "experiment=smoke", "method.importance_images=2", *FEW)
+        words = (
+            "method=slimsam",
+            "ratio=0.5",
+            "experiment=smoke",
+            "method.importance_images=2",
+            "method.steps=1",
+            *FEW,
+        )
         assert main([*words, f"runs={home}/runs", f"teacher.checkpoint={teacher}"]) == 0
         yield home
     assert not list(elsewhere.iterdir())

@@ -1,8 +1,9 @@
 """The worked example of docs/adding_a_method.md, done as the page says it: in a folder of its own, from its files."""
 
+import inspect
 import json
-import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from core.provenance import ROOT
 from experiments.command_line import main
 from students.files import load_model
 from teachers.catalog import POCKET
+from tests import warm_processes
 from tests.smoke.documented import Command, commands_of
 
 PAGE = ROOT / "docs" / "adding_a_method.md"
@@ -34,11 +36,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the folder, whose package is found there and imported anew."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "halving"]:
+        # Another test may have used it.
+        monkeypatch.delitem(sys.modules, name)
+
+
 def shell(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # As a user of an installed sampress has it: the repository is found, and nothing of the tests.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = warm_processes.environment()
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -50,32 +62,42 @@ def test_the_page_names_the_files_that_are_there() -> None:
     assert {ROOT / "docs" / name for name in included} == written
 
 
-def test_its_own_test_passes(folder: Path) -> None:
+def test_its_own_tests_pass(folder: Path, inside: None, tmp_path: Path) -> None:
+    """Called one by one; pytest calls them where the page's commands are run (slow)."""
     (command,) = (command for command in typed() if command.program == "-m pytest")
-    done = shell(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *command.arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"[1-9]\d* passed", done.stdout)
+    (file,) = command.arguments
+    names = runpy.run_path(str(folder / file))
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert len(tests) >= 5
+    for test in tests:
+        (tmp_path / test.__name__).mkdir()
+        test(*[tmp_path / test.__name__] * len(inspect.signature(test).parameters))
 
 
-def test_it_runs_beside_the_methods_of_the_package(folder: Path) -> None:
+def test_it_runs_beside_the_methods_of_the_package(
+    folder: Path, inside: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [
         command for command in typed() if command.arguments[-1] == "method=drop_blocks" and "cost" not in command.words
     ]
-    done = shell(folder, "-m", "experiments", *runs[0].arguments, *SMALL, "format=json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
+    assert main([*runs[0].arguments, *SMALL, "format=json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["method"] for row in rows] == ["filled_box", "filled_ellipse", "teacher", "drop_blocks"]
     assert rows[3]["parameters"] < rows[2]["parameters"] and rows[3]["images_seen"] == 4
     (file,) = folder.glob("runs/drop_blocks-s0-*/student.safetensors")
     vit = load_model(file).config.vit
     assert (vit.depth, vit.global_blocks) == (POCKET.vit.depth // 2, (0, 1, 2))
-    again = shell(folder, "-m", "experiments", *runs[0].arguments, *SMALL, "format=json")
-    assert json.loads(again.stdout)["rows"] == rows and "finished earlier" in again.stderr
+    assert main([*runs[0].arguments, *SMALL, "format=json"]) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out)["rows"] == rows and "finished earlier" in again.err
 
 
 @pytest.mark.slow
 def test_every_other_command_of_the_page(folder: Path) -> None:
     for command in typed():
+        if command.program == "-m pytest":
+            done = shell(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *command.arguments)
+            assert done.returncode == 0 and re.search(r"[1-9]\d* passed", done.stdout), done.stdout + done.stderr
         if command.program == "experiments":
             is_run = not {"cost", "--cfg"} & set(command.words)
             more = (*SMALL, *(SMALL_THEN if "then=ptq" in command.words else ())) if is_run else ()
@@ -85,14 +107,7 @@ def test_every_other_command_of_the_page(folder: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
-def test_without_the_allow_list_its_code_is_not_touched(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "halving"]:
-        # Another test may have used it.
-        monkeypatch.delitem(sys.modules, name)
+def test_without_the_allow_list_its_code_is_not_touched(inside: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config-dir", "conf", "method=drop_blocks"]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and re.search(r"give packages=\[?halving\b", told)

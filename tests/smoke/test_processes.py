@@ -1,66 +1,82 @@
-"""torchrun: two gloo processes end where one does, the first one alone writing and speaking."""
+"""Two gloo processes end where one does, the first one alone writing and speaking."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from core.provenance import ROOT
 from students.files import load_model
+from tests import warm_processes
 from tests.unit.tiny import pocket_file
 
-SINGLE = (sys.executable, "-m", "experiments")
-DOUBLE = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "experiments")
+SMALL = (
+    *("experiment=smoke", "method=slimsam", "ratio=0.5", "engine.precision=float32", "format=json"),
+    *("method.steps=2", "method.importance_images=1", "evaluation.images=2", "evaluation.latency_runs=1"),
+)
 
 
-def call(place: Path, program: tuple[str, ...], *words: str) -> subprocess.CompletedProcess[str]:
-    place.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*program, *words], cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of random weights in the shape of sam_pocket, as a setting."""
+    return f"teacher.checkpoint={pocket_file(tmp_path_factory.mktemp('teacher') / 'pocket.pth')}"
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_end_where_one_does(tmp_path: Path, accumulate: int) -> None:
-    teacher = pocket_file(tmp_path / "pocket.pth")
-    words = ("experiment=smoke", "ratio=0.5", f"teacher.checkpoint={teacher}", "engine.precision=float32")
-    words += ("method=slimsam", f"method.optimisation.accumulate={accumulate}", "format=json")
-    if accumulate == 2:
-        # Two pictures a step, in two batches of one: each process takes one of them.
-        words += ("method.batch=1",)
-    runs = {}
-    for name, program in (("one", SINGLE), ("two", DOUBLE)):
-        done = call(tmp_path / name, program, *words)
-        assert done.returncode == 0, done.stderr
-        (folder,) = (path.parent for path in (tmp_path / name / "runs").glob("*/result.json"))
-        assert folder.name.startswith("smoke-r0.5-s0-")
-        student = load_model(folder / "student.safetensors")
-        log = [json.loads(line) for line in (folder / "embedding_aligning.jsonl").read_text().splitlines()]
-        runs[name] = (json.loads(done.stdout)["rows"], student.state_dict(), log, folder.name)
-        assert [entry["step"] for entry in log if "loss" in entry] == [4]
+def left(place: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], str]:
+    """The student's weights, the log of its second stage and the run's name."""
+    (folder,) = (path.parent for path in (place / "runs").glob("*/result.json"))
+    log = [json.loads(line) for line in (folder / "embedding_aligning.jsonl").read_text().splitlines()]
+    return load_model(folder / "student.safetensors").state_dict(), log, folder.name
+
+
+def test_two_processes_end_where_one_does(tmp_path: Path, teacher: str) -> None:
+    # Six images a step: three batches of two, or a batch of two and one of one in each process.
+    words = (*SMALL, teacher, "method.optimisation.accumulate=3", "method.batch=2")
+    alone = warm_processes.run(tmp_path / "one", words)
+    first, second = warm_processes.ranks(tmp_path / "two", words)
+    assert (alone.returncode, first.returncode, second.returncode) == (0, 0, 0), first.stderr + second.stderr
+    assert not second.stdout and not second.stderr
+    (weights, log, run_id), (shared, shared_log, shared_id) = left(tmp_path / "one"), left(tmp_path / "two")
+    assert run_id == shared_id and run_id.startswith("smoke-r0.5-s0-")
+    for entries in (log, shared_log):
+        assert [entry["step"] for entry in entries if "loss" in entry] == [2]
         # The first process alone looks on, and scores the student while the other waits.
-        assert [entry["step"] for entry in log if "miou" in entry] == [1, 2, 3, 4]
-    (one, weights, _, run_id), (two, shared_weights, _, shared_id) = runs["one"], runs["two"]
-    assert run_id == shared_id
+        assert [entry["step"] for entry in entries if "miou" in entry] == [1, 2]
     for name, tensor in weights.items():
-        torch.testing.assert_close(shared_weights[name], tensor, rtol=1e-3, atol=1e-4)
-    assert two[3]["images_seen"] == one[3]["images_seen"]
+        torch.testing.assert_close(shared[name], tensor, rtol=1e-3, atol=1e-4)
+    one, two = (json.loads(done.stdout)["rows"] for done in (alone, first))
+    assert two[3]["images_seen"] == one[3]["images_seen"] == 2 * 2 * 6
     assert two[3]["device_hours"] == pytest.approx(2 * two[3]["train_seconds"] / 3600)
     assert two[3]["miou"] == pytest.approx(one[3]["miou"], abs=1e-3)
-    # The second call of both finds the finished run and says so once.
-    again = call(tmp_path / "two", DOUBLE, *words)
-    assert again.returncode == 0 and json.loads(again.stdout)["rows"] == two
-    assert again.stderr.count("finished earlier") == 1
+    # The second call finds the finished run and says so once.
+    first, second = warm_processes.ranks(tmp_path / "two", words)
+    assert first.returncode == second.returncode == 0 and json.loads(first.stdout)["rows"] == two
+    assert (first.stderr + second.stderr).count("finished earlier") == 1
 
 
-def test_images_that_cannot_be_shared_are_refused_once(tmp_path: Path) -> None:
-    teacher = pocket_file(tmp_path / "pocket.pth")
-    done = call(tmp_path / "place", DOUBLE, "experiment=smoke", f"teacher.checkpoint={teacher}", "method.batch=3")
-    assert done.returncode != 0
-    assert "3 pictures a step cannot be shared by 2 processes" in done.stderr
-    assert not list((tmp_path / "place").glob("runs/*/result.json"))
+REFUSED = "error: 3 pictures a step cannot be shared by 2 processes"
+
+
+def test_images_that_cannot_be_shared_are_refused_once(tmp_path: Path, teacher: str) -> None:
+    both = warm_processes.ranks(tmp_path, [*SMALL, teacher, "method.batch=3"])
+    assert [done.returncode for done in both] == [2, 2]
+    assert "".join(done.stderr for done in both).count(REFUSED) == 1
+    assert not list(tmp_path.glob("runs/*/result.json"))
+
+
+@pytest.mark.slow
+def test_torchrun_starts_and_ends_the_processes(tmp_path: Path, teacher: str) -> None:
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [*launcher, "-m", "experiments", *SMALL, teacher, "method.batch=3"],
+        cwd=tmp_path,
+        env=warm_processes.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and done.stderr.count(REFUSED) == 1
+    assert not list(tmp_path.glob("runs/*/result.json"))

@@ -1,10 +1,7 @@
 """Whole runs at pocket scale, with a teacher of random weights: the path, the files and what a second call does."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +15,12 @@ from compressors.distill.engine import TrainingDiverged
 from compressors.slimsam import SlimSam
 from core.checkpoint import file_sha256
 from core.errors import InputError
-from core.provenance import ROOT
 from core.result import COLUMNS
 from experiments.command_line import main
 from experiments.leaderboard.columns import LEADERBOARD_COLUMNS
 from experiments.run_folder import held_folder
 from students.files import load_model
+from tests import warm_processes
 from tests.unit.tiny import pocket_file
 
 Call = Callable[..., tuple[int, str, str]]
@@ -125,15 +122,13 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(
     first: Path, teacher: Path, call: Call, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "experiments", *_words(teacher, runs)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = runs / first.name / "bottleneck_aligning.state"
-    give_up = time.monotonic() + 300
-    while not state.exists() and process.poll() is None and time.monotonic() < give_up:
+    command = warm_processes.begin(tmp_path / "elsewhere", _words(teacher, runs))
+    give_up = time.monotonic() + 240
+    while not state.exists() and command.running() and time.monotonic() < give_up:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command.kill()
+    command.ended()
     assert state.exists() and not (runs / first.name / "result.json").exists()
     pruned = (state.parent / "embedding_pruned.safetensors").stat().st_mtime_ns
     # Where it goes on, another number of threads would be taken.
@@ -261,14 +256,17 @@ def test_settings_can_be_shown(call: Call) -> None:
     assert status == 0 and "difficulty" in out and "ratio: 0.5" in out
 
 
-def test_a_second_method_goes_on_with_what_the_first_made(teacher: Path, tmp_path: Path) -> None:
+def test_a_second_method_goes_on_with_what_the_first_made(first: Path, teacher: Path, tmp_path: Path) -> None:
+    shutil.copytree(first, tmp_path / first.name)
     words = [*_words(teacher, tmp_path), "then=ptq", "then.metric=minmax", "then.images=1", "then.prompts=1"]
     assert main(words) == 0
     names = sorted(path.parent.name for path in tmp_path.glob("*/result.json"))
     assert [name.rpartition("-")[0] for name in names] == ["smoke+ptq-r0.5-s0", "smoke-r0.5-s0"]
-    first, second = (json.loads((tmp_path / name / "result.json").read_text())["rows"][-1] for name in reversed(names))
-    assert (first["method"], second["method"]) == ("slimsam", "slimsam+ptq")
-    assert second["ratio"] == 0.5 and second["images_seen"] == first["images_seen"]
-    assert second["parameters"] == first["parameters"] and second["macs_full"] == first["macs_full"]
-    assert second["weight_bits"] == 8 and second["bit_operations"] < first["macs_full"] * 32 * 32
-    assert second["size_bytes"] < 0.4 * first["size_bytes"]
+    earlier, second = (
+        json.loads((tmp_path / name / "result.json").read_text())["rows"][-1] for name in reversed(names)
+    )
+    assert (earlier["method"], second["method"]) == ("slimsam", "slimsam+ptq")
+    assert second["ratio"] == 0.5 and second["images_seen"] == earlier["images_seen"]
+    assert second["parameters"] == earlier["parameters"] and second["macs_full"] == earlier["macs_full"]
+    assert second["weight_bits"] == 8 and second["bit_operations"] < earlier["macs_full"] * 32 * 32
+    assert second["size_bytes"] < 0.4 * earlier["size_bytes"]

@@ -1,22 +1,20 @@
 """Sweeps as they are typed: options that only some methods have, runs that fail, a kill, and every launcher."""
 
+import contextlib
+import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.provenance import ROOT
 from experiments.command_line import main
+from tests import warm_processes
 from tests.unit.tiny import pocket_file
 
 TINY = (
-    *("method.steps=1", "method.batch=2", "data.count=8", "evaluation.images=2", "evaluation.latency_runs=1"),
+    *("method.steps=1", "method.batch=1", "data.count=2", "evaluation.images=1", "evaluation.latency_runs=1"),
     *("format=json", "logger.scores=0", "teacher.recipe.importance_images=2"),
 )
 
@@ -42,23 +40,33 @@ def measured(runs: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def test_methods_run_with_the_options_they_have(
-    teacher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    words = ["-m", "method=slimsam,mobilesam", "ratio=0.5,0.77", "seed=range(1)", teacher, *TINY, f"runs={tmp_path}"]
-    assert main(words) == 0
-    said = capfd.readouterr()
-    rows = json.loads(said.out)["rows"]
-    assert students(rows) == [("slimsam", 0.5, 0), ("slimsam", 0.77, 0), ("mobilesam", None, 0)]
-    assert "ratio: mobilesam has no such option; left out there" in said.err
-    assert "3 different runs of 4 combinations" in said.err
-    assert len(list(tmp_path.glob("*/result.json"))) == 3
-    before = {path: path.read_bytes() for path in tmp_path.glob("*/result.json")}
+SWEEP = ("-m", "method=scratch,mobilesam", "ratio=0.5,0.77", "seed=range(1)", *TINY)
 
-    assert main(words) == 0
+
+@pytest.fixture(scope="module")
+def swept(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The folder of a sweep's runs, and what it printed and said."""
+    runs, out, err = tmp_path_factory.mktemp("swept") / "runs", io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main([*SWEEP, teacher, f"runs={runs}"]) == 0
+    return runs, out.getvalue(), err.getvalue()
+
+
+def test_methods_run_with_the_options_they_have(
+    swept: tuple[Path, str, str], teacher: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs, out, err = swept
+    rows = json.loads(out)["rows"]
+    assert students(rows) == [("scratch", 0.5, 0), ("scratch", 0.77, 0), ("mobilesam", None, 0)]
+    assert "ratio: mobilesam has no such option; left out there" in err
+    assert "3 different runs of 4 combinations" in err
+    assert len(list(runs.glob("*/result.json"))) == 3
+    before = {path: path.read_bytes() for path in runs.glob("*/result.json")}
+
+    assert main([*SWEEP, teacher, f"runs={runs}"]) == 0
     again = capfd.readouterr()
     assert again.err.count("finished earlier") == 3 and json.loads(again.out)["rows"] == rows
-    assert {path: path.read_bytes() for path in tmp_path.glob("*/result.json")} == before
+    assert {path: path.read_bytes() for path in runs.glob("*/result.json")} == before
 
 
 def test_an_option_that_no_method_of_the_sweep_has_is_refused_with_those_it_has(
@@ -94,24 +102,22 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(
     assert "failed" in (tmp_path / "leaderboard.csv").read_text() or main(["leaderboard", f"runs={tmp_path}"]) == 0
 
 
-def test_a_sweep_that_was_killed_goes_on_and_ends_the_same(teacher: str, tmp_path: Path) -> None:
-    words = ["-m", "method=scratch,mobilesam", "ratio=0.5", "seed=0,1", teacher, *TINY]
-    assert main([*words, f"runs={tmp_path / 'undisturbed'}"]) == 0
+def test_a_sweep_that_was_killed_goes_on_and_ends_the_same(
+    swept: tuple[Path, str, str], teacher: str, tmp_path: Path
+) -> None:
     runs = tmp_path / "killed"
-    command = [sys.executable, "-m", "experiments", *words, f"runs={runs}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    command = warm_processes.begin(tmp_path, [*SWEEP, teacher, f"runs={runs}"])
+    deadline = time.monotonic() + 240
     while not list(runs.glob("*/result.json")):
-        assert process.poll() is None and time.monotonic() < deadline, "the sweep ended before it could be killed"
+        assert command.running() and time.monotonic() < deadline, "the sweep ended before it could be killed"
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command.kill()
+    command.ended()
     done = {path: path.read_bytes() for path in runs.glob("*/result.json")}
-    assert 0 < len(done) < 4
-    assert main([*words, f"runs={runs}"]) == 0
+    assert 0 < len(done) < 3
+    assert main([*SWEEP, teacher, f"runs={runs}"]) == 0
     assert all(path.read_bytes() == content for path, content in done.items())
-    assert measured(runs) == measured(tmp_path / "undisturbed")
+    assert measured(runs) == measured(swept[0])
 
 
 @pytest.mark.slow

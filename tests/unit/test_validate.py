@@ -150,9 +150,23 @@ def test_runs_may_lie_at_home(workplace: Path, monkeypatch: pytest.MonkeyPatch) 
     assert settings.engine.cache_folder == str(workplace / "mine" / ".embeddings")
 
 
-@pytest.mark.parametrize("arguments", [["method=slimsam", "ratio=1.5"], ["methd=slimsam"]])
-def test_as_a_command(arguments: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments", *arguments]
+# timm, torchvision and the compiler take seconds to import, which only what needs them waits for.
+IMPORTS = """
+import sys
+from experiments.__main__ import command
+status = command()
+import experiments.evaluate, experiments.everything.command, experiments.predict, experiments.run
+heavy = {"timm", "torchvision", "torch._dynamo", "torch.utils.flop_counter", "transformers"} & set(sys.modules)
+sys.exit(f"imports {heavy}" if heavy else status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [(["-m", "experiments"], ["method=slimsam", "ratio=1.5"]), (["-c", IMPORTS], ["methd=slimsam"])],
+)
+def test_as_a_command(program: list[str], arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, *program, *arguments]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120, check=False
