@@ -17,7 +17,7 @@ from experiments.result_file import NAME, read_result, read_rows
 from tests.unit.tiny import pocket_file
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
 
-IMAGES, AFTER = 6, 4
+IMAGES, AFTER = 4, 2
 """How many there are, and after how many an evaluation is stopped."""
 BOTH = "[mobilesam,detector_box_single]"
 """One protocol with a reference, one with a detector's boxes."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
@@ -14,7 +13,6 @@ from evaluation.record_files import INSTANCES, read_instances, write_records
 from experiments.command_line import main
 from experiments.result_file import NAME, read_rows
 from experiments.run_folder import LOCK, held_folder
-from teachers.weights import load_sam
 from tests import warm_processes
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
 
@@ -97,23 +95,6 @@ def test_the_reference_protocol_compares_with_a_model(root: Path, tmp_path: Path
     asked = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[mobilesam]"]
     (row,) = evaluated(tmp_path / "out", *asked, "evaluation.reference=sam_pocket")
     assert row.miou == 1.0 and (row.axes or {})["reference"] == "sam_pocket"
-
-
-def test_a_reference_is_known_by_its_weights_and_not_by_its_path(root: Path, tmp_path: Path) -> None:
-    weights = load_sam("sam_pocket").state_dict()
-    asked = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[mobilesam]", f"runs={tmp_path / 'runs'}"]
-    for scale in (1.0, 0.5):
-        torch.save({name: scale * weight for name, weight in weights.items()}, tmp_path / "reference.pth")
-        words = [
-            "evaluate",
-            "checkpoint=sam_pocket",
-            *QUICK,
-            *asked,
-            f"evaluation.reference={tmp_path / 'reference.pth'}",
-        ]
-        assert main(words) == 0
-    scored = [read_rows(path)[0].miou for path in (tmp_path / "runs" / "evaluations").glob("*/result.json")]
-    assert len(scored) == 2 and scored[0] != scored[1]
 
 
 def test_lvis_over_two_folders(root: Path, boxes: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
 from PIL import Image
 
 from core.errors import InputError
@@ -44,23 +46,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
+def composed(*words: str) -> DictConfig:
+    """The settings of a run."""
+    register()
+    data = [] if "data=shapes" in words else ["data=coco", "data.root=coco"]
+    fixed = [f"evaluation.images={SCORED}", "teacher.checkpoint=teacher.pth", *data]
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose("config", [*fixed, *words])
+
+
 @pytest.fixture
-def identify(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Identify]:
+def identify(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Identify:
     """The name of a run of some method in a copy of the folder, after whatever was done to it."""
     shutil.copytree(made, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     # The files of weights are no weights: only their content counts here.
     monkeypatch.setattr("experiments.identity.read_about", lambda path: {})
-    register()
-    fixed = [f"evaluation.images={SCORED}", "teacher.checkpoint=teacher.pth"]
-    with initialize_config_module("conf", version_base="1.3"):
 
-        def identified(*words: str) -> str:
-            data = [] if "data=shapes" in words else ["data=coco", "data.root=coco"]
-            cfg = compose("config", [*fixed, *data, *words])
-            return run_id(settings_of(cfg), cfg, torch.device("cpu"))
+    def identified(*words: str) -> str:
+        cfg = composed(*words)
+        return run_id(settings_of(cfg), cfg, torch.device("cpu"))
 
-        yield identified
+    return identified
 
 
 def repaint(path: str) -> None:
@@ -141,8 +149,7 @@ def test_made_images_are_their_parameters(identify: Identify) -> None:
 
 
 def test_what_changed_since_is_refused_when_it_is_read(identify: Identify) -> None:
-    cfg = compose("config", ["data=coco", "data.root=coco", "evaluation.images=3", *SCRATCH])
-    trained_on, scored_on = contents_of_run(settings_of(cfg))
+    trained_on, scored_on = contents_of_run(settings_of(composed(*SCRATCH)))
     path = IMAGE.format("train", 1)
     os.utime(path)
     assert len(trained_on.data.image(1)) == 48
