@@ -59,31 +59,31 @@ class ReadFromFiles:
             self.hashes.check(path)
 
 
-def files_of(data: ImageData, indices: Iterable[int], labels: bool) -> list[Path]:
+Files = tuple[Path | None, Path | None]
+"""Of an image: its own file and, where labels count, the one that holds its annotations."""
+
+
+def files_of(data: ImageData, indices: Iterable[int], labels: bool) -> list[Files]:
     """The files that images, and with ``labels`` their annotations, are read from."""
-    found = [data.image_file(index) for index in indices]
-    found += [data.annotation_file(index) for index in indices] if labels else []
-    return [path for path in dict.fromkeys(found) if path is not None]
+    return [(data.image_file(index), data.annotation_file(index) if labels else None) for index in indices]
 
 
-def image_contents(data: ImageData, indices: Iterable[int], labels: bool, hashes: FileHashes) -> list[ImageContent]:
+def image_contents(
+    data: ImageData, indices: Iterable[int], labels: bool, files: Iterable[Files], hashes: FileHashes
+) -> list[ImageContent]:
     """The content of each image.
 
     Args:
-        hashes: of all :func:`files_of` them.
+        files: as :func:`files_of` gives them; None has no hash.
+        hashes: of all of them.
     """
-
-    def sha256(path: Path | None) -> str | None:
-        return None if path is None else hashes[path]
-
+    # Without labels an image's number is its place: the order of the images says it.
     return [
         ImageContent(
-            # Without labels an image's number is its place: the order of the images says it.
             data.image_id(index) if labels else place,
-            sha256(data.image_file(index)),
-            sha256(data.annotation_file(index)) if labels else None,
+            *(None if path is None else hashes[path] for path in own),
         )
-        for place, index in enumerate(indices)
+        for place, (index, own) in enumerate(zip(indices, files, strict=True))
     ]
 
 

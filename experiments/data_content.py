@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import processes
-from data.content import ImageContent, ReadFromFiles, content_sha256, files_of, fingerprint, image_contents
+from data.content import Files, ImageContent, ReadFromFiles, content_sha256, files_of, fingerprint, image_contents
 from data.file_hashes import FileHashes
 from data.sample import ImageData
 from experiments.build import build_data, build_method, evaluation_indices
@@ -59,12 +59,13 @@ def data_content(data: ImageData, indices: Sequence[int], labels: bool, runs: Pa
     Args:
         runs: the folder of runs, where the hashes of files are kept: what has not changed is not read again.
     """
-    hashes = processes.from_first(lambda: _hashes(data, indices, labels, runs))
+    files = files_of(data, indices, labels)
+    hashes = processes.from_first(lambda: _hashes(data.name, files, runs))
     if isinstance(data, ReadFromFiles):
         data.hashes = hashes
         if labels:
             data.check_annotations()
-    images = image_contents(data, indices, labels, hashes)
+    images = image_contents(data, indices, labels, files, hashes)
     return DataContent(data, indices, labels, images, content_sha256(data, images))
 
 
@@ -79,12 +80,12 @@ def contents_of_run(settings: RunConfig) -> tuple[DataContent, DataContent]:
     return data_content(data, range(len(data)), labels, runs), data_content(scored, indices, True, runs)
 
 
-def _hashes(data: ImageData, indices: Sequence[int], labels: bool, runs: Path) -> FileHashes:
+def _hashes(name: str, files: Sequence[Files], runs: Path) -> FileHashes:
     hashes = FileHashes(runs / FOLDER)
-    unread = hashes.unread(files_of(data, indices, labels))
+    unread = hashes.unread(path for own in files for path in own if path is not None)
     if unread:
         long = hashes.size(unread) >= _SHOWN_FROM
-        what = f"reading what the images of {data.name} are, once"
+        what = f"reading what the images of {name} are, once"
         with counted(what, len(unread)) if long else nullcontext(lambda count: None) as done:
             hashes.read(unread, done)
     return hashes
