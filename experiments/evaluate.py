@@ -16,6 +16,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.protocols import Segmenter
 from core.result import ResultRow
+from core.storage import check_place
 from core.terminal import terminal
 from core.threads import allowed
 from data.annotated_pictures import AnnotatedPictures
@@ -55,6 +56,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.detections is not None and not any(protocol.is_detected for protocol in protocols):
         names = ", ".join(protocol.name for protocol in protocols)
         raise InputError(f"detections={settings.detections}: {names} take none; give evaluation=coco_detector_box")
+    check_place((Path(settings.runs) / FOLDER if settings.out is None else home_path(settings.out)) / NAME)
     data = build_data(_admitting(evaluation.data, protocols))
     indices = evaluation_indices(evaluation, data)
     if not all(protocol.is_detected for protocol in protocols):

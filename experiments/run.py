@@ -19,6 +19,7 @@ from core.errors import InputError
 from core.protocols import Segmenter
 from core.result import ResultRow
 from core.seeding import seed_for
+from core.storage import check_place
 from core.terminal import terminal
 from data.content import IDENTITY
 from data.sample import ImageData
@@ -121,6 +122,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         _say(f"{folder}: finished earlier; force=true does it again")
     else:
         check_installed(settings.logger)
+        check_place(folder / NAME)
         teacher = build_teacher(settings.teacher, device)
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         promised_parameters(method, teacher)

@@ -30,6 +30,14 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pocket_file(tmp_path_factory.mktemp("teacher") / "pocket.pth")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn or timed: it takes longer than all that is looked at here."""
+    monkeypatch.setattr("experiments.pictures.draw_masks", lambda path, *_: path.write_bytes(b"png"))
+    monkeypatch.setattr("experiments.pages.curves.line_chart", lambda *_, **__: "")
+    monkeypatch.setattr("experiments.run.latency_columns", lambda *_: {})
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """COCO's layout: four images to score, and the first of them to train on."""
@@ -126,10 +134,8 @@ def test_a_run_that_cannot_be_written_goes_on_where_its_scoring_was(
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "_step", never)
         patch.setattr(Sam, "encode", counted)
-        patch.setattr("experiments.run.latency_columns", lambda *_: {})
         patch.setattr("experiments.run.encoder_problem", lambda *_: None)
         patch.setattr("experiments.run.check_compressed", lambda *_: None)
-        patch.setattr("experiments.pictures.draw_masks", lambda path, *_: path.write_bytes(b"png"))
         patch.setattr("experiments.pages.run_page.write_run_page", unwritten)
         assert call(root, teacher, runs) == 2
     assert "report.html: cannot be written" in complaint(capsys)

@@ -68,6 +68,21 @@ COMMANDS = {
 }
 
 
+def test_evaluations_and_runs_look_before_they_load_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    for command in (
+        ["evaluate", "checkpoint=nothing", "evaluation=coco", "data.root=nothing", "out=file"],
+        ["evaluate", "checkpoint=nothing", "evaluation=shapes", "runs=file/runs"],
+        ["method=scratch", "ratio=0.5", "teacher=sam_vit_b", "runs=file/runs"],
+    ):
+        assert main(command) == 2
+        assert re.search(r"^error: file.*: cannot be written \(Not a directory\)", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_look_before_they_load_anything(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
