@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
 from experiments.help.command import asks_for_help, show_help
-from experiments.hydra_settings import check_before_hydra
+from experiments.hydra_settings import check_before_hydra, run_jobs
 from experiments.hydra_words import hydra_words, quoted
 from experiments.messages import group_overrides, nearest, told
 from experiments.mirrored_settings import allow
@@ -28,6 +28,7 @@ from experiments.yaml_texts import keep_texts
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
+_SWEEPING = {"-m", "--multirun"}
 _WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", *CONFIG_DIR)
 
 
@@ -169,8 +170,12 @@ def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[st
     job = Job(command, packages, () if folder is None else (CONFIG_DIR[0], str(folder)), tuple(typed))
     name = "config" if command == "run" else command
     try:
-        check_before_hydra(name, settings, folder)
-        _call_hydra(job, name, [*job.flags, *options, *settings])
+        mode = check_before_hydra(name, settings, folder)
+        with _surroundings([*job.flags, *options, *settings]):
+            if set(options) <= _SWEEPING:
+                run_jobs(job, name, settings, folder, bool(options), mode)
+            else:
+                hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)()
     except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
         raise told(error, overrides, _known(name, overrides, folder)) from error
     finally:
@@ -181,11 +186,6 @@ def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[st
         print_sweep([row for outcome in outcomes for row in outcome.rows])
         print_summary(outcomes)
     return outcomes
-
-
-def _call_hydra(job: Callable[[DictConfig], Outcome], name: str, arguments: Sequence[str]) -> None:
-    with _surroundings(arguments):
-        hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)()
 
 
 @contextmanager

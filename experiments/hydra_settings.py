@@ -4,13 +4,16 @@ Hydra builds launchers, sweepers, callbacks and handlers of logs from names in t
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import _run_app, create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,7 +27,7 @@ ENVIRONMENT = ("CUDA_", "GLOO_", "MKL_", "NCCL_", "OMP_", "WANDB_")
 """First letters of the variables that ``hydra.job.env_set`` may set: none of them names a program or a library."""
 
 
-def check_before_hydra(name: str, overrides: Sequence[str], folder: Path | None) -> None:
+def check_before_hydra(name: str, overrides: Sequence[str], folder: Path | None) -> RunMode | None:
     """Compose the settings without doing anything they say, and check what they say to Hydra.
 
     Args:
@@ -32,17 +35,47 @@ def check_before_hydra(name: str, overrides: Sequence[str], folder: Path | None)
         overrides: settings as they were typed, without options.
         folder: of ``--config-dir``.
 
+    Returns:
+        ``hydra.mode``: whether they ask for one job or for a sweep.
+
     Raises:
         InputError: see :func:`check_hydra_settings`.
         HydraException: the settings do not compose.
     """
+    loader = ConfigLoaderImpl(_search(folder))
+    settings = loader.load_configuration(name, list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False)
+    check_hydra_settings(settings)
+    mode: RunMode | None = settings.hydra.mode
+    return mode
+
+
+def run_jobs(
+    job: Callable[[DictConfig], Any],
+    name: str,
+    overrides: Sequence[str],
+    folder: Path | None,
+    multirun: bool,
+    mode: RunMode | None,
+) -> None:
+    """Let Hydra compose and do a job, or those of a sweep; ``hydra.main`` composes all once more to find the mode.
+
+    Args:
+        multirun: whether ``-m`` was given.
+        mode: what :func:`check_before_hydra` found.
+    """
+    version.setbase("1.3")
+    hydra = Hydra.create_main_hydra2("experiments", _search(folder))
+    try:
+        _run_app(not multirun, multirun, mode, hydra, name, job, list(overrides))
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _search(folder: Path | None) -> ConfigSearchPath:
     search = create_config_search_path("pkg://conf")
     if folder is not None:
         search.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-    loader = ConfigLoaderImpl(search)
-    check_hydra_settings(
-        loader.load_configuration(name, list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False)
-    )
+    return search
 
 
 def check_hydra_settings(settings: DictConfig) -> None:

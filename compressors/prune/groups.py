@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
-import torch_pruning as tp
 from torch import nn
 
 from compressors.prune.traceable import TRACED_GRID, TraceableEncoder
 from teachers.image_encoder import EncoderConfig
+
+if TYPE_CHECKING:
+    # It imports timm and torchvision, which takes seconds that only what prunes waits for.
+    import torch_pruning as tp
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,10 @@ class Group:
     slices: int = 1
 
 
-def dependency_graph(model: TraceableEncoder) -> tp.DependencyGraph:
+def dependency_graph(model: TraceableEncoder) -> "tp.DependencyGraph":
     """Trace a traceable encoder (on the CPU, a few tokens)."""
+    import torch_pruning as tp
+
     side = TRACED_GRID * model.config.patch_size
     example = torch.zeros(1, 3, side, side)
     return tp.DependencyGraph().build_dependency(
@@ -65,12 +71,14 @@ def find_groups(config: EncoderConfig) -> dict[str, Group]:
     }
 
 
-def pruning_function(layer: nn.Module) -> tp.function.BasePruningFunc:
+def pruning_function(layer: nn.Module) -> "tp.function.BasePruningFunc":
     """torch-pruning's function that removes output channels of a layer."""
+    import torch_pruning as tp
+
     return tp.prune_conv_out_channels if isinstance(layer, nn.Conv2d) else tp.prune_linear_out_channels
 
 
-def _group(graph: tp.DependencyGraph, model: TraceableEncoder, name: str, root: str, slices: int) -> Group:
+def _group(graph: "tp.DependencyGraph", model: TraceableEncoder, name: str, root: str, slices: int) -> Group:
     layer = model.get_submodule(root)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     width = layer.weight.shape[0]
@@ -80,6 +88,6 @@ def _group(graph: tp.DependencyGraph, model: TraceableEncoder, name: str, root: 
     for item in traced:
         module = item.dep.target.module
         if isinstance(module, nn.Linear | nn.Conv2d):
-            outputs = item.dep.handler in (tp.prune_linear_out_channels, tp.prune_conv_out_channels)
+            outputs = item.dep.handler == pruning_function(module)
             members.append(Member(f"{names[module]}.weight", 0 if outputs else 1))
     return Group(name, root, width, tuple(sorted(members, key=lambda m: (m.name, m.axis))), slices)

@@ -36,15 +36,19 @@ METHOD = SlimSam(
     optimisation=Optimisation(rate=0.01, ema=0.5, schedule="plateau", patience=0),
 )
 
+FOLDERS = 5
+"""In which a run is killed again and again, and then let end."""
+
 
 class Countdown:
-    """Counts events, and kills the process at the one it was told; -1 for none."""
+    """Counts events, and kills the process at the one it was told, whose kind it writes down; -1 for none."""
 
-    def __init__(self, kill_at: int) -> None:
-        self.kill_at, self.events = kill_at, []
+    def __init__(self, kill_at: int, note: Path) -> None:
+        self.kill_at, self.note, self.events = kill_at, note, []
 
     def __call__(self, event: str) -> None:
         if len(self.events) == self.kill_at:
+            self.note.write_bytes(event.encode())
             os.kill(os.getpid(), signal.SIGKILL)
         self.events.append(event)
 
@@ -84,7 +88,7 @@ def instrument(at: Countdown) -> None:
 
 def compress(folder: Path, kill_at: int) -> dict[str, Any]:
     """One run: what it ended with."""
-    at = Countdown(kill_at)
+    at = Countdown(kill_at, folder.parent / "killed_at")
     instrument(at)
     data = Pictures()
     engine = Engine(folder, workers=1, save_every_s=-1.0, log_every=1)
@@ -136,19 +140,23 @@ def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def main(folder: Path, seed: int, count: int) -> None:
-    """Print what an undisturbed run ends with, then the same for ``count`` places drawn from ``seed``."""
+    """Print what an undisturbed run ends with, then the same for runs killed ``count`` times in a row at most."""
     torch.set_num_threads(1)
     undisturbed = forked(lambda: compress(folder / "undisturbed", -1))
     assert undisturbed is not None
-    events, resumed = undisturbed["events"], []
+    resumed = []
     rng = np.random.Generator(np.random.PCG64(seed))
-    for place in sorted(rng.choice(len(events), count, replace=False).tolist()):
-        here = folder / str(place)
-        killed = forked(lambda here=here, place=place: compress(here, place))  # type: ignore[misc]
-        assert killed is None
+    for number in range(FOLDERS):
+        here, kinds = folder / str(number), []
+        for _ in range(count):
+            # So early that the later attempts have something to do.
+            place = int(rng.integers(len(undisturbed["events"]) // count))
+            if forked(lambda here=here, place=place: compress(here, place)) is not None:  # type: ignore[misc]
+                break
+            kinds.append((folder / "killed_at").read_text())
         found = forked(lambda here=here: compress(here, -1))  # type: ignore[misc]
         assert found is not None
-        resumed.append(found | {"place": place, "at": events[place]})
+        resumed.append(found | {"killed_at": kinds})
     stopped = interruptions(folder / "interrupted", forked)
     print(json.dumps({"undisturbed": undisturbed, "resumed": resumed, "interrupted": stopped}))
 

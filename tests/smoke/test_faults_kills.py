@@ -45,7 +45,7 @@ def check(folder: Path, work: str, kills: int) -> None:
 
 
 def test_a_conversion_that_is_killed_ends_the_same(tmp_path: Path) -> None:
-    check(tmp_path, "convert", 5)
+    check(tmp_path, "convert", 3)
 
 
 def test_there_are_more_than_a_hundred() -> None:
