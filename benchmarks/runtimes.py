@@ -28,7 +28,7 @@ from data.shapes import Shapes
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import score_instances
 from evaluation.metrics import mean_iou
-from experiments.checkpoints import find_model
+from experiments.runs.checkpoints import find_model
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.export.checking import relative_difference
 from students.export.folder import export_model

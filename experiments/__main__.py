@@ -1,12 +1,12 @@
 """``python -m experiments``: compress a SAM, score it beside its teacher, and keep the row.
 
-The arguments become an exit status in :mod:`experiments.command_line`; ``--help`` lists what can be asked for.
+The arguments become an exit status in :mod:`experiments.cli.command_line`; ``--help`` lists what can be asked for.
 """
 
 import sys
 
 from core.closed_pipes import outlive_closed_pipes
-from experiments.help.command import asks_for_help, show_help
+from experiments.cli.help.command import asks_for_help, show_help
 
 OWN = ("core", "data", "teachers", "students", "compressors", "evaluation", "experiments", "conf", "hydra_plugins")
 """The packages of this project: what is missing of them is a defect, and keeps its traceback."""
@@ -23,12 +23,12 @@ def command() -> int:
         return show_help(argv)
     try:
         # Here, so that --help answers at once.
-        from experiments.command_line import main
+        from experiments.cli.command_line import main
     except ImportError as error:
         if error.name is None or error.name.split(".")[0] in OWN:
             raise
         if "doctor" in argv:
-            from experiments.doctor.command import doctor_alone
+            from experiments.cli.doctor.command import doctor_alone
 
             return doctor_alone(argv)
         print(f"error: {error}; see what to install: python -m experiments doctor", file=sys.stderr)

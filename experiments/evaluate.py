@@ -30,17 +30,17 @@ from evaluation.latency import PRECISIONS, device_name
 from evaluation.passes import EvaluationPass, Scored
 from evaluation.record_files import remove_parts, write_images, write_records
 from evaluation.scoring_protocol import ScoringProtocol
-from experiments.build import build_data, data_name, evaluation_indices
-from experiments.checkpoints import find_model
-from experiments.data_content import data_content
+from experiments.config.schema import EvaluateConfig, EvaluationConfig
 from experiments.evaluation_rows import protocol_columns
-from experiments.identity import model_sha256, resolved
 from experiments.protocol_report import print_protocols
 from experiments.recorded_evaluation import FOLDER
 from experiments.report import print_comparison
 from experiments.result_file import NAME, write_result
-from experiments.run_folder import held_folder, remove_taken_over
-from experiments.schema import EvaluateConfig, EvaluationConfig
+from experiments.runs.build import build_data, data_name, evaluation_indices
+from experiments.runs.checkpoints import find_model
+from experiments.runs.data_content import data_content
+from experiments.runs.folder import held_folder, remove_taken_over
+from experiments.runs.identity import model_sha256, resolved
 from experiments.scorable import require_instances, require_points
 from experiments.scoring import BOX_POINT, Held, columns, counted, point_column, score_fillings
 from experiments.subjects import Subject, find_subject

@@ -13,7 +13,7 @@ from evaluation.instances import InstanceRecord
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
 from evaluation.passes import Scored
 from evaluation.scoring_protocol import ScoringProtocol
-from experiments.schema import EvaluationConfig
+from experiments.config.schema import EvaluationConfig
 from experiments.scorable import require_records
 from experiments.scoring import Held
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.checkpoint import replacing
+from experiments.commands.typed_prompt import TypedPrompt
 from experiments.pictures import COLOURS, overlaid
-from experiments.typed_prompt import TypedPrompt
 
 SIDE = 8.0
 """Longer side of a picture in inches, of 120 pixels each."""

@@ -35,10 +35,10 @@ from evaluation.conventions import PROTOCOLS
 from evaluation.instances import score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
-from experiments.kept_threads import NAME as THREADS
-from experiments.kept_threads import keep_threads
 from experiments.pretrain_data import Pool, make_pool
 from experiments.pretrain_scenes import SceneBatches, SceneTraining, Source, scene_loss
+from experiments.runs.kept_threads import NAME as THREADS
+from experiments.runs.kept_threads import keep_threads
 from teachers.catalog import IN_TRAINING, MODELS
 from teachers.initial_weights import initialise_sam
 from teachers.resample import start_from

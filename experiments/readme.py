@@ -9,8 +9,8 @@ from statistics import mean, stdev
 from core.checkpoint import write_text
 from core.provenance import ROOT
 from core.result import ResultRow
+from experiments.commands.cost import cells, known_rows
 from experiments.committed import EVERYTHING, committed_files, committed_strategies
-from experiments.cost import cells, known_rows
 from experiments.everything.row import read_row
 from experiments.everything.table import strategies_table
 from experiments.paper_table import presets, rows_of_runs, table

@@ -13,7 +13,7 @@ from data.content import ImageContent
 from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord
 from evaluation.record_files import INSTANCES, read_images, read_instances
-from experiments.messages import nearest
+from experiments.config.messages import nearest
 from experiments.result_file import NAME, read_result
 
 FOLDER = "evaluations"

@@ -10,11 +10,11 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.protocols import Segmenter
 from evaluation.latency import PRECISIONS, device_name, measure_latency
-from experiments.build import build_device, check_precision
-from experiments.checkpoints import check_encoder, chosen_model
-from experiments.identity import file_identity, model_sha256
+from experiments.config.schema import EvaluateConfig
 from experiments.measuring import cost_columns, latency_columns
-from experiments.schema import EvaluateConfig
+from experiments.runs.build import build_device, check_precision
+from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.runs.identity import file_identity, model_sha256
 from students.export.manifest import is_export
 from students.export.segmenter import ExportedSam
 

@@ -13,15 +13,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
 from core.errors import InputError, RunFailed
-from experiments.hydra_settings import check_hydra_settings
-from experiments.hydra_words import hydra_words
-from experiments.schema import method_options
-from experiments.sweeps.combinations import sensible, told
-from experiments.sweeps.outcome import SWEPT
+from experiments.config.hydra_settings import check_hydra_settings
+from experiments.config.hydra_words import hydra_words
+from experiments.config.schema import method_options
+from experiments.runs.sweeps.combinations import sensible, told
+from experiments.runs.sweeps.outcome import SWEPT
 
 
 class Sweeper(BasicSweeper):
-    """Every combination of the values given, in order; see :func:`experiments.sweeps.combinations.sensible`."""
+    """Every combination of the values given, in order; see :func:`experiments.runs.sweeps.combinations.sensible`."""
 
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
@@ -50,7 +50,7 @@ class Sweeper(BasicSweeper):
         """Compose each job's settings before the first is run.
 
         Raises:
-            InputError: a job would make Hydra call something else (:mod:`experiments.hydra_settings`).
+            InputError: a job would make Hydra call something else (:mod:`experiments.config.hydra_settings`).
             HydraException: a job's settings do not compose.
         """
         assert self.config is not None and self.hydra_context is not None

@@ -47,7 +47,7 @@ def command(
 ) -> Callable[..., tuple[int, str, str]]:
     """Run a command line from the empty folder ``place``: status, standard output, standard error."""
     # Here, so that other tests do not wait for it.
-    from experiments.command_line import main
+    from experiments.cli.command_line import main
 
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")

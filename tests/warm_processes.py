@@ -122,7 +122,7 @@ def _work(folder: Path, words: list[str], environment: dict[str, str], spoken: P
         os.dup2(os.open(spoken / name, os.O_WRONLY | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(n, "w", closefd=False), write_through=True) for n in (1, 2))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from experiments.command_line import main
+    from experiments.cli.command_line import main
 
     # As many as before: with another number weights come out another way.
     torch.set_num_threads(threads)

@@ -11,10 +11,10 @@ from core.plain_file import home_path
 from evaluation.comparison import Comparison, compare_records
 from experiments.comparison.report import Compared
 from experiments.comparison.rows import ComparedRow
-from experiments.messages import nearest
+from experiments.config.messages import nearest
+from experiments.config.schema import CompareConfig
 from experiments.out_place import check_out, writing_to
 from experiments.recorded_evaluation import RecordedEvaluation, check_comparable, read_evaluation
-from experiments.schema import CompareConfig
 
 
 def compare(settings: CompareConfig, cfg: DictConfig) -> list[ComparedRow]:

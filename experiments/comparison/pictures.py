@@ -19,14 +19,14 @@ from evaluation.chosen_masks import chosen_masks
 from evaluation.comparison import InstancePair
 from evaluation.latency import PRECISIONS
 from evaluation.scoring_protocol import ScoringProtocol
-from experiments.build import build_data
 from experiments.comparison.report import Compared
-from experiments.data_content import data_content
-from experiments.data_schema import DATA
+from experiments.config.data_schema import DATA
+from experiments.config.schema import CompareConfig, EvaluateConfig, EvaluationConfig
 from experiments.evaluate import chosen_protocols
 from experiments.pictures import WIDTH, border_of, overlaid
 from experiments.recorded_evaluation import RecordedEvaluation
-from experiments.schema import CompareConfig, EvaluateConfig, EvaluationConfig
+from experiments.runs.build import build_data
+from experiments.runs.data_content import data_content
 from experiments.subjects import Subject, find_subject
 
 WORST, BEST = "worst.png", "best.png"

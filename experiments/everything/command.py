@@ -8,11 +8,11 @@ from omegaconf import DictConfig
 
 from core.errors import InputError
 from evaluation.everything import EverythingSettings
-from experiments.build import build_device
+from experiments.config.schema import EverythingConfig
 from experiments.everything.folder import segment_pictures
 from experiments.everything.score import score_strategy
 from experiments.rows import Row
-from experiments.schema import EverythingConfig
+from experiments.runs.build import build_device
 
 
 def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:

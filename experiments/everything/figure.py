@@ -21,15 +21,15 @@ from core.errors import InputError
 from core.storage import check_place
 from core.terminal import terminal
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from experiments.checkpoints import Found, find_model
+from experiments.config.messages import told
+from experiments.config.schema import register
+from experiments.config.validate import settings_of
 from experiments.everything.command import generator_settings
 from experiments.everything.drawing import painted, scaled
 from experiments.everything.files import places
-from experiments.messages import told
-from experiments.schema import register
+from experiments.runs.checkpoints import Found, find_model
 from experiments.scoring import counted
 from experiments.upright import upright_image
-from experiments.validate import settings_of
 
 WIDTH = 440
 """Of a picture in pixels."""

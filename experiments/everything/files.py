@@ -79,8 +79,9 @@ def _check_drawings(made: list[Place], given: Path, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """What an annotation file was made with: the model, its weights (:func:`experiments.identity.model_sha256`) and the
-    settings.
+    """What an annotation file was made with: the model, its weights, and the settings.
+
+    The weights are those of :func:`experiments.runs.identity.model_sha256`.
     """
 
     model: str

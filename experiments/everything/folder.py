@@ -16,12 +16,12 @@ from core.errors import InputError
 from core.plain_file import home_path
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
-from experiments.checkpoints import check_encoder, chosen_model
+from experiments.config.schema import EverythingConfig
 from experiments.everything.files import Made, Place, drawing_of, finished_annotations, places, write_annotations
-from experiments.identity import model_sha256
 from experiments.out_place import check_out
 from experiments.report import seconds
-from experiments.schema import EverythingConfig
+from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.runs.identity import model_sha256
 from experiments.scoring import counted
 from experiments.upright import upright_image
 

@@ -17,16 +17,16 @@ from core.terminal import terminal
 from data.content import IDENTITY
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import PRECISIONS, device_name
-from experiments.build import build_data, check_precision, data_name, evaluation_indices
-from experiments.checkpoints import check_encoder, chosen_model
-from experiments.data_content import data_content
+from experiments.config.schema import EverythingConfig, ProposalsConfig
 from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
 from experiments.everything.row import StrategyRow, read_row, write_row
 from experiments.everything.table import strategies_table, strategy_name
-from experiments.identity import model_sha256, resolved
-from experiments.run_folder import held_folder, remove_taken_over
-from experiments.schema import EverythingConfig, ProposalsConfig
+from experiments.runs.build import build_data, check_precision, data_name, evaluation_indices
+from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.runs.data_content import data_content
+from experiments.runs.folder import held_folder, remove_taken_over
+from experiments.runs.identity import model_sha256, resolved
 from experiments.scorable import require_instances
 
 ENDLESS_IMAGES = 50

@@ -8,15 +8,15 @@ from omegaconf import DictConfig
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import home_path
+from experiments.config.messages import nearest
+from experiments.config.schema import LeaderboardConfig
+from experiments.config.typed_command import typed_command
 from experiments.leaderboard import markdown
 from experiments.leaderboard.folding import FILE, Entry, Leaderboard, csv_of, gather
 from experiments.leaderboard.run_pages import FOLDER, page_names, write_pages
 from experiments.leaderboard.terminal import print_leaderboard
-from experiments.messages import nearest
 from experiments.out_place import writing_to
 from experiments.pages import leaderboard_page
-from experiments.schema import LeaderboardConfig
-from experiments.typed_command import typed_command
 
 _TYPED = ("runs", "out", "results", "published", "protocol", "dataset", "pages")
 

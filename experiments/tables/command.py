@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import home_path
-from experiments.messages import nearest
+from experiments.config.messages import nearest
+from experiments.config.schema import TableConfig
+from experiments.config.typed_command import typed_command
 from experiments.out_place import writing_to
-from experiments.schema import TableConfig
 from experiments.tables.formats import csv_format, latex_format, markdown_format
 from experiments.tables.published_figures import published_rows
 from experiments.tables.row import TableRow
 from experiments.tables.rows import gathered_rows, measured_first, table_rows
 from experiments.tables.terminal import print_tables
-from experiments.typed_command import typed_command
 
 _TYPED = ("runs", "results", "protocol", "dataset", "format")
 NONE = "none"

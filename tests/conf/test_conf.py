@@ -15,16 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.errors import InputError
 from data.shapes import Shapes
-from experiments.build import build_data, build_method, data_name
-from experiments.data_schema import DATA
+from experiments.cli.help.overview import choices
+from experiments.config.data_schema import DATA
+from experiments.config.mirrored_settings import target_class
+from experiments.config.schema import COMMANDS, CONF, register
+from experiments.config.validate import settings_of
 from experiments.evaluate import chosen_protocols
 from experiments.everything.command import generator_settings
-from experiments.help.overview import choices
-from experiments.identity import method_name
-from experiments.mirrored_settings import target_class
 from experiments.paper_table import presets
-from experiments.schema import COMMANDS, CONF, register
-from experiments.validate import settings_of
+from experiments.runs.build import build_data, build_method, data_name
+from experiments.runs.identity import method_name
 from teachers.catalog import MODELS
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if "local" not in path.parts)

@@ -16,10 +16,10 @@ import torch
 from compressors.context import RunContext
 from compressors.distill.engine import Engine
 from core.checkpoint import write_text
-from experiments.build import build_data, build_method, build_teacher
-from experiments.schema import register
+from experiments.config.schema import register
+from experiments.config.validate import settings_of
+from experiments.runs.build import build_data, build_method, build_teacher
 from experiments.scoring import Held, score_model
-from experiments.validate import settings_of
 
 FILE = Path(__file__).with_name("short_runs.json")
 SHARED = ("data.count=16", "evaluation.images=4", "method.batch=2", "method.steps=3", "method.optimisation.warmup=0")

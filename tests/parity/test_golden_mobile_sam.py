@@ -13,9 +13,9 @@ from torch import Tensor
 
 from core.geometry import upscale_logits
 from data.images import to_frame
-from experiments.checkpoints import Found, find_model
-from experiments.command_line import main
-from experiments.convert import LAYOUTS
+from experiments.cli.command_line import main
+from experiments.commands.convert import LAYOUTS
+from experiments.runs.checkpoints import Found, find_model
 from students.convert.mobile_sam import CONFIG
 from students.student import Student
 from teachers.catalog import MODELS

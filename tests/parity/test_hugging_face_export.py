@@ -20,8 +20,8 @@ from core.errors import InputError
 from core.protocols import Prompt
 from data.images import to_frame
 from data.shapes import Shapes
-from experiments.checkpoints import find_model
-from experiments.command_line import main
+from experiments.cli.command_line import main
+from experiments.runs.checkpoints import find_model
 from students.convert.hugging_face import save_hugging_face
 from students.files import save_model
 from students.pruned_vit import pruned_shape

@@ -17,7 +17,7 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamP
 
 from core.errors import InputError
 from core.protocols import Prompt
-from experiments.checkpoints import find_model
+from experiments.runs.checkpoints import find_model
 from teachers import hugging_face_config as ours
 from teachers.catalog import MODELS, NamedModel
 from teachers.stored import weight_files

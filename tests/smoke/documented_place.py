@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.provenance import ROOT
 from data.shapes import Shapes
 from data.shapes_export import write_data_set
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from students.catalog import RELEASED
 from teachers.catalog import MODELS
 from tests.smoke.documented_runs import jobs

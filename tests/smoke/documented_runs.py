@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.command_line import main
-from experiments.schema import COMMANDS, CONF
+from experiments.cli.command_line import main
+from experiments.config.schema import COMMANDS, CONF
 from tests.smoke.documented import Command
 
 SMALL = {

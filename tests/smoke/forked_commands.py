@@ -96,7 +96,7 @@ def begin(folder: Path, words: Sequence[str], prepare: Callable[[], None] = lamb
 def _called(words: Sequence[str], prepare: Callable[[], None]) -> int:
     import torch
 
-    from experiments.command_line import main
+    from experiments.cli.command_line import main
 
     torch.set_num_threads(1)
     prepare()

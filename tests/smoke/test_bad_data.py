@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from core.result import ResultRow
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.result_file import read_rows
 from tests.unit.tiny import pocket_file
 from tests.unit.truthful import drawn_labels, write_coco, write_detections

@@ -13,7 +13,7 @@ from PIL import Image
 
 from evaluation.metrics import mean_iou
 from evaluation.record_files import read_instances
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from teachers.weights import load_sam
 
 Call = Callable[..., tuple[int, str, str]]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluation.passes import EvaluationPass
 from evaluation.record_files import PictureRecords
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.result_file import NAME, read_result, read_rows
 from tests.unit.tiny import pocket_file
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
@@ -277,7 +277,7 @@ def test_a_run_that_goes_on_over_a_changed_image_ends_as_if_it_had_begun_there(
     shutil.copytree("coco", "other")
     with monkeypatch.context() as patch:
         # When everything is trained.
-        patch.setattr("experiments.run.check_compressed", stop)
+        patch.setattr("experiments.runs.run.check_compressed", stop)
         assert main(ran()) == 130
     (state,) = Path("runs").glob("*/*.state")
     os.rename("coco", "before")

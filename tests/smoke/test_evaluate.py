@@ -10,9 +10,9 @@ import pytest
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
 from evaluation.record_files import INSTANCES, read_instances, write_records
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.result_file import NAME, read_rows
-from experiments.run_folder import LOCK, held_folder
+from experiments.runs.folder import LOCK, held_folder
 from tests import warm_processes
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
 

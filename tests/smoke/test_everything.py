@@ -16,9 +16,9 @@ from pycocotools import mask as mask_api
 from core.storage import NotWritten
 from data.shapes import Shapes
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from experiments.command_line import main
+from experiments.cli.command_line import main
+from experiments.config.schema import CONF
 from experiments.everything import figure as everything_figure
-from experiments.schema import CONF
 from tests.unit.truthful import drawn_labels, write_coco
 
 Call = Callable[..., tuple[int, str, str]]

@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.storage import NotWritten
 from data.embeddings import DiskEmbeddings
 from evaluation.record_files import PartFile, PictureRecords, read_parts
-from experiments.run_folder import held_folder
+from experiments.runs.folder import held_folder
 from students.export.manifest import MANIFEST
 from students.export.placing import replacing_folder
 from tests.smoke.small_disk import SmallDisk

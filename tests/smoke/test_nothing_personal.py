@@ -8,7 +8,7 @@ from PIL import Image
 
 from compressors.slimsam import SlimSam
 from data.shapes import Shapes
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from tests.unit.tiny import pocket_file
 
 KEYS = {

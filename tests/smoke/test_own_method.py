@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from core.provenance import ROOT
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from students.files import load_model
 from teachers.catalog import POCKET
 from tests import warm_processes

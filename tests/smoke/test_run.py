@@ -16,9 +16,9 @@ from compressors.slimsam import SlimSam
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.result import COLUMNS
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.leaderboard.columns import LEADERBOARD_COLUMNS
-from experiments.run_folder import held_folder
+from experiments.runs.folder import held_folder
 from students.files import load_model
 from tests import warm_processes
 from tests.unit.tiny import pocket_file
@@ -96,7 +96,7 @@ def test_the_second_call_shows_the_finished_run_without_training(
     def refuse(*_: object) -> None:
         raise AssertionError("nothing is to be loaded")
 
-    monkeypatch.setattr("experiments.run.build_teacher", refuse)
+    monkeypatch.setattr("experiments.runs.run.build_teacher", refuse)
     before = (first / "result.json").read_bytes()
     status, out, err = call(*_words(teacher, first.parent))
     assert status == 0 and "finished earlier" in err

@@ -13,9 +13,9 @@ from core.storage import NotWritten
 from data.batches import _order
 from data.coco import Coco
 from evaluation.record_files import PartFile
-from experiments.build import build_engine
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.result_file import read_rows
+from experiments.runs.build import build_engine
 from experiments.scoring import training_score
 from teachers.sam import Sam
 from tests.unit.tiny import pocket_file
@@ -35,7 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn or timed: it takes longer than all that is looked at here."""
     monkeypatch.setattr("experiments.pictures.draw_masks", lambda path, *_: path.write_bytes(b"png"))
     monkeypatch.setattr("experiments.pages.curves.line_chart", lambda *_, **__: "")
-    monkeypatch.setattr("experiments.run.latency_columns", lambda *_: {})
+    monkeypatch.setattr("experiments.runs.run.latency_columns", lambda *_: {})
 
 
 @pytest.fixture
@@ -134,8 +134,8 @@ def test_a_run_that_cannot_be_written_goes_on_where_its_scoring_was(
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "_step", never)
         patch.setattr(Sam, "encode", counted)
-        patch.setattr("experiments.run.encoder_problem", lambda *_: None)
-        patch.setattr("experiments.run.check_compressed", lambda *_: None)
+        patch.setattr("experiments.runs.run.encoder_problem", lambda *_: None)
+        patch.setattr("experiments.runs.run.check_compressed", lambda *_: None)
         patch.setattr("experiments.pages.run_page.write_run_page", unwritten)
         assert call(root, teacher, runs) == 2
     assert "report.html: cannot be written" in complaint(capsys)
@@ -167,7 +167,7 @@ def test_a_run_that_a_training_image_stopped_goes_on_once_it_is_mended(
         return replace(build_engine(*given), save_every_s=-1.0)
 
     monkeypatch.setattr(Engine, "_step", noted)
-    monkeypatch.setattr("experiments.run.build_engine", saving)
+    monkeypatch.setattr("experiments.runs.run.build_engine", saving)
     words = ["method.batch=1", *(["data.missing=skip"] if how == "left out" else [])]
     runs = tmp_path / "runs"
     second.write_bytes(whole[: len(whole) // 2])

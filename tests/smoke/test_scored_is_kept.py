@@ -16,11 +16,11 @@ from core.storage import NotWritten
 from data.coco import Coco
 from evaluation.record_files import read_instances, read_parts
 from experiments import evaluate as evaluating
-from experiments.command_line import main
+from experiments.cli.command_line import main
+from experiments.config.schema import register
+from experiments.config.validate import settings_of
 from experiments.result_file import read_rows
-from experiments.schema import register
 from experiments.subjects import Subject
-from experiments.validate import settings_of
 from tests.smoke.small_disk import SmallDisk
 from tests.smoke.test_faults_disk import fill
 from tests.unit.truthful import FilledBox, drawn_labels, write_coco, write_detections

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from tests import warm_processes
 from tests.unit.tiny import pocket_file
 

@@ -13,7 +13,7 @@ import pytest
 from compressors.distill.engine import Engine
 from core.checkpoint import file_sha256
 from core.result import COLUMNS
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.pictures import PICTURES
 from experiments.tracking.csv_file import metrics_csv
 from tests.unit.tiny import pocket_file

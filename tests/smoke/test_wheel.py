@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from tests.unit.test_packaging import built
 
 ROOT = Path(__file__).resolve().parents[2]

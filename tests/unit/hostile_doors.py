@@ -8,8 +8,8 @@ from compressors.distill.state import load_state
 from compressors.quantize.state import Found
 from data.embeddings import DiskEmbeddings
 from evaluation.record_files import read_instances, read_parts
-from experiments.checkpoints import find_model
 from experiments.result_file import read_result
+from experiments.runs.checkpoints import find_model
 from students.export.segmenter import ExportedSam
 from tests.unit.hostile_runs import CHANNELS, GRID, KEY, parts, quantized
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.schema import method_options, register
-from experiments.sweeps.combinations import sensible, told
+from experiments.config.schema import method_options, register
+from experiments.runs.sweeps.combinations import sensible, told
 from hydra_plugins.sampress_sweeper import Sweeper
 
 OPTIONS = {

@@ -14,7 +14,7 @@ from evaluation.conventions import PROTOCOLS
 from evaluation.instances import InstanceRecord, score_instances
 from evaluation.metrics import resampled_interval, size_classes
 from experiments.comparison.pictures import window
-from experiments.hydra_words import quoted
+from experiments.config.hydra_words import quoted
 from teachers.weights import load_sam
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from compressors.distill.schedule import Optimisation
 from evaluation.conventions import PROTOCOLS
-from experiments.command_line import main
-from experiments.completion.candidates import Candidates, candidates
-from experiments.completion.command import SHELLS, script
-from experiments.completion.tables import posix_tables
-from experiments.help.overview import choices
-from experiments.schema import COMMANDS
+from experiments.cli.command_line import main
+from experiments.cli.completion.candidates import Candidates, candidates
+from experiments.cli.completion.command import SHELLS, script
+from experiments.cli.completion.tables import posix_tables
+from experiments.cli.help.overview import choices
+from experiments.config.schema import COMMANDS
 
 SHELLS_HERE = {shell: shutil.which(shell) for shell in SHELLS}
 _ASK = """

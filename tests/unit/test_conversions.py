@@ -12,11 +12,11 @@ from torch import Tensor
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Prompt
-from experiments.checkpoints import Found, find_model
-from experiments.command_line import main
-from experiments.convert import LAYOUTS
-from experiments.identity import beginning, model_sha256
+from experiments.cli.command_line import main
+from experiments.commands.convert import LAYOUTS
 from experiments.result_file import read_rows
+from experiments.runs.checkpoints import Found, find_model
+from experiments.runs.identity import beginning, model_sha256
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.files import read_about, save_model
 from students.pruned_vit import pruned_shape

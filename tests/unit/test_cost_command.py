@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from core.provenance import ROOT
 from core.result import ResultRow
-from experiments.cost import cells
+from experiments.commands.cost import cells
 
 
 def test_alone_it_gives_the_readmes_table(command: Callable[..., tuple[int, str, str]]) -> None:

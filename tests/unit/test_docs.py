@@ -17,8 +17,8 @@ import yaml
 from core.provenance import ROOT
 from evaluation.conventions import PROTOCOLS
 from evaluation.scoring_protocol import CHOICES, ScoringProtocol
+from experiments.config.schema import CONF
 from experiments.readme import pages, with_tables
-from experiments.schema import CONF
 from students.catalog import RELEASED
 from teachers.catalog import MODELS
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from core.checkpoint import file_sha256
-from experiments.command_line import main
-from experiments.doctor import command
-from experiments.doctor import data_sets as doctor_data
-from experiments.doctor import machine as doctor_machine
-from experiments.doctor import packages as doctor_packages
-from experiments.doctor import services as doctor_services
-from experiments.doctor import weights as doctor_weights
-from experiments.doctor.command import NotReady, examine, not_ready
-from experiments.doctor.finding import STATES, Finding, probed
+from experiments.cli.command_line import main
+from experiments.cli.doctor import command
+from experiments.cli.doctor import data_sets as doctor_data
+from experiments.cli.doctor import machine as doctor_machine
+from experiments.cli.doctor import packages as doctor_packages
+from experiments.cli.doctor import services as doctor_services
+from experiments.cli.doctor import weights as doctor_weights
+from experiments.cli.doctor.command import NotReady, examine, not_ready
+from experiments.cli.doctor.finding import STATES, Finding, probed
 from students.catalog import RELEASED
 from teachers.catalog import MODELS
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import experiments.download
+import experiments.runs.download
 from core.errors import InputError
-from experiments.checkpoints import find_model
-from experiments.download import downloads, fetched
+from experiments.runs.checkpoints import find_model
+from experiments.runs.download import downloads, fetched
 from students.catalog import RELEASED
 from teachers.catalog import MODELS
 
@@ -67,7 +67,7 @@ def asked() -> list[str]:
 @pytest.fixture
 def address(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(experiments.download, "SCHEMES", ("http",))
+    monkeypatch.setattr(experiments.runs.download, "SCHEMES", ("http",))
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, asked))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -171,10 +171,10 @@ def test_a_server_may_not_send_on_to_another_kind(address: str, asked: list[str]
 
 
 def test_from_https_a_server_may_not_send_on_to_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    request = experiments.download.urllib.request.Request("https://example.org/a.pt")
-    send_on = experiments.download._Redirects().redirect_request
+    request = experiments.runs.download.urllib.request.Request("https://example.org/a.pt")
+    send_on = experiments.runs.download._Redirects().redirect_request
     with pytest.raises(
-        experiments.download.urllib.error.URLError, match=r"http://example\.org/a\.pt is no https address"
+        experiments.runs.download.urllib.error.URLError, match=r"http://example\.org/a\.pt is no https address"
     ):
         send_on(request, None, 302, "", {}, "http://example.org/a.pt")
     assert send_on(request, None, 302, "", {}, "https://example.org/b.pt").full_url == "https://example.org/b.pt"
@@ -182,7 +182,7 @@ def test_from_https_a_server_may_not_send_on_to_http(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["model.pt", "unmeasured"])
 def test_more_than_a_checkpoint_can_have_is_not_taken(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments.download, "LARGEST", 2_000_000)
+    monkeypatch.setattr(experiments.runs.download, "LARGEST", 2_000_000)
     with pytest.raises(InputError, match=r"model: cannot be fetched \(it has .*more than the 2,000,000"):
         fetched(f"{address}/{name}", SHA256, "model")
     assert not (downloads() / name).exists()
@@ -198,10 +198,10 @@ def test_every_published_address_is_https() -> None:
 
 def test_a_released_model_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise experiments.download.urllib.error.URLError("no network")
+        raise experiments.runs.download.urllib.error.URLError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(experiments.download, "_open", refuse)
+    monkeypatch.setattr(experiments.runs.download, "_open", refuse)
     with pytest.raises(
         InputError, match=r"mobile_sam: cannot be fetched \(no network\); by hand: curl .*mobile_sam\.pt"
     ):

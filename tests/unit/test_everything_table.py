@@ -9,11 +9,11 @@ import yaml
 
 from core.errors import InputError
 from evaluation.everything import EverythingSettings
+from experiments.cli.help.overview import choices
+from experiments.config.schema import CONF
 from experiments.everything.files import json_safe
 from experiments.everything.row import StrategyRow, read_row, write_row
 from experiments.everything.table import published, strategies_table, strategy_name
-from experiments.help.overview import choices
-from experiments.schema import CONF
 
 
 def row(seconds: float, processor: float | None = None, **settings: object) -> StrategyRow:

@@ -23,7 +23,7 @@ from core.protocols import Prompt, Segmenter
 from data.images import to_frame
 from data.shapes import Shapes
 from evaluation.instances import pairwise_iou
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from students.export.checking import check_export
 from students.export.folder import export_model
 from students.export.manifest import MANIFEST, read_manifest

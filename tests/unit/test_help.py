@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from evaluation.conventions import PROTOCOLS
-from experiments.command_line import main
-from experiments.help.class_text import class_settings, documented
-from experiments.help.guides import GUIDES
-from experiments.help.layout import WIDTH
-from experiments.help.overview import choices, help_text
-from experiments.help.setting_lines import CHOICES, choice_settings, command_settings, commands, method_settings
-from experiments.help.yaml_comments import yaml_values
-from experiments.mirrored_settings import target_class
-from experiments.schema import COMMANDS, CONF, OTHER_NAMES
+from experiments.cli.command_line import main
+from experiments.cli.help.class_text import class_settings, documented
+from experiments.cli.help.guides import GUIDES
+from experiments.cli.help.layout import WIDTH
+from experiments.cli.help.overview import choices, help_text
+from experiments.cli.help.setting_lines import CHOICES, choice_settings, command_settings, commands, method_settings
+from experiments.cli.help.yaml_comments import yaml_values
+from experiments.config.mirrored_settings import target_class
+from experiments.config.schema import COMMANDS, CONF, OTHER_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = sorted(choices("method"))
@@ -152,7 +152,7 @@ def test_what_is_read_is_what_is_there() -> None:
     assert list(commands()) == list(COMMANDS) == list(GUIDES)
     assert list(commands().values()) == [schema.__name__ for schema in COMMANDS.values()]
     for schema in COMMANDS.values():
-        found = [setting.name for setting in class_settings("experiments.schema", schema.__name__)]
+        found = [setting.name for setting in class_settings("experiments.config.schema", schema.__name__)]
         assert found == [part.name for part in dataclasses.fields(schema)]
 
 

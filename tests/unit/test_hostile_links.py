@@ -16,7 +16,7 @@ from core.plain_file import check_regular, read_json
 from core.result import ResultRow
 from data.embeddings import DiskEmbeddings
 from evaluation.record_files import PartFile, PictureRecords, write_records
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.result_file import write_result
 from students.convert.hugging_face import save_hugging_face
 from students.export.manifest import MANIFEST

@@ -6,9 +6,9 @@ import pytest
 from hydra.errors import HydraException
 
 from core.errors import InputError
-from experiments.command_line import main
-from experiments.hydra_settings import check_before_hydra
-from experiments.schema import register
+from experiments.cli.command_line import main
+from experiments.config.hydra_settings import check_before_hydra
+from experiments.config.schema import register
 
 CALLBACK = "hydra: {callbacks: {x: {_target_: shutil.copyfile, src: here, dst: there}}}"
 SETTINGS = {

@@ -17,10 +17,10 @@ from core.errors import InputError
 from data.coco import Coco
 from data.content import ImageContent
 from data.sa1b import Sa1b
-from experiments.data_content import FOLDER, contents_of_run, data_content
-from experiments.identity import file_identity, model_sha256, run_id
-from experiments.schema import register
-from experiments.validate import settings_of
+from experiments.config.schema import register
+from experiments.config.validate import settings_of
+from experiments.runs.data_content import FOLDER, contents_of_run, data_content
+from experiments.runs.identity import file_identity, model_sha256, run_id
 from tests.unit.tiny import tiny_sam
 from tests.unit.truthful import drawn_labels, write_coco
 
@@ -62,7 +62,7 @@ def identify(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ide
     shutil.copytree(made, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     # The files of weights are no weights: only their content counts here.
-    monkeypatch.setattr("experiments.identity.read_about", lambda path: {})
+    monkeypatch.setattr("experiments.runs.identity.read_about", lambda path: {})
 
     def identified(*words: str) -> str:
         cfg = composed(*words)

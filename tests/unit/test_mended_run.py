@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from core.errors import InputError
-from experiments.mended_run import NAME, refusals_noted, take_over
-from experiments.run_folder import LOCK
+from experiments.runs.folder import LOCK
+from experiments.runs.mended_run import NAME, refusals_noted, take_over
 
 
 def images(*contents: str, refused: tuple[int, ...] = ()) -> Any:

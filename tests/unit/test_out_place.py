@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import InputError
 from core.storage import NotWritten, check_place
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.out_place import check_out, writing_to
 from tests.smoke.small_disk import SmallDisk
 from tests.smoke.test_faults_disk import fill, in_a_fork, small_disk  # noqa: F401 (a fixture)

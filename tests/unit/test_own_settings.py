@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
-from experiments.mirrored_settings import allow, target_class
-from experiments.own_settings import own_settings
+from experiments.config.mirrored_settings import allow, target_class
+from experiments.config.own_settings import own_settings
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_methods").mkdir()
     (tmp_path / "own_methods" / "__init__.py").write_text("class Mine:\n    pass\n\nnumber = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("experiments.mirrored_settings._allowed", [])
+    monkeypatch.setattr("experiments.config.mirrored_settings._allowed", [])
     return "own_methods"
 
 
@@ -34,7 +34,7 @@ def test_a_package_is_built_from_only_after_it_was_named(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "subprocess.Popen", "builtins.exec", "experiments.run.Parts", "Mine", ""]
+    "target", ["os.system", "subprocess.Popen", "builtins.exec", "experiments.runs.run.Parts", "Mine", ""]
 )
 def test_nothing_else_is_built(target: str) -> None:
     with pytest.raises(InputError, match="only classes of"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
-from experiments import run_folder
-from experiments.run_folder import LOCK, held_folder
+from experiments.runs import folder as folder_module
+from experiments.runs.folder import LOCK, held_folder
 
 FORK = multiprocessing.get_context("fork")
 
@@ -56,7 +56,7 @@ def test_a_lock_that_was_taken_away_holds_nobody(tmp_path: Path, monkeypatch: py
             folder.rmdir()
         return handle
 
-    monkeypatch.setattr(run_folder, "_opened", opened_late)
+    monkeypatch.setattr(folder_module, "_opened", opened_late)
     with held_folder(folder, fresh=False):
         assert len(opened) == 2 and os.fstat(opened[1]).st_ino == (folder / LOCK).stat().st_ino
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.errors import InputError
 from core.provenance import ROOT
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from experiments.pages.facts_part import as_yaml
 from experiments.pages.masks_part import MOST_BYTES, masks_part
 from experiments.pages.run_page import run_page, write_run_page

@@ -7,8 +7,8 @@ import pytest
 from core.errors import InputError
 from data.coco import Coco
 from data.shapes import Shapes
-from experiments.command_line import main
-from experiments.data_schema import CocoData, Sa1bData
+from experiments.cli.command_line import main
+from experiments.config.data_schema import CocoData, Sa1bData
 from experiments.result_file import read_rows
 from experiments.scorable import (
     has_instances,

@@ -10,7 +10,7 @@ from PIL import Image
 from timm.models.tiny_vit import Attention as CachingAttention
 from torch import Tensor
 
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from students.files import save_model
 from students.self_check import encoder_problem, stale_modules
 from students.student import build_model

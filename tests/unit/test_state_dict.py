@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import InputError
-from experiments.checkpoints import find_model
+from experiments.runs.checkpoints import find_model
 from students.initial_weights import load_imagenet
 from students.student import Student
 from teachers.convert import to_hugging_face

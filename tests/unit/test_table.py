@@ -14,8 +14,8 @@ from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.conventions import PROTOCOLS
 from experiments import committed
-from experiments.command_line import main
-from experiments.data_schema import DATA
+from experiments.cli.command_line import main
+from experiments.config.data_schema import DATA
 from experiments.result_file import write_result
 from experiments.tables.formats import csv_format, latex_format, markdown_format
 from experiments.tables.published_figures import FIGURES, published_rows

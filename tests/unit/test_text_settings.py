@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 
 from core import provenance
 from experiments import commands
-from experiments.command_line import main
-from experiments.completion.candidates import candidates
-from experiments.hydra_words import hydra_words, literal, quoted, typed_value, typed_words
-from experiments.schema import method_options, register
-from experiments.sweeps import torchrun
-from experiments.text_settings import any_text_settings, text_settings
+from experiments.cli.command_line import main
+from experiments.cli.completion.candidates import candidates
+from experiments.config.hydra_words import hydra_words, literal, quoted, typed_value, typed_words
+from experiments.config.schema import method_options, register
+from experiments.config.text_settings import any_text_settings, text_settings
+from experiments.runs.sweeps import torchrun
 
 NASTY = (
     *("é/coco", "日本語/图", "🐻", "photo (1).png", "epoch=3-step=5.png", "a,b", "it's; #1 & <x>", 'say "x"', "{x}[0]"),

@@ -13,9 +13,9 @@ from core import processes, threads
 from core.errors import InputError
 from core.provenance import ROOT
 from core.threads import allowed, take_threads, threads_taken
-from experiments.build import build_device
-from experiments.kept_threads import keep_threads
-from experiments.schema import EngineConfig
+from experiments.config.schema import EngineConfig
+from experiments.runs.build import build_device
+from experiments.runs.kept_threads import keep_threads
 
 MANY = 64
 V2 = "0::/job/task\n"
@@ -174,7 +174,7 @@ ENTRIES = {
         for name in ("experiments.pretrain", "experiments.readme", "experiments.paper_table", "data.shapes")
     },
     "everything's figure": ("-m", "experiments.everything.figure"),
-    "a launcher's process": ("-c", "from experiments.sweeps.job import Job; import experiments.commands"),
+    "a launcher's process": ("-c", "from experiments.runs.sweeps.job import Job; import experiments.commands"),
     **{
         f"benchmarks.{file.stem}": ("-m", f"benchmarks.{file.stem}")
         for file in sorted((ROOT / "benchmarks").glob("[!_]*.py"))

@@ -18,8 +18,9 @@ from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
 from data.shapes import Shapes
-from experiments.identity import run_id
-from experiments.schema import register
+from experiments.config.schema import register
+from experiments.config.validate import settings_of
+from experiments.runs.identity import run_id
 from experiments.scoring import Held, score_model
 from experiments.tracking.csv_file import CsvFile, metrics_csv
 from experiments.tracking.curve import Curve
@@ -32,7 +33,6 @@ from experiments.tracking.tracking import tracked
 from experiments.tracking.wandb_about import RunAbout
 from experiments.tracking.wandb_report import main as report_main
 from experiments.tracking.wandb_report import positions, report
-from experiments.validate import settings_of
 from tests.unit.tiny import tiny_sam
 
 ABOUT = RunAbout("slimsam-r0.5-s0-0123abcd", "slimsam-r0.5", ("slimsam",), {}, False)
@@ -135,7 +135,7 @@ def test_a_package_that_is_missing_is_named_with_its_command(name: str, monkeypa
 def test_a_run_without_these_packages_does_not_ask_for_them() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('wandb', 'tensorboard', 'wandb_workspaces', 'matplotlib')));"
-        "import experiments.run, experiments.tracking.tracking"
+        "import experiments.runs.run, experiments.tracking.tracking"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from experiments.schema import PredictConfig
-from experiments.typed_prompt import typed_prompt
+from experiments.commands.typed_prompt import typed_prompt
+from experiments.config.schema import PredictConfig
 
 SIZE = (96, 128)
 

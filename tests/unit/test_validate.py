@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.provenance import ROOT
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from teachers.catalog import MODELS
 from teachers.sam import Sam
 
@@ -119,7 +119,7 @@ def test_ratio_is_refused_by_a_method_without_one(workplace: Path) -> None:
     from omegaconf import OmegaConf
 
     from core.errors import InputError
-    from experiments.validate import settings_of
+    from experiments.config.validate import settings_of
 
     cfg = OmegaConf.create(
         {"format": "table", "ratio": 0.5, "method": {"_target_": "compressors.x.MobileSam", "steps": 1}}
@@ -139,8 +139,8 @@ def test_a_refused_run_leaves_what_was_there(workplace: Path, capsys: pytest.Cap
 def test_runs_may_lie_at_home(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_module
 
-    from experiments.schema import register
-    from experiments.validate import settings_of
+    from experiments.config.schema import register
+    from experiments.config.validate import settings_of
 
     monkeypatch.setenv("HOME", str(workplace))
     register()
@@ -155,7 +155,7 @@ IMPORTS = """
 import sys
 from experiments.__main__ import command
 status = command()
-import experiments.evaluate, experiments.everything.command, experiments.predict, experiments.run
+import experiments.evaluate, experiments.everything.command, experiments.commands.predict, experiments.runs.run
 heavy = {"timm", "torchvision", "torch._dynamo", "torch.utils.flop_counter", "transformers"} & set(sys.modules)
 sys.exit(f"imports {heavy}" if heavy else status)
 """

@@ -1,0 +1,244 @@
+"""From arguments to an exit status: command word, Hydra, and every refusal in one line."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from core.errors import InputError, RunFailed
+from experiments.cli.help.command import asks_for_help, show_help
+from experiments.config.hydra_settings import check_before_hydra, run_jobs
+from experiments.config.hydra_words import hydra_words, quoted
+from experiments.config.messages import group_overrides, nearest, told
+from experiments.config.mirrored_settings import allow
+from experiments.config.own_settings import CONFIG_DIR, own_settings
+from experiments.config.schema import COMMANDS, CONF, OTHER_NAMES, WORDS, register
+from experiments.config.text_settings import text_settings
+from experiments.config.validate import check_preset
+from experiments.config.yaml_texts import keep_texts
+from experiments.runs.sweeps.outcome import SWEPT, Outcome
+
+FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
+"""What is passed to Hydra; ``--cfg job`` shows the composed settings."""
+_SWEEPING = {"-m", "--multirun"}
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", *CONFIG_DIR)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit status: 0, or 2 with one line on standard error for what was given wrong.
+
+    A run that failed by what it computed gives 1, with one line too; whatever else goes wrong keeps its traceback.
+    """
+    if asks_for_help(argv):
+        return show_help(argv)
+    try:
+        command, typed = _command(argv)
+        _check_characters(typed)
+        rest = _named(command, typed)
+        _check_flags(rest)
+        check_preset(command, rest)
+        outcomes = _compose_and_call(command, rest, typed)
+    except InputError as error:
+        _complain(error)
+        return 2
+    except RunFailed as error:
+        _complain(error)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
+    if outcomes and outcomes[0].format == "json" and _speaks():
+        rows = [row.to_dict() for outcome in outcomes for row in outcome.rows or getattr(outcome.error, "rows", ())]
+        print(json.dumps({"rows": rows}, allow_nan=False))
+    refused = [outcome.error for outcome in outcomes if isinstance(outcome.error, InputError)]
+    for reason in refused:
+        _complain(reason)
+    failed = [outcome.error for outcome in outcomes if isinstance(outcome.error, RunFailed)]
+    for failure in failed:
+        _complain(failure)
+    for outcome in outcomes:
+        if outcome.error is not None and not isinstance(outcome.error, InputError | RunFailed):
+            raise outcome.error
+    return 2 if refused else 1 if failed else 0
+
+
+def _speaks() -> bool:
+    """Whether this is the process that prints, of those that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _complain(error: Exception) -> None:
+    if _speaks():
+        # One line, whatever signs stand in what was typed.
+        text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(error))
+        print(f"error: {text}", file=sys.stderr)
+
+
+def _check_characters(arguments: Sequence[str]) -> None:
+    """Refuse what no file that is written here could hold: bytes in names of files that are not UTF-8."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{argument!r} is not UTF-8; give the file or folder another name") from None
+
+
+def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The command word, or ``run``, and the arguments without it; options may stand before the word."""
+    for place, (before, argument) in enumerate(zip(["", *argv], argv, strict=False)):
+        if argument in COMMANDS and before not in _WITH_VALUE:
+            return argument, [*argv[:place], *argv[place + 1 :]]
+        if not argument.startswith("-") and before not in _WITH_VALUE:
+            break
+    if not argv or "=" in argv[0] or argv[0].startswith(("-", "~")):
+        return "run", list(argv)
+    words = [name for name in COMMANDS if name != "run"]
+    raise InputError(f"{argv[0]} is no command; {nearest(argv[0], words)} (a run has none: method=slimsam ratio=0.77)")
+
+
+def _named(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments with the names that settings have: bare words where a command takes them, and other names."""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    open_names = [name for name in WORDS.get(command, ()) if name not in keys]
+    others = OTHER_NAMES.get(command, {})
+    named = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, sign, value = argument.partition("=")
+        if sign and key in others:
+            argument = f"{others[key]}={value}"
+        elif command in WORDS and _is_word(command, argument) and before not in _WITH_VALUE:
+            if not open_names:
+                raise InputError(f"{argument!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
+            argument = f"{open_names.pop(0)}={argument}"
+        named.append(argument)
+    return named
+
+
+def _is_word(command: str, argument: str) -> bool:
+    """Whether an argument is a bare word, rather than an option or a setting."""
+    key, sign, _ = argument.partition("=")
+    if argument.startswith("-"):
+        return False
+    if argument.startswith("~"):
+        # Hydra takes ~key for "without this setting".
+        return argument == "~" or "/" in argument
+    # The name of a folder may hold "=".
+    return not sign or (key not in text_settings(command) and os.path.lexists(argument))
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument.startswith("-"):
+            if argument.partition("=")[0] not in FLAGS:
+                raise InputError(f"{argument} is no option; settings are given as key=value, see --help")
+        elif "=" not in argument and not argument.startswith("~") and before not in _WITH_VALUE:
+            raise InputError(f"{argument!r} is no setting; settings are given as key=value, see --help")
+
+
+def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[str]) -> list[Outcome]:
+    """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them.
+
+    Args:
+        arguments: without the command's word, each setting by its own name.
+        typed: the same as they were typed, to be recorded.
+    """
+    # Here, so that neither --help nor a wrong word waits for PyTorch.
+    from core import processes
+    from experiments.everything.table import print_sweep
+    from experiments.paper_table import print_paper_table
+    from experiments.runs.sweeps.job import Job
+    from experiments.runs.sweeps.summary import print_summary
+
+    if command == "cost" and not any(re.match(r"\+*(method|ratio|student)[.=]", word) for word in arguments):
+        # Nothing is said of a student: teachers alone are counted.
+        arguments = [*arguments, "~method"]
+    folder, packages = own_settings(arguments)
+    allow(packages)
+    register(folder)
+    keep_texts()
+    SWEPT.clear()
+    options, overrides = _options_and_settings(arguments)
+    settings = hydra_words(command, overrides, _sweeps(options, overrides, folder))
+    job = Job(command, packages, () if folder is None else (CONFIG_DIR[0], str(folder)), tuple(typed))
+    name = "config" if command == "run" else command
+    try:
+        mode = check_before_hydra(name, settings, folder)
+        with _surroundings([*job.flags, *options, *settings]):
+            if set(options) <= _SWEEPING:
+                run_jobs(job, name, settings, folder, bool(options), mode)
+            else:
+                hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)()
+    except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
+        raise told(error, overrides, _known(name, overrides, folder)) from error
+    finally:
+        processes.leave()
+    outcomes = list(SWEPT) or job.outcomes
+    if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
+        print_paper_table(outcomes[0].preset, outcomes[0].runs)
+        print_sweep([row for outcome in outcomes for row in outcome.rows])
+        print_summary(outcomes)
+    return outcomes
+
+
+@contextmanager
+def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _options_and_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options with what they take, and settings: Hydra's parser takes settings on one side of an option only.
+
+    The folder of further settings is in neither.
+    """
+    options: list[str] = []
+    settings: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if before in CONFIG_DIR or argument.partition("=")[0] in CONFIG_DIR:
+            continue
+        of_option = argument.startswith("-") or before in _WITH_VALUE
+        (options if of_option else settings).append(argument)
+    return options, settings
+
+
+def _sweeps(options: Sequence[str], settings: Sequence[str], folder: Path | None) -> bool:
+    """Whether several values make several runs: by ``-m``, or by a preset that is a sweep."""
+    modes = [setting.partition("=")[2] for setting in settings if setting.startswith("hydra.mode=")]
+    if modes:
+        return modes[-1].upper() == "MULTIRUN"
+    presets = [
+        root / "experiment" / f"{setting.partition('=')[2]}.yaml"
+        for setting in settings
+        if setting.startswith("experiment=")
+        for root in (CONF, folder)
+        if root is not None
+    ]
+    found = [path.read_text(encoding="utf-8") for path in presets if os.path.isfile(path)]
+    return "-m" in options or "--multirun" in options or any("MULTIRUN" in text for text in found)
+
+
+def _known(name: str, overrides: Sequence[str], folder: Path | None) -> DictConfig | None:
+    """The settings with nothing but the valid choices of groups, to look up what a wrong key may have meant."""
+    roots = [CONF] if folder is None else [CONF, folder]
+    found = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
+    with hydra.initialize_config_module("conf", version_base="1.3"):
+        try:
+            return hydra.compose(name, [*group_overrides(overrides, roots), *found])
+        except (HydraException, OmegaConfBaseException):
+            return None

@@ -1,0 +1,188 @@
+"""What can stand at a place of the command line: command words, settings, and the values that are known."""
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from experiments.cli.help.launchers import LAUNCHERS
+from experiments.cli.help.setting_lines import (
+    CHOICES,
+    CONF,
+    SettingLine,
+    choice_settings,
+    command_settings,
+    commands,
+    group_choices,
+    method_settings,
+)
+from experiments.cli.help.yaml_comments import yaml_defaults, yaml_values
+from experiments.config.text_settings import PATHS
+
+SHELLS = ("bash", "zsh", "fish")
+"""That have a script."""
+OPTIMIZERS = ("adam", "adamw", "muon")
+SCHEDULES = ("constant", "cosine", "step", "plateau")
+"""Of :class:`compressors.distill.schedule.Optimisation`."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Everything a script completes.
+
+    Attributes:
+        commands: the command words.
+        keys: the settings of each command, without those that depend on a choice.
+        below: the settings that come with a choice, such as ``method=slimsam``.
+        defaults: the choice of each command where none is typed: ``run method`` -> ``slimsam``.
+        values: known values, by setting, or by command and setting where they differ.
+        paths: settings that take a file or a folder.
+    """
+
+    commands: tuple[str, ...]
+    keys: Mapping[str, tuple[str, ...]]
+    below: Mapping[str, tuple[str, ...]]
+    defaults: Mapping[str, str]
+    values: Mapping[str, tuple[str, ...]]
+    paths: tuple[str, ...]
+
+
+def candidates() -> Candidates:
+    """All of them, from the schema, from ``conf/`` and from the constants that values are checked against."""
+    own = {command: command_settings(command) for command in commands()}
+    below = {f"method={name}": method_settings(CONF / "method" / f"{name}.yaml") for name in group_choices("method")}
+    below |= {f"then={name}": _renamed(below[f"method={name}"], "method", "then") for name in group_choices("then")}
+    for group in CHOICES:
+        below |= {f"{group}={name}": choice_settings(group, name) for name in group_choices(group)}
+    scored = [
+        setting
+        for name in group_choices("data")
+        for setting in _renamed(below[f"data={name}"], "data", "evaluation.data")
+    ]
+    every = [line for lines in (*own.values(), *below.values(), scored) for line in lines]
+    values = _values(every)
+    keys = {}
+    for command, lines in own.items():
+        with_data = scored if "evaluation.data" in [line.key for line in lines] else []
+        launcher = ["hydra/launcher"]
+        keys[command] = _unique(
+            [*(line.key for line in (*lines, *with_data) if line.key != "evaluation.data"), *launcher]
+        )
+    return Candidates(
+        tuple(own),
+        keys,
+        {choice: _unique(line.key for line in lines) for choice, lines in below.items()},
+        _defaults(own),
+        values,
+        _unique(line.key for line in every if _is_path(line, values)),
+    )
+
+
+def _renamed(lines: Sequence[SettingLine], old: str, new: str) -> tuple[SettingLine, ...]:
+    return tuple(
+        SettingLine(new + line.key.removeprefix(old), line.type, line.default, line.line, line.group) for line in lines
+    )
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _defaults(own: Mapping[str, Sequence[SettingLine]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for command in own:
+        chosen = yaml_defaults(CONF / f"{'config' if command == 'run' else command}.yaml")
+        found |= {
+            f"{command} {group}": chosen[group]
+            for group in ("method", *CHOICES)
+            if group_choices(group) and group in chosen
+        }
+    return found
+
+
+def _is_path(line: SettingLine, values: Mapping[str, Sequence[str]]) -> bool:
+    last = line.key.rpartition(".")[2]
+    named = last in ("checkpoint", "init") or line.key not in values
+    return line.type == "str" and last in PATHS and named
+
+
+def _values(lines: Iterable[SettingLine]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {"hydra/launcher": tuple(LAUNCHERS)}
+    for line in lines:
+        if line.group is not None and line.key == line.group:
+            found[line.key] = group_choices(line.group)
+        elif line.type == "bool":
+            found[line.key] = ("true", "false")
+    return found | _checked() | _of_methods()
+
+
+def _of_methods() -> dict[str, tuple[str, ...]]:
+    """The choices of methods' settings, by what their classes are checked against."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in group_choices("method"):
+        target = yaml_values(CONF / "method" / f"{name}.yaml")["_target_"][0]
+        module, _, class_name = target.rpartition(".")
+        method = getattr(importlib.import_module(module), class_name)
+        for base in reversed(method.__mro__):
+            for key, allowed in getattr(importlib.import_module(base.__module__), "CHOICES", {}).items():
+                for group in ("method", *(["then"] if name in group_choices("then") else [])):
+                    found[f"{group}.{key}"] = _unique((*found.get(f"{group}.{key}", ()), *allowed))
+    return found
+
+
+def _checked() -> dict[str, tuple[str, ...]]:
+    """Values by the constants that the program itself compares with."""
+    from compressors.aligning import WEIGHTS
+    from evaluation.average_precision.figures import BACKENDS
+    from evaluation.conventions import PROTOCOLS
+    from evaluation.everything.settings import STRATEGIES
+    from evaluation.latency import PRECISIONS
+    from experiments.commands.convert import LAYOUTS
+    from experiments.config.validate import CACHES, FORMATS, TABLE_FORMATS
+    from experiments.tracking.settings import MODES
+    from students.catalog import RELEASED
+    from students.export.manifest import PRECISIONS as EXPORTED
+    from students.export.requirements import WRITES
+    from students.export.runtimes import RUNTIMES
+    from students.student import KINDS
+    from teachers.catalog import MODELS
+
+    models = (*MODELS, *RELEASED)
+    found: dict[str, Iterable[str]] = {
+        "format": FORMATS,
+        "table format": TABLE_FORMATS,
+        "cache": CACHES,
+        "engine.cache": CACHES,
+        "engine.device": ("auto", "cpu", "cuda"),
+        "engine.precision": ("auto", *PRECISIONS),
+        "evaluation.precision": PRECISIONS,
+        "evaluation.protocols": PROTOCOLS,
+        "compare protocol": PROTOCOLS,
+        "table protocol": PROTOCOLS,
+        "evaluation.backend": BACKENDS,
+        "evaluation.reference": models,
+        "checkpoint": models,
+        "method.init": models,
+        "then.init": models,
+        "convert to": LAYOUTS,
+        "export to": WRITES,
+        "precision": EXPORTED,
+        "runtime": RUNTIMES,
+        "generator.strategy": STRATEGIES,
+        "method.bottleneck_weights": WEIGHTS,
+        "method.embedding_weights": WEIGHTS,
+        "logger.mode": MODES,
+        "shell": SHELLS,
+        "student.kind": [kind for kind in KINDS if kind != "vit"],
+        "teacher.name": MODELS,
+        "table data": group_choices("data"),
+        "leaderboard data": group_choices("data"),
+        "leaderboard protocol": PROTOCOLS,
+    }
+    for key in ("optimizer", "scratch_optimizer"):
+        found[f"teacher.recipe.{key}"] = OPTIMIZERS
+    for prefix in ("method", "then"):
+        found |= {f"{prefix}.optimisation.optimizer": OPTIMIZERS, f"{prefix}.optimisation.schedule": SCHEDULES}
+    for prefix in ("data", "evaluation.data"):
+        found |= {f"{prefix}.split": ("train", "validation", "all")}
+        found |= {f"{prefix}.{key}": ("refuse", "skip") for key in ("missing", "unusable")}
+    return {key: tuple(values) for key, values in found.items()}

@@ -1,0 +1,92 @@
+"""The command ``convert``: a checkpoint in another layout."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from core.checkpoint import write_torch
+from core.errors import InputError
+from core.plain_file import home_path
+from core.result import ResultRow
+from experiments.config.messages import nearest
+from experiments.config.schema import ConvertConfig
+from experiments.out_place import check_out, writing_to
+from experiments.runs.checkpoints import Found, check_encoder, chosen_model, say
+from students.convert.hugging_face import save_hugging_face
+from students.convert.mobile_sam import CONFIG as MOBILE_SAM
+from students.convert.mobile_sam import to_mobile_sam
+from students.files import describe, save_model
+from students.quantized.plan import plan_of
+from students.student import kind_of
+from teachers.sam import META_NORM_EPS
+from teachers.stored import ENDINGS
+
+
+def _to_hugging_face(path: Path, found: Found) -> None:
+    # Names of folders may hold dots: only an ending of checkpoints means that a file was meant.
+    if path.is_file() or (path.suffix.lower() in ENDINGS and not path.is_dir()):
+        raise InputError(f"out={path}: Hugging Face's layout is a folder; give a name without an ending")
+    save_hugging_face(path, found.model, found.about)
+
+
+def _to_meta(path: Path, found: Found) -> None:
+    _check_ending(path, "Meta's", ".pth", ".pt")
+    model = found.model
+    if kind_of(model.config.encoder) != "vit":
+        raise InputError(f"to=meta: {model.name} has no ViT as Meta's layout needs; give to=sampress")
+    write_torch(path, model.state_dict(), json.dumps(describe(model, found.about)))
+    eps = model.config.decoder_norm_eps
+    if eps != META_NORM_EPS:
+        say(
+            f"{path}: Meta's code computes the mask decoder's layer norms with an eps of {META_NORM_EPS:g}, this model "
+            f"with {eps:g}, as it is written beside the weights for this project"
+        )
+
+
+def _to_mobile_sam(path: Path, found: Found) -> None:
+    _check_ending(path, "MobileSAM's", ".pt", ".pth")
+    model = found.model
+    if model.config != MOBILE_SAM:
+        raise InputError(f"to=mobile_sam: {model.name} is no SAM with TinyViT-5M at 1024 pixels; give to=sampress")
+    tensors = to_mobile_sam(model.state_dict(), found.beside)
+    write_torch(path, tensors, json.dumps(describe(model, found.about)))
+
+
+def _to_sampress(path: Path, found: Found) -> None:
+    _check_ending(path, "this project's", ".safetensors")
+    save_model(path, found.model, found.about)
+
+
+def _check_ending(path: Path, layout: str, *endings: str) -> None:
+    if path.suffix.lower() not in endings or path.is_dir():
+        raise InputError(f"out={path}: {layout} layout is a file that ends in {endings[0]}; give such a name")
+
+
+LAYOUTS: dict[str, Callable[[Path, Found], None]] = {
+    "hf": _to_hugging_face,
+    "meta": _to_meta,
+    "mobile_sam": _to_mobile_sam,
+    "sampress": _to_sampress,
+}
+"""Hugging Face's ``SamModel`` folder, Meta's and MobileSAM's state dicts, this project's self-describing file."""
+
+
+def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Read a model in any layout that ``evaluate`` reads and write it in another."""
+    if settings.to not in LAYOUTS:
+        raise InputError(f"to={settings.to} is unknown; {nearest(settings.to, LAYOUTS)}")
+    out = home_path(settings.out)
+    check_out(settings.out, out)
+    found = chosen_model(settings)
+    if settings.to != "sampress" and plan_of(found.model) is not None:
+        raise InputError(
+            f"to={settings.to}: {found.model.name} is quantised, and other layouts hold no codes and scales; give "
+            "to=sampress, take it to a runtime by export precision=int8, or convert the model it was made of"
+        )
+    check_encoder(settings.checkpoint, found.model)
+    with writing_to(settings.out):
+        LAYOUTS[settings.to](out, found)
+    say(f"{found.model.name} ({found.layout}) written to {out}")
+    return []

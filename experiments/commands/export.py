@@ -1,0 +1,67 @@
+"""The command ``export``: a model as files of another runtime, checked against PyTorch."""
+
+import torch
+from omegaconf import DictConfig
+
+from core.errors import InputError
+from core.plain_file import home_path
+from core.result import ResultRow
+from core.terminal import terminal
+from experiments.config.messages import nearest
+from experiments.config.schema import ExportConfig
+from experiments.out_place import check_out, writing_to
+from experiments.report import size
+from experiments.runs.checkpoints import Found, check_encoder, chosen_model
+from students.catalog import RELEASED
+from students.export.folder import TARGETS, check_request, export_model
+from students.export.manifest import PRECISIONS
+from students.export.placing import check_folder
+from students.export.requirements import WRITES, require
+from teachers.catalog import MODELS
+
+
+def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Export a model that ``evaluate`` reads to a folder that ``evaluate`` reads too."""
+    to, precision, out = settings.to, settings.precision, home_path(settings.out)
+    if to not in TARGETS:
+        raise InputError(f"to={to} is unknown; {nearest(to, TARGETS)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision} is unknown; {nearest(precision, PRECISIONS)}")
+    require(WRITES[to], f"to={to}")
+    check_folder(out)
+    check_out(settings.out, out)
+    found = chosen_model(settings)
+    check_request(found.model, to, precision)
+    check_encoder(settings.checkpoint, found.model, torch.bfloat16 if precision == "bf16" else None, "precision")
+    with writing_to(settings.out):
+        manifest = export_model(
+            found.model,
+            out,
+            to,
+            precision,
+            upscale=settings.upscale,
+            licence=licence_of(settings.checkpoint, found),
+            about=found.about,
+        )
+    console = terminal(stderr=True)
+    measured = ", ".join(f"{part.replace('_', ' ')} {value:.1e}" for part, value in manifest.difference.items())
+    for line in (
+        f"{found.model.name} ({found.layout}) written to {out}: {manifest.encoder.file}, {manifest.decoder.file}, "
+        f"{size(manifest.bytes)}, {precision}",
+        f"relative difference from PyTorch: {measured}",
+    ):
+        console.print(line, soft_wrap=True)
+    if not manifest.any_batch:
+        console.print("the image encoder takes one picture at a time", soft_wrap=True)
+    return []
+
+
+def licence_of(checkpoint: str, found: Found) -> str | None:
+    """The licence of a catalogue's weights; None where nothing is known of a file."""
+    if checkpoint in RELEASED:
+        return RELEASED[checkpoint].licence
+    if checkpoint not in MODELS:
+        return None
+    release = MODELS[checkpoint].release
+    # What is packaged has the licence of the package.
+    return release.licence if release else "Apache-2.0"

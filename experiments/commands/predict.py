@@ -1,0 +1,133 @@
+"""The command ``predict``: one prompt on one picture, its masks as files."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import Image
+
+from core.checkpoint import replacing
+from core.plain_file import home_path
+from evaluation.latency import device_name
+from evaluation.predictor import SamPredictor
+from experiments.commands.typed_prompt import TypedPrompt, typed_prompt
+from experiments.config.schema import PredictConfig
+from experiments.out_place import check_out, writing_to
+from experiments.report import milliseconds
+from experiments.runs.build import build_device
+from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.upright import upright_image
+
+
+@dataclass(frozen=True)
+class PredictedMask:
+    """A mask that was written.
+
+    Attributes:
+        image, mask, overlay: files.
+        model: the model's name.
+        index: which of the candidates.
+        area: pixels inside, of the picture's own.
+        iou_pred: what the model predicts its IoU to be.
+        encode_ms, decode_ms: of the picture and of all candidates, resizing included: one call each.
+        device: where that was.
+    """
+
+    image: str
+    mask: str
+    overlay: str
+    model: str
+    index: int
+    area: int
+    iou_pred: float
+    encode_ms: float
+    decode_ms: float
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
+    """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them."""
+    device = build_device(settings.engine)
+    path, out = home_path(settings.image), home_path(settings.out)
+    check_out(settings.out, out / f"{path.stem}_overlay.png")
+    image = upright_image(path)
+    prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
+    model = chosen_model(settings).model.to(device)
+    check_encoder(settings.checkpoint, model)
+    predictor = SamPredictor(model)
+    _, encode_ms = _timed(lambda: predictor.set_image(image), device)
+    # bool [M, H, W] and float [M]
+    (masks, iou_pred, _), decode_ms = _timed(
+        lambda: predictor.predict(prompt.points_xy, prompt.labels, prompt.box_xyxy, None, settings.multimask), device
+    )
+    files = [out / f"{path.stem}_mask{index if settings.multimask else ''}.png" for index in range(len(masks))]
+    overlay = out / f"{path.stem}_overlay.png"
+    _write(files, overlay, image, masks, iou_pred, prompt, settings.out)
+    rows = [
+        PredictedMask(
+            image=str(path),
+            mask=str(file),
+            overlay=str(overlay),
+            model=model.name,
+            index=index,
+            area=int(np.count_nonzero(mask)),
+            iou_pred=float(value),
+            encode_ms=encode_ms,
+            decode_ms=decode_ms,
+            device=device_name(device),
+        )
+        for index, (file, mask, value) in enumerate(zip(files, masks, iou_pred, strict=True))
+    ]
+    if settings.format == "table":
+        _print(rows, image.shape[0] * image.shape[1])
+    return rows
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What a call returns, and how long it took in milliseconds."""
+    start = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, 1000 * (time.perf_counter() - start)
+
+
+def _write(
+    files: list[Path],
+    overlay: Path,
+    image: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+    iou_pred: NDArray[np.float32],
+    prompt: TypedPrompt,
+    out: str,
+) -> None:
+    # Here, because matplotlib makes folders in the user's home as soon as it is imported.
+    from experiments.prediction_picture import draw_prediction
+
+    with writing_to(out):
+        for file, mask in zip(files, masks, strict=True):
+            with replacing(file) as temporary:
+                Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        draw_prediction(overlay, image, masks, iou_pred, prompt)
+
+
+def _print(rows: list[PredictedMask], pixels: int) -> None:
+    for row in rows:
+        name = f"mask {row.index}" if len(rows) > 1 else "mask"
+        share = f"{100 * row.area / pixels:.1f} % of the picture"
+        print(f"{name}: {row.area:,} pixels ({share}), predicted IoU {row.iou_pred:.3f}, {row.mask}")
+    first = rows[0]
+    print(f"overlay: {first.overlay}")
+    times = f"encoding {milliseconds(first.encode_ms)}, decoding {milliseconds(first.decode_ms)}"
+    print(f"{first.model}: {times}, {first.device}")

@@ -1,0 +1,148 @@
+"""Hydra's and OmegaConf's errors, told in one line that names key, value and fix."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, GrammarParseError, ValidationError
+
+from core.errors import InputError
+from experiments.cli.help.launchers import LAUNCHERS
+from experiments.config.schema import CONF
+
+
+def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
+    """The error of a composition as an :class:`InputError`.
+
+    Args:
+        overrides: what was typed.
+        known: the configuration without the overrides, to find what was meant.
+    """
+    if isinstance(error, OverrideParseException):
+        return InputError(f"{error.override!r} cannot be read; give key=value, with a value such as 0.5, true or [1,2]")
+    if isinstance(error, MissingConfigException):
+        return _missing(error)
+    chain = list(_chain(error))
+    if any(isinstance(part, GrammarParseError) for part in chain):
+        return InputError(
+            f"{_line(error)}: ${{ begins a reference in files of settings, and stands in the name of no folder to work "
+            f"in ({os.getcwd()}) and to sweep into (runs=)"
+        )
+    of_type = any(isinstance(part, ValidationError) for part in chain)
+    for part in chain:
+        text = _line(part)
+        if not of_type and (match := re.search(r"Could not override '([^']+)'", text)):
+            return unknown(match[1], known)
+    for part in chain:
+        if isinstance(part, ValidationError) and part.full_key:
+            return InputError(f"{_typed(part.full_key, overrides)}: {_kind(_line(part))}")
+    for part in chain:
+        if isinstance(part, ConfigKeyError | ConfigAttributeError) and part.full_key:
+            return unknown(part.full_key, known)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if os.path.isdir(CONF / key) and value in ("null", ""):
+            return InputError(f"{text}: {nearest(value, _options(key))}")
+    text = _line(error)
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return InputError(f"{match[1]} gives several values; add -m to run each of them")
+    return InputError(text)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """``did you mean ...?`` or the list of what there is."""
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(choices)}"
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _missing(error: MissingConfigException) -> InputError:
+    group, _, name = (error.missing_cfg_file or "").removesuffix(".yaml").rpartition("/")
+    options = sorted(error.options or ())
+    if group == "hydra/launcher" and name in LAUNCHERS:
+        return InputError(f"{group}={name} is not installed; pip install 'sampress[sweeps]'")
+    if not group:
+        return InputError(_line(error))
+    if not options:
+        return InputError(f"{group}={name}: there is no such group of settings")
+    return InputError(f"{group}={name} is unknown; {nearest(name, options)}")
+
+
+def unknown(key: str, known: DictConfig | None) -> InputError:
+    """A key that does not exist, with the one that was probably meant."""
+    node: Any = known
+    parents = key.split(".")
+    for depth, part in enumerate(parents):
+        if not isinstance(node, DictConfig):
+            break
+        names = [str(name) for name in node]
+        if part not in names:
+            prefix = ".".join(parents[:depth])
+            names += ["experiment"] if not depth else []
+            near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
+            if near:
+                return InputError(f"{key} is no setting; did you mean {'.'.join([*parents[:depth], near[0]])}?")
+            where = f"{prefix} has" if prefix else "there are"
+            return InputError(f"{key} is no setting; {where} {', '.join(sorted(names)) or 'none'}")
+        node = node._get_node(part)
+    return InputError(f"{key} is no setting here; see --help")
+
+
+def _typed(key: str, overrides: Sequence[str]) -> str:
+    """The override that set a key, as it was typed, or else the key."""
+    for text in overrides:
+        if text.lstrip("+~").partition("=")[0] == key:
+            return text
+    return key
+
+
+def _kind(text: str) -> str:
+    """OmegaConf's complaint about a value, in plain words."""
+    kinds = {"Float": "a number, such as 0.5", "Integer": "a whole number", "Bool": "true or false"}
+    if (match := re.search(r"could not be converted to (\w+)", text)) and match[1] in kinds:
+        return f"give {kinds[match[1]]}"
+    if "is not Optional" in text or "Incompatible value 'None'" in text:
+        return "null is not possible here; give a value"
+    if "is not a valid bool" in text:
+        return "give true or false"
+    if "is not a ListConfig" in text:
+        return "give a list, such as [1,2]"
+    return text
+
+
+def _chain(error: BaseException | None) -> Iterable[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def group_overrides(overrides: Sequence[str], roots: Sequence[Path] = (CONF,)) -> list[str]:
+    """The overrides that choose from a group and name something that exists, each with its first value.
+
+    Composed alone they show which keys there are for the others.
+
+    Args:
+        roots: folders of settings.
+    """
+    kept = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        first = value.split(",")[0]
+        # Of a name that is too long for a file, pathlib raises.
+        if any(os.path.isfile(root / key / f"{first}.yaml") for root in roots):
+            kept.append(f"{key}={first}")
+    return kept

@@ -1,0 +1,386 @@
+"""The types of every setting. A wrong name or type stops a command before anything else happens."""
+
+import re
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+import conf
+from evaluation.everything.settings import EverythingSettings
+from experiments.config.data_schema import DATA, DataFolder
+from experiments.config.mirrored_settings import mirror, target_class
+from experiments.config.model_schema import CommandConfig, EngineConfig, ModelConfig, StudentConfig, TeacherConfig
+from experiments.tracking.settings import LOGGERS
+
+CONF = Path(conf.__file__).parent
+
+
+@dataclass
+class EvaluationConfig:
+    """What models are scored on, and how often their latency is taken.
+
+    Attributes:
+        protocol: prompts and choice of masks, of runs and of ``evaluate`` where ``protocols`` names none.
+        protocols: names of :data:`evaluation.conventions.PROTOCOLS`, all scored in one pass, a row each.
+        backend: of average precision: ``faster`` (faster-coco-eval) or ``official`` (pycocotools, lvis).
+        top: of a detector's boxes at most so many a picture, the best ones; null: all.
+        jitter: noise on ground-truth boxes, as a share of their sides; null: as the protocol has it.
+        reference: the model whose masks are the truth, of protocols that compare with a model's.
+        seed: of what protocols draw.
+        encoded: pictures encoded together; null: one on the CPU, eight on an accelerator.
+        workers: processes that read pictures ahead; null: none on the CPU, beside an accelerator up to eight.
+        images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 200 in a run.
+        batch: prompts decoded together.
+        latency_runs: timed rounds.
+        precision: what models compute in while they are scored and timed; ``float32`` is the reference.
+    """
+
+    protocol: str = "box_point@1"
+    protocols: list[str] = field(default_factory=list)
+    backend: str = "faster"
+    top: int | None = None
+    jitter: float | None = None
+    reference: str | None = None
+    seed: int = 0
+    encoded: int | None = None
+    workers: int | None = None
+    images: int | None = None
+    batch: int = 64
+    latency_runs: int = 20
+    precision: str = "float32"
+    data: Any = MISSING
+
+
+@dataclass
+class ProposalsConfig:
+    """What the masks of whole pictures are scored on.
+
+    Attributes:
+        protocol: what is compared with what.
+        images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 50.
+        precision: what models compute in.
+    """
+
+    protocol: str = "everything@1"
+    images: int | None = None
+    precision: str = "float32"
+    data: Any = MISSING
+
+
+@dataclass
+class RunConfig(CommandConfig):
+    """A compression run.
+
+    Attributes:
+        ratio: share of the channels to cut, of methods that cut.
+        seed: of everything random.
+        cache: of the teacher's embeddings: ``disk`` (shared by all runs), ``memory`` (of this run), ``off``.
+        force: whether to throw away what this run has and start over.
+        name: first part of the run's name, instead of the method.
+        processes: on this machine, one a device; more than one are started by ``torchrun``.
+        packages: packages of one's own, whose classes a method's ``_target_`` may name.
+        logger: where the figures of training go.
+        then: a second method, for what the first one made.
+    """
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    method: Any = MISSING
+    data: Any = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    ratio: float | None = None
+    seed: int = 0
+    cache: str = "disk"
+    force: bool = False
+    name: str | None = None
+    processes: int = 1
+    packages: list[str] = field(default_factory=list)
+    logger: Any = MISSING
+    then: Any = None
+
+
+@dataclass
+class EvaluateConfig(ModelConfig):
+    """One model, scored.
+
+    Attributes:
+        checkpoint: a model's name or file, or an exported folder.
+        runtime: of an exported folder, where several can run its files: ``onnxruntime`` or ``openvino``.
+        detections: a detector's boxes, a JSON file in COCO's results format.
+        out: the folder for records and rows; null: ``<runs>/evaluations/<name>``.
+    """
+
+    runtime: str | None = None
+    detections: str | None = None
+    out: str | None = None
+    data: DataFolder = field(default_factory=DataFolder)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class CostConfig(CommandConfig):
+    """What a teacher and a student cost.
+
+    Attributes:
+        method: null: the teacher alone.
+        packages: packages of one's own, whose classes a method's ``_target_`` may name.
+    """
+
+    packages: list[str] = field(default_factory=list)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    method: Any = None
+    ratio: float | None = None
+
+
+@dataclass
+class ConvertConfig(ModelConfig):
+    """A checkpoint, the layout it shall have, and where to write that.
+
+    Attributes:
+        to: ``hf`` (a folder), ``meta``, ``mobile_sam`` or ``sampress`` (files).
+        out: the file or folder to write.
+    """
+
+    to: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class ExportConfig(ModelConfig):
+    """A model, and the files it shall become.
+
+    Attributes:
+        to: format of the files: ``onnx``, ``openvino`` or ``torch``.
+        precision: ``fp32``, ``bf16`` or ``int8`` (of a quantised checkpoint).
+        upscale: whether the decoder also gives masks of the picture's size, as SAM's own ONNX files do.
+        out: the folder to write.
+    """
+
+    to: str = "onnx"
+    precision: str = "fp32"
+    upscale: bool = True
+    out: str = MISSING
+
+
+@dataclass
+class PredictConfig(ModelConfig):
+    """One prompt on one picture.
+
+    Attributes:
+        image: a picture's file.
+        box: ``[x0, y0, x1, y1]`` in pixels of the picture.
+        points: ``[[x, y], ...]`` in pixels of the picture.
+        labels: one a point: 1 foreground, 0 background; null: all foreground.
+        multimask: three candidates instead of one mask.
+        out: the folder for the masks and the overlay.
+    """
+
+    image: str = MISSING
+    box: list[float] | None = None
+    # The pairs are checked by the command: inside nested lists OmegaConf takes no whole number for a float.
+    points: list[Any] | None = None
+    labels: list[int] | None = None
+    multimask: bool = False
+    out: str = "."
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class EverythingConfig(ModelConfig):
+    """All masks of pictures, or their scores on a data set.
+
+    Attributes:
+        generator: settings of :class:`evaluation.everything.EverythingSettings`.
+        image: a picture's file, or a folder of pictures.
+        evaluation: a data set with masks, instead of ``image``; ``data`` says where it lies.
+        out: the folder for what is written; null: ``everything`` for pictures, ``<runs>/everything`` for scores.
+        draw: whether each picture is drawn with its masks.
+        force: whether to do again what is there already.
+    """
+
+    generator: Any = MISSING
+    image: str | None = None
+    evaluation: ProposalsConfig | None = None
+    data: DataFolder = field(default_factory=DataFolder)
+    out: str | None = None
+    draw: bool = True
+    force: bool = False
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class CompareConfig(CommandConfig):
+    """Two evaluations, instance by instance.
+
+    Attributes:
+        first, second: folders that ``evaluate`` wrote, or their names in ``<runs>/evaluations``.
+        count: single instances to show on each side, at most.
+        protocol: only this one; null: every one that both have.
+        out: the folder for the pairs, the page and the pictures; null: nothing is written.
+        data: where the pictures lie now, if elsewhere than when they were scored.
+    """
+
+    first: str = MISSING
+    second: str = MISSING
+    count: int = 10
+    protocol: str | None = None
+    out: str | None = None
+    data: DataFolder = field(default_factory=DataFolder)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class TableConfig(CommandConfig):
+    """Every measured row, and what papers say, in one table for each data set and protocol.
+
+    Attributes:
+        results: whether the committed rows count, beside those below ``runs``.
+        protocol, dataset: only this one; null: all. The data set is typed as ``data=NAME``.
+        out: a file; null: standard output.
+    """
+
+    results: bool = True
+    protocol: str | None = None
+    dataset: str | None = None
+    out: str | None = None
+
+
+@dataclass
+class LeaderboardConfig(CommandConfig):
+    """Every row that was measured, and what papers say, as CSV, Markdown and one page that needs no network.
+
+    Attributes:
+        out: the folder of ``leaderboard.csv``, ``.md`` and ``.html``; null: the folder of runs.
+        results: whether the committed rows count, beside those below ``runs``.
+        published: whether the figures of papers are there too, marked as such.
+        protocol, dataset: only this one; null: all. The data set is typed as ``data=NAME``.
+        pages: whether every run gets a page of its own, in ``out/pages``.
+    """
+
+    out: str | None = None
+    results: bool = True
+    published: bool = True
+    protocol: str | None = None
+    dataset: str | None = None
+    pages: bool = True
+
+
+@dataclass
+class DoctorConfig(CommandConfig):
+    """What is installed and found here.
+
+    Attributes:
+        data: where pictures are looked for.
+        engine: its device is tried.
+    """
+
+    data: DataFolder = field(default_factory=DataFolder)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class CompletionConfig(CommandConfig):
+    """A script for a shell.
+
+    Attributes:
+        shell: ``bash``, ``zsh`` or ``fish``.
+    """
+
+    shell: str = MISSING
+
+
+COMMANDS: dict[str, type[CommandConfig]] = {
+    "run": RunConfig,
+    "evaluate": EvaluateConfig,
+    "cost": CostConfig,
+    "convert": ConvertConfig,
+    "export": ExportConfig,
+    "predict": PredictConfig,
+    "everything": EverythingConfig,
+    "compare": CompareConfig,
+    "table": TableConfig,
+    "leaderboard": LeaderboardConfig,
+    "doctor": DoctorConfig,
+    "completion": CompletionConfig,
+}
+WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second"), "completion": ("shell",)}
+"""Settings that a command also takes as bare words, in this order."""
+OTHER_NAMES = {
+    "table": {"data": "dataset"},
+    "leaderboard": {"data": "dataset"},
+    "evaluate": {
+        "data.split": "evaluation.data.split",
+        "checkpoint.decoder_heads": "decoder_heads",
+        "checkpoint.entry": "entry",
+    },
+    "convert": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
+    "export": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
+    "predict": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
+    "everything": {
+        "data.split": "evaluation.data.split",
+        "checkpoint.decoder_heads": "decoder_heads",
+        "checkpoint.entry": "entry",
+    },
+}
+"""Settings that are typed by another name too: Hydra takes a key of the name of a folder in ``conf/`` for a file there
+and has no settings below one that is a text, and what ``evaluation`` scores is said by ``data`` like the folder that it
+lies in."""
+
+
+_methods: dict[str, type[Any]] = {}
+"""The settings of each method that :func:`register` found."""
+_stored: dict[str, type[Any]] = {}
+"""Those that Hydra has, which keeps what an earlier call found."""
+
+
+def method_classes() -> dict[str, type[Any]]:
+    """The settings of each method that :func:`register` found, by the method's name."""
+    return dict(_methods)
+
+
+def method_options() -> dict[str, frozenset[str]]:
+    """The names of the settings that each method has, by the method's name."""
+    return {
+        name: frozenset(part.name for part in fields(node)) - {"_target_"} for name, node in sorted(_methods.items())
+    }
+
+
+@cache
+def _register_own() -> None:
+    """What is the same in every call."""
+    store = ConfigStore.instance()
+    for name, node in COMMANDS.items():
+        store.store(group="schema", name=name, node=node)
+    for name, data in DATA.items():
+        store.store(group="schema/data", name=name, node=data)
+    for name, logger in LOGGERS.items():
+        store.store(group="schema/logger", name=name, node=logger)
+    # The command writes COCO's run lengths, whatever the generator could give.
+    store.store(group="schema", name="generator", node=mirror(EverythingSettings, without=("output",)))
+
+
+def register(folder: Path | None = None) -> None:
+    """Put every schema where the YAML files name it; below ``schema/``, so that none shows as a choice.
+
+    Args:
+        folder: of further settings, with files of its own in ``method/``; see ``--config-dir``.
+    """
+    _register_own()
+    store = ConfigStore.instance()
+    _methods.clear()
+    for root in [CONF] if folder is None else [CONF, folder]:
+        for path in sorted((root / "method").glob("*.yaml")):
+            found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            if found:
+                target: type = target_class(found[1])
+                _methods[path.stem] = node = mirror(target, found[1])
+                if _stored.get(path.stem) is not node:
+                    store.store(group="schema/method", name=path.stem, node=node)
+                    _stored[path.stem] = node

@@ -1,0 +1,185 @@
+"""What types cannot say about settings: refused in one line that names the key, the value and the fix."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.errors import InputError
+from experiments.cli.help.overview import choices, owner_of
+from experiments.config.messages import nearest
+from experiments.config.schema import EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig, TableConfig
+from experiments.runs.sweeps.combinations import refuse_option
+from experiments.tracking.settings import check_logger
+
+FORMATS = ("table", "json")
+TABLE_FORMATS = ("table", "csv", "markdown", "latex", "json")
+PROTOCOLS = {EvaluationConfig: ("box_point@1",), ProposalsConfig: ("everything@1",)}
+CACHES = ("disk", "memory", "off")
+EXAMPLES = {
+    "data.root": "FOLDER",
+    "student.name": "resnet18, or another of timm.list_models()",
+    "evaluation.data.root": "FOLDER",
+    "checkpoint": "sam_pocket, or the path of a checkpoint file",
+    "image": "the path of a picture",
+    "to": "hf, meta, mobile_sam or sampress",
+    "out": "PATH",
+    "first": "FOLDER, which evaluate wrote (two bare words do as well)",
+    "second": "FOLDER, which evaluate wrote (two bare words do as well)",
+    "shell": "bash, zsh or fish (a bare word does as well)",
+}
+"""What may be given where there is no default."""
+
+
+def settings_of(cfg: DictConfig) -> Any:
+    """The composed configuration as plain dataclasses, checked as a whole.
+
+    Raises:
+        InputError: a value is missing, out of range, or does not belong to the method.
+    """
+    formats = TABLE_FORMATS if OmegaConf.get_type(cfg) is TableConfig else FORMATS
+    if cfg.format not in formats:
+        raise InputError(f"format={cfg.format} is unknown; choose one of {', '.join(formats)}")
+    _check_ratio(cfg)
+    _check_missing(cfg)
+    try:
+        settings: Any = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {_first_line(error)}") from error
+    _check_known(cfg, settings)
+    # Here for every command, so that none makes a folder of the name ~.
+    settings.runs = os.path.expanduser(settings.runs)
+    if hasattr(settings, "engine"):
+        settings.engine.cache_folder = os.path.expanduser(settings.engine.cache_folder)
+    if hasattr(settings, "cache"):
+        _check_cache(settings)
+    if isinstance(settings, RunConfig):
+        check_logger(settings.logger)
+    if isinstance(settings, EverythingConfig):
+        _check_one_source(settings)
+    if getattr(settings, "evaluation", None) is not None:
+        _check_evaluation(settings.evaluation)
+        if isinstance(settings, RunConfig) and settings.evaluation.protocols:
+            chosen = ",".join(settings.evaluation.protocols)
+            raise InputError(
+                f"evaluation.protocols=[{chosen}]: runs are scored by {settings.evaluation.protocol}; choose such an "
+                "evaluation, and score the student under other protocols by evaluate checkpoint=..."
+            )
+    name = getattr(settings, "name", None)
+    if name is not None and not (name and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-"):
+        raise InputError(f"name={name}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit")
+    return settings
+
+
+def _check_ratio(cfg: DictConfig) -> None:
+    """A ratio is given where, and only where, the method takes one."""
+    if "ratio" not in cfg:
+        return
+    if OmegaConf.is_missing(cfg, "method"):
+        raise InputError("method is missing; give one, for example method=slimsam ratio=0.77")
+    if cfg.method is None:
+        if cfg.ratio is not None:
+            raise InputError(f"ratio={cfg.ratio}: there is no method that could take it; give method=slimsam too")
+        return
+    takes = "ratio" in cfg.method
+    name = str(cfg.method._target_).rpartition(".")[2]
+    if cfg.ratio is not None and not takes:
+        raise refuse_option("ratio", cfg.ratio, name, [key for key in cfg.method if key != "_target_"])
+    if cfg.ratio is None and takes and OmegaConf.to_container(cfg.method, resolve=False)["ratio"] == "${ratio}":  # type: ignore[call-overload,index]
+        raise InputError(f"ratio is missing: {name} needs the share of channels to cut, in (0, 1); try ratio=0.5")
+
+
+def check_student(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """A student is chosen only where the method takes one.
+
+    Args:
+        overrides: what was typed.
+
+    Raises:
+        InputError: it would have no effect.
+    """
+    if cfg.get("method") is None or "student" not in cfg:
+        return
+    chosen = next((text for text in overrides if text.lstrip("+~").startswith(("student=", "student."))), None)
+    if chosen is not None and "student" not in cfg.method:
+        name = str(cfg.method._target_).rpartition(".")[2]
+        raise InputError(f"{chosen}: {name} takes no student; leave it out, or give method=mobilesam")
+    if chosen is not None and cfg.method.get("init") is not None:
+        raise InputError(f"{chosen}: the student is that of method.init={cfg.method.init}; give one of the two")
+
+
+def check_preset(command: str, arguments: Iterable[str]) -> None:
+    """A preset is given to the command that it is for: the one its name begins with, else a run.
+
+    Args:
+        arguments: what was typed.
+
+    Raises:
+        InputError: it is for another command; the message names that.
+    """
+    for text in arguments:
+        key, _, name = text.partition("=")
+        if key != "experiment" or name not in choices("experiment"):
+            continue
+        owner = owner_of(name)
+        if owner != command:
+            word = "" if owner == "run" else f"{owner} "
+            raise InputError(f"{text} is not for the command {command}; give python -m experiments {word}{text}")
+
+
+def _check_missing(cfg: DictConfig) -> None:
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in _leaves(raw, ""):
+        if value == "???":
+            raise InputError(f"{key} is missing; give {key}={EXAMPLES.get(key, 'VALUE')}")
+    root = (raw.get("evaluation") or {}).get("data", {}).get("root")
+    if root == "${data.root}" and raw["data"].get("root") is None:
+        raise InputError("evaluation.data.root is missing; give evaluation.data.root=FOLDER")
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_known(node: DictConfig, settings: Any, prefix: str = "") -> None:
+    """Every key belongs to a field: ``+key=value`` would otherwise be taken and have no effect."""
+    names = [part.name for part in dataclasses.fields(settings)]
+    for key in map(str, node):
+        if key not in names:
+            raise InputError(f"{prefix}{key} is no setting; {nearest(key, names)}")
+        if dataclasses.is_dataclass(getattr(settings, key)):
+            _check_known(node[key], getattr(settings, key), f"{prefix}{key}.")
+
+
+def _check_cache(settings: RunConfig) -> None:
+    mode = settings.engine.cache
+    if mode not in CACHES:
+        raise InputError(f"cache={mode} is unknown; choose one of {', '.join(CACHES)}")
+
+
+def _check_one_source(settings: EverythingConfig) -> None:
+    if (settings.image is None) == (settings.evaluation is None):
+        if settings.image is None:
+            raise InputError("neither pictures nor a data set; give image=FILE, image=FOLDER or evaluation=shapes")
+        raise InputError(f"image={settings.image}: a data set is given too; leave out image or evaluation")
+
+
+def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
+    for key, least in (("images", 1), ("batch", 1), ("latency_runs", 1), ("encoded", 1), ("workers", 0)):
+        value = getattr(settings, key, None)
+        if value is not None and value < least:
+            raise InputError(f"evaluation.{key}={value} must be at least {least}")
+    known = PROTOCOLS[type(settings)]
+    if settings.protocol not in known:
+        raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(known)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Runs: one, a chain, a sweep; what makes two the same; their folders."""

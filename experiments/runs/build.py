@@ -1,0 +1,155 @@
+"""From settings to objects: the only place where a name in a YAML file becomes code."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from compressors.context import Compressor
+from compressors.distill.engine import Engine
+from compressors.distill.muon import has_bfloat16
+from core import processes
+from core.errors import InputError
+from core.threads import MOST_THREADS, allowed
+from data.sample import ImageData
+from evaluation.latency import PRECISIONS
+from experiments.config.data_schema import DATA
+from experiments.config.mirrored_settings import target_class
+from experiments.config.schema import EngineConfig, EvaluationConfig, ProposalsConfig, TeacherConfig
+from experiments.runs.checkpoints import say
+from teachers.sam import Sam
+from teachers.weights import load_sam
+
+
+def build(settings: Any, key: str) -> Any:
+    """The object that settings with a ``_target_`` describe.
+
+    Args:
+        key: where the settings stand in the configuration, for messages.
+
+    Raises:
+        InputError: the target is not of this project, or refuses its arguments.
+    """
+    arguments = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
+    target = target_class(arguments.pop("_target_"))
+    hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
+    return target(**{name: _typed(value, hints.get(name), f"{key}.{name}") for name, value in arguments.items()})
+
+
+def _typed(value: Any, hint: Any, key: str) -> Any:
+    """A plain value as the field it is for wants it: nested settings as their class, lists as tuples."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        hints = get_type_hints(hint)
+        try:
+            return hint(**{name: _typed(part, hints.get(name), f"{key}.{name}") for name, part in value.items()})
+        except ValueError as error:
+            raise InputError(f"{key}: {error}") from None
+    return tuple(value) if isinstance(value, list) else value
+
+
+def build_method(settings: Any) -> Compressor:
+    """The compression method, its settings checked."""
+    method: Compressor = build(settings, "method")
+    return method
+
+
+def build_data(settings: Any, labels: bool | None = None) -> ImageData:
+    """A data set.
+
+    Args:
+        labels: whether to read annotations, if that is to differ from the settings.
+    """
+    if labels is not None and hasattr(settings, "labels"):
+        settings = dataclasses.replace(settings, labels=labels)
+    data: ImageData = build(settings, "data")
+    return data
+
+
+def data_name(settings: Any) -> str:
+    """The name of the data set that settings describe, as it is chosen on the command line."""
+    return next(name for name, schema in DATA.items() if schema()._target_ == settings._target_)
+
+
+def evaluation_indices(
+    settings: EvaluationConfig | ProposalsConfig, data: ImageData, endless: int | None = None
+) -> range:
+    """Which pictures count.
+
+    Args:
+        endless: how many of a data set without a natural end (``shapes``) where the settings name no number; None: all
+            that it has.
+    """
+    limit = settings.images
+    if limit is None and data_name(settings.data) == "shapes":
+        limit = endless
+    return range(len(data) if limit is None else min(limit, len(data)))
+
+
+def build_teacher(settings: TeacherConfig, device: torch.device) -> Sam:
+    """The teacher with its weights, frozen, on a device."""
+    return load_sam(settings.name, settings.checkpoint, say).to(device)
+
+
+def build_device(settings: EngineConfig) -> torch.device:
+    """The device to compute on; sets the number of threads.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if settings.threads is not None and not 1 <= settings.threads <= MOST_THREADS:
+        raise InputError(f"engine.threads={settings.threads} must be at least 1 and at most {MOST_THREADS}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if count else "cpu"
+    if name == "cuda" and processes.announced() > 1:
+        name = f"cuda:{processes.local_rank()}"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise InputError(f"engine.device={name} is unknown; choose auto, cpu, cuda or cuda:0")
+    if kind == "cuda" and not count:
+        raise InputError(
+            f"engine.device={name}: this machine has no CUDA device that PyTorch can use; give engine.device=cpu"
+        )
+    if kind == "cuda" and int(index or 0) >= count:
+        raise InputError(f"engine.device={name}: there are {count} CUDA devices; give a number below {count}")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if kind == "cuda":
+        torch.cuda.set_device(int(index) if index else torch.cuda.current_device())
+    return torch.device(name)
+
+
+def build_engine(settings: EngineConfig, folder: Path, device: torch.device) -> Engine:
+    """The training loop.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+    if settings.workers is not None and settings.workers < 0:
+        raise InputError(f"engine.workers={settings.workers} must be at least 0")
+    workers = (min(8, allowed()) if device.type == "cuda" else 1) if settings.workers is None else settings.workers
+    precision = check_precision("engine.precision", settings.precision, device)
+    return Engine(folder, device, precision, workers, settings.compile)
+
+
+def check_precision(key: str, precision: str, device: torch.device) -> str:
+    """The precision, if a device can compute in it; ``auto`` is bfloat16 where the device has instructions for it.
+
+    Args:
+        key: the setting it comes from, for messages.
+
+    Raises:
+        InputError: an unknown name, or float16 on the CPU.
+    """
+    if precision == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    if precision not in PRECISIONS:
+        raise InputError(f"{key}={precision} is unknown; choose one of auto, {', '.join(PRECISIONS)}")
+    if device.type == "cpu" and precision == "float16":
+        raise InputError(f"{key}=float16 needs a CUDA device; on the CPU give float32 or bfloat16")
+    return precision

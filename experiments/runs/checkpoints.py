@@ -1,0 +1,167 @@
+"""A model by name or by file, whatever its layout, and whether its image encoder works."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import processes
+from core.checkpoint import is_safetensors
+from core.errors import InputError
+from core.plain_file import home_path
+from core.protocols import Segmenter
+from core.terminal import terminal
+from experiments.config.messages import nearest
+from experiments.config.schema import ModelConfig
+from experiments.runs.download import fetched, fetched_folder
+from students.catalog import RELEASED
+from students.convert.mobile_sam import CONFIG as MOBILE_SAM
+from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
+from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
+from students.export.manifest import is_export
+from students.files import FORMAT, about_of, load_model, name_of, read_about, read_facts
+from students.pruned_vit import UNIFORM
+from students.self_check import encoder_problem
+from students.student import build_model
+from teachers.catalog import MODELS
+from teachers.inferred_shape import infer_config
+from teachers.sam import Sam
+from teachers.stored import Stored, read_stored
+from teachers.weights import fill, load_sam, sam_from_state
+
+
+@dataclass(frozen=True)
+class Found:
+    """A loaded model, and where it comes from.
+
+    Attributes:
+        layout: what the file is recognised as, for messages.
+        about: what the file says of its making (``method``, ``ratio``, ``seed``, ``teacher``).
+        beside: tensors of the file that the model does not use; another file of the layout keeps them.
+    """
+
+    model: Sam
+    layout: str
+    about: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
+
+
+def chosen_model(settings: ModelConfig) -> Found:
+    """The model of a command's ``checkpoint=``; see :func:`find_model`."""
+    return find_model(settings.checkpoint, settings.decoder_heads, settings.entry)
+
+
+def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | None = None) -> Found:
+    """Load a catalogue's name, a file of this project (which describes itself), or a file or folder of another layout.
+
+    Args:
+        decoder_heads: heads of the mask decoder, for a file that does not say them.
+        entry: which of several models of a file is meant.
+
+    Raises:
+        InputError: neither such a name nor such a file; the file is damaged, holds several models, or does not say how
+            many heads its mask decoder has and is not of a known shape.
+    """
+    path = home_path(checkpoint)
+    name = None
+    if checkpoint in MODELS:
+        found = Found(load_sam(checkpoint), "of the catalogue", {"method": "teacher", "teacher": checkpoint})
+    elif checkpoint in RELEASED and not path.exists():
+        name, release = checkpoint, RELEASED[checkpoint]
+        hub = release.layout == "hugging_face"
+        path = fetched_folder(release.url, checkpoint) if hub else fetched(release.url, release.sha256, checkpoint)
+        found = replace(_read(path, decoder_heads, entry), about={"method": checkpoint})
+        found.model.name = checkpoint
+    elif path.exists():
+        found = _read(path, decoder_heads, entry)
+    else:
+        known = [*MODELS, *RELEASED]
+        raise InputError(f"checkpoint={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
+    if decoder_heads not in (None, found.model.config.decoder_heads):
+        raise InputError(
+            f"checkpoint.decoder_heads={decoder_heads}: the decoder of {name or checkpoint} has "
+            f"{found.model.config.decoder_heads}; leave it out"
+        )
+    return found
+
+
+def say(line: str) -> None:
+    """One line on standard error, by the first process."""
+    if processes.is_first():
+        terminal(stderr=True).print(line, soft_wrap=True)
+
+
+def check_encoder(
+    checkpoint: str, model: Segmenter, precision: torch.dtype | None = None, setting: str = "evaluation.precision"
+) -> None:
+    """Refuse a model whose image encoder is broken as it is going to compute; see :mod:`students.self_check`.
+
+    Args:
+        checkpoint: as given, for the message.
+        precision: what autocast is going to compute in, or None.
+        setting: of the precision.
+
+    Raises:
+        InputError: it is; the message says in what way, and what to do.
+    """
+    problem = encoder_problem(model, precision, setting)
+    if problem is not None:
+        raise InputError(f"{checkpoint}: {problem}")
+
+
+def _read(path: Path, decoder_heads: int | None, entry: str | None) -> Found:
+    """A file or a folder, by what is in it."""
+    if is_export(path):
+        raise InputError(f"checkpoint={path}: an exported folder, which only evaluate reads; give what it was made of")
+    facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}
+    # A file of another version says so when it is loaded; taken for another layout it would be read wrongly.
+    if str(facts.get("format")).startswith(FORMAT.rpartition("-")[0]):
+        return Found(load_model(path), "this project's safetensors", read_about(path))
+    name = facts.get("name")
+    if isinstance(name, str) and name in MODELS:
+        return Found(load_sam(name, path), "this project's safetensors", {"method": "teacher", "teacher": name})
+    if path.is_file() and is_slimsam_pickle(path):
+        shape, state = read_slimsam_pickle(path)
+        model = sam_from_state(shape, state, str(path), path.stem)
+        return Found(model, "SlimSAM's pickled model, read as tensors and plain data", read_about(path))
+    stored = read_stored(path, entry)
+    if stored.note:
+        say(f"{path}: {stored.note}")
+    about = about_of(stored.facts, path)
+    name = name_of(stored.facts, path) or (path.resolve().name if path.is_dir() else path.stem)
+    if is_mobile_sam(stored.tensors):
+        ours, beside = from_mobile_sam(stored.tensors)
+        return Found(fill(build_model(MOBILE_SAM, name), ours, str(path)), "MobileSAM's state dict", about, beside)
+    layout = "a Hugging Face folder of SamModel" if stored.hub is not None else "a state dict in Meta's layout"
+    model, known = _sam(stored, decoder_heads, str(path), name)
+    if known and not about:
+        about, model.name = {"method": "teacher", "teacher": known}, known
+    return Found(model, layout, about)
+
+
+def _sam(stored: Stored, decoder_heads: int | None, origin: str, name: str) -> tuple[Sam, str | None]:
+    """A SAM with its ViT, and the teacher of whose shape it is.
+
+    Heads of the decoder leave no trace in tensors: the file says them, its shape is a known one, or they are given.
+    """
+    # With one head, every width fits.
+    config = infer_config(stored.tensors, stored.decoder_heads or 1, origin, stored.decoder_norm_eps)
+    shape = replace(config, decoder_heads=0, decoder_norm_eps=0)
+    alike = {other: m for other, m in _SHAPES.items() if replace(m, decoder_heads=0, decoder_norm_eps=0) == shape}
+    heads = stored.decoder_heads or decoder_heads or next((m.decoder_heads for m in alike.values()), None)
+    model = sam_from_state(replace(config, decoder_heads=heads or 1), stored.tensors, origin, name)
+    if heads is None:
+        raise InputError(
+            f"{origin}: its tensors do not say how many heads the mask decoder has, and its shape is no published one; "
+            "give checkpoint.decoder_heads=NUMBER (Meta's models have 8, sam_pocket and its students 4), to convert "
+            "to=sampress too, whose file keeps it"
+        )
+    if stored.hub is not None:
+        stored.hub.check(model.config)
+    return model, next((other for other, m in alike.items() if other in MODELS and m.decoder_heads == heads), None)
+
+
+_SHAPES = {**{name: model.config for name, model in MODELS.items()}, **UNIFORM}
+"""Shapes whose number of heads is published."""

@@ -1,0 +1,91 @@
+"""The content of the images that a command trains on or scores: what runs and evaluations are of, wherever it lies."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import processes
+from data.content import Files, ImageContent, ReadFromFiles, content_sha256, files_of, fingerprint, image_contents
+from data.file_hashes import FileHashes
+from data.sample import ImageData
+from experiments.config.schema import RunConfig
+from experiments.runs.build import build_data, build_method, evaluation_indices
+from experiments.scorable import require_instances
+from experiments.scoring import counted
+
+ENDLESS_IMAGES = 200
+"""Images that a run scores where the data set has no natural end (``shapes``)."""
+FOLDER = ".hashes"
+"""Below the folder of runs: the hashes of files that were read before."""
+_SHOWN_FROM = 200_000_000
+"""Bytes to be read from which on a bar shows it."""
+
+
+@dataclass(frozen=True)
+class DataContent:
+    """What the images of a data set that count are. Should one be another when it is read, that is refused.
+
+    Attributes:
+        data, indices: the images.
+        labels: whether their annotations count.
+        images: the content of each.
+        sha256: of them all.
+    """
+
+    data: ImageData
+    indices: Sequence[int]
+    labels: bool
+    images: list[ImageContent]
+    sha256: str
+
+    @property
+    def is_read(self) -> bool:
+        """Whether images are read from files, and not made."""
+        return not self.data.parameters
+
+    def identity(self) -> str:
+        """What names a run: the hash of what was read; of what is made the names, as its parameters are settings."""
+        return self.sha256 if self.is_read else fingerprint(self.data)
+
+    def column(self) -> str | None:
+        """What rows call the images; None where they are made."""
+        return self.sha256 if self.is_read else None
+
+
+def data_content(data: ImageData, indices: Sequence[int], labels: bool, runs: Path) -> DataContent:
+    """Read what images, and with ``labels`` their annotations, are; under ``torchrun`` the first process does for all.
+
+    Args:
+        runs: the folder of runs, where the hashes of files are kept: what has not changed is not read again.
+    """
+    files = files_of(data, indices, labels)
+    hashes = processes.from_first(lambda: _hashes(data.name, files, runs))
+    if isinstance(data, ReadFromFiles):
+        data.hashes = hashes
+        if labels:
+            data.check_annotations()
+    images = image_contents(data, indices, labels, files, hashes)
+    return DataContent(data, indices, labels, images, content_sha256(data, images))
+
+
+def contents_of_run(settings: RunConfig) -> tuple[DataContent, DataContent]:
+    """The images that a run trains on, and those that it scores."""
+    labels = bool(getattr(build_method(settings.method), "reads_labels", False))
+    data = build_data(settings.data, labels=True if labels else None)
+    scored = build_data(settings.evaluation.data)
+    indices = evaluation_indices(settings.evaluation, scored, ENDLESS_IMAGES)
+    require_instances(scored, indices, "evaluation.data")
+    runs = Path(settings.runs)
+    return data_content(data, range(len(data)), labels, runs), data_content(scored, indices, True, runs)
+
+
+def _hashes(name: str, files: Sequence[Files], runs: Path) -> FileHashes:
+    hashes = FileHashes(runs / FOLDER)
+    unread = hashes.unread(path for own in files for path in own if path is not None)
+    if unread:
+        long = hashes.size(unread) >= _SHOWN_FROM
+        what = f"reading what the images of {name} are, once"
+        with counted(what, len(unread)) if long else nullcontext(lambda count: None) as done:
+            hashes.read(unread, done)
+    return hashes

@@ -1,0 +1,128 @@
+"""The folder of one run: one process at a time, and nothing left behind by a run that was refused at its beginning."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from core.checkpoint import remove_abandoned
+from core.errors import InputError
+from evaluation.record_files import remove_parts
+from experiments.runs.kept_threads import NAME as THREADS
+
+LOCK = ".lock"
+# Loggers fill these from the logs of stages; where there is no such log there is nothing in them.
+_OF_NOTHING = (LOCK, THREADS, "metrics.csv", "tensorboard")
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
+    """Make the folder and keep other processes out of it; empty it first if ``fresh``.
+
+    A block that ends in an InputError takes a new folder with it, but only one in which nothing was computed: whatever
+    was scored, trained or written stays, and the same command goes on from it. Likewise, what a fresh start took away
+    comes back where nothing was computed instead; it goes for good when a block ends well.
+
+    Raises:
+        InputError: another process works there, or the folder cannot be made, or a link stands where its lock should.
+    """
+    before, earlier = folder.exists(), folder.with_name(f".{folder.name}.earlier")
+    handle = _locked(folder)
+    try:
+        if fresh:
+            _set_aside(folder, earlier)
+        # What killed processes were writing goes, also where nothing is written now.
+        remove_abandoned(folder.absolute())
+        try:
+            yield
+        except BaseException as error:
+            if holds_nothing(folder):
+                if earlier.is_dir():
+                    _put_back(folder, earlier)
+                elif not before and isinstance(error, InputError):
+                    shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[str]) -> None:
+    """Remove what stopped processes left of images that another one has finished; a folder in use stays as it is.
+
+    Args:
+        key, contents: of what is finished, see :func:`evaluation.record_files.remove_parts`.
+    """
+    for folder in folders:
+        with contextlib.suppress(InputError, OSError), held_folder(folder, fresh=False):
+            remove_parts(folder, key, contents)
+            if holds_nothing(folder):
+                shutil.rmtree(folder)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock of a folder, which is made where it is not there."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _opened(folder / LOCK)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); give another folder (runs=, out=)"
+            ) from None
+        if handle is None:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise InputError(
+                f"{folder}: another process works on this run; wait for it, or give another seed"
+            ) from None
+        if os.fstat(handle).st_nlink:
+            return handle
+        # It was taken away before it was locked: whoever comes next makes another one.
+        os.close(handle)
+
+
+def _opened(lock: Path) -> int | None:
+    """A descriptor; None where a process that was refused took the folder away a moment ago."""
+    try:
+        # Never through a link, which would open or make a file elsewhere.
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except FileNotFoundError:
+        return None
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder has no file with any content, but for the lock and what loggers made of no log."""
+    found = [path for path in folder.iterdir() if path.name not in _OF_NOTHING]
+    files = [file for path in found for file in (path, *path.rglob("*")) if file.is_symlink() or not file.is_dir()]
+    return not any(file.is_symlink() or file.stat().st_size for file in files)
+
+
+def _set_aside(folder: Path, earlier: Path) -> None:
+    """Move what a folder holds to a hidden one beside it, unless a start that came to nothing has done so."""
+    if earlier.is_dir():
+        _empty(folder)
+        return
+    for path in [path for path in folder.iterdir() if path.name != LOCK]:
+        earlier.mkdir(exist_ok=True)
+        os.replace(path, earlier / path.name)
+
+
+def _put_back(folder: Path, earlier: Path) -> None:
+    """The contrary."""
+    _empty(folder)
+    for path in earlier.iterdir():
+        os.replace(path, folder / path.name)
+    earlier.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            # Of a link to a folder the link goes, what it leads to stays.
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

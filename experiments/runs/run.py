@@ -1,0 +1,347 @@
+"""One run: compress a teacher, score student and teacher by the same code, and keep what was found."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from compressors.context import Compressed, Compressor, RunContext
+from core import processes, provenance
+from core.checkpoint import file_sha256, weights_sha256, write_text
+from core.device_memory import memory_told
+from core.errors import InputError
+from core.protocols import Segmenter
+from core.result import ResultRow
+from core.seeding import seed_for
+from core.storage import check_place
+from core.terminal import terminal
+from data.content import IDENTITY
+from data.sample import ImageData
+from data.skipped import ABOUT_IMAGES
+from evaluation.latency import PRECISIONS, device_name
+from experiments.compressed_check import check_compressed, promised_parameters
+from experiments.config.schema import RunConfig
+from experiments.leaderboard.folding import FILE as LEADERBOARD
+from experiments.leaderboard.folding import fold
+from experiments.measuring import cost_columns, latency_columns
+from experiments.pages.run_record import PAGE, stage_names
+from experiments.report import print_comparison
+from experiments.result_file import FAILED, NAME, read_rows, write_result
+from experiments.runs.build import (
+    build_device,
+    build_engine,
+    build_method,
+    build_teacher,
+    check_precision,
+    data_name,
+)
+from experiments.runs.checkpoints import find_model
+from experiments.runs.data_content import DataContent, contents_of_run
+from experiments.runs.folder import held_folder
+from experiments.runs.identity import beginning, method_name, resolved, run_id, run_sha256
+from experiments.runs.kept_threads import NAME as THREADS
+from experiments.runs.kept_threads import keep_threads
+from experiments.runs.mended_run import NAME as STOPPED_BY
+from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
+from experiments.scorable import require_held_out
+from experiments.scoring import Held, score_fillings, score_model, training_score
+from experiments.tracking.csv_file import NAME as METRICS
+from experiments.tracking.csv_file import metrics_csv
+from experiments.tracking.logger import Outcome
+from experiments.tracking.settings import CsvLogger, check_installed
+from experiments.tracking.tracking import Tracking, tracked
+from experiments.tracking.wandb_about import RunAbout
+from experiments.widths import widths_of
+from students.files import load_model, save_model
+from students.self_check import encoder_problem
+from teachers.sam import Sam
+
+STUDENT = "student.safetensors"
+PICTURE = "masks.png"
+SCORING = "scoring"
+"""Folder of what was scored, by model, while scoring goes on."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with, built and checked; ``key`` is that of its states."""
+
+    settings: RunConfig
+    run_id: str
+    key: str
+    folder: Path
+    device: torch.device
+    method: Compressor
+    teacher: Sam
+    trained_on: DataContent
+    scored_on: DataContent
+
+    @property
+    def data(self) -> ImageData:
+        """What is trained on."""
+        return self.trained_on.data
+
+    @property
+    def held(self) -> Held:
+        """What is scored."""
+        evaluation, scored = self.settings.evaluation, self.scored_on
+        name, about = data_name(evaluation.data), (evaluation.batch, evaluation.protocol, evaluation.precision)
+        return Held(scored.data, name, scored.indices, *about, scored.column())
+
+
+def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Do a run, continue one that was stopped, or read one that is finished; returns its rows and prints them.
+
+    Raises:
+        InputError: something was given wrong; nothing is left behind.
+    """
+    device = build_device(settings.engine)
+    check_precision("evaluation.precision", settings.evaluation.precision, device)
+    method = build_method(settings.method)
+    build_engine(settings.engine, Path(settings.runs), device)
+    # Of several processes the first reads the images, and tells the others.
+    processes.join(device)
+    trained_on, scored_on = contents_of_run(settings)
+    sha256 = run_sha256(settings, cfg, device, (trained_on, scored_on))
+    name = run_id(settings, cfg, device, sha256)
+    folder = Path(settings.runs) / name
+    finished = (folder / NAME).is_file() and not settings.force
+    if finished:
+        rows = read_rows(folder / NAME)
+        if processes.is_first() and not (folder / PAGE).is_file():
+            _end(settings, folder)
+        if processes.is_first() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
+            # It was stopped between its own end and this.
+            fold(Path(settings.runs))
+        _say(f"{folder}: finished earlier; force=true does it again")
+    else:
+        check_installed(settings.logger)
+        check_place(folder / NAME)
+        teacher = build_teacher(settings.teacher, device)
+        # Fails here rather than halfway where nothing would be left, or a width does not divide.
+        promised_parameters(method, teacher)
+        require_held_out(settings.data, settings.evaluation.data)
+        apart = run_sha256(settings, whatever_is_damaged(cfg), device, (scored_on,))
+        if processes.is_first() and not settings.force:
+            take_over(folder, apart, trained_on)
+        # Everybody has looked for the finished run before the first process begins it.
+        processes.wait()
+        with held_folder(folder, fresh=settings.force) if processes.is_first() else nullcontext():
+            processes.wait()
+            keep_threads(folder, chosen=settings.engine.threads is not None)
+            with refusals_noted(folder, sha256, apart, trained_on) as key:
+                parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on)
+                rows = _do(parts, resolved(cfg))
+        if processes.is_first():
+            fold(Path(settings.runs))
+    if settings.format == "table" and processes.is_first():
+        print_comparison(rows, folder)
+    return rows if processes.is_first() else []
+
+
+def _is_newer(result: Path, leaderboard: Path) -> bool:
+    """Whether a run ended after the rows were last put together, or they never were."""
+    return not leaderboard.is_file() or leaderboard.stat().st_mtime_ns < result.stat().st_mtime_ns
+
+
+def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
+    config = provenance.impersonal(config)
+    about = {"config": config, "provenance": provenance.capture(device_name(parts.device), provenance.command_line())}
+    if processes.is_first():
+        for name in (FAILED, PAGE):
+            (parts.folder / name).unlink(missing_ok=True)
+    try:
+        with tracked(parts.settings.logger, parts.folder, parts.held, _tracked_as(parts, about)) as tracking:
+            rows = _work(parts, about, tracking)
+        if processes.is_first():
+            # Last, so that its list of files is whole.
+            _write_page(parts.folder / NAME)
+        return rows
+    except InputError:
+        raise
+    except Exception as error:
+        if not processes.is_first():
+            raise
+        row = ResultRow(
+            **_about_student(parts),
+            git_sha=about["provenance"]["git_sha"],
+            data=parts.held.name,
+            status="failed",
+            reason=f"{type(error).__name__}: {error}",
+        )
+        write_result(parts.folder / FAILED, [row], {**about, "stages": stage_names(parts.folder)})
+        _write_page(parts.folder / FAILED)
+        raise
+
+
+def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunAbout:
+    """The run as loggers show it."""
+    settings, method = parts.settings, method_name(parts.settings)
+    preset = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
+    tags = (method, parts.teacher.name, parts.held.name, *([str(preset)] if preset else ()))
+    ratio = _ratio(settings)
+    config = {**about["config"], "run_id": parts.run_id, "provenance": about["provenance"]}
+    group = method if ratio is None else f"{method}-r{ratio:g}"
+    return RunAbout(parts.run_id, group, tags, config, settings.force)
+
+
+def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[ResultRow]:
+    settings, teacher = parts.settings, parts.teacher
+    # Before anything is trained: a held-out image that cannot be read is met here.
+    fillings = score_fillings(parts.held) if processes.is_first() else {}
+    torch.manual_seed(seed_for(settings.seed, "run"))
+    engine = replace(build_engine(settings.engine, parts.folder, parts.device), watcher=tracking.watcher)
+    context = RunContext(
+        seed=settings.seed,
+        folder=parts.folder,
+        engine=engine,
+        cache=settings.engine.cache,
+        cache_folder=Path(settings.engine.cache_folder),
+        validate=_validation(parts) if parts.trained_on.labels else None,
+        load=lambda checkpoint: find_model(checkpoint).model,
+        sha256=parts.key,
+    )
+    problem = encoder_problem(teacher, PRECISIONS[engine.precision], "engine.precision")
+    if problem is not None:
+        raise InputError(f"{teacher.name}: {problem}")
+    with memory_told(f"{parts.run_id}", "give a smaller method.batch, or engine.precision=bfloat16"):
+        compressed = parts.method.compress(teacher, parts.data, context)
+    if not processes.is_first():
+        return []
+    file = parts.folder / STUDENT
+    facts = {
+        "method": method_name(settings),
+        "ratio": _ratio(settings),
+        "seed": settings.seed,
+        "images_seen": _images_seen(settings, compressed),
+        "teacher": teacher.name,
+        "teacher_sha256": weights_sha256(teacher),
+        "run_id": parts.run_id,
+    }
+    save_model(file, compressed.student, facts)
+    # What is scored is what was saved.
+    student = load_model(file).to(parts.device)
+    check_compressed(student, teacher, parts.method, parts.held, parts.run_id)
+    rows = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
+    # Here, so that a finished run is shown without waiting for matplotlib.
+    from experiments.pictures import draw_masks
+
+    draw_masks(parts.folder / PICTURE, {"teacher": teacher, "student": student}, parts.held)
+    files = {
+        "student_sha256": file_sha256(file),
+        "teacher_sha256": facts["teacher_sha256"],
+        "identity": IDENTITY,
+        "training_pictures_sha256": parts.trained_on.sha256,
+        "scored_pictures_sha256": parts.scored_on.sha256,
+        "paper": parts.method.paper,
+        "training_precision": engine.precision,
+        "stages": stage_names(parts.folder),
+        "widths": {"teacher": widths_of(teacher), "student": widths_of(student)},
+    }
+    write_result(parts.folder / NAME, rows, {**about, **files})
+    _remove_states(parts.folder)
+    models = {"teacher": teacher, "student": student}
+    tracking.finished(Outcome(rows, models, parts.held, file, facts, parts.folder / PICTURE, parts.folder / NAME))
+    return rows
+
+
+def _validation(parts: Parts) -> Callable[[Segmenter], float]:
+    """What a method may choose its weights by."""
+    is_used = getattr(parts.method, "validations", 0) > 0
+    return training_score(parts.data, parts.settings.evaluation.batch, is_used)
+
+
+def _rows(
+    parts: Parts, compressed: Compressed, student: Sam, fillings: Mapping[str, Mapping[str, Any]], git_sha: str
+) -> list[ResultRow]:
+    """Both baselines, the teacher and the student, all scored on the same pictures."""
+    settings, held = parts.settings, parts.held
+    shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
+    machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
+    machine |= {"threads": torch.get_num_threads()}
+    rows = [ResultRow(method=name, **shared, **found) for name, found in fillings.items()]
+    for model in (parts.teacher, student):
+        about = {"method": "teacher", "teacher": parts.teacher.name}
+        if model is student:
+            about = _about_student(parts, student.name) | {
+                "images_seen": _images_seen(settings, compressed),
+                "train_seconds": compressed.train_seconds,
+                "train_images_per_s": compressed.images_seen / max(compressed.train_seconds, 1e-9),
+                "train_peak_memory_bytes": compressed.peak_memory_bytes,
+                "device_hours": compressed.device_hours,
+            }
+        measured = {
+            **score_model(model, held, parts.folder / SCORING / str(about["method"])),
+            **cost_columns(model),
+            **latency_columns(model, settings.evaluation.latency_runs, parts.device, settings.evaluation.precision),
+        }
+        if model is student:
+            measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
+        rows.append(ResultRow(**{**shared, **machine, **about, **measured}))
+    return rows
+
+
+def _left_out_of_training(parts: Parts) -> dict[str, int]:
+    """What training did without, as far as this process (since it last began) has met it."""
+    skipped = parts.data.skipped
+    reasons = (*ABOUT_IMAGES, "unusable_annotation")
+    return {f"training_{reason}": skipped[reason] for reason in reasons if skipped.get(reason)}
+
+
+def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
+    settings = parts.settings
+    return {
+        "run_id": parts.run_id,
+        "method": method_name(settings),
+        "variant": settings.name,
+        "ratio": _ratio(settings),
+        "teacher": parts.teacher.name,
+        "student": name,
+        "seed": settings.seed,
+    }
+
+
+def _ratio(settings: RunConfig) -> float | None:
+    """What was cut, by this run or by the one that made what it begins with."""
+    return settings.ratio if settings.ratio is not None else beginning(settings).get("ratio")
+
+
+def _images_seen(settings: RunConfig, compressed: Compressed) -> int:
+    """Training images of the run and of those before it in the chain."""
+    return compressed.images_seen + (beginning(settings).get("images_seen") or 0)
+
+
+def _remove_states(folder: Path) -> None:
+    """Only a run that was cut off needs them, and they are several times the size of the model."""
+    for state in (*folder.glob("*.state"), folder / THREADS):
+        # Another process that found the run finished may do the same.
+        state.unlink(missing_ok=True)
+    shutil.rmtree(folder / SCORING, ignore_errors=True)
+    (folder / STOPPED_BY).unlink(missing_ok=True)
+
+
+def _end(settings: RunConfig, folder: Path) -> None:
+    """What a run that was stopped right after its result had still to do: its last file is the page."""
+    _remove_states(folder)
+    if isinstance(settings.logger, CsvLogger):
+        write_text(folder / METRICS, metrics_csv(folder))
+    _write_page(folder / NAME)
+
+
+def _write_page(result: Path) -> None:
+    # Here, because a command that finds its run finished has nothing to draw.
+    from experiments.pages.run_page import write_run_page
+
+    write_run_page(result)
+
+
+def _say(text: str) -> None:
+    if not processes.is_first():
+        return
+    terminal(stderr=True).print(text, soft_wrap=True, style="dim")

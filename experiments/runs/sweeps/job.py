@@ -1,0 +1,121 @@
+"""One job, in this process or in a launcher's: settings become rows, and every error a plain outcome."""
+
+import os
+import pickle
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.closed_pipes import outlive_closed_pipes
+from core.errors import InputError, RunFailed
+from core.plain_file import home_path
+from core.storage import disk_told
+from experiments.config.hydra_words import typed_words
+from experiments.config.messages import told
+from experiments.config.mirrored_settings import allow
+from experiments.rows import Row
+from experiments.runs.sweeps.outcome import Outcome
+
+
+@dataclass
+class Job:
+    """What Hydra calls with the settings of each job.
+
+    Attributes:
+        command: the word of the command.
+        packages: what ``_target_`` may name besides this project's own.
+        flags: options of the command line that a process of its own needs too.
+        typed: the arguments as they were typed, without the command's word; they are recorded.
+        process: the process that was started by the user.
+        outcomes: of the jobs that ran in that process.
+    """
+
+    command: str
+    packages: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
+    process: int = field(default_factory=os.getpid)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __call__(self, cfg: DictConfig) -> Outcome:
+        """Do the job. A sweep goes on with its other jobs, whatever becomes of this one."""
+        away = os.getpid() != self.process
+        if away:
+            self._arrive()
+        # What results say of their command is read from here (core.provenance).
+        sys.argv[1:] = self.typed
+        about = HydraConfig.get()
+        preset = str(about.runtime.choices.get("experiment"))
+        task = task_overrides(self.command)
+        shared = (tuple(task), *_place(cfg), preset)
+        try:
+            outcome = Outcome(*shared, rows=self._rows(cfg))
+        except OmegaConfBaseException as error:
+            # What was typed stands for something that there is not.
+            outcome = Outcome(*shared, error=told(error, task, None))
+        except Exception as error:
+            if away and not isinstance(error, InputError | RunFailed):
+                traceback.print_exc(file=sys.stderr)
+            if isinstance(error, InputError | RunFailed):
+                # Its frames would hold on to models and their memory while the sweep goes on.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
+            outcome = Outcome(*shared, error=_sendable(error) if away else error)
+        self.outcomes.append(outcome)
+        return outcome
+
+    def _rows(self, cfg: DictConfig) -> list[Row]:
+        # Here, so that neither --help nor a wrong word waits for PyTorch.
+        from core.device_memory import memory_told
+        from core.threads import threads_taken
+        from experiments.commands import FUNCTIONS
+        from experiments.config.validate import check_student, settings_of
+        from experiments.runs.sweeps.torchrun import run_under_torchrun, wants_torchrun
+
+        task = task_overrides(self.command)
+        check_student(cfg, task)
+        settings = settings_of(cfg)
+        if wants_torchrun(settings):
+            return list(run_under_torchrun(settings, task, self.flags))
+        fix = "give smaller batches (method.batch, evaluation.batch), a precision of bfloat16, or engine.device=cpu"
+        with memory_told(self.command, fix), disk_told(_place(cfg)[1]), threads_taken():
+            return list(FUNCTIONS[self.command](settings, cfg))
+
+    def _arrive(self) -> None:
+        """Set up a launcher's process."""
+        # Bars of several processes would overwrite each other.
+        os.environ["TTY_COMPATIBLE"] = "0"
+        outlive_closed_pipes()
+        allow(self.packages)
+        import torch
+
+        if torch.cuda.is_available():
+            # Jobs beside each other on one machine take its devices in turn.
+            torch.cuda.set_device(int(HydraConfig.get().job.num) % torch.cuda.device_count())
+
+
+def _place(cfg: DictConfig) -> tuple[str, Path]:
+    """How rows are shown, and the folder of runs. Where they refer to nothing, that is told with all settings."""
+    try:
+        return str(cfg.format), home_path(cfg.runs)
+    except OmegaConfBaseException:
+        return "table", Path("runs")
+
+
+def task_overrides(command: str) -> list[str]:
+    """The settings of the job as they would be typed: what they refer to is not looked up."""
+    words: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task)  # type: ignore[assignment]
+    return typed_words(command, words)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error itself, or its text where it cannot travel between processes."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RunFailed(f"{type(error).__name__}: {error}")
+    return error
