@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from experiments.command_line import main
+from experiments.cli.command_line import main
 from tests.unit.leaderboard_files import write_runs
 
 FOLDER = Path(__file__).with_name("reports")
