@@ -113,6 +113,7 @@ def exported(
         # fold when they open a file need not be stored in it.
         onnxscript.optimizer.optimize_ir(program.model, output_size_limit=LARGEST_FOLDED)
     _keep_constants(program.model.graph)
+    _part_zero_points(program.model.graph)
     _forget_origins(program.model.graph)
     return program
 
@@ -132,6 +133,27 @@ def _keep_constants(graph: Any) -> None:
                     value.name = f"{value.name}_{len(mine)}"
                 graph.register_initializer(value)
                 mine.add(id(value))
+
+
+def _part_zero_points(graph: Any) -> None:
+    """Every quantised weight has zero points of its own.
+
+    ONNX Runtime makes signed weights unsigned where a processor has no VNNI, zero points alike, and fails at the second
+    use of one that two weights share.
+    """
+    import onnx_ir
+
+    shared: set[str] = set()
+    for node in graph:
+        if node.op_type != "DequantizeLinear" or len(node.inputs) < 3 or node.inputs[0].producer() is not None:
+            continue
+        zero = node.inputs[2]
+        if zero.name in shared:
+            constant = zero.const_value
+            zero = onnx_ir.val(f"{zero.name}_{len(shared)}", const_value=onnx_ir.tensor(constant.numpy()))
+            graph.register_initializer(zero)
+            node.replace_input_with(2, zero)
+        shared.add(zero.name)
 
 
 def _forget_origins(graph: Any) -> None:

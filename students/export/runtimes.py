@@ -28,9 +28,15 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     # Errors only: its warnings are about shapes that it leaves to the run.
     options.log_severity_level = 3
+    # Idle threads sleep: spinning ones take a core from whatever else runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Processors without VNNI add pairs of unsigned and signed products in 16 bits, which saturates; both unsigned do not.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)
-        session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
+        )
     except Exception as error:
         raise InputError(f"{path}: ONNX Runtime cannot open it ({first_line(error)}); export it again") from error
     wanted = [entry.name for entry in session.get_inputs()]

@@ -17,7 +17,7 @@ from students.export.segmenter import ExportedSam
 from students.quantized.plan import Scheme, planned_copy
 from students.student import build_model
 from teachers.weights import load_sam
-from tests.unit.tiny import CONFIG, SATURATES, Pictures, TinyStudent, tiny_sam
+from tests.unit.tiny import CONFIG, Pictures, TinyStudent, tiny_sam
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
@@ -78,10 +78,6 @@ def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(pocket_files: Path,
     assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
 
 
-@pytest.mark.skipif(
-    SATURATES,
-    reason="without VNNI, ONNX Runtime's integer products saturate, and the check after the export refuses the files",
-)
 def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     begun = build_model(TinyStudent().shape(CONFIG)).eval().requires_grad_(False)

@@ -17,8 +17,6 @@ from teachers.image_encoder import EncoderConfig, ImageEncoder
 from teachers.initial_weights import initialise_encoder
 from teachers.sam import Sam, SamConfig
 
-SATURATES = not torch.cpu._is_vnni_supported()
-"""Whether ONNX Runtime's sums of 8-bit products saturate on this processor."""
 
 # A grid of 4 does not divide into windows of 3: padding takes part.
 ENCODER = EncoderConfig(64, 16, 24, 2, (24, 24, 24), (48, 48, 48), 3, (1,), 16)
