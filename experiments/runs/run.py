@@ -51,12 +51,9 @@ from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
 from experiments.scorable import require_held_out
 from experiments.scoring import Held, score_fillings, score_model, training_score
-from experiments.tracking.csv_file import NAME as METRICS
-from experiments.tracking.csv_file import metrics_csv
-from experiments.tracking.logger import Outcome
+from experiments.tracking.local_files import METRICS, metrics_csv
 from experiments.tracking.settings import CsvLogger, check_installed
-from experiments.tracking.tracking import Tracking, tracked
-from experiments.tracking.wandb_about import RunAbout
+from experiments.tracking.tracking import Outcome, RunMetadata, Tracking, tracked
 from experiments.widths import widths_of
 from students.files import load_model, save_model
 from students.self_check import encoder_problem
@@ -180,7 +177,7 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
         raise
 
 
-def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunAbout:
+def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunMetadata:
     """The run as loggers show it."""
     settings, method = parts.settings, method_name(parts.settings)
     preset = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
@@ -188,7 +185,7 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunAbout:
     ratio = _ratio(settings)
     config = {**about["config"], "run_id": parts.run_id, "provenance": about["provenance"]}
     group = method if ratio is None else f"{method}-r{ratio:g}"
-    return RunAbout(parts.run_id, group, tags, config, settings.force)
+    return RunMetadata(parts.run_id, group, tags, config, settings.force)
 
 
 def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[ResultRow]:

@@ -1,22 +1,127 @@
-"""The loggers of one run together: who looks on while a student trains, and who hears how it ended."""
+"""The loggers of one run together: the student is scored while it trains, and each logger learns how the run ended."""
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import torch
 
 from compressors.distill.watching import Watcher
 from core import processes
-from core.protocols import Segmenter
-from experiments.scoring import Held
-from experiments.tracking.csv_file import CsvFile
-from experiments.tracking.curve import Curve
-from experiments.tracking.logger import Logger, Outcome
+from core.protocols import Segmenter, device_of
+from core.result import COLUMNS, ResultRow
+from evaluation.instances import score_instances
+from evaluation.metrics import mean_iou
+from experiments.scoring import BOX_POINT, Held
 from experiments.tracking.settings import CsvLogger, TensorboardLogger, WandbLogger
 from experiments.tracking.stage_logs import Entry
-from experiments.tracking.wandb_about import RunAbout
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """What Weights & Biases gets of a run before it starts.
+
+    Attributes:
+        run_id: its name.
+        group: of runs that differ by seed alone.
+        tags: method, teacher, data and preset.
+        config: its settings and where it comes from, without anything personal.
+        again: whether it starts over, and an earlier run of this name may stand on the server.
+    """
+
+    run_id: str
+    group: str
+    tags: tuple[str, ...]
+    config: Mapping[str, Any]
+    again: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has made.
+
+    Attributes:
+        rows: the comparisons and, last, the student.
+        models: the teacher and the student, by these names.
+        held: the pictures they were scored on.
+        checkpoint: the student's file.
+        facts: what the file says of its making.
+        picture: of masks.
+        result: ``result.json``.
+    """
+
+    rows: Sequence[ResultRow]
+    models: Mapping[str, Segmenter]
+    held: Held
+    checkpoint: Path
+    facts: Mapping[str, Any]
+    picture: Path
+    result: Path
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """The rows as columns and lines of numbers and words; columns that are empty everywhere are left out."""
+        raw = [row.to_dict() for row in self.rows]
+        names = [name for name in COLUMNS if any(line[name] not in (None, {}) for line in raw)]
+        return names, [[_plain(line[name]) for name in names] for line in raw]
+
+
+def _plain(value: Any) -> Any:
+    """What maps names to numbers, in words."""
+    return ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else value
+
+
+class Logger(Protocol):
+    """Keeps the figures of one run somewhere. Only the first process of a run has any."""
+
+    def begin(self) -> None:
+        """The run starts, or goes on."""
+        ...
+
+    def told(self, stage: str, entry: Entry) -> None:
+        """One line of a stage's log, which holds it already."""
+        ...
+
+    def finished(self, outcome: Outcome) -> None:
+        """The run is done, and its files are written."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """The run has ended by an error, or was stopped."""
+        ...
+
+
+class Curve:
+    """Scores a student on the first held-out pictures, in float32 and without a bar.
+
+    Args:
+        held: the pictures that finished models are scored on.
+        scores: how many times a stage; 0 never.
+        pictures: how many of them count here.
+    """
+
+    def __init__(self, held: Held, scores: int, pictures: int) -> None:
+        self.held, self.scores = replace(held, indices=held.indices[:pictures], precision="float32"), scores
+
+    def scores_at(self, step: int, steps: int) -> bool:
+        """Whether the student is scored after a step: at equal parts of the stage, and at its end."""
+        return any(step == -(-part * steps // self.scores) for part in range(1, self.scores + 1))
+
+    def score(self, model: Segmenter) -> dict[str, float]:
+        """``miou`` with boxes and ``miou_point`` with one point; empty where the pictures have no objects."""
+        held = self.held
+        records = score_instances(model, held.data, BOX_POINT, batch=held.batch, indices=held.indices)
+        device = device_of(model)
+        if device.type == "cuda":
+            # Whoever trains has read its own peak before; what scoring needs is none of it.
+            torch.cuda.reset_peak_memory_stats(device)
+        found = {}
+        for name, protocol in zip(("miou", "miou_point"), BOX_POINT, strict=True):
+            if "miou" in (metrics := mean_iou(records[protocol.name])):
+                found[name] = metrics["miou"].value
+        return found
 
 
 @dataclass(frozen=True)
@@ -65,19 +170,19 @@ class Tracking:
 
 
 @contextlib.contextmanager
-def tracked(settings: Any, folder: Path, held: Held, about: RunAbout) -> Iterator[Tracking]:
+def tracked(settings: Any, folder: Path, held: Held, metadata: RunMetadata) -> Iterator[Tracking]:
     """The loggers that settings ask for, from the beginning of a run to its end.
 
     Args:
         settings: one of :data:`experiments.tracking.settings.LOGGERS`.
         folder: of the run.
         held: what the student is scored on while it trains, the first pictures of it.
-        about: the run, for Weights & Biases.
+        metadata: of the run, for Weights & Biases.
     """
     if not isinstance(settings, CsvLogger):
         yield Tracking((), None)
         return
-    loggers = _loggers(settings, folder, about) if processes.is_first() else []
+    loggers = _loggers(settings, folder, metadata) if processes.is_first() else []
     tracking = Tracking(loggers, Curve(held, settings.scores, settings.pictures))
     try:
         for logger in loggers:
@@ -88,14 +193,14 @@ def tracked(settings: Any, folder: Path, held: Held, about: RunAbout) -> Iterato
         raise
 
 
-def _loggers(settings: CsvLogger, folder: Path, about: RunAbout) -> list[Logger]:
+def _loggers(settings: CsvLogger, folder: Path, metadata: RunMetadata) -> list[Logger]:
+    from experiments.tracking.local_files import CsvFile, TensorboardFiles
+
     loggers: list[Logger] = [CsvFile(folder)]
     if isinstance(settings, TensorboardLogger):
-        from experiments.tracking.tensorboard_files import TensorboardFiles
-
         loggers.append(TensorboardFiles(folder))
     if isinstance(settings, WandbLogger) and settings.mode != "disabled":
         from experiments.tracking.wandb_run import WandbRun
 
-        loggers.append(WandbRun(settings, folder, about))
+        loggers.append(WandbRun(settings, folder, metadata))
     return loggers

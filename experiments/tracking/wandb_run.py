@@ -1,8 +1,12 @@
-"""A run of Weights & Biases. Whatever goes wrong there, training and its result stay as they are."""
+"""A run of Weights & Biases: online where a server answers, otherwise recorded in files.
+
+Whatever goes wrong there, training and its result stay as they are.
+"""
 
 import contextlib
 import functools
 import importlib
+import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,15 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoint import write_text
-from experiments.tracking.logger import Outcome
-from experiments.tracking.settings import WandbLogger
+from experiments.tracking.settings import LONGEST_RUN, LONGEST_TAG, WandbLogger, shortened
 from experiments.tracking.stage_logs import CatchUp, Entry, figures
-from experiments.tracking.wandb_about import RunAbout
-from experiments.tracking.wandb_connection import FOLDER, connected, fresh
-from experiments.tracking.wandb_names import LONGEST_RUN, shortened
+from experiments.tracking.tracking import Outcome, RunMetadata
 
+FOLDER = "wandb"
 NAME = "run_id.txt"
 """The run's name on the server: while it lies there, the same run goes on."""
+QUIET = {
+    # What a run prints is its own, and no code, user name or path of this machine is sent.
+    "console": "off",
+    "silent": True,
+    "save_code": False,
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "label_disable": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    # Runs of a sweep follow each other in one process, and the files lie in wandb/ of each.
+    "reinit": "create_new",
+    "use_dot_wandb": False,
+    "finish_timeout_raises": True,
+}
 
 
 class WandbRun:
@@ -31,8 +49,8 @@ class WandbRun:
         folder: of the run; the package's own files go below ``wandb/`` there.
     """
 
-    def __init__(self, settings: WandbLogger, folder: Path, about: RunAbout) -> None:
-        self.settings, self.folder, self.about = settings, folder, about
+    def __init__(self, settings: WandbLogger, folder: Path, metadata: RunMetadata) -> None:
+        self.settings, self.folder, self.metadata = settings, folder, metadata
         self._catch_up = CatchUp(folder)
         self._run: Any = None
         self._off = self._warned = False
@@ -73,11 +91,11 @@ class WandbRun:
     def _begin(self) -> None:
         name = self.folder / FOLDER / NAME
         goes_on = name.is_file()
-        identity = name.read_text(encoding="utf-8").strip() if goes_on else shortened(self.about.run_id, LONGEST_RUN)
-        if self.about.again and not goes_on:
+        identity = name.read_text(encoding="utf-8").strip() if goes_on else shortened(self.metadata.run_id, LONGEST_RUN)
+        if self.metadata.again and not goes_on:
             # Figures of two attempts would mix.
             identity = fresh(identity)
-        self._run, identity = connected(self.settings, self.folder, self.about, identity, goes_on, self._warn)
+        self._run, identity = connected(self.settings, self.folder, self.metadata, identity, goes_on, self._warn)
         write_text(name, f"{identity}\n")
         if not self._run.offline:
             print(f"Weights & Biases: {self._run.url}", file=sys.stderr)
@@ -160,3 +178,80 @@ def line(error: Exception) -> str:
     """An error's kind and first line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def connected(
+    settings: WandbLogger,
+    folder: Path,
+    metadata: RunMetadata,
+    identity: str,
+    goes_on: bool,
+    warn: Callable[[str], None],
+) -> tuple[Any, str]:
+    """A run of the package, and its name on the server.
+
+    Args:
+        identity: the name it shall have; where a run of somebody else has it, a fresh one is made from it.
+        goes_on: whether a run of that name is this one.
+        warn: is told in one line why a run that should be online is not.
+    """
+    wandb = importlib.import_module("wandb")
+    wanted = QUIET | {"init_timeout": settings.init_s, "finish_timeout": settings.finish_s}
+    # Some are of newer versions only.
+    quiet = wandb.Settings(**{key: value for key, value in wanted.items() if key in wandb.Settings.model_fields})
+    wandb.setup(settings=quiet)
+    # The package makes its folder only where this one exists.
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+
+    def begin(mode: str, name: str, resume: str | None) -> Any:
+        return wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            id=name,
+            name=shortened(metadata.run_id, LONGEST_RUN),
+            group=settings.group or shortened(metadata.group),
+            tags=[tag[:LONGEST_TAG] for tag in metadata.tags] if settings.tags is None else list(settings.tags),
+            job_type="compress",
+            config=dict(metadata.config),
+            dir=str(folder),
+            mode=mode,
+            resume=resume,
+            settings=quiet,
+        )
+
+    if settings.mode == "offline":
+        return begin("offline", identity, None), identity
+    before = set((folder / FOLDER).glob("run-*"))
+    try:
+        # Else the package asks on the terminal, and training would wait for the answer.
+        if not wandb.login(prompt=False):
+            raise PermissionError("nobody is logged in; wandb login, or set WANDB_API_KEY")
+        try:
+            return begin("online", identity, "allow" if goes_on else "never"), identity
+        except Exception as error:
+            if goes_on or "already exists" not in str(error):
+                raise
+            _remove_since(before, folder)
+            identity = fresh(identity)
+            return begin("online", identity, "never"), identity
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # The failed attempt still holds the name.
+        wandb.teardown()
+        _remove_since(before, folder)
+        run = begin("offline", identity, None)
+        warn(
+            f"{reason}; this run is recorded offline; later, send it: wandb sync {folder / FOLDER / 'offline-run-*'}",
+        )
+        return run, identity
+
+
+def _remove_since(before: set[Path], folder: Path) -> None:
+    """What attempts that failed have left; nothing is in it."""
+    for empty in set((folder / FOLDER).glob("run-*")) - before:
+        shutil.rmtree(empty, ignore_errors=True)
+
+
+def fresh(identity: str) -> str:
+    """Another name beside one that is taken."""
+    return shortened(f"{identity}-{secrets.token_hex(2)}", LONGEST_RUN)

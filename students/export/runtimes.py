@@ -30,7 +30,7 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     options.log_severity_level = 3
     # Idle threads sleep: spinning ones take a core from whatever else runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Processors without VNNI add pairs of unsigned and signed products in 16 bits, which saturates; both unsigned do not.
+    # Without VNNI, pairs of unsigned and signed products are added in 16 bits, which saturates; unsigned ones are not.
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)

@@ -15,7 +15,7 @@ from core.checkpoint import file_sha256
 from core.result import COLUMNS
 from experiments.cli.command_line import main
 from experiments.pictures import PICTURES
-from experiments.tracking.csv_file import metrics_csv
+from experiments.tracking.local_files import metrics_csv
 from tests.unit.tiny import pocket_file
 
 SMALL = (

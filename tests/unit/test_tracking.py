@@ -22,20 +22,15 @@ from experiments.config.schema import register
 from experiments.config.validate import settings_of
 from experiments.runs.identity import run_id
 from experiments.scoring import Held, score_model
-from experiments.tracking.csv_file import CsvFile, metrics_csv
-from experiments.tracking.curve import Curve
-from experiments.tracking.logger import Outcome
-from experiments.tracking.report_layout import STAGES, layout
+from experiments.tracking.local_files import CsvFile, TensorboardFiles, metrics_csv
 from experiments.tracking.settings import LOGGERS, CsvLogger, NoLogger, WandbLogger, check_installed, check_logger
 from experiments.tracking.stage_logs import CatchUp, read_log
-from experiments.tracking.tensorboard_files import TensorboardFiles
-from experiments.tracking.tracking import tracked
-from experiments.tracking.wandb_about import RunAbout
+from experiments.tracking.tracking import Curve, Outcome, RunMetadata, tracked
+from experiments.tracking.wandb_report import STAGES, layout, positions, report
 from experiments.tracking.wandb_report import main as report_main
-from experiments.tracking.wandb_report import positions, report
 from tests.unit.tiny import tiny_sam
 
-ABOUT = RunAbout("slimsam-r0.5-s0-0123abcd", "slimsam-r0.5", ("slimsam",), {}, False)
+ABOUT = RunMetadata("slimsam-r0.5-s0-0123abcd", "slimsam-r0.5", ("slimsam",), {}, False)
 
 
 @pytest.fixture
@@ -203,7 +198,7 @@ def test_metrics_are_written_where_a_stage_begins_and_at_the_end(
     assert len(path.read_text().splitlines()) == 5
     write(tmp_path, "second", *entries)
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.tracking.csv_file.EVERY_S", -1.0)
+        patch.setattr("experiments.tracking.local_files.EVERY_S", -1.0)
         file.told("second", entries[1])
     assert len(path.read_text().splitlines()) == 7
     write(tmp_path, "third", entries[0])

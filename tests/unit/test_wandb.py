@@ -16,10 +16,8 @@ from PIL import Image
 from core.result import ResultRow
 from data.shapes import Shapes
 from experiments.scoring import Held
-from experiments.tracking.logger import Outcome
-from experiments.tracking.settings import WandbLogger
-from experiments.tracking.wandb_about import RunAbout
-from experiments.tracking.wandb_names import LONGEST_RUN, artifact_name, flaw_of, shortened
+from experiments.tracking.settings import LONGEST_RUN, WandbLogger, artifact_name, flaw_of, shortened
+from experiments.tracking.tracking import Outcome, RunMetadata
 from experiments.tracking.wandb_results import numbered
 from experiments.tracking.wandb_run import WandbRun
 from tests.unit.tiny import tiny_sam
@@ -115,7 +113,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
 
 
 def begun(folder: Path, again: bool = False, **settings: Any) -> WandbRun:
-    about = RunAbout(ID, "slimsam+ptq-r0.5", ("slimsam+ptq", "sam_pocket", "shapes", "smoke"), {"seed": 0}, again)
+    about = RunMetadata(ID, "slimsam+ptq-r0.5", ("slimsam+ptq", "sam_pocket", "shapes", "smoke"), {"seed": 0}, again)
     made = WandbRun(WandbLogger(**settings), folder, about)
     made.begin()
     return made
@@ -347,7 +345,7 @@ LONG = "a-name-of-many-words-" * 12 + "r0.5-s0-0123abcd"
 def test_long_names_are_shortened_with_their_hash_and_stay_different(tmp_path: Path, package: FakePackage) -> None:
     made = []
     for number, run_id in enumerate((LONG, LONG.replace("many", "some"), f"größe ({ID})")):
-        about = RunAbout(run_id, "x" * 200, ("t" * 80,), {}, number == 1)
+        about = RunMetadata(run_id, "x" * 200, ("t" * 80,), {}, number == 1)
         logger = WandbRun(WandbLogger(mode="offline"), tmp_path / str(number), about)
         logger.begin()
         found = outcome(tmp_path / str(number))

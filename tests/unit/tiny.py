@@ -17,7 +17,6 @@ from teachers.image_encoder import EncoderConfig, ImageEncoder
 from teachers.initial_weights import initialise_encoder
 from teachers.sam import Sam, SamConfig
 
-
 # A grid of 4 does not divide into windows of 3: padding takes part.
 ENCODER = EncoderConfig(64, 16, 24, 2, (24, 24, 24), (48, 48, 48), 3, (1,), 16)
 CONFIG = SamConfig(ENCODER, decoder_heads=2, decoder_mlp_width=20, iou_width=12)
