@@ -34,9 +34,9 @@ from data.images import read_image
 from data.shapes import Shapes
 from data.shapes_export import write_data_set
 from evaluation.average_precision.figures import average_precision
-from evaluation.conventions import PROTOCOLS
-from evaluation.passes import EvaluationPass
 from evaluation.predictor import SamPredictor
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 from teachers.sam import Sam
 from teachers.weights import load_sam
 
@@ -96,9 +96,9 @@ def published_way(model: Segmenter, data: Coco, folder: Path, boxes: Detections)
 
 
 def this_way(model: Segmenter, data: Coco, boxes: Detections, workers: int, encoded: int) -> list[float]:
-    """The evaluator's pass; COCO's twelve figures."""
-    work = EvaluationPass(model, data, [PROTOCOL], range(len(data)), boxes, workers=workers, encoded=encoded)
-    results = [record.result() for record in work.run().detected(PROTOCOL.name)]
+    """This project's scorer; COCO's twelve figures."""
+    scorer = Scorer(model, [PROTOCOL], boxes, workers=workers, image_batch_size=encoded)
+    results = [record.result() for record in scorer.score(data).detected(PROTOCOL.name)]
     figures = average_precision(data.truth(), results)
     return [-1.0 if value is None else value for value in figures.values()]
 

@@ -25,9 +25,9 @@ from core.protocols import Masks, Prompt, Segmenter
 from data.coco import Coco
 from data.sample import ImageData
 from data.shapes import Shapes
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import score_instances
 from evaluation.metrics import mean_iou
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 from experiments.runs.checkpoints import find_model
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.export.checking import relative_difference
@@ -96,7 +96,7 @@ def rows_of(model: Sam, folder: Path, int8: list[Path]) -> tuple[dict[str, Segme
 def miou(model: Segmenter, data: ImageData, images: int) -> tuple[float, int]:
     """Mean over instances with ground-truth boxes, and their number."""
     protocol = PROTOCOLS["box_single@1"]
-    records = score_instances(model, data, [protocol], indices=range(min(images, len(data))))[protocol.name]
+    records = Scorer(model, [protocol]).score(data, range(min(images, len(data)))).records[protocol.name]
     return mean_iou(records)["miou"].value, len(records)
 
 

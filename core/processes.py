@@ -89,6 +89,16 @@ def from_first(make: Callable[[], T]) -> T:
     return found
 
 
+def from_all(mine: T) -> list[T]:
+    """What every process has, in the order of their numbers, in every process."""
+    if count() == 1:
+        return [mine]
+    found: list[Any] = [None] * count()
+    with _others_told():
+        dist.all_gather_object(found, mine)
+    return found
+
+
 def share(places: range) -> range:
     """This process's part of consecutive places; all parts are equally long.
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from data.readable import readable_samples
 from data.sample import ImageData
-from evaluation.instances import InstanceRecord, pairwise_iou
+from evaluation.mask_measures import pairwise_iou
+from evaluation.records import InstanceRecord
 
 
 def filled_boxes(boxes_xyxy: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
@@ -44,7 +45,7 @@ def score_baselines(
     indices: Sequence[int] | None = None,
     on_image: Callable[[int], None] | None = None,
 ) -> dict[str, list[InstanceRecord]]:
-    """Score both on ground-truth boxes; records as of :func:`evaluation.instances.score_instances`.
+    """Score both on ground-truth boxes; the records of each by its name.
 
     Args:
         indices: images to use; all of them by default.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.errors import InputError
-from evaluation.instances import InstanceRecord
 from evaluation.metrics import SIZE_CLASSES, resampled_interval, size_classes
+from evaluation.records import InstanceRecord
 
 ALL = "all"
 """The group of every pair, beside those of the size classes."""

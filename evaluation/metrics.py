@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.protocols import Metric
-from evaluation.instances import InstanceRecord
+from evaluation.records import InstanceRecord
 
 SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 """COCO's size classes by annotation area in original pixels, half-open."""

@@ -8,7 +8,7 @@ from core.protocols import device_of
 from data.images import to_frame
 from data.readable import first_readable
 from evaluation.latency import PRECISIONS
-from experiments.scoring import Held
+from experiments.scoring import EvaluationSet
 from students.quantized.plan import as_float
 from students.self_check import encoder_problem
 from students.student import build_model
@@ -28,7 +28,7 @@ def promised_parameters(method: Compressor, teacher: Sam) -> int | None:
         return None
 
 
-def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: Held, run_id: str) -> None:
+def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: EvaluationSet, run_id: str) -> None:
     """Compare a student with its teacher and with what its method promises.
 
     Args:

@@ -25,11 +25,10 @@ from data.detections import Detections
 from data.sample import ImageData
 from evaluation.average_precision.figures import check_backend
 from evaluation.average_precision.prepared import GroundTruth
-from evaluation.conventions import protocol_named
 from evaluation.latency import PRECISIONS, device_name
-from evaluation.passes import EvaluationPass, Scored
-from evaluation.record_files import remove_parts, write_images, write_records
-from evaluation.scoring_protocol import ScoringProtocol
+from evaluation.protocols import ScoringProtocol, protocol_named
+from evaluation.records import PartialRecords, remove_parts, write_images, write_records
+from evaluation.scorer import Scored, Scorer
 from experiments.config.schema import EvaluateConfig, EvaluationConfig
 from experiments.evaluation_rows import protocol_columns
 from experiments.protocol_report import print_protocols
@@ -42,8 +41,8 @@ from experiments.runs.data_content import data_content
 from experiments.runs.folder import held_folder, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
 from experiments.scorable import require_instances, require_points
-from experiments.scoring import BOX_POINT, Held, columns, counted, point_column, score_fillings
-from experiments.subjects import Subject, find_subject
+from experiments.scoring import BOX_POINT, EvaluationSet, columns, counted, point_column, score_fillings
+from experiments.subjects import EvaluatedModel, find_evaluated_model
 
 _NOT_OF_RECORDS = ("root", "annotations", "images", "missing")
 """Settings of a data set that no record of an image depends on: content counts, not where it lies."""
@@ -65,7 +64,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         require_points(data, indices)
     detections = _detections(settings, data, protocols)
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
-    subject = find_subject(settings)
+    subject = find_evaluated_model(settings)
     if processes.is_first():
         terminal(stderr=True).print(subject.told, soft_wrap=True)
     processes.join(subject.device)
@@ -82,34 +81,29 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     name = f"{subject.model.name}-{data.name}-{of_all[:8]}"
     folder = evaluations / name if settings.out is None else home_path(settings.out)
     cuda = subject.device.type == "cuda"
-    work = EvaluationPass(
+    scorer = Scorer(
         subject.model,
-        data,
         protocols,
-        indices,
         detections,
         reference,
-        batch=evaluation.batch,
-        encoded=evaluation.encoded or (8 if cuda else 1),
+        prompt_batch_size=evaluation.batch,
+        image_batch_size=evaluation.encoded or (8 if cuda else 1),
         workers=(min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers,
         seed=evaluation.seed,
-        folder=folder,
-        beside=sorted({path.parent for path in evaluations.glob("*/part-*.jsonl")} - {folder}),
-        key=key,
-        contents=[str(image) for image in content.images],
         autocast=PRECISIONS[subject.precision],
     )
+    beside = sorted({path.parent for path in evaluations.glob("*/part-*.jsonl")} - {folder})
+    partial = PartialRecords(folder, key, [str(image) for image in content.images], beside)
     with held_folder(folder, fresh=False) if processes.is_first() else nullcontext():
         processes.wait()
-        share = len(indices) if processes.count() == 1 else -(-len(indices) // processes.count())
-        with counted(f"scoring {subject.model.name}", share) if processes.is_first() else nullcontext() as done:
-            scored = work.run(done)
+        with counted(f"scoring {subject.model.name}", len(indices)) as done:
+            scored = scorer.score(data, indices, partial=partial, on_image=done)
         if not processes.is_first():
             return []
         if len(scored.left_out) == len(indices):
             raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")
         about = (evaluation.batch, evaluation.protocol, subject.precision, content.column())
-        held = Held(data, data_name(evaluation.data), indices, *about)
+        held = EvaluationSet(data, data_name(evaluation.data), indices, *about)
         rows = _rows(settings, subject, held, protocols, scored, hashes, truth)
         # An earlier evaluation in this folder goes first: its rows never stand beside these records.
         (folder / NAME).unlink(missing_ok=True)
@@ -132,7 +126,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         write_run_page(folder / NAME)
         # Last: whatever could not be written is written from them by the same command.
         remove_parts(folder, key)
-        remove_taken_over(work.beside, key, work.contents)
+        remove_taken_over(partial.beside, key, partial.contents)
     if settings.format == "table":
         if evaluation.protocols:
             print_protocols(rows)
@@ -214,7 +208,7 @@ def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequen
     return found
 
 
-def _reference(evaluation: EvaluationConfig, subject: Subject) -> Segmenter | None:
+def _reference(evaluation: EvaluationConfig, subject: EvaluatedModel) -> Segmenter | None:
     if evaluation.reference is None:
         return None
     model = find_model(evaluation.reference).model.to(subject.device)
@@ -228,7 +222,7 @@ def _reference(evaluation: EvaluationConfig, subject: Subject) -> Segmenter | No
 
 def _key(
     evaluation: EvaluationConfig,
-    subject: Subject,
+    subject: EvaluatedModel,
     data: ImageData,
     protocols: Sequence[ScoringProtocol],
     hashes: Mapping[str, str | None],
@@ -248,8 +242,8 @@ def _key(
 
 def _rows(
     settings: EvaluateConfig,
-    subject: Subject,
-    held: Held,
+    subject: EvaluatedModel,
+    held: EvaluationSet,
     protocols: Sequence[ScoringProtocol],
     scored: Scored,
     hashes: Mapping[str, str | None],

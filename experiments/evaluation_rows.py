@@ -8,14 +8,13 @@ from data.annotated_pictures import AnnotatedPictures
 from data.detections import DETECTION_REASONS
 from evaluation.average_precision.figures import figures_of
 from evaluation.average_precision.prepared import GroundTruth
-from evaluation.detected import DetectionRecord
-from evaluation.instances import InstanceRecord
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
-from evaluation.passes import Scored
-from evaluation.scoring_protocol import ScoringProtocol
+from evaluation.protocols import ScoringProtocol
+from evaluation.records import DetectionRecord, InstanceRecord
+from evaluation.scorer import Scored
 from experiments.config.schema import EvaluationConfig
 from experiments.scorable import require_records
-from experiments.scoring import Held
+from experiments.scoring import EvaluationSet
 
 ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")
 """Reasons for leaving something out that concern average precision."""
@@ -28,7 +27,7 @@ RECALLS = {"coco": "ar100", "lvis": "ar300"}
 def protocol_columns(
     protocol: ScoringProtocol,
     scored: Scored,
-    held: Held,
+    held: EvaluationSet,
     evaluation: EvaluationConfig,
     hashes: Mapping[str, str | None],
     truth: GroundTruth | None = None,
@@ -56,7 +55,7 @@ def protocol_columns(
         # The evaluator has rules of its own about annotations, to the letter those of COCO or LVIS.
         axes |= {"crowd": f"as {held.name}", "least_area": f"as {held.name}"}
         shared["skipped"] = {reason: n for reason, n in scored.skipped.items() if n and reason in ABOUT_DETECTIONS}
-        places = [place for place in range(scored.pictures) if place not in scored.left_out]
+        places = [place for place in range(scored.images) if place not in scored.left_out]
         detected = scored.detected(protocol.name)
         assert truth is not None
         found = _precision_columns(detected, held, places, evaluation.backend, truth)
@@ -78,7 +77,7 @@ def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> di
 
 
 def _precision_columns(
-    records: list[DetectionRecord], held: Held, places: list[int], backend: str, truth: GroundTruth
+    records: list[DetectionRecord], held: EvaluationSet, places: list[int], backend: str, truth: GroundTruth
 ) -> dict[str, Any]:
     data = held.data
     assert isinstance(data, AnnotatedPictures)

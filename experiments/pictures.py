@@ -18,8 +18,8 @@ from data.images import to_frame
 from data.prompts import central_point
 from data.readable import readable_samples
 from data.sample import ImageSample
-from evaluation.instances import pairwise_iou
-from experiments.scoring import Held
+from evaluation.mask_measures import pairwise_iou
+from experiments.scoring import EvaluationSet
 
 COLOURS = np.array(
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
@@ -33,7 +33,7 @@ OBJECTS = 5
 """Prompts shown a picture, the largest objects first."""
 
 
-def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held) -> None:
+def draw_masks(path: Path, models: Mapping[str, Segmenter], held: EvaluationSet) -> None:
     """Draw the first pictures that have objects: prompts, ground truth, each model's masks with their IoUs."""
     samples = samples_shown(held)
     titles = ["boxes asked", "ground truth", *models]
@@ -65,7 +65,7 @@ def draw_masks(path: Path, models: Mapping[str, Segmenter], held: Held) -> None:
         figure.savefig(temporary, format="png")
 
 
-def samples_shown(held: Held) -> list[ImageSample]:
+def samples_shown(held: EvaluationSet) -> list[ImageSample]:
     """The first pictures that have objects, at most :data:`PICTURES`."""
     read = readable_samples(held.data, held.indices)
     return list(islice((sample for _, sample in read if sample is not None and len(sample.masks)), PICTURES))

@@ -31,10 +31,10 @@ from core.seeding import seed_for
 from core.threads import take_threads
 from data.prompts import jitter_boxes, random_points
 from data.shapes import DIFFICULTY, Shapes
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 from experiments.pretrain_data import Pool, make_pool
 from experiments.pretrain_scenes import SceneBatches, SceneTraining, Source, scene_loss
 from experiments.runs.kept_threads import NAME as THREADS
@@ -167,8 +167,8 @@ def pretrain(recipe: Recipe, model_name: str, folder: Path, precision: str, devi
     validation = Shapes("validation", 100, seed=recipe.seed)
 
     def validate() -> float:
-        records = score_instances(model, validation, [PROTOCOLS["box_single@1"]])
-        return mean_iou(records["box_single@1"])["miou"].value
+        scored = Scorer(model, [PROTOCOLS["box_single@1"]]).score(validation, alone=True)
+        return mean_iou(scored.instances("box_single@1"))["miou"].value
 
     low_res = 4 * model.config.encoder.grid
     engine = Engine(folder, device=device, precision=precision)
@@ -237,8 +237,8 @@ def pretrain_on_scenes(
 
     def validate() -> float:
         assert held is not None
-        records = score_instances(model, held, [PROTOCOLS["box_single@1"]], indices=range(min(40, len(held))))
-        return mean_iou(records["box_single@1"])["miou"].value
+        scored = Scorer(model, [PROTOCOLS["box_single@1"]]).score(held, range(min(40, len(held))), alone=True)
+        return mean_iou(scored.instances("box_single@1"))["miou"].value
 
     described = [asdict(recipe), [asdict(source) for source in sources], model_name, precision]
     begun = None if start is None else file_sha256(start)

@@ -10,9 +10,8 @@ from core.plain_file import home_path
 from core.provenance import impersonal
 from core.result import ResultRow
 from data.content import ImageContent
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import InstanceRecord
-from evaluation.record_files import INSTANCES, read_images, read_instances
+from evaluation.protocols import PROTOCOLS
+from evaluation.records import INSTANCES, InstanceRecord, read_images, read_instances
 from experiments.config.messages import nearest
 from experiments.result_file import NAME, read_result
 

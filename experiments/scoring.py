@@ -9,17 +9,18 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from core import processes
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Metric, Segmenter, device_of
 from core.terminal import terminal
 from data.sample import ImageData
 from evaluation.baselines import score_baselines
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import InstanceRecord, score_instances
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
-from evaluation.passes import EvaluationPass
+from evaluation.protocols import PROTOCOLS
+from evaluation.records import InstanceRecord, PartialRecords
+from evaluation.scorer import Scorer
 from experiments.scorable import has_instances, require_records
 from teachers.sam import Sam
 
@@ -29,7 +30,7 @@ BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
 
 
 @dataclass(frozen=True)
-class Held:
+class EvaluationSet:
     """Pictures that models are scored on.
 
     Attributes:
@@ -51,26 +52,17 @@ class Held:
     data_sha256: str | None = None
 
 
-def score_model(model: Sam, held: Held, folder: Path | None = None) -> dict[str, Any]:
+def score_model(model: Sam, held: EvaluationSet, folder: Path | None = None) -> dict[str, Any]:
     """The columns of ``core.result`` that scoring fills, for a model.
 
     Args:
         folder: where images are kept as they are scored, so that another call goes on from them; None keeps nothing.
     """
     key = json.dumps([weights_sha256(model), device_of(model).type, held.precision, held.batch])
-    work = EvaluationPass(
-        model,
-        held.data,
-        BOX_POINT,
-        held.indices,
-        batch=held.batch,
-        folder=folder,
-        key=key,
-        autocast=PRECISIONS[held.precision],
-        alone=True,
-    )
+    scorer = Scorer(model, BOX_POINT, prompt_batch_size=held.batch, autocast=PRECISIONS[held.precision])
+    partial = None if folder is None else PartialRecords(folder, key)
     with counted(f"scoring {model.name}", len(held.indices)) as done:
-        scored = work.run(done)
+        scored = scorer.score(held.data, held.indices, partial=partial, on_image=done)
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
     return columns(box, held) | point_column(point)
 
@@ -78,7 +70,7 @@ def score_model(model: Sam, held: Held, folder: Path | None = None) -> dict[str,
 def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:
     """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training pictures.
 
-    These are the last of the training set. Held-out pictures never choose anything.
+    These are the last of the training set. EvaluationSet-out pictures never choose anything.
 
     Args:
         is_used: whether the method is known to ask for it: what it would refuse is refused now.
@@ -93,7 +85,7 @@ def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callabl
         raise nothing
 
     def score(model: Segmenter) -> float:
-        records = score_instances(model, data, [protocol], batch=batch, indices=indices)[protocol.name]
+        records = Scorer(model, [protocol], prompt_batch_size=batch).score(data, indices).instances(protocol.name)
         if not records:
             raise nothing
         return mean_iou(records)["miou"].value
@@ -101,7 +93,7 @@ def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callabl
     return score
 
 
-def score_fillings(held: Held) -> dict[str, dict[str, Any]]:
+def score_fillings(held: EvaluationSet) -> dict[str, dict[str, Any]]:
     """The same columns for each baseline; none of them answers to a point."""
     with counted("scoring filled boxes and ellipses", len(held.indices)) as done:
         records = score_baselines(held.data, indices=held.indices, on_image=done)
@@ -113,7 +105,7 @@ def point_column(records: Sequence[InstanceRecord]) -> dict[str, Any]:
     return {"miou_point": _value(mean_iou(records), "miou")}
 
 
-def columns(records: Sequence[InstanceRecord], held: Held) -> dict[str, Any]:
+def columns(records: Sequence[InstanceRecord], held: EvaluationSet) -> dict[str, Any]:
     """Records of box prompts as columns.
 
     Raises:
@@ -142,8 +134,17 @@ def _value(metrics: Mapping[str, Metric], name: str) -> float | None:
 
 @contextlib.contextmanager
 def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over pictures on standard error; a line where that is no terminal. Yields ``done(count)``."""
-    console = terminal(stderr=True)
+    """A bar over images on standard error; a line where that is no terminal. Yields ``done(count)``.
+
+    Of several processes the first shows it, for its own share.
+
+    Args:
+        total: images of all processes.
+    """
+    if not processes.is_first():
+        yield lambda count: None
+        return
+    console, total = terminal(stderr=True), -(-total // processes.count())
     if not console.is_terminal:
         console.print(f"{what}: {total} pictures", soft_wrap=True)
         yield lambda count: None

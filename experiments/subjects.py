@@ -23,7 +23,7 @@ PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model to score.
 
     Attributes:
@@ -45,7 +45,7 @@ class Subject:
     told: str
 
 
-def find_subject(settings: EvaluateConfig) -> Subject:
+def find_evaluated_model(settings: EvaluateConfig) -> EvaluatedModel:
     """The model of ``checkpoint=``.
 
     Raises:
@@ -73,10 +73,10 @@ def find_subject(settings: EvaluateConfig) -> Subject:
         return cost_columns(model) | latency_columns(model, evaluation.latency_runs, device, precision)
 
     told = f"{settings.checkpoint}: {found.layout}"
-    return Subject(model, device, precision, model_sha256(model), columns, measured, told)
+    return EvaluatedModel(model, device, precision, model_sha256(model), columns, measured, told)
 
 
-def _exported(settings: EvaluateConfig) -> Subject:
+def _exported(settings: EvaluateConfig) -> EvaluatedModel:
     """Its files are scored and timed in their runtime; parameters and MACs are those of the model they were made of."""
     evaluation = settings.evaluation
     if evaluation.precision != "float32":
@@ -107,7 +107,7 @@ def _exported(settings: EvaluateConfig) -> Subject:
     told = f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
     # Large weights lie in files beside the two that the manifest vouches for.
     identity = f"{file_identity(settings.checkpoint)} {model.runtime}"
-    return Subject(model, device, "float32", identity, columns, measured, told)
+    return EvaluatedModel(model, device, "float32", identity, columns, measured, told)
 
 
 def _about(about: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from evaluation.everything.crops import Crop
 from evaluation.everything.run_lengths import encode_windows
 from evaluation.everything.settings import EverythingSettings
 from evaluation.everything.windows import Window, axes, windows
-from evaluation.framing import pixels_at_once
 from evaluation.mask_measures import mask_boxes, stability_scores
+from evaluation.preprocess import pixels_at_once
 
 
 class MaskFilter:

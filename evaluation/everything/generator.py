@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from core.protocols import Segmenter
 from data.annotations import rle_area
+from evaluation.adaptive_batch import point_batch
 from evaluation.everything.candidates import Candidates, joined
 from evaluation.everything.crops import crops_of
 from evaluation.everything.run_lengths import in_form
 from evaluation.everything.settings import EverythingSettings
 from evaluation.everything.small_regions import cleaned
 from evaluation.everything.strategies import SEARCHES, CropSearch
-from evaluation.fitting import points_fitting
 from evaluation.predictor import SamPredictor
 
 _DEFAULTS = EverythingSettings()
@@ -52,7 +52,7 @@ class EverythingGenerator:
     """
 
     def __init__(self, model: Segmenter, settings: EverythingSettings = _DEFAULTS) -> None:
-        self.model, self.settings, self.fitting = model, settings, points_fitting(settings.points_per_batch)
+        self.model, self.settings, self.prompt_batch = model, settings, point_batch(settings.points_per_batch)
 
     def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """The records of :meth:`run` on a picture uint8 ``[H, W, 3]``, RGB.
@@ -80,7 +80,7 @@ class EverythingGenerator:
             if crop.layer:
                 x0, y0, x1, y1 = crop.box_xyxy
                 predictor.set_image(image[y0:y1, x0:x1])
-            search = CropSearch(self.model, predictor.get_image_embedding(), crop, size_hw, settings, self.fitting)
+            search = CropSearch(self.model, predictor.get_image_embedding(), crop, size_hw, settings, self.prompt_batch)
             SEARCHES[settings.strategy](search)
             parts.append(search.best().to(_HOST))
             prompts += search.prompts

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.protocols import Prompt, Segmenter
+from evaluation.adaptive_batch import AdaptiveBatch
 from evaluation.everything.candidates import Candidates, joined
 from evaluation.everything.crops import Crop, grid_points, shared_points
 from evaluation.everything.filters import MaskFilter
 from evaluation.everything.settings import EverythingSettings
-from evaluation.fitting import Fitting
 
 
 class CropSearch:
@@ -24,7 +24,7 @@ class CropSearch:
         crop: where in the picture.
         size_hw: of the picture.
         settings: thresholds.
-        fitting: how many points are asked together.
+        prompt_batch: how many points are asked together.
 
     Attributes:
         prompts: number of points asked.
@@ -38,9 +38,15 @@ class CropSearch:
         crop: Crop,
         size_hw: tuple[int, int],
         settings: EverythingSettings,
-        fitting: Fitting,
+        prompt_batch: AdaptiveBatch,
     ) -> None:
-        self.model, self.embedding, self.crop, self.settings, self.fitting = model, embedding, crop, settings, fitting
+        self.model, self.embedding, self.crop, self.settings, self.prompt_batch = (
+            model,
+            embedding,
+            crop,
+            settings,
+            prompt_batch,
+        )
         self.filter = MaskFilter(crop, size_hw, settings)
         self.prompts = 0
         self.parts: list[Candidates] = []
@@ -56,7 +62,7 @@ class CropSearch:
             # Asked again in smaller parts, the same masks cover the same pixels.
             return list(self.filter.surviving(masks, points[part], covered))
 
-        for _, found in self.fitting.parts(len(points), of_part):
+        for _, found in self.prompt_batch.parts(len(points), of_part):
             self.parts += found
         self.prompts += len(points_xy)
 

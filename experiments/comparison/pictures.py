@@ -15,10 +15,10 @@ from core.checkpoint import replacing
 from core.errors import InputError
 from data.content import ImageContent
 from data.sample import ImageData, ImageSample
-from evaluation.chosen_masks import chosen_masks
 from evaluation.comparison import InstancePair
 from evaluation.latency import PRECISIONS
-from evaluation.scoring_protocol import ScoringProtocol
+from evaluation.protocols import ScoringProtocol
+from evaluation.scorer import Scorer
 from experiments.comparison.report import Compared
 from experiments.config.data_schema import DATA
 from experiments.config.schema import CompareConfig, EvaluateConfig, EvaluationConfig
@@ -27,7 +27,7 @@ from experiments.pictures import WIDTH, border_of, overlaid
 from experiments.recorded_evaluation import RecordedEvaluation
 from experiments.runs.build import build_data
 from experiments.runs.data_content import data_content
-from experiments.subjects import Subject, find_subject
+from experiments.subjects import EvaluatedModel, find_evaluated_model
 
 WORST, BEST = "worst.png", "best.png"
 MARGIN = 0.5
@@ -116,7 +116,7 @@ def _data(evaluation: RecordedEvaluation, protocol: ScoringProtocol, root: str |
     return build_data(dataclasses.replace(schema, **{key: value for key, value in given.items() if key in known}))
 
 
-def _subject(evaluation: RecordedEvaluation, settings: CompareConfig) -> Subject:
+def _subject(evaluation: RecordedEvaluation, settings: CompareConfig) -> EvaluatedModel:
     checkpoint = evaluation.setting("checkpoint")
     if not isinstance(checkpoint, str):
         raise NotDrawn(f"{evaluation.folder}: result.json names no checkpoint")
@@ -127,7 +127,7 @@ def _subject(evaluation: RecordedEvaluation, settings: CompareConfig) -> Subject
         engine=settings.engine,
         evaluation=EvaluationConfig(precision=precision),
     )
-    return find_subject(again)
+    return find_evaluated_model(again)
 
 
 def _samples(
@@ -147,7 +147,7 @@ def _samples(
 def _drawn(
     pair: InstancePair,
     sample: ImageSample,
-    subjects: Sequence[Subject],
+    subjects: Sequence[EvaluatedModel],
     protocols: Sequence[ScoringProtocol],
     sides: Sequence[RecordedEvaluation],
 ) -> _Drawn:
@@ -161,7 +161,7 @@ def _drawn(
         cast = PRECISIONS.get(subject.precision)
         with torch.autocast(subject.device.type, cast, enabled=cast is not None):
             seed = evaluation.setting("evaluation", "seed") or 0
-            (mask,), (iou,) = chosen_masks(subject.model, sample, protocol, [place], seed)
+            (mask,), (iou,) = Scorer(subject.model, [protocol], seed=seed).masks(sample, protocol, [place])
         masks.append(mask)
         again = "" if abs(iou - scored.iou) <= ALIKE else f" (as drawn {iou:.3f})"
         labels.append(f"IoU {scored.iou:.3f}{again}")

@@ -25,7 +25,7 @@ class EvaluationConfig:
 
     Attributes:
         protocol: prompts and choice of masks, of runs and of ``evaluate`` where ``protocols`` names none.
-        protocols: names of :data:`evaluation.conventions.PROTOCOLS`, all scored in one pass, a row each.
+        protocols: names of :data:`evaluation.protocols.PROTOCOLS`, all scored in one pass, a row each.
         backend: of average precision: ``faster`` (faster-coco-eval) or ``official`` (pycocotools, lvis).
         top: of a detector's boxes at most so many a picture, the best ones; null: all.
         jitter: noise on ground-truth boxes, as a share of their sides; null: as the protocol has it.

@@ -17,7 +17,7 @@ from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, ImageProposals, image_proposals, proposal_scores
 from evaluation.latency import PRECISIONS
 from evaluation.memory import peak_memory
-from evaluation.record_files import PartFile, part_lines
+from evaluation.records import PartFile, part_lines
 from experiments.scorable import require_records
 from experiments.scoring import counted
 from teachers.sam import Sam

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.checkpoint import remove_abandoned
 from core.errors import InputError
-from evaluation.record_files import remove_parts
+from evaluation.records import remove_parts
 from experiments.runs.kept_threads import NAME as THREADS
 
 LOCK = ".lock"
@@ -53,7 +53,7 @@ def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[st
     """Remove what stopped processes left of images that another one has finished; a folder in use stays as it is.
 
     Args:
-        key, contents: of what is finished, see :func:`evaluation.record_files.remove_parts`.
+        key, contents: of what is finished, see :func:`evaluation.records.remove_parts`.
     """
     for folder in folders:
         with contextlib.suppress(InputError, OSError), held_folder(folder, fresh=False):

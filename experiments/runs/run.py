@@ -50,7 +50,7 @@ from experiments.runs.kept_threads import keep_threads
 from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
 from experiments.scorable import require_held_out
-from experiments.scoring import Held, score_fillings, score_model, training_score
+from experiments.scoring import EvaluationSet, score_fillings, score_model, training_score
 from experiments.tracking.local_files import METRICS, metrics_csv
 from experiments.tracking.settings import CsvLogger, check_installed
 from experiments.tracking.tracking import Outcome, RunMetadata, Tracking, tracked
@@ -85,11 +85,11 @@ class Parts:
         return self.trained_on.data
 
     @property
-    def held(self) -> Held:
+    def held(self) -> EvaluationSet:
         """What is scored."""
         evaluation, scored = self.settings.evaluation, self.scored_on
         name, about = data_name(evaluation.data), (evaluation.batch, evaluation.protocol, evaluation.precision)
-        return Held(scored.data, name, scored.indices, *about, scored.column())
+        return EvaluationSet(scored.data, name, scored.indices, *about, scored.column())
 
 
 def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -209,8 +209,6 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         raise InputError(f"{teacher.name}: {problem}")
     with memory_told(f"{parts.run_id}", "give a smaller method.batch, or engine.precision=bfloat16"):
         compressed = parts.method.compress(teacher, parts.data, context)
-    if not processes.is_first():
-        return []
     file = parts.folder / STUDENT
     facts = {
         "method": method_name(settings),
@@ -221,11 +219,15 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         "teacher_sha256": weights_sha256(teacher),
         "run_id": parts.run_id,
     }
-    save_model(file, compressed.student, facts)
-    # What is scored is what was saved.
+    if processes.is_first():
+        save_model(file, compressed.student, facts)
+    processes.wait()
+    # What is scored, by all processes together, is what was saved.
     student = load_model(file).to(parts.device)
     check_compressed(student, teacher, parts.method, parts.held, parts.run_id)
     rows = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
+    if not processes.is_first():
+        return []
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.pictures import draw_masks
 
@@ -257,7 +259,7 @@ def _validation(parts: Parts) -> Callable[[Segmenter], float]:
 def _rows(
     parts: Parts, compressed: Compressed, student: Sam, fillings: Mapping[str, Mapping[str, Any]], git_sha: str
 ) -> list[ResultRow]:
-    """Both baselines, the teacher and the student, all scored on the same pictures."""
+    """Both baselines, the teacher and the student, all scored on the same images; without costs where not first."""
     settings, held = parts.settings, parts.held
     shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
     machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
@@ -273,11 +275,10 @@ def _rows(
                 "train_peak_memory_bytes": compressed.peak_memory_bytes,
                 "device_hours": compressed.device_hours,
             }
-        measured = {
-            **score_model(model, held, parts.folder / SCORING / str(about["method"])),
-            **cost_columns(model),
-            **latency_columns(model, settings.evaluation.latency_runs, parts.device, settings.evaluation.precision),
-        }
+        measured = score_model(model, held, parts.folder / SCORING / str(about["method"]))
+        if processes.is_first():
+            latency = (settings.evaluation.latency_runs, parts.device, settings.evaluation.precision)
+            measured |= cost_columns(model) | latency_columns(model, *latency)
         if model is student:
             measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
         rows.append(ResultRow(**{**shared, **machine, **about, **measured}))

@@ -13,9 +13,9 @@ from compressors.distill.watching import Watcher
 from core import processes
 from core.protocols import Segmenter, device_of
 from core.result import COLUMNS, ResultRow
-from evaluation.instances import score_instances
 from evaluation.metrics import mean_iou
-from experiments.scoring import BOX_POINT, Held
+from evaluation.scorer import Scorer
+from experiments.scoring import BOX_POINT, EvaluationSet
 from experiments.tracking.settings import CsvLogger, TensorboardLogger, WandbLogger
 from experiments.tracking.stage_logs import Entry
 
@@ -55,7 +55,7 @@ class Outcome:
 
     rows: Sequence[ResultRow]
     models: Mapping[str, Segmenter]
-    held: Held
+    held: EvaluationSet
     checkpoint: Path
     facts: Mapping[str, Any]
     picture: Path
@@ -102,7 +102,7 @@ class Curve:
         pictures: how many of them count here.
     """
 
-    def __init__(self, held: Held, scores: int, pictures: int) -> None:
+    def __init__(self, held: EvaluationSet, scores: int, pictures: int) -> None:
         self.held, self.scores = replace(held, indices=held.indices[:pictures], precision="float32"), scores
 
     def scores_at(self, step: int, steps: int) -> bool:
@@ -112,14 +112,16 @@ class Curve:
     def score(self, model: Segmenter) -> dict[str, float]:
         """``miou`` with boxes and ``miou_point`` with one point; empty where the pictures have no objects."""
         held = self.held
-        records = score_instances(model, held.data, BOX_POINT, batch=held.batch, indices=held.indices)
+        scorer = Scorer(model, BOX_POINT, prompt_batch_size=held.batch)
+        # The first process alone scores; the others wait.
+        scored = scorer.score(held.data, held.indices, alone=True)
         device = device_of(model)
         if device.type == "cuda":
             # Whoever trains has read its own peak before; what scoring needs is none of it.
             torch.cuda.reset_peak_memory_stats(device)
         found = {}
         for name, protocol in zip(("miou", "miou_point"), BOX_POINT, strict=True):
-            if "miou" in (metrics := mean_iou(records[protocol.name])):
+            if "miou" in (metrics := mean_iou(scored.instances(protocol.name))):
                 found[name] = metrics["miou"].value
         return found
 
@@ -170,7 +172,7 @@ class Tracking:
 
 
 @contextlib.contextmanager
-def tracked(settings: Any, folder: Path, held: Held, metadata: RunMetadata) -> Iterator[Tracking]:
+def tracked(settings: Any, folder: Path, held: EvaluationSet, metadata: RunMetadata) -> Iterator[Tracking]:
     """The loggers that settings ask for, from the beginning of a run to its end.
 
     Args:

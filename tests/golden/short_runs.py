@@ -19,7 +19,7 @@ from core.checkpoint import write_text
 from experiments.config.schema import register
 from experiments.config.validate import settings_of
 from experiments.runs.build import build_data, build_method, build_teacher
-from experiments.scoring import Held, score_model
+from experiments.scoring import EvaluationSet, score_model
 
 FILE = Path(__file__).with_name("short_runs.json")
 SHARED = ("data.count=16", "evaluation.images=4", "method.batch=2", "method.steps=3", "method.optimisation.warmup=0")
@@ -49,7 +49,9 @@ def short_run(name: str, folder: Path) -> dict[str, Any]:
     teacher = build_teacher(settings.teacher, device)
     context = RunContext(settings.seed, folder, Engine(folder, log_every=1), cache="memory")
     compressed = build_method(settings.method).compress(teacher, build_data(settings.data), context)
-    held = Held(build_data(settings.evaluation.data), "shapes", range(settings.evaluation.images), 64, "box_point@1")
+    held = EvaluationSet(
+        build_data(settings.evaluation.data), "shapes", range(settings.evaluation.images), 64, "box_point@1"
+    )
     scores = score_model(compressed.student, replace(held))
     return {
         "losses": {

@@ -28,12 +28,11 @@ from data.detections import Detections
 from data.sample import ImageSample
 from data.shapes import Shapes
 from data.shapes_export import write_data_set
-from evaluation.conventions import protocol_named
-from evaluation.instances import score_instances
 from evaluation.metrics import mean_iou
-from evaluation.passes import EvaluationPass, Scored
 from evaluation.predictor import SamPredictor
 from evaluation.predictor_segmenter import PredictorSegmenter
+from evaluation.protocols import protocol_named
+from evaluation.scorer import Scored, Scorer
 from evaluation.transformers_segmenter import TransformersSegmenter
 from teachers.convert import hugging_face_config, to_hugging_face
 from teachers.sam import Sam
@@ -97,7 +96,7 @@ def expected(ours: Sam, detections: Detections) -> Scored:
 
 
 def scored(model: Segmenter | PictureSegmenter, detections: Detections, **options: Any) -> Scored:
-    return EvaluationPass(model, DATA, PROTOCOLS, range(len(DATA)), detections, **options).run()
+    return Scorer(model, PROTOCOLS, detections, **options).score(DATA)
 
 
 def hub_model(ours: Sam) -> SamModel:
@@ -168,7 +167,7 @@ def test_the_comparison_can_fail(ours: Sam, expected: Scored, detections: Detect
 
 def test_in_this_process_without_files_too(ours: Sam, expected: Scored) -> None:
     model = PredictorSegmenter(segment_anything.SamPredictor(meta_sam(ours)))
-    for name, records in score_instances(model, DATA, [protocol_named(name) for name in COMPARED[:3]]).items():
+    for name, records in Scorer(model, [protocol_named(name) for name in COMPARED[:3]]).score(DATA).records.items():
         found, wanted = (mean_iou(part)["miou"].value for part in (records, expected.instances(name)))
         assert found == pytest.approx(wanted, abs=1e-4)
 
@@ -178,13 +177,13 @@ def test_the_masks_of_a_reference_as_the_truth(ours: Sam, wrapped: str) -> None:
     theirs = PredictorSegmenter(segment_anything.SamPredictor(meta_sam(ours)))
     model, reference = ours if wrapped == "reference" else theirs, ours if wrapped == "model" else theirs
     protocols = [protocol_named("mobilesam@1")]
-    found = EvaluationPass(model, DATA, protocols, range(3), reference=reference).run().instances("mobilesam@1")
+    found = Scorer(model, protocols, reference=reference).score(DATA, range(3)).instances("mobilesam@1")
     assert len(found) > 5 and min(record.iou for record in found) >= 0.99
 
 
 def test_a_model_of_transformers_in_half_precision(ours: Sam, expected: Scored) -> None:
     model = TransformersSegmenter(hub_model(ours).to(torch.bfloat16))
-    found = EvaluationPass(model, DATA, [protocol_named(name) for name in COMPARED[:3]], range(len(DATA))).run()
+    found = Scorer(model, [protocol_named(name) for name in COMPARED[:3]]).score(DATA)
     for name in COMPARED[:3]:
         values = [mean_iou(part.instances(name))["miou"].value for part in (found, expected)]
         assert values[0] != values[1] and values[0] == pytest.approx(values[1], abs=0.02)

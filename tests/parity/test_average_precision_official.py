@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 from data.coco import Coco
 from data.detections import Detections
 from evaluation.average_precision.figures import BACKENDS, FIGURES, average_precision
-from evaluation.conventions import PROTOCOLS
-from evaluation.passes import EvaluationPass
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 from tests.unit.scored_masks import HEIGHT, WIDTH, Results, Truth, encoded, random_results, random_truth
 from tests.unit.truthful import FilledBox, drawn_labels, write_coco
 
@@ -193,7 +193,7 @@ def test_equal_scores_rank_in_the_order_of_the_file(tmp_path: Path, lvis_judge: 
         content = [entries[place] for place in order]
         (tmp_path / "boxes.json").write_text(json.dumps(content))
         detections = Detections(tmp_path / "boxes.json", data.sizes_hw())
-        found = EvaluationPass(model, data, [protocol], range(len(data)), detections).run().detected(protocol.name)
+        found = Scorer(model, [protocol], detections).score(data).detected(protocol.name)
         assert len(found) == len(content)
         # What a user would hand to pycocotools: a mask for each entry of the file, in the file's order.
         of_file = [record.result() for record in sorted(found, key=lambda record: record.index)]

@@ -8,10 +8,10 @@ import torch
 from core.protocols import Segmenter
 from data.coco import Coco
 from data.images import to_frame
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import pairwise_iou, score_instances
+from evaluation.mask_measures import pairwise_iou
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import prompts_of
+from evaluation.protocols import PROTOCOLS, prompts_of
+from evaluation.scorer import Scorer
 from students.export.folder import export_model
 from students.export.segmenter import ExportedSam
 from teachers.sam import Sam
@@ -44,7 +44,7 @@ def answers(model: Segmenter, data: Coco) -> Answers:
                 image, size_hw = to_frame(sample.image, model.input_size)[None], sample.image.shape[:2]
                 decoded = model.decode(model.encode(image), prompts_of(sample, box), size_hw)
                 masks.append(decoded.binary(size_hw)[:, 0])
-    scored = score_instances(model, data, [PROTOCOLS[name] for name in NAMES], indices=range(IMAGES))
+    scored = Scorer(model, [PROTOCOLS[name] for name in NAMES]).score(data, range(IMAGES)).records
     return masks, {name: mean_iou(records)["miou"].value for name, records in scored.items()}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.provenance import ROOT
-from evaluation.conventions import PROTOCOLS
+from evaluation.protocols import PROTOCOLS
 from experiments.committed import committed_files, committed_strategies
 from experiments.everything.row import read_row
 from experiments.everything.table import published

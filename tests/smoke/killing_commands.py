@@ -62,7 +62,7 @@ class Countdown:
         """Make the program pass through the places a kill can find it at."""
         from core import checkpoint
         from data.embeddings import DiskEmbeddings
-        from evaluation.record_files import PartFile
+        from evaluation.records import PartFile
 
         replace, umask, append, write = os.replace, checkpoint.umask, DiskEmbeddings._append, PartFile._write
 

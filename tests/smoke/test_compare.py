@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from evaluation.metrics import mean_iou
-from evaluation.record_files import read_instances
+from evaluation.records import read_instances
 from experiments.cli.command_line import main
 from teachers.weights import load_sam
 

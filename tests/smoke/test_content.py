@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evaluation.passes import EvaluationPass
-from evaluation.record_files import PictureRecords
+from evaluation.records import ImageRecords
+from evaluation.scorer import Scorer
 from experiments.cli.command_line import main
 from experiments.result_file import NAME, read_result, read_rows
 from tests.unit.tiny import pocket_file
@@ -76,14 +76,14 @@ class Scored:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         self.before: Callable[[int], None] = lambda count: None
-        score = EvaluationPass._score
+        score = Scorer._score
 
-        def counted(work: EvaluationPass, pictures: list[Any]) -> list[PictureRecords]:
+        def counted(scorer: Scorer, data: Any, images: list[Any], contents: Any) -> list[ImageRecords]:
             self.before(self.count)
-            self.count += len(pictures)
-            return score(work, pictures)
+            self.count += len(images)
+            return score(scorer, data, images, contents)
 
-        monkeypatch.setattr(EvaluationPass, "_score", counted)
+        monkeypatch.setattr(Scorer, "_score", counted)
 
     def by(self, *arguments: str, stop: int = -1) -> int:
         """How many images a command scored, which must end well, or be stopped."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from core.result import ResultRow
-from evaluation.conventions import PROTOCOLS
-from evaluation.record_files import INSTANCES, read_instances, write_records
+from evaluation.protocols import PROTOCOLS
+from evaluation.records import DETECTIONS, INSTANCES, read_instances, write_records
 from experiments.cli.command_line import main
 from experiments.result_file import NAME, read_rows
 from experiments.runs.folder import LOCK, held_folder
@@ -36,14 +36,17 @@ def evaluated(out: Path, *arguments: str) -> list[ResultRow]:
 
 
 def test_a_detectors_boxes_by_one_process_and_by_two(root: Path, boxes: Path, tmp_path: Path) -> None:
-    asked = ["evaluation=coco_detector_box", f"detections={boxes}", f"data.root={root}"]
+    names = "box_single,point_oracle,clicks_2,detector_box_single,detector_box_best_of_3"
+    asked = ["evaluation=coco", f"evaluation.protocols=[{names}]", f"detections={boxes}", f"data.root={root}"]
     one = evaluated(tmp_path / "one", *asked)
     words = ("evaluate", "checkpoint=sam_pocket", f"out={tmp_path / 'two'}", *QUICK, *asked)
     first, second = warm_processes.ranks(tmp_path / "place", words)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     two = read_rows(tmp_path / "two" / "result.json")
-    assert [row.protocol for row in one] == ["detector_box_single@1", "detector_box_best_of_3@1"]
-    for row, other in zip(one, two, strict=True):
+    for name in (INSTANCES, DETECTIONS):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert [row.miou for row in one[:3]] == [row.miou for row in two[:3]]
+    for row, other in zip(one[3:], two[3:], strict=True):
         figures = [name for name in row.to_dict() if name.startswith(("ap", "average_"))]
         assert row.ap is not None and row.average_recall is not None and row.miou is None
         assert {name: getattr(row, name) for name in figures} == {name: getattr(other, name) for name in figures}

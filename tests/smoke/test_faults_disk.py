@@ -15,7 +15,7 @@ from core.checkpoint import read_safetensors, remove_abandoned, replacing, write
 from core.errors import InputError
 from core.storage import NotWritten
 from data.embeddings import DiskEmbeddings
-from evaluation.record_files import PartFile, PictureRecords, read_parts
+from evaluation.records import ImageRecords, PartFile, read_parts
 from experiments.runs.folder import held_folder
 from students.export.manifest import MANIFEST
 from students.export.placing import replacing_folder
@@ -151,18 +151,18 @@ def test_the_log_of_a_stage_on_a_full_disk_goes_on_later(small_disk: Callable[[s
 def test_records_of_pictures_on_a_full_disk_are_whole_or_none(small_disk: Callable[[str], SmallDisk]) -> None:
     disk = small_disk("1m")
     part = PartFile(disk.folder, 0, "key")
-    part.add(PictureRecords(0))
+    part.add(ImageRecords(0))
     fill(disk.folder)
     with pytest.raises(NotWritten, match=r"part-0\.jsonl: cannot be written \(No space left"):
         for place in range(1, 3000):
-            part.add(PictureRecords(place, skipped={"crowd": place}))
+            part.add(ImageRecords(place, skipped={"crowd": place}))
     part.close()
     kept = read_parts(disk.folder, "key")
     assert sorted(kept) == list(range(len(kept))) and len(kept) < 3000
     assert all(picture.skipped.get("crowd", 0) == place for place, picture in kept.items())
     (disk.folder / "filling").unlink()
     again = PartFile(disk.folder, 0, "key")
-    again.add(PictureRecords(len(kept)))
+    again.add(ImageRecords(len(kept)))
     again.close()
     assert sorted(read_parts(disk.folder, "key")) == list(range(len(kept) + 1))
 

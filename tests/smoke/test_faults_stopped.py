@@ -20,8 +20,9 @@ from core import processes
 from core.checkpoint import weights_sha256
 from core.errors import InputError, RunFailed
 from data.embeddings import DiskEmbeddings
-from evaluation.conventions import PROTOCOLS
-from evaluation.passes import EvaluationPass
+from evaluation.protocols import PROTOCOLS
+from evaluation.records import PartialRecords
+from evaluation.scorer import Scorer
 from tests.unit.tiny import LabelledPictures, Pictures, tiny_sam
 
 METHOD = Scratch(0.5, steps=3, batch=2)
@@ -70,8 +71,8 @@ def test_a_reading_process_that_dies_is_told_and_the_rerun_goes_on(tmp_path: Pat
     protocols = [PROTOCOLS["box_single@1"]]
 
     def scored(data: LabelledPictures, folder: Path, workers: int) -> Any:
-        work = EvaluationPass(tiny_sam(), data, protocols, range(8), folder=folder, key="k", workers=workers)
-        return work.run().records
+        scorer = Scorer(tiny_sam(), protocols, workers=workers)
+        return scorer.score(data, range(8), partial=PartialRecords(folder, "k")).records
 
     wanted = scored(LabelledPictures(8), tmp_path / "undisturbed", 0)
     data = Deadly(tmp_path / "died")

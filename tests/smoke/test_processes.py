@@ -34,7 +34,7 @@ def left(place: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], st
 
 def test_two_processes_end_where_one_does(tmp_path: Path, teacher: str) -> None:
     # Six images a step: three batches of two, or a batch of two and one of one in each process.
-    words = (*SMALL, teacher, "method.optimisation.accumulate=3", "method.batch=2")
+    words = (*SMALL, teacher, "method.optimisation.accumulate=3", "method.batch=2", "method.validations=1")
     alone = warm_processes.run(tmp_path / "one", words)
     first, second = warm_processes.ranks(tmp_path / "two", words)
     assert (alone.returncode, first.returncode, second.returncode) == (0, 0, 0), first.stderr + second.stderr
@@ -45,12 +45,19 @@ def test_two_processes_end_where_one_does(tmp_path: Path, teacher: str) -> None:
         assert [entry["step"] for entry in entries if "loss" in entry] == [2]
         # The first process alone looks on, and scores the student while the other waits.
         assert [entry["step"] for entry in entries if "miou" in entry] == [1, 2]
+    # Each scores its share of the validation images, and of the held-out ones at the end.
+    (validated,), (shared_validated,) = ([e["validation"] for e in es if "validation" in e] for es in (log, shared_log))
+    assert shared_validated == pytest.approx(validated, abs=1e-3)
     for name, tensor in weights.items():
         torch.testing.assert_close(shared[name], tensor, rtol=1e-3, atol=1e-4)
     one, two = (json.loads(done.stdout)["rows"] for done in (alone, first))
     assert two[3]["images_seen"] == one[3]["images_seen"] == 2 * 2 * 6
     assert two[3]["device_hours"] == pytest.approx(2 * two[3]["train_seconds"] / 3600)
     assert two[3]["miou"] == pytest.approx(one[3]["miou"], abs=1e-3)
+    # The teacher is the same: what two processes score together is what one scores.
+    timed = ("run_id", "encoder_latency_ms", "decoder_latency_ms", "threads")
+    for row, other in zip(one[:3], two[:3], strict=True):
+        assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
     # The second call finds the finished run and says so once.
     first, second = warm_processes.ranks(tmp_path / "two", words)
     assert first.returncode == second.returncode == 0 and json.loads(first.stdout)["rows"] == two

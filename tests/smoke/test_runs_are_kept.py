@@ -12,7 +12,7 @@ from compressors.distill.engine import Engine
 from core.storage import NotWritten
 from data.batches import _order
 from data.coco import Coco
-from evaluation.record_files import PartFile
+from evaluation.records import PartFile
 from experiments.cli.command_line import main
 from experiments.result_file import read_rows
 from experiments.runs.build import build_engine

@@ -14,13 +14,13 @@ import torch
 from core.errors import InputError
 from core.storage import NotWritten
 from data.coco import Coco
-from evaluation.record_files import read_instances, read_parts
+from evaluation.records import read_instances, read_parts
 from experiments import evaluate as evaluating
 from experiments.cli.command_line import main
 from experiments.config.schema import register
 from experiments.config.validate import settings_of
 from experiments.result_file import read_rows
-from experiments.subjects import Subject
+from experiments.subjects import EvaluatedModel
 from tests.smoke.small_disk import SmallDisk
 from tests.smoke.test_faults_disk import fill
 from tests.unit.truthful import FilledBox, drawn_labels, write_coco, write_detections
@@ -56,8 +56,8 @@ def model(root: Path, monkeypatch: pytest.MonkeyPatch) -> Stopped:
     data = Coco(root)
     model = Stopped([data.sample(index) for index in range(len(data))], name="filled")
     columns = {"method": "filled", "device": "cpu"}
-    subject = Subject(model, torch.device("cpu"), "float32", "filled", columns, dict, "filled")  # type: ignore[arg-type]
-    monkeypatch.setattr(evaluating, "find_subject", lambda settings: subject)
+    subject = EvaluatedModel(model, torch.device("cpu"), "float32", "filled", columns, dict, "filled")  # type: ignore[arg-type]
+    monkeypatch.setattr(evaluating, "find_evaluated_model", lambda settings: subject)
     return model
 
 
@@ -287,11 +287,11 @@ def test_a_stopped_evaluation_survives_another_one_in_its_folder(root: Path, out
 
 
 def test_records_of_a_key_are_read_beside_those_of_others(tmp_path: Path) -> None:
-    from evaluation.record_files import PartFile, PictureRecords, remove_parts
+    from evaluation.records import ImageRecords, PartFile, remove_parts
 
     for key, place in (("one", 1), ("two", 2), ("one", 3), ("three", 4), ("two", 5)):
         part = PartFile(tmp_path, 0, key)
-        part.add(PictureRecords(place))
+        part.add(ImageRecords(place))
         part.close()
     assert [sorted(read_parts(tmp_path, key)) for key in ("one", "two", "three", "four")] == [[1, 3], [2, 5], [4], []]
     PartFile(tmp_path, 1, "four").close()

@@ -7,7 +7,7 @@ from typing import Any
 from compressors.distill.state import load_state
 from compressors.quantize.state import Found
 from data.embeddings import DiskEmbeddings
-from evaluation.record_files import read_instances, read_parts
+from evaluation.records import read_instances, read_parts
 from experiments.result_file import read_result
 from experiments.runs.checkpoints import find_model
 from students.export.segmenter import ExportedSam

@@ -13,8 +13,9 @@ from core.errors import InputError
 from data.coco import Coco
 from data.detections import Detections
 from evaluation.average_precision.figures import average_precision
-from evaluation.conventions import PROTOCOLS
-from evaluation.passes import EvaluationPass, Scored
+from evaluation.protocols import PROTOCOLS
+from evaluation.records import PartialRecords
+from evaluation.scorer import Scored, Scorer
 from tests.unit.test_coco import Change, add, annotation, counted, refusal, write
 from tests.unit.tiny import tiny_sam
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
@@ -125,7 +126,7 @@ def scored(root: Path, boxes: Path, folder: Path) -> tuple[Scored, dict[str, flo
     """Boxes, points and a detector's boxes; and average precision."""
     data = Coco(root, missing="skip")
     detections = Detections(boxes, data.sizes_hw(), category_ids=data.category_ids)
-    found = EvaluationPass(tiny_sam(), data, PROTOCOLS_USED, range(len(data)), detections, folder=folder).run()
+    found = Scorer(tiny_sam(), PROTOCOLS_USED, detections).score(data, partial=PartialRecords(folder, ""))
     results = [record.result() for record in found.detected(PROTOCOLS_USED[2].name)]
     return found, average_precision(data.truth(), results, image_ids=[data.image_id(i) for i in range(len(data))])
 

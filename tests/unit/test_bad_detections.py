@@ -11,8 +11,8 @@ from core.errors import InputError
 from data.coco import Coco
 from data.detections import DETECTION_REASONS, Detections
 from evaluation.average_precision.figures import average_precision
-from evaluation.conventions import PROTOCOLS
-from evaluation.passes import EvaluationPass
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 from tests.unit.test_detections import SIZES, entry
 from tests.unit.tiny import tiny_sam
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
@@ -67,7 +67,7 @@ def test_what_is_left_out_moves_no_figure(tmp_path: Path) -> None:
 
     def figures() -> tuple[dict[str, float | None], dict[str, int], list[Any]]:
         detections = Detections(path, data.sizes_hw(), category_ids=data.category_ids)
-        found = EvaluationPass(tiny_sam(), data, [SINGLE], range(len(data)), detections).run()
+        found = Scorer(tiny_sam(), [SINGLE], detections).score(data)
         records = found.detected(SINGLE.name)
         answers = [(r.image_id, r.category_id, r.score, r.counts, r.iou_pred) for r in records]
         return average_precision(data.truth(), [record.result() for record in records]), found.skipped, answers

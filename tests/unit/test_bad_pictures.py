@@ -26,9 +26,8 @@ from data.lvis import Lvis
 from data.sa1b import Sa1b
 from data.sample import ImageData
 from evaluation.baselines import score_baselines
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import score_instances
-from evaluation.passes import EvaluationPass, Scored
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scored, Scorer
 from tests.unit.broken_pictures import HEIGHT, WIDTH, Odd, corpus, scene
 from tests.unit.tiny import tiny_sam
 
@@ -225,8 +224,7 @@ def scored(data: Any, folder: Path, **settings: Any) -> Scored:
         (folder / "boxes.json").write_text(json.dumps(entries))
         detections = Detections(folder / "boxes.json", data.sizes_hw(), category_ids=data.category_ids)
         protocols.append(DETECTED)
-    work = EvaluationPass(tiny_sam(), data, protocols, range(len(data)), detections, **settings)
-    return work.run()
+    return Scorer(tiny_sam(), protocols, detections, **settings).score(data)
 
 
 def figures(found: Scored, ids: set[int]) -> dict[tuple[str, int, object], tuple[Any, ...]]:
@@ -265,7 +263,7 @@ def test_runs_score_around_what_cannot_be_read(tmp_path: Path, monkeypatch: pyte
     limit_headers(monkeypatch, 0)
     alone = write_coco(tmp_path / "alone", GOOD)()
     data = write_coco(tmp_path / "mixed", [*REFUSED[:8], *GOOD])(missing="skip")
-    for score in (lambda of: score_instances(tiny_sam(), of, [BOX, POINT]), score_baselines):
+    for score in (lambda of: Scorer(tiny_sam(), [BOX, POINT]).score(of).records, score_baselines):
         assert repr(score(data)) == repr(score(alone))
     assert data.skipped["image_left_out"] == 8
 

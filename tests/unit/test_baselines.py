@@ -10,9 +10,9 @@ from core.protocols import Masks, Prompt
 from data.sample import ImageSample
 from data.shapes import Shapes
 from evaluation.baselines import filled_boxes, filled_ellipses, score_baselines
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import score_instances
 from evaluation.metrics import mean_iou
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 
 DATA = Shapes("validation", 6, seed=3, size=64)
 
@@ -92,7 +92,7 @@ class _Truth:
 
 
 def test_the_ground_truth_scores_one() -> None:
-    records = score_instances(_Truth(DATA), DATA, [PROTOCOLS["box_single@1"]], batch=2)["box_single@1"]
+    records = Scorer(_Truth(DATA), [PROTOCOLS["box_single@1"]], prompt_batch_size=2).score(DATA).records["box_single@1"]
     assert len(records) == sum(len(DATA.sample(i).masks) for i in range(len(DATA)))
     assert {record.iou for record in records} == {1.0}
     assert mean_iou(records)["miou"].value == 1.0

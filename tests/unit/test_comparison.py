@@ -8,11 +8,11 @@ import pytest
 
 from core.errors import InputError
 from data.shapes import Shapes
-from evaluation.chosen_masks import chosen_masks
 from evaluation.comparison import ALL, Comparison, compare_records
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import InstanceRecord, score_instances
 from evaluation.metrics import resampled_interval, size_classes
+from evaluation.protocols import PROTOCOLS
+from evaluation.records import InstanceRecord
+from evaluation.scorer import Scorer
 from experiments.comparison.pictures import window
 from experiments.config.hydra_words import quoted
 from teachers.weights import load_sam
@@ -114,11 +114,11 @@ def test_what_is_not_the_same_annotation_is_refused() -> None:
 )
 def test_masks_made_again_have_the_recorded_iou(name: str) -> None:
     protocol, data, model = PROTOCOLS[name], Shapes("validation", 2), load_sam("sam_pocket")
-    records = score_instances(model, data, [protocol], seed=3)[name]
+    records = Scorer(model, [protocol], seed=3).score(data).records[name]
     for index in range(2):
         sample = data.sample(index)
         places = [0, len(sample.masks) - 1]
-        masks, iou = chosen_masks(model, sample, protocol, places, seed=3)
+        masks, iou = Scorer(model, [protocol], seed=3).masks(sample, protocol, places)
         assert masks.shape == (2, *sample.image.shape[:2]) and masks.dtype == np.bool_
         recorded = {r.annotation_id: r.iou for r in records}
         assert iou == pytest.approx([recorded[sample.annotation_ids[place]] for place in places], abs=1e-3)
@@ -130,7 +130,8 @@ def test_masks_made_again_have_the_recorded_iou(name: str) -> None:
 
 def test_masks_of_a_reference_are_not_made() -> None:
     with pytest.raises(ValueError, match="reference"):
-        chosen_masks(load_sam("sam_pocket"), Shapes("validation", 1).sample(0), PROTOCOLS["mobilesam@1"], [0])
+        model, protocol = load_sam("sam_pocket"), PROTOCOLS["mobilesam@1"]
+        Scorer(model, [protocol], reference=model).masks(Shapes("validation", 1).sample(0), protocol, [0])
 
 
 def test_a_window_holds_its_instance() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compressors.distill.schedule import Optimisation
-from evaluation.conventions import PROTOCOLS
+from evaluation.protocols import PROTOCOLS
 from experiments.cli.command_line import main
 from experiments.cli.completion.candidates import Candidates, candidates
 from experiments.cli.completion.command import SHELLS, script

@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from core.provenance import ROOT
-from evaluation.conventions import PROTOCOLS
-from evaluation.scoring_protocol import CHOICES, ScoringProtocol
+from evaluation.protocols import CHOICES, PROTOCOLS, ScoringProtocol
 from experiments.config.schema import CONF
 from experiments.readme import pages, with_tables
 from students.catalog import RELEASED

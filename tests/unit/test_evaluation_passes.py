@@ -14,12 +14,10 @@ from core.protocols import Segmenter
 from data.coco import Coco
 from data.detections import Detections
 from evaluation.average_precision.figures import average_precision
-from evaluation.conventions import PROTOCOLS, protocol_named
-from evaluation.instances import InstanceRecord
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
-from evaluation.passes import EvaluationPass, Scored
-from evaluation.record_files import read_instances, write_records
-from evaluation.scoring_protocol import ScoringProtocol
+from evaluation.protocols import PROTOCOLS, ScoringProtocol, protocol_named
+from evaluation.records import InstanceRecord, PartialRecords, read_instances, write_records
+from evaluation.scorer import Scored, Scorer
 from tests.unit.tiny import Killed
 from tests.unit.truthful import FilledBox, Truthful, drawn_labels, write_coco, write_detections
 
@@ -47,7 +45,9 @@ def truthful(root: Path) -> Truthful:
 
 
 def scored(model: Segmenter, data: Coco, protocols: list[ScoringProtocol], **settings: Any) -> Scored:
-    return EvaluationPass(model, data, protocols, range(len(data)), **settings).run()
+    folder, key = settings.pop("folder", None), settings.pop("key", "")
+    scorer = Scorer(model, protocols, **settings)
+    return scorer.score(data, partial=PartialRecords(folder, key) if folder else None)
 
 
 def test_the_truth_scores_one_under_every_protocol(truthful: Truthful, data: Coco, root: Path, tmp_path: Path) -> None:
@@ -90,18 +90,18 @@ def figures(found: Scored) -> dict[int, tuple[float, int]]:
 def test_order_batches_and_processes_change_nothing(truthful: Truthful, data: Coco, tmp_path: Path) -> None:
     model, reference = FilledBox(truthful.samples), figures(scored(FilledBox(truthful.samples), data, BOXES[:2]))
     for settings in (
-        {"batch": 1},
-        {"batch": 3},
-        {"encoded": 4},
+        {"prompt_batch_size": 1},
+        {"prompt_batch_size": 3},
+        {"image_batch_size": 4},
         {"workers": 2},
-        {"encoded": 3, "workers": 1, "batch": 2},
+        {"image_batch_size": 3, "workers": 1, "prompt_batch_size": 2},
     ):
         assert figures(scored(model, data, BOXES[:2], **settings)) == reference, settings
     count = sum(len(data.sample(index).annotation_ids) for index in range(len(data)))
     order = np.random.default_rng(1).permutation(count).tolist()
     shuffled = Coco(write_coco(tmp_path / "shuffled", drawn_labels(7), order), least_area=0)
     assert figures(scored(model, shuffled, BOXES[:2])) == reference
-    backwards = EvaluationPass(model, data, BOXES[:2], range(len(data))[::-1]).run()
+    backwards = Scorer(model, BOXES[:2]).score(data, range(len(data))[::-1])
     assert figures(backwards) == reference
 
 
@@ -119,8 +119,8 @@ def test_detections_on_pictures_without_annotations_count(root: Path, tmp_path: 
 
 def test_each_picture_is_encoded_once_for_all_protocols(truthful: Truthful, data: Coco) -> None:
     model = Truthful(truthful.samples)
-    alike = [p for p in PROMPTED if p.framing == ("pillow", "nearest")]
-    scored(model, data, alike, encoded=3)
+    alike = [p for p in PROMPTED if p.preprocessing == ("pillow", "nearest")]
+    scored(model, data, alike, image_batch_size=3)
     assert sum(count for kind, count in model.batches if kind == "encode") == len(data)
 
 
@@ -201,7 +201,7 @@ def test_clicks_follow_the_error(truthful: Truthful, data: Coco) -> None:
             return answers
 
     protocol = replace(protocol_named("clicks_3"), choice="single")
-    EvaluationPass(Blind(truthful.samples), data, [protocol], [0], batch=1).run()
+    Scorer(Blind(truthful.samples), [protocol], prompt_batch_size=1).score(data, [0])
     sample = truthful.samples[0]
     assert [len(points) for points, _ in seen] == [1, 2, 3] * len(sample.masks)
     for k, mask in enumerate(sample.masks):

@@ -22,7 +22,7 @@ from core.geometry import upscale_logits
 from core.protocols import Prompt, Segmenter
 from data.images import to_frame
 from data.shapes import Shapes
-from evaluation.instances import pairwise_iou
+from evaluation.mask_measures import pairwise_iou
 from experiments.cli.command_line import main
 from students.export.checking import check_export
 from students.export.folder import export_model

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.conventions import PROTOCOLS
+from evaluation.protocols import PROTOCOLS
 from experiments.cli.command_line import main
 from experiments.cli.help.class_text import class_settings, documented
 from experiments.cli.help.guides import GUIDES

@@ -15,7 +15,7 @@ from core.errors import InputError
 from core.plain_file import check_regular, read_json
 from core.result import ResultRow
 from data.embeddings import DiskEmbeddings
-from evaluation.record_files import PartFile, PictureRecords, write_records
+from evaluation.records import ImageRecords, PartFile, write_records
 from experiments.cli.command_line import main
 from experiments.result_file import write_result
 from students.convert.hugging_face import save_hugging_face
@@ -35,7 +35,7 @@ def _log(path: Path) -> None:
 
 def _part(path: Path) -> None:
     part = PartFile(path.parent, 0, "key")
-    part.add(PictureRecords(0))
+    part.add(ImageRecords(0))
     part.close()
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.protocols import Masks, Prompt, Segmenter
 from data.sample import ImageSample
-from evaluation.conventions import PROTOCOLS
-from evaluation.instances import InstanceRecord, decode_in_batches, pairwise_iou, score_instances
+from evaluation.mask_measures import pairwise_iou
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import prompts_of
+from evaluation.protocols import PROTOCOLS, prompts_of
+from evaluation.records import InstanceRecord
+from evaluation.scorer import Scorer
 
 FRAME = 64
 BOX, POINT = PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"]
@@ -158,7 +159,7 @@ def test_pairwise_iou_by_numpy(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> No
 def test_a_perfect_segmenter_scores_one(right: int) -> None:
     model = Grey(right)
     assert isinstance(model, Segmenter)
-    records = score_instances(model, Drawings(), [BOX, POINT])
+    records = Scorer(model, [BOX, POINT]).score(Drawings()).records
     assert set(records) == {BOX.name, POINT.name}
     for name, of_rule in records.items():
         assert [record.iou for record in of_rule] == [1.0] * 7
@@ -171,7 +172,7 @@ def test_a_perfect_segmenter_scores_one(right: int) -> None:
 def test_records_keep_the_order_and_the_ids() -> None:
     """Ids, areas and images stand in the order of the data set, whatever their numbers."""
     data = Drawings()
-    for of_rule in score_instances(Grey(), data, [BOX, POINT], batch=2).values():
+    for of_rule in Scorer(Grey(), [BOX, POINT], prompt_batch_size=2).score(data).records.values():
         assert [(record.image_id, record.annotation_id) for record in of_rule] == [
             *((7, 100), (7, 101), (7, 102)),
             *((5, 200), (5, 201)),
@@ -181,7 +182,7 @@ def test_records_keep_the_order_and_the_ids() -> None:
 
 
 def test_boxes_score_what_they_should() -> None:
-    records = score_instances(Boxes(), Drawings(), [BOX])[BOX.name]
+    records = Scorer(Boxes(), [BOX]).score(Drawings()).records[BOX.name]
     by_id = {record.annotation_id: record.iou for record in records}
     assert by_id[100] == 1.0
     assert by_id[201] == pytest.approx(1 - 30 / (13 * 40))
@@ -192,7 +193,9 @@ def test_boxes_score_what_they_should() -> None:
 def test_the_batch_size_does_not_change_the_records(model: type[Grey]) -> None:
     # Boxes draws its predicted IoUs a call, so only what does not hang on them is compared.
     protocols = [BOX] if model is Boxes else [BOX, POINT]
-    reference, *others = (score_instances(model(), Drawings(), protocols, batch=batch) for batch in (64, 1, 2, 3))
+    reference, *others = (
+        Scorer(model(), protocols, prompt_batch_size=batch).score(Drawings()).records for batch in (64, 1, 2, 3)
+    )
     for other in others:
         for name, of_rule in reference.items():
             assert [(r.annotation_id, r.iou, r.mask_index) for r in other[name]] == [
@@ -202,7 +205,7 @@ def test_the_batch_size_does_not_change_the_records(model: type[Grey]) -> None:
 
 def test_each_image_is_encoded_once_and_prompts_are_decoded_in_batches() -> None:
     model = Grey()
-    score_instances(model, Drawings(), [BOX, POINT], batch=2)
+    Scorer(model, [BOX, POINT], prompt_batch_size=2).score(Drawings())
     # Three images have instances: 3, 2 and 2 of them, under two protocols.
     assert model.encoded == 3
     assert model.decoded == [2, 2, 1, 1, 2, 2, 2, 2]
@@ -210,21 +213,21 @@ def test_each_image_is_encoded_once_and_prompts_are_decoded_in_batches() -> None
 
 def test_images_without_instances_are_passed_over_but_counted() -> None:
     data, model, done = Drawings(), Grey(), list[int]()
-    records = score_instances(model, data, [BOX, POINT], on_image=done.append)
+    records = Scorer(model, [BOX, POINT]).score(data, on_image=done.append).records
     assert done == [1, 2, 3, 4]
     assert 3 not in {record.image_id for record in records[BOX.name]}
-    assert score_instances(model, data, [BOX, POINT], indices=[1]) == {BOX.name: [], POINT.name: []}
+    assert Scorer(model, [BOX, POINT]).score(data, [1]).records == {BOX.name: [], POINT.name: []}
 
 
 def test_chosen_images_in_the_given_order() -> None:
     data = Drawings()
-    records = score_instances(Grey(), data, [BOX], indices=[3, 0])[BOX.name]
+    records = Scorer(Grey(), [BOX]).score(data, [3, 0]).records[BOX.name]
     assert data.opened == [3, 0]
     assert [record.image_id for record in records] == [9, 9, 7, 7, 7]
 
 
 def test_the_candidate_with_the_highest_prediction_is_scored() -> None:
-    records = score_instances(Boxes(), Drawings(), [POINT])[POINT.name]
+    records = Scorer(Boxes(), [POINT]).score(Drawings()).records[POINT.name]
     predicted = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
     assert [record.mask_index for record in records[:3]] == predicted.argmax(1).tolist()
     assert [record.iou_pred for record in records[:3]] == predicted.amax(1).tolist()
@@ -241,15 +244,6 @@ def test_prompt_rules_by_hand() -> None:
     # 15 rows of 27: the middle row; two columns: the first pixel; 24 by 24: the first of the middle four.
     assert points.points_xy.tolist() == [[[10, 12]], [[10, 30]], [[51, 51]]]
     assert points.labels.tolist() == [[1], [1], [1]]
-
-
-def test_decoding_in_batches_covers_every_prompt_once() -> None:
-    model = Grey()
-    sample = Drawings().samples[0]
-    embedding = torch.zeros(1, 3, FRAME, FRAME)
-    prompt = prompts_of(sample, POINT)
-    answers = decode_in_batches(model, embedding, prompt, (64, 64), True, 2)
-    assert [len(answer.logits) for answer in answers] == model.decoded == [2, 1]
 
 
 def record(area: float, iou: float) -> InstanceRecord:

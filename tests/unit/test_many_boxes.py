@@ -12,9 +12,8 @@ import numpy as np, torch
 from core.protocols import Masks, Prompt
 from core.resident_memory import peak_resident_bytes
 from data.detections import ImageDetections
-from evaluation.conventions import PROTOCOLS
-from evaluation.detected import answer_detections
-from evaluation.fitting import prompts_fitting
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 
 class Discs:
     name, input_size = "discs", 1024
@@ -33,8 +32,8 @@ found = ImageDetections(boxes, np.ones(count), np.ones(count, np.int64), np.aran
 protocol = PROTOCOLS["detector_box_best_of_3@1"]
 size = tuple(map(int, sys.argv[2:4]))
 with torch.inference_mode():
-    embeddings = {protocol.framing: torch.zeros(1, 1, 1, 1)}
-    records = answer_detections(Discs(), embeddings, 1, size, found, [protocol], prompts_fitting(64))
+    embeddings = {protocol.preprocessing: torch.zeros(1, 1, 1, 1)}
+    records = Scorer(Discs(), [protocol], detections=found).score_boxes(1, size, found, embeddings)
 assert len(records[protocol.name]) == count
 print(peak_resident_bytes() >> 20)
 """

@@ -15,13 +15,11 @@ from core.errors import InputError
 from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter, device_of
 from data.detections import Detections
 from data.images import to_frame
-from evaluation import framing
-from evaluation.conventions import PROTOCOLS, protocol_named
-from evaluation.instances import score_instances
-from evaluation.passes import EvaluationPass, Scored
+from evaluation import preprocess
 from evaluation.predictor import SamPredictor
 from evaluation.predictor_segmenter import PredictorSegmenter
-from evaluation.scoring_protocol import ScoringProtocol
+from evaluation.protocols import PROTOCOLS, ScoringProtocol, protocol_named
+from evaluation.scorer import Scored, Scorer
 from evaluation.transformers_segmenter import TransformersSegmenter
 from teachers.sam import Sam
 from tests.unit.tiny import LabelledPictures, tiny_sam
@@ -77,15 +75,15 @@ def detections(tmp_path: Path) -> Detections:
 
 def scored(model: Any, detections: Detections, **options: Any) -> Scored:
     reference = options.pop("reference", tiny_sam(1))
-    return EvaluationPass(model, DATA, ASKED, range(len(DATA)), detections, reference, **options).run()
+    return Scorer(model, ASKED, detections, reference, **options).score(DATA)
 
 
-@pytest.mark.parametrize("options", [{}, {"encoded": 3, "batch": 2}, {"workers": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"image_batch_size": 3, "prompt_batch_size": 2}, {"workers": 1}], ids=str)
 def test_pictures_score_as_frames_do(detections: Detections, options: dict[str, Any]) -> None:
     model = Taking(tiny_sam())
     assert isinstance(model, PictureSegmenter) and not isinstance(model, Segmenter)
     # Frames that are encoded together differ by rounding; pictures are encoded one by one.
-    alone = {**options, "encoded": 1}
+    alone = {**options, "image_batch_size": 1}
     expected = scored(tiny_sam(), detections, **alone)
     assert scored(model, detections, **options).records == expected.records
     assert scored(model, detections, **options, reference=Taking(tiny_sam(1))).records == expected.records
@@ -96,7 +94,7 @@ def test_pictures_score_as_frames_do(detections: Detections, options: dict[str, 
 def test_each_picture_is_encoded_once_and_only_where_there_is_something_to_score() -> None:
     model = Taking(tiny_sam())
     protocols = [PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"]]
-    EvaluationPass(model, DATA, protocols, range(len(DATA)), encoded=2).run()
+    Scorer(model, protocols, image_batch_size=2).score(DATA)
     with_instances = [index for index in range(len(DATA)) if len(DATA.sample(index).masks)]
     assert model.seen == [DATA.image(index).shape for index in with_instances]
     assert len(with_instances) == 6
@@ -104,13 +102,15 @@ def test_each_picture_is_encoded_once_and_only_where_there_is_something_to_score
 
 def test_boxes_of_a_detector_alone_need_no_annotations(detections: Detections) -> None:
     model, protocols = Taking(tiny_sam()), [protocol_named("detector_box_single")]
-    found = EvaluationPass(model, DATA, protocols, range(len(DATA)), detections).run()
+    found = Scorer(model, protocols, detections).score(DATA)
     assert len(found.detected("detector_box_single@1")) == 3 * len(model.seen) == 3 * len(DATA)
 
 
 def test_in_this_process_without_files(detections: Detections) -> None:
     protocols = [protocol for protocol in ASKED if not protocol.is_detected and protocol.truth == "original"]
-    assert score_instances(Taking(tiny_sam()), DATA, protocols) == score_instances(tiny_sam(), DATA, protocols)
+    assert (
+        Scorer(Taking(tiny_sam()), protocols).score(DATA).records == Scorer(tiny_sam(), protocols).score(DATA).records
+    )
 
 
 OWN_FRAMES = [
@@ -125,14 +125,14 @@ OWN_FRAMES = [
 @pytest.mark.parametrize("protocol", OWN_FRAMES, ids=lambda protocol: protocol.name)
 def test_protocols_that_prescribe_the_frame_are_refused(protocol: ScoringProtocol, detections: Detections) -> None:
     asks: list[Callable[[], object]] = [
-        lambda: EvaluationPass(Taking(tiny_sam()), DATA, [PROTOCOLS["box_single@1"], protocol], [0], detections)
+        lambda: Scorer(Taking(tiny_sam()), [PROTOCOLS["box_single@1"], protocol], detections)
     ]
     if not protocol.is_detected:
-        asks.append(lambda: score_instances(Taking(tiny_sam()), DATA, [protocol]))
+        asks.append(lambda: Scorer(Taking(tiny_sam()), [protocol]).score(DATA).records)
     for ask in asks:
         with pytest.raises(InputError, match=rf"{protocol.name}: \w+=\w+ needs a model that is given frames, .*taking"):
             ask()
-    EvaluationPass(tiny_sam(), DATA, [protocol], [0], detections)
+    Scorer(tiny_sam(), [protocol], detections)
 
 
 @dataclass
@@ -180,7 +180,7 @@ def test_a_predictor_that_fills_boxes_is_right_about_rectangles() -> None:
     predictor = Predictor()
     model = PredictorSegmenter(predictor, "boxes")
     protocols = [PROTOCOLS[name] for name in ("box_single@1", "box_best_of_3@1", "clicks_3@1")]
-    records = EvaluationPass(model, DATA, protocols, range(len(DATA)), encoded=4).run().records
+    records = Scorer(model, protocols, image_batch_size=4).score(DATA).records
     assert {record.iou for name in ("box_single@1", "box_best_of_3@1") for record in records[name]} == {1.0}
     assert {record.mask_index for record in records["box_best_of_3@1"]} == {0}
     assert [record.iou_pred for record in records["box_single@1"]] == pytest.approx([0.9] * 12)
@@ -196,7 +196,7 @@ def test_a_predictor_that_fills_boxes_is_right_about_rectangles() -> None:
 def test_logits_are_cut_at_the_predictors_threshold() -> None:
     both = [PredictorSegmenter(kind()) for kind in (Predictor, Logits)]
     protocols = [PROTOCOLS["point_best_of_3@1"]]
-    plain, cut = (score_instances(model, DATA, protocols)["point_best_of_3@1"] for model in both)
+    plain, cut = (Scorer(model, protocols).score(DATA).records["point_best_of_3@1"] for model in both)
     assert [record.iou for record in plain] == [record.iou for record in cut]
     assert {record.stability for record in cut} == {1.0}
     prompt = Prompt(boxes_xyxy=torch.tensor([[1.0, 2.0, 9.0, 9.0]]))
@@ -206,7 +206,7 @@ def test_logits_are_cut_at_the_predictors_threshold() -> None:
 
 def test_tensors_will_do_as_well_as_arrays() -> None:
     found = PredictorSegmenter(Predictor(bend=lambda masks, iou: (torch.from_numpy(masks), torch.from_numpy(iou))))
-    assert score_instances(found, DATA, [PROTOCOLS["box_oracle@1"]])["box_oracle@1"][0].iou == 1.0
+    assert Scorer(found, [PROTOCOLS["box_oracle@1"]]).score(DATA).records["box_oracle@1"][0].iou == 1.0
 
 
 BENT = {
@@ -222,14 +222,14 @@ BENT = {
 def test_an_answer_of_another_form_is_refused(said: str) -> None:
     model = PredictorSegmenter(Predictor(bend=BENT[said]), "bent")
     with pytest.raises(InputError, match=f"bent: predict gave .*{said}") as caught:
-        score_instances(model, DATA, [PROTOCOLS["box_single@1"]])
+        Scorer(model, [PROTOCOLS["box_single@1"]]).score(DATA)
     assert "\n" not in str(caught.value)
 
 
 def test_masks_of_zeros_and_ones_in_any_type() -> None:
     for dtype in (np.uint8, np.float32, np.int64):
         model = PredictorSegmenter(Predictor(bend=lambda masks, iou, dtype=dtype: (masks.astype(dtype), iou)))
-        records = score_instances(model, DATA, [PROTOCOLS["box_single@1"]])["box_single@1"]
+        records = Scorer(model, [PROTOCOLS["box_single@1"]]).score(DATA).records["box_single@1"]
         assert {record.iou for record in records} == {1.0} and np.isnan(records[0].stability)
 
 
@@ -249,8 +249,8 @@ def test_the_device_is_the_models() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_answers_of_the_original_size_are_few_at_a_time(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framing, "PIXELS_AT_ONCE", {"cpu": 2 * 4 * 64 * 64})
-    assert framing.most_prompts(tiny_sam(), (64, 64)) is None
+    monkeypatch.setattr(preprocess, "PIXELS_AT_ONCE", {"cpu": 2 * 4 * 64 * 64})
+    assert preprocess.most_prompts(tiny_sam(), (64, 64)) is None
     held = []
 
     class Counting(PredictorSegmenter):
@@ -259,7 +259,11 @@ def test_answers_of_the_original_size_are_few_at_a_time(batch: int, monkeypatch:
             held.append(len(prompt) * height * width)
             return super().decode(embedding, prompt, *asked)
 
-    records = score_instances(Counting(Predictor()), DATA, [PROTOCOLS["box_single@1"]], batch=batch)["box_single@1"]
+    records = (
+        Scorer(Counting(Predictor()), [PROTOCOLS["box_single@1"]], prompt_batch_size=batch)
+        .score(DATA)
+        .records["box_single@1"]
+    )
     assert max(held) <= 2 * 64 * 64 and {record.iou for record in records} == {1.0}
 
 
@@ -271,4 +275,6 @@ def test_a_mask_as_a_prompt() -> None:
     found = model.decode(model.encode_picture(image), prompt, (64, 64), True)
     wanted = sam.decode(sam.encode(to_frame(image, 64)[None]), prompt, (64, 64), True)
     torch.testing.assert_close(found.iou_pred, wanted.iou_pred)
-    torch.testing.assert_close(found.logits, framing.upscale_logits(wanted.logits, (64, 64), 64), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        found.logits, preprocess.upscale_logits(wanted.logits, (64, 64), 64), rtol=1e-3, atol=1e-3
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from core.provenance import ROOT
 from core.result import ResultRow
-from evaluation.conventions import PROTOCOLS
+from evaluation.protocols import PROTOCOLS
 from experiments import committed
 from experiments.cli.command_line import main
 from experiments.config.data_schema import DATA

@@ -21,7 +21,7 @@ from data.shapes import Shapes
 from experiments.config.schema import register
 from experiments.config.validate import settings_of
 from experiments.runs.identity import run_id
-from experiments.scoring import Held, score_model
+from experiments.scoring import EvaluationSet, score_model
 from experiments.tracking.local_files import CsvFile, TensorboardFiles, metrics_csv
 from experiments.tracking.settings import LOGGERS, CsvLogger, NoLogger, WandbLogger, check_installed, check_logger
 from experiments.tracking.stage_logs import CatchUp, read_log
@@ -41,9 +41,9 @@ def hydra() -> Iterator[None]:
 
 
 @pytest.fixture
-def held() -> Held:
+def held() -> EvaluationSet:
     data = Shapes("validation", 6, size=64)
-    return Held(data, "shapes", range(6), 64, "box_point@1", "bfloat16")
+    return EvaluationSet(data, "shapes", range(6), 64, "box_point@1", "bfloat16")
 
 
 def write(folder: Path, stage: str, *entries: Mapping[str, Any], end: str = "\n") -> None:
@@ -51,7 +51,7 @@ def write(folder: Path, stage: str, *entries: Mapping[str, Any], end: str = "\n"
     (folder / f"{stage}.jsonl").write_text("\n".join(json.dumps(entry) for entry in entries) + end)
 
 
-def outcome(folder: Path, held: Held) -> Outcome:
+def outcome(folder: Path, held: EvaluationSet) -> Outcome:
     rows = [
         ResultRow(method=name, status="finished", miou=0.5, skipped={"crowd": 2}) for name in ("teacher", "slimsam")
     ]
@@ -137,7 +137,7 @@ def test_a_run_without_these_packages_does_not_ask_for_them() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_scores_lie_at_equal_parts_and_at_the_end(held: Held) -> None:
+def test_scores_lie_at_equal_parts_and_at_the_end(held: EvaluationSet) -> None:
     def steps_scored(scores: int, steps: int) -> list[int]:
         curve = Curve(held, scores, 2)
         return [step for step in range(1, steps + 1) if curve.scores_at(step, steps)]
@@ -149,18 +149,20 @@ def test_scores_lie_at_equal_parts_and_at_the_end(held: Held) -> None:
     assert steps_scored(0, 7) == []
 
 
-def test_the_curve_is_the_runs_score_on_the_first_pictures(held: Held, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_curve_is_the_runs_score_on_the_first_pictures(
+    held: EvaluationSet, capfd: pytest.CaptureFixture[str]
+) -> None:
     model = tiny_sam()
     found = Curve(held, 4, 3).score(model)
     # It says nothing meanwhile.
     assert capfd.readouterr() == ("", "")
-    same = Held(held.data, held.name, range(3), held.batch, held.protocol, "float32")
+    same = EvaluationSet(held.data, held.name, range(3), held.batch, held.protocol, "float32")
     row = score_model(model, same)
     assert found == {"miou": row["miou"], "miou_point": row["miou_point"]}
-    assert Curve(Held(held.data, "shapes", [], 64, "box_point@1"), 4, 3).score(model) == {}
+    assert Curve(EvaluationSet(held.data, "shapes", [], 64, "box_point@1"), 4, 3).score(model) == {}
 
 
-def test_without_a_logger_nobody_looks_on(tmp_path: Path, held: Held) -> None:
+def test_without_a_logger_nobody_looks_on(tmp_path: Path, held: EvaluationSet) -> None:
     with tracked(NoLogger(), tmp_path, held, ABOUT) as tracking:
         assert tracking.watcher is None
         tracking.told("stage", {"step": 1})
@@ -185,7 +187,7 @@ def test_metrics_are_the_logs_and_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_metrics_are_written_where_a_stage_begins_and_at_the_end(
-    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, held: EvaluationSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, path = CsvFile(tmp_path), tmp_path / "metrics.csv"
     entries = [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)]
@@ -236,7 +238,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: Held) -> None:
+def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: EvaluationSet) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     entries = [{"step": step, "loss": 1.0 / step, "rate": 0.1} for step in (1, 2, 3, 4)]
     write(tmp_path, "first", *entries[:2])
@@ -264,7 +266,9 @@ def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: 
     assert "| method |" in text and "| slimsam |" in text and "crowd 2" in text and "parameters" not in text
 
 
-def test_tensorboard_is_told_why_a_run_failed(tmp_path: Path, held: Held, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tensorboard_is_told_why_a_run_failed(
+    tmp_path: Path, held: EvaluationSet, capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     with (
         pytest.raises(RuntimeError, match="out of memory"),
@@ -279,7 +283,7 @@ def test_tensorboard_is_told_why_a_run_failed(tmp_path: Path, held: Held, capfd:
 
 
 def test_what_goes_wrong_after_a_failure_does_not_hide_it(
-    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, held: EvaluationSet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left")

@@ -15,8 +15,8 @@ from data.lvis import Lvis
 from data.sa1b import Sa1b
 from data.skipped import NO_ANNOTATIONS
 from evaluation.average_precision.figures import BACKENDS, average_precision
-from evaluation.conventions import PROTOCOLS
-from evaluation.passes import EvaluationPass
+from evaluation.protocols import PROTOCOLS
+from evaluation.scorer import Scorer
 from tests.unit import test_lvis, test_sa1b
 from tests.unit.test_coco import add, annotation, counted, refusal, write
 from tests.unit.tiny import tiny_sam
@@ -155,7 +155,7 @@ def test_figures_of_the_others_are_what_they_are_without(tmp_path: Path) -> None
 
     def scored(data: Coco) -> tuple[Any, list[dict[str, float | None]], dict[str, int]]:
         detections = Detections(boxes, data.sizes_hw(), category_ids=data.category_ids)
-        found = EvaluationPass(tiny_sam(), data, protocols, range(len(data)), detections).run()
+        found = Scorer(tiny_sam(), protocols, detections).score(data)
         results = [record.result() for record in found.detected(protocols[-1].name)]
         return found.records, [average_precision(data.truth(), results, backend=b) for b in BACKENDS], found.skipped
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.result import ResultRow
 from data.shapes import Shapes
-from experiments.scoring import Held
+from experiments.scoring import EvaluationSet
 from experiments.tracking.settings import LONGEST_RUN, WandbLogger, artifact_name, flaw_of, shortened
 from experiments.tracking.tracking import Outcome, RunMetadata
 from experiments.tracking.wandb_results import numbered
@@ -142,7 +142,7 @@ def outcome(folder: Path) -> Outcome:
     for path in files:
         path.write_bytes(b"content")
     Image.new("RGB", (8, 4)).save(files[1])
-    held = Held(data, "shapes", range(3), 64, "box_point@1")
+    held = EvaluationSet(data, "shapes", range(3), 64, "box_point@1")
     return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, held, files[0], {"seed": 0}, *files[1:])
 
 

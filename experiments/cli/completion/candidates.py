@@ -133,9 +133,9 @@ def _checked() -> dict[str, tuple[str, ...]]:
     """Values by the constants that the program itself compares with."""
     from compressors.aligning import WEIGHTS
     from evaluation.average_precision.figures import BACKENDS
-    from evaluation.conventions import PROTOCOLS
     from evaluation.everything.settings import STRATEGIES
     from evaluation.latency import PRECISIONS
+    from evaluation.protocols import PROTOCOLS
     from experiments.commands.convert import LAYOUTS
     from experiments.config.validate import CACHES, FORMATS, TABLE_FORMATS
     from experiments.tracking.settings import MODES

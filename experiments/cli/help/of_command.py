@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.errors import InputError
-from evaluation.conventions import PROTOCOLS
+from evaluation.protocols import PROTOCOLS
 from experiments.cli.help.guides import GUIDES
 from experiments.cli.help.launchers import LAUNCHERS
 from experiments.cli.help.layout import columns, listed, paragraph, single_lines

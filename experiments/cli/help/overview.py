@@ -1,6 +1,6 @@
 """``--help``: the overview, with every choice that ``conf/`` offers. Nothing here imports PyTorch or Hydra."""
 
-from evaluation.conventions import PROTOCOLS
+from evaluation.protocols import PROTOCOLS
 from experiments.cli.help.guides import GUIDES
 from experiments.cli.help.launchers import LAUNCHERS
 from experiments.cli.help.layout import listed, paragraph, single_lines

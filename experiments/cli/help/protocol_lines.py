@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
-from evaluation.scoring_protocol import ScoringProtocol
+from evaluation.protocols import ScoringProtocol
 
 _PROMPTS = {
     "box": "annotated box",

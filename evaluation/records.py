@@ -1,4 +1,4 @@
-"""Records in files: one line a picture while a pass goes on, so that it can be stopped; one line an instance after."""
+"""Records of answered prompts and their files: a line an image while scoring goes on, a line an instance at its end."""
 
 import contextlib
 import hashlib
@@ -7,15 +7,73 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, get_origin, get_type_hints
+from typing import Any, Self, TextIO, TypeVar, get_origin, get_type_hints
 
 from core.checkpoint import replacing
 from core.errors import InputError
 from core.plain_file import parse_json
 from core.storage import storing
 from data.content import ImageContent
-from evaluation.detected import DetectionRecord
-from evaluation.instances import InstanceRecord
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """How well one prompt was answered. Any aggregate can be recomputed from these.
+
+    Attributes:
+        image_id, annotation_id: the data set's ids.
+        area: the annotation's area in original pixels.
+        iou: IoU of the chosen mask with the ground truth, at the original size.
+        iou_pred: what the model predicted it to be.
+        mask_index: which candidate was chosen.
+        stability: of the chosen mask (SAM's stability score); not a number where no model answered, or one that gives
+            no logits.
+        category_id: None where the data set has no categories.
+    """
+
+    image_id: int
+    annotation_id: int
+    area: float
+    iou: float
+    iou_pred: float
+    mask_index: int
+    stability: float = float("nan")
+    category_id: int | None = None
+
+
+@dataclass(frozen=True)
+class DetectionRecord:
+    """The mask of one detected box.
+
+    Attributes:
+        image_id, category_id: the data set's ids.
+        index: the entry's place in the detector's file.
+        score: the detector's, which average precision ranks by.
+        size: of the image, ``[H, W]``.
+        counts: the mask's compressed run lengths.
+        iou_pred, mask_index, stability: as of :class:`InstanceRecord`.
+    """
+
+    image_id: int
+    category_id: int
+    index: int
+    score: float
+    size: list[int]
+    counts: str
+    iou_pred: float
+    mask_index: int
+    stability: float
+
+    def result(self) -> dict[str, Any]:
+        """As an entry of COCO's results format."""
+        segmentation = {"size": self.size, "counts": self.counts}
+        return {
+            "image_id": self.image_id,
+            "category_id": self.category_id,
+            "segmentation": segmentation,
+            "score": self.score,
+        }
+
 
 Record = InstanceRecord | DetectionRecord
 R = TypeVar("R", InstanceRecord, DetectionRecord, ImageContent)
@@ -23,14 +81,14 @@ INSTANCES, DETECTIONS, IMAGES = "instances.jsonl", "detections.jsonl", "images.j
 
 
 @dataclass
-class PictureRecords:
-    """What one picture gave.
+class ImageRecords:
+    """What one image gave.
 
     Attributes:
-        place: of the picture among those asked for.
+        place: of the image among those that are scored.
         records: by protocol.
         skipped: what the data set's rules left out when it was read.
-        content: what the picture and its annotations were, where that is known.
+        content: what the image and its annotations were, where that is known.
     """
 
     place: int
@@ -52,7 +110,7 @@ class PartFile:
     Args:
         folder: of the pass; every process writes its own file there.
         number: of this process.
-        key: what must be equal: model, data, protocols.
+        key: what must be equal: model, data, protocols, settings.
     """
 
     def __init__(self, folder: Path, number: int, key: str) -> None:
@@ -72,8 +130,14 @@ class PartFile:
         self._stream.truncate()
 
     def add(self, image: Any) -> None:
-        """Write one image: a dataclass of plain values, such as :class:`PictureRecords`."""
+        """Write one image: a dataclass of plain values, such as :class:`ImageRecords`."""
         self._write(asdict(image))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Finish."""
@@ -88,6 +152,37 @@ class PartFile:
         with storing(self._path):
             self._end += self._stream.write(f"{first}{json.dumps(content)}\n")
             self._stream.flush()
+
+
+@dataclass(frozen=True)
+class PartialRecords:
+    """Where a scorer keeps finished images until all are, so that the same command goes on from them.
+
+    Attributes:
+        folder: of this scoring.
+        key: what a scoring must share with an earlier one to go on where that stopped.
+        contents: what each image and its annotations are, each different; empty where that is not known. An image that
+            was scored earlier as something else is scored again.
+        beside: folders of earlier scorings; what they have done under this key and content counts too.
+    """
+
+    folder: Path
+    key: str
+    contents: Sequence[str] = ()
+    beside: Sequence[Path] = ()
+
+    def finished(self, folder: Path, images: int) -> dict[int, ImageRecords]:
+        """What a folder has, by place. What could not be read is tried again: it may be refused now."""
+        known = read_parts(folder, self.key, self.contents)
+        return {place: image for place, image in known.items() if place < images and not image.is_left_out}
+
+    def take_over(self, known: dict[int, ImageRecords], images: int, part: PartFile) -> None:
+        """Add what scorings beside this one have done: written here too, as theirs may end and remove it."""
+        for folder in self.beside:
+            for place, image in self.finished(folder, images).items():
+                if place not in known:
+                    known[place] = image
+                    part.add(image)
 
 
 def _own_path(folder: Path, number: int, key: str) -> Path:
@@ -108,7 +203,7 @@ def part_lines(folder: Path, key: str) -> Iterator[bytes]:
         yield from _lines_of_key(path, key)[1:]
 
 
-def read_parts(folder: Path, key: str, contents: Sequence[str] = ()) -> dict[int, PictureRecords]:
+def read_parts(folder: Path, key: str, contents: Sequence[str] = ()) -> dict[int, ImageRecords]:
     """The images of all processes, by place; each counts once, whoever scored it. A damaged line is scored again.
 
     One that could not be read counts only where nobody could read it.
@@ -118,17 +213,17 @@ def read_parts(folder: Path, key: str, contents: Sequence[str] = ()) -> dict[int
             content, and nowhere if no image has that now.
     """
     places = {content: place for place, content in enumerate(contents)}
-    found: dict[int, PictureRecords] = {}
+    found: dict[int, ImageRecords] = {}
     for line in part_lines(folder, key):
-        picture = _picture(line)
-        if picture is not None and contents:
-            picture = replace(picture, place=places[picture.content]) if picture.content in places else None
-        if picture is not None and (picture.place not in found or found[picture.place].is_left_out):
-            found[picture.place] = picture
+        image = _image_records(line)
+        if image is not None and contents:
+            image = replace(image, place=places[image.content]) if image.content in places else None
+        if image is not None and (image.place not in found or found[image.place].is_left_out):
+            found[image.place] = image
     return found
 
 
-def _picture(line: bytes) -> PictureRecords | None:
+def _image_records(line: bytes) -> ImageRecords | None:
     """What a line of a part file says; None if it is damaged."""
     try:
         raw = parse_json(line)
@@ -137,7 +232,7 @@ def _picture(line: bytes) -> PictureRecords | None:
         sound = type(place) is int and type(content) is str and all(type(count) is int for count in skipped.values())
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return PictureRecords(place, records, skipped, content) if sound else None
+    return ImageRecords(place, records, skipped, content) if sound else None
 
 
 def remove_parts(folder: Path, key: str, contents: Collection[str] | None = None) -> None:

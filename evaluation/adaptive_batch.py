@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 @dataclass
-class Fitting:
+class AdaptiveBatch:
     """How many of something are computed together.
 
-    What is asked for is split otherwise and not changed: every prompt, every picture is computed as before.
+    What is asked for is split otherwise and not changed: every prompt and every image is computed as before.
 
     Attributes:
         most: at a time, at first.
@@ -73,16 +73,16 @@ class Fitting:
         )
 
 
-def prompts_fitting(batch: int) -> Fitting:
+def prompt_batch(size: int) -> AdaptiveBatch:
     """For prompts that are decoded together."""
-    return Fitting(batch, "prompts", "evaluation.batch")
+    return AdaptiveBatch(size, "prompts", "evaluation.batch")
 
 
-def points_fitting(points_per_batch: int) -> Fitting:
+def point_batch(points_per_batch: int) -> AdaptiveBatch:
     """For the points of a grid that are decoded together."""
-    return Fitting(points_per_batch, "prompts", "generator.points_per_batch", "give engine.device=cpu")
+    return AdaptiveBatch(points_per_batch, "prompts", "generator.points_per_batch", "give engine.device=cpu")
 
 
-def pictures_fitting(encoded: int) -> Fitting:
-    """For pictures that are encoded together."""
-    return Fitting(encoded, "pictures", "evaluation.encoded")
+def image_batch(size: int) -> AdaptiveBatch:
+    """For images that are encoded together."""
+    return AdaptiveBatch(size, "pictures", "evaluation.encoded")

@@ -16,14 +16,16 @@ from compressors.scratch import Scratch
 from core.device_memory import OutOfDeviceMemory, is_out_of_memory, memory_told
 from core.protocols import Masks, Prompt
 from data.detections import ImageDetections
-from evaluation.conventions import PROTOCOLS
-from evaluation.detected import answer_detections
+from evaluation.adaptive_batch import AdaptiveBatch
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from evaluation.fitting import Fitting, prompts_fitting
-from evaluation.instances import PictureScorer
-from evaluation.passes import EvaluationPass, Scored
+from evaluation.protocols import PROTOCOLS
+from evaluation.records import PartialRecords
+from evaluation.scorer import Scored, Scorer
 from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, LabelledPictures, Pictures, tiny_sam
+
+NO_FILE: Any = object()
+"""Stands for a detector's file where boxes are given one image at a time."""
 
 
 class SmallDevice(Sam):
@@ -52,7 +54,8 @@ def small_device(pictures: int = 64, prompts: int = 64) -> SmallDevice:
 def scored(model: Sam, folder: Path | None = None) -> Scored:
     protocols = [PROTOCOLS[name] for name in ("box_single@1", "box_oracle@1", "point_best_of_3@1")]
     data = LabelledPictures(9)
-    return EvaluationPass(model, data, protocols, range(9), batch=8, encoded=4, folder=folder, key="k").run()
+    scorer = Scorer(model, protocols, prompt_batch_size=8, image_batch_size=4)
+    return scorer.score(data, range(9), partial=PartialRecords(folder, "k") if folder else None)
 
 
 def test_fewer_at_a_time_give_the_same_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -82,7 +85,9 @@ def test_a_picture_of_which_half_was_scored_is_not_scored_twice() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return range(part.start, part.stop)
 
-    found = [number for _, part in Fitting(8, "prompts", "evaluation.batch").parts(11, compute) for number in part]
+    found = [
+        number for _, part in AdaptiveBatch(8, "prompts", "evaluation.batch").parts(11, compute) for number in part
+    ]
     assert found == list(range(11)) and asked[:3] == [slice(0, 8), slice(0, 4), slice(0, 2)]
 
 
@@ -95,8 +100,9 @@ def test_detected_boxes_are_answered_in_smaller_parts_too() -> None:
     protocols = [PROTOCOLS["detector_box_single@1"]]
 
     def answers(model: SmallDevice) -> Any:
-        embeddings = {protocols[0].framing: model.encode(torch.randn(1, 3, 64, 64, generator=generator()))}
-        return answer_detections(model, embeddings, 1, (64, 64), found, protocols, prompts_fitting(7))
+        embeddings = {protocols[0].preprocessing: model.encode(torch.randn(1, 3, 64, 64, generator=generator()))}
+        scorer = Scorer(model, protocols, NO_FILE, prompt_batch_size=7)
+        return scorer.score_boxes(1, (64, 64), found, embeddings)
 
     wanted, split = answers(small_device()), answers(small_device(prompts=2))
     for one, other in zip(wanted["detector_box_single@1"], split["detector_box_single@1"], strict=True):
@@ -145,9 +151,9 @@ def test_other_errors_of_a_model_are_left_as_they_are(monkeypatch: pytest.Monkey
     model = small_device()
     monkeypatch.setattr(model, "decode", broken)
     sample = LabelledPictures().sample(0)
-    scorer = PictureScorer(model, [PROTOCOLS["box_single@1"]])
+    scorer = Scorer(model, [PROTOCOLS["box_single@1"]])
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        scorer.score(sample, {("pillow", "nearest"): torch.zeros(1, 16, 4, 4)})
+        scorer.score_sample(sample, {("pillow", "nearest"): torch.zeros(1, 16, 4, 4)})
 
 
 def test_the_ways_in_which_memory_is_missing() -> None:

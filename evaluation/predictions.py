@@ -1,0 +1,155 @@
+"""A model's answers to some prompts, the choice among candidates, and clicks that follow errors."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter
+from data.prompts import deepest_pixel
+from evaluation.mask_measures import pairwise_iou
+from evaluation.preprocess import placed_prompt, upscaled_in_parts
+from evaluation.protocols import ScoringProtocol
+
+
+class Predictions:
+    """What a model answers to some prompts on one image; decoded once, however many protocols need it.
+
+    Args:
+        embedding: ``[1, C, g, g]``, or what ``encode_picture`` gave.
+        prompt: in original pixels.
+        size_hw: of the original image.
+        rounding: of the image's sides in the frame; see :class:`ScoringProtocol`.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter | PictureSegmenter,
+        embedding: Any,
+        prompt: Prompt,
+        size_hw: tuple[int, int],
+        rounding: str = "nearest",
+    ) -> None:
+        self.model, self.embedding, self.size_hw = model, embedding, size_hw
+        if not isinstance(model, PictureSegmenter):
+            prompt = placed_prompt(prompt, size_hw, model.input_size, rounding)
+        self.prompt = prompt.to(embedding.device) if isinstance(embedding, Tensor) else prompt
+        self._known: dict[bool, Masks | PictureMasks] = {}
+
+    def candidates(self, choice: str) -> Masks | PictureMasks:
+        """Those that a choice is among: one, three, or all four."""
+        if choice == "best_of_4":
+            one, three = self._decoded(False), self._decoded(True)
+            logits, iou_pred = torch.cat([one.logits, three.logits], 1), torch.cat([one.iou_pred, three.iou_pred], 1)
+            return replace(one, logits=logits, iou_pred=iou_pred)
+        return self._decoded(choice != "single")
+
+    def _decoded(self, multimask: bool) -> Masks | PictureMasks:
+        if multimask not in self._known:
+            self._known[multimask] = self.model.decode(self.embedding, self.prompt, self.size_hw, multimask)
+        return self._known[multimask]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The chosen answers to some consecutive prompts.
+
+    Attributes:
+        place: which prompts.
+        logits: ``[n, H, W]`` at the original size, or bool masks of a model that gives no logits.
+        iou_pred: ``[n]``, what the model predicted.
+        index: int64 ``[n]``, which candidate.
+        iou: float64 ``[n]`` with the ground truth; None where none was given.
+    """
+
+    place: slice
+    logits: Tensor
+    iou_pred: Tensor
+    index: Tensor
+    iou: Tensor | None
+
+
+def choose(
+    predictions: Predictions, protocol: ScoringProtocol, truth: Callable[[slice], Tensor] | None = None
+) -> Iterator[Chosen]:
+    """The one rule of choosing an answer, for so few prompts at a time that memory stays bounded.
+
+    The candidate with the best predicted IoU; with ``choice=oracle`` and a ground truth, the one with the best IoU.
+
+    Args:
+        truth: ground truth bool ``[n, H, W]`` of some of the prompts, on any device.
+    """
+    masks, size_hw = predictions.candidates(protocol.choice), predictions.size_hw
+    if protocol.choice == "oracle" and truth is not None:
+        for place, logits in upscaled_in_parts(masks, size_hw, protocol):
+            binary, expected = logits > 0, truth(place).to(logits.device)
+            every = torch.stack([pairwise_iou(binary[:, m], expected) for m in range(binary.shape[1])], 1)
+            iou, best = every.max(1)
+            rows = torch.arange(len(best), device=best.device)
+            yield Chosen(place, logits[rows, best], masks.iou_pred[place][rows, best], best, iou)
+        return
+    index = masks.iou_pred.argmax(1)
+    rows = torch.arange(len(index), device=index.device)
+    masks = replace(masks, logits=masks.logits[rows, index][:, None], iou_pred=masks.iou_pred[rows, index][:, None])
+    for place, logits in upscaled_in_parts(masks, size_hw, protocol):
+        shown = logits[:, 0]
+        found = None if truth is None else pairwise_iou(shown > 0, truth(place).to(shown.device))
+        yield Chosen(place, shown, masks.iou_pred[place][:, 0], index[place], found)
+
+
+def chosen_masks(predictions: Predictions, protocol: ScoringProtocol) -> Tensor:
+    """The masks chosen without looking at any truth, bool ``[N, H, W]``."""
+    return torch.cat([chosen.logits > 0 for chosen in choose(predictions, protocol)])
+
+
+def predict_with_clicks(
+    model: Segmenter | PictureSegmenter,
+    embedding: Any,
+    prompt: Prompt,
+    size_hw: tuple[int, int],
+    protocol: ScoringProtocol,
+    truth: Tensor,
+) -> Predictions:
+    """Answers to prompts and to as many further clicks as a protocol has.
+
+    Args:
+        embedding, prompt, size_hw: as of :class:`Predictions`.
+        truth: bool ``[N, H, W]``, the instances that the clicks are about.
+    """
+    predictions = Predictions(model, embedding, prompt, size_hw, protocol.rounding)
+    for _ in range(protocol.clicks - 1):
+        prompt = with_next_clicks(prompt, chosen_masks(predictions, protocol).cpu(), truth)
+        predictions = Predictions(model, embedding, prompt, size_hw, protocol.rounding)
+    return predictions
+
+
+def with_next_clicks(prompt: Prompt, predicted: Tensor, truth: Tensor) -> Prompt:
+    """Each prompt with one more point, in the middle of what its answer got most wrong (RITM's clicker).
+
+    That is the pixel farthest from the border of the missed region, or of the region too much, whichever reaches
+    deeper; a missed pixel is foreground. An answer without errors gets padding.
+
+    Args:
+        prompt: of points ``[N, P, 2]``.
+        predicted, truth: bool ``[N, H, W]``.
+    """
+    assert prompt.points_xy is not None and prompt.labels is not None
+    pairs = zip(predicted.cpu().numpy(), truth.cpu().numpy(), strict=True)
+    points, labels = zip(*(_next_click(found, expected) for found, expected in pairs), strict=True)
+    device = prompt.points_xy.device
+    more = torch.tensor(points, dtype=torch.float32, device=device)[:, None]
+    kinds = torch.tensor(labels, dtype=prompt.labels.dtype, device=device)[:, None]
+    return Prompt(points_xy=torch.cat([prompt.points_xy, more], 1), labels=torch.cat([prompt.labels, kinds], 1))
+
+
+def _next_click(predicted: NDArray, truth: NDArray) -> tuple[tuple[float, float], int]:
+    missed, extra = truth & ~predicted, predicted & ~truth
+    deepest = [(deepest_pixel(part) if part.any() else None) for part in (missed, extra)]
+    depth = [0.0 if part is None else part[1] for part in deepest]
+    chosen = deepest[0] if depth[0] > depth[1] else deepest[1]
+    if chosen is None:
+        return (0.0, 0.0), -1
+    return (float(chosen[0][0]), float(chosen[0][1])), int(depth[0] > depth[1])

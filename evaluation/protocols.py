@@ -1,0 +1,228 @@
+"""What a figure rests on: prompts, choice of masks, ground truth; by protocols that have names and sources."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.errors import InputError
+from core.protocols import Prompt
+from core.seeding import generator_for
+from data.prompts import central_point, jitter_boxes
+from data.sample import ImageSample
+
+CHOICES = {
+    "prompt": ("box", "detector_box", "central_point", "box_centre", "annotated_point", "mass_centre"),
+    "choice": ("single", "best_of_3", "best_of_4", "oracle"),
+    "resize": ("pillow", "tensor"),
+    "rounding": ("nearest", "floor"),
+    "upscaling": ("frame", "direct"),
+    "truth": ("original", "frame", "reference"),
+    "bounds": ("half_open", "inclusive"),
+}
+"""Values of the axes that are words."""
+MOST_CLICKS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringProtocol:
+    """How prompts are made, how an answer is chosen, and what it is compared with. Pixels are the original image's.
+
+    Attributes:
+        name: with its version, such as ``coco_box@1``.
+        prompt: ``box``: the annotation's; ``detector_box``: a detector's, scored by average precision;
+            ``central_point``: the mask's pixel farthest from its border; ``box_centre``; ``annotated_point``: the one
+            the annotation was made from (SA-1B); ``mass_centre``: the mask's centre of mass, or its pixel farthest from
+            the border where that lies outside (segment-anything-fast).
+        clicks: points a prompt, at most 9: each one after the first is the pixel farthest from the border of the larger
+            of the two regions of error, without feedback of the mask (RITM's clicker, as EfficientViT-SAM uses it).
+        jitter: standard deviation of the noise on each side of a box, as a share of its length; seeded.
+        choice: ``single``: the single-mask answer; ``best_of_3``: of the multimask answer the best predicted;
+            ``best_of_4``: of all four; ``oracle``: the best of the three by the ground truth, an upper bound.
+        resize: ``pillow``: bilinear with antialiasing on bytes, as SAM; ``tensor``: the same on floating point.
+        rounding: of the resized picture's sides: to the ``nearest``, half up, or ``floor``.
+        upscaling: of the answer: by the model's ``frame`` to the original, as SAM; or ``direct``.
+        truth: the ``original`` mask; the same brought to the model's ``frame`` and back, a little dilated (EdgeSAM); or
+            the answer of a ``reference`` model to the same prompt (MobileSAM's paper).
+        crowd: whether crowd regions count.
+        least_area: annotations of a smaller area do not count.
+        bounds: of the size classes: ``half_open``, or ``inclusive`` at both ends.
+        source: where the convention comes from.
+    """
+
+    name: str
+    prompt: str = "box"
+    clicks: int = 1
+    jitter: float = 0.0
+    choice: str = "single"
+    resize: str = "pillow"
+    rounding: str = "nearest"
+    upscaling: str = "frame"
+    truth: str = "original"
+    crowd: bool = False
+    least_area: float = 1.0
+    bounds: str = "half_open"
+    source: str = "this project"
+
+    def __post_init__(self) -> None:
+        for axis, known in CHOICES.items():
+            if getattr(self, axis) not in known:
+                raise InputError(f"{axis}={getattr(self, axis)} is unknown; choose one of {', '.join(known)}")
+        if not 1 <= self.clicks <= MOST_CLICKS:
+            raise InputError(f"clicks={self.clicks} must be 1 to {MOST_CLICKS}")
+        if self.clicks > 1 and self.prompt in ("box", "detector_box"):
+            raise InputError(f"clicks={self.clicks} need a point to begin with; prompt={self.prompt} is a box")
+        if not 0 <= self.jitter < 1:
+            raise InputError(f"jitter={self.jitter} must be at least 0 and below 1")
+        if self.jitter and self.prompt != "box":
+            raise InputError(f"jitter={self.jitter} moves ground-truth boxes; prompt={self.prompt} has none")
+
+    @property
+    def is_detected(self) -> bool:
+        """Whether prompts come from a detector, and the figure is average precision."""
+        return self.prompt == "detector_box"
+
+    @property
+    def preprocessing(self) -> tuple[str, str]:
+        """How the image comes into the model's frame: protocols that agree in it share the embedding."""
+        return self.resize, self.rounding
+
+    def axes(self) -> dict[str, str]:
+        """Every choice as text, for tables and files."""
+        return {
+            key: str(value).lower() if isinstance(value, bool) else f"{value}" for key, value in asdict(self).items()
+        }
+
+
+_BOX = ScoringProtocol(name="box_single@1")
+_POINT = ScoringProtocol(name="point_best_of_3@1", prompt="central_point", choice="best_of_3")
+_DETECTED = ScoringProtocol(name="detector_box_single@1", prompt="detector_box")
+_EFFICIENTVIT = ScoringProtocol(
+    name="efficientvit_sam_box@1",
+    choice="best_of_3",
+    crowd=True,
+    bounds="inclusive",
+    source="mit-han-lab/efficientvit, eval_efficientvit_sam_model.py",
+)
+_SAF = "pytorch-labs/segment-anything-fast, experiments/eval_combo.py"
+_NANOSAM = "NVIDIA-AI-IOT/nanosam, the evaluation behind its table"
+
+_ALL = (
+    _BOX,
+    replace(_BOX, name="box_best_of_3@1", choice="best_of_3"),
+    replace(_BOX, name="box_oracle@1", choice="oracle"),
+    replace(_BOX, name="box_jittered@1", jitter=0.1),
+    _POINT,
+    replace(_POINT, name="point_single@1", choice="single"),
+    replace(_POINT, name="point_oracle@1", choice="oracle"),
+    replace(_POINT, name="box_centre_best_of_3@1", prompt="box_centre"),
+    replace(_POINT, name="annotated_point_best_of_3@1", prompt="annotated_point"),
+    *(replace(_POINT, name=f"clicks_{count}@1", clicks=count) for count in range(2, 10)),
+    _DETECTED,
+    replace(_DETECTED, name="detector_box_best_of_3@1", choice="best_of_3"),
+    ScoringProtocol(
+        name="slimsam@1",
+        prompt="annotated_point",
+        source="arXiv 2312.05284, Table 1: SA-1B, annotated points",
+    ),
+    ScoringProtocol(
+        name="mobilesam@1", truth="reference", source="arXiv 2306.14289, section 4: mIoU with the masks of SAM itself"
+    ),
+    replace(
+        _DETECTED, name="tinysam@1", choice="best_of_3", source="xinghaochen/TinySAM, tinysam_zero_shot_ins_eval.py"
+    ),
+    _EFFICIENTVIT,
+    replace(_EFFICIENTVIT, name="efficientvit_sam_point@1", prompt="central_point"),
+    *(
+        replace(_EFFICIENTVIT, name=f"efficientvit_sam_clicks_{count}@1", prompt="central_point", clicks=count)
+        for count in (3, 5)
+    ),
+    replace(_EFFICIENTVIT, name="efficientvit_sam_detector_box@1", prompt="detector_box", crowd=False),
+    ScoringProtocol(
+        name="edgesam@1", resize="tensor", truth="frame", source="chongzhou96/EdgeSAM, eval_mIoU.py, first iteration"
+    ),
+    ScoringProtocol(
+        name="nanosam@1",
+        choice="best_of_4",
+        rounding="floor",
+        upscaling="direct",
+        crowd=True,
+        least_area=0,
+        source=_NANOSAM,
+    ),
+    ScoringProtocol(
+        name="segment_anything_fast@1", prompt="mass_centre", choice="best_of_3", crowd=True, least_area=0, source=_SAF
+    ),
+)
+PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
+"""All protocols that may be asked for."""
+
+
+def protocol_named(name: str) -> ScoringProtocol:
+    """A protocol by its name; the version may be left out where there is one.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    found = [known for known in PROTOCOLS if name in (known, known.partition("@")[0])]
+    if not found:
+        raise InputError(f"protocol {name} is unknown; choose of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[found[-1]]
+
+
+def prompts_of(sample: ImageSample, protocol: ScoringProtocol, seed: int = 0) -> Prompt:
+    """One prompt an instance, in original pixels: a box, or the first point.
+
+    Args:
+        seed: of the noise on boxes, together with the image's id: each picture has its own, whatever the order.
+    """
+    if protocol.prompt == "box":
+        boxes = sample.boxes_xyxy
+        if protocol.jitter:
+            number = int(torch.randint(2**31, (), generator=generator_for(seed, "boxes", sample.image_id)))
+            rng = np.random.default_rng(number)
+            boxes = jitter_boxes(boxes, (sample.image.shape[0], sample.image.shape[1]), protocol.jitter, rng)
+        return Prompt(boxes_xyxy=torch.from_numpy(boxes).float())
+    points = torch.from_numpy(POINTS[protocol.prompt](sample)).float()[:, None]
+    return Prompt.foreground(points)
+
+
+def central_points(sample: ImageSample) -> NDArray[np.float64]:
+    """Of each mask the pixel farthest from its border: xy ``[N, 2]``."""
+    return np.stack([central_point(mask) for mask in sample.masks])
+
+
+def box_centres(sample: ImageSample) -> NDArray[np.float64]:
+    """xy ``[N, 2]``; it may lie outside of the mask."""
+    return (sample.boxes_xyxy[:, :2] + sample.boxes_xyxy[:, 2:]) / 2
+
+
+def mass_centres(sample: ImageSample) -> NDArray[np.float64]:
+    """Of each mask its centre of mass, to the nearest pixel; where that is not of the mask, its central point."""
+    found = []
+    for mask in sample.masks:
+        rows, columns = np.nonzero(mask)
+        row, column = round(rows.mean()), round(columns.mean())
+        found.append(np.array([column, row], dtype=np.float64) if mask[row, column] else central_point(mask))
+    return np.stack(found)
+
+
+def annotated_points(sample: ImageSample) -> NDArray[np.float64]:
+    """The points that annotations were made from: xy ``[N, 2]``.
+
+    Raises:
+        InputError: the data set tells none.
+    """
+    if sample.points_xy is None:
+        raise InputError(f"{sample.name}: its annotations name no points; choose a protocol with another prompt")
+    return sample.points_xy
+
+
+POINTS: dict[str, Callable[[ImageSample], NDArray[np.float64]]] = {
+    "central_point": central_points,
+    "box_centre": box_centres,
+    "mass_centre": mass_centres,
+    "annotated_point": annotated_points,
+}
