@@ -34,7 +34,7 @@ from students.export.checking import relative_difference
 from students.export.folder import export_model
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
-from students.student import build_model
+from students.kinds import build_model
 from teachers.sam import Sam
 
 RANDOM = "tiny_vit_5m"

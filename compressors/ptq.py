@@ -15,7 +15,8 @@ from core.checkpoint import write_text
 from core.errors import InputError
 from data.batches import ImageBatches
 from data.sample import ImageData
-from students.quantized.plan import Scheme, pack, planned_copy
+from students.quantized.plan import pack, planned_copy
+from students.quantized.scheme import Scheme
 from teachers.sam import Sam, SamConfig
 
 ERRORS = "quantisation.json"

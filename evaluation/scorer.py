@@ -27,7 +27,8 @@ from evaluation.preprocess import (
     preprocess,
     truth_in_frame,
 )
-from evaluation.protocols import ScoringProtocol, prompts_of
+from evaluation.prompt_rules import prompts_of
+from evaluation.protocols import ScoringProtocol
 from evaluation.records import DetectionRecord, ImageRecords, InstanceRecord, PartFile, PartialRecords, read_parts
 
 Model = Segmenter | PictureSegmenter

@@ -9,9 +9,9 @@ from data.images import to_frame
 from data.readable import first_readable
 from evaluation.latency import PRECISIONS
 from experiments.scoring import EvaluationSet
+from students.kinds import build_model
 from students.quantized.plan import as_float
 from students.self_check import encoder_problem
-from students.student import build_model
 from teachers.sam import Sam
 
 

@@ -7,9 +7,9 @@ import torch
 
 from core.cost import Cost, checkpoint_bytes, measure_cost
 from evaluation.latency import measure_latency
+from students.kinds import build_model
 from students.quantized.bit_operations import count_bit_operations
 from students.quantized.plan import as_float, plan_of
-from students.student import build_model
 from teachers.sam import Sam, SamConfig
 
 _counted: dict[SamConfig, Cost] = {}

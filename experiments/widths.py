@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from students.encoder_shapes import TinyVitConfig
+from students.kinds import kind_of
 from students.quantized.plan import as_float
-from students.student import kind_of
 from teachers.image_encoder import EncoderConfig
 from teachers.sam import Sam
 

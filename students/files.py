@@ -20,8 +20,8 @@ from core.errors import InputError
 from core.inert_pickle import NOTE
 from core.plain_file import parse_json
 from students.convert.slimsam_pickle import is_slimsam_pickle
+from students.kinds import KINDS, build_model, kind_of
 from students.quantized.plan import Plan, apply_plan, pack, plan_of
-from students.student import KINDS, build_model, kind_of
 from teachers.inferred_shape import check_shape
 from teachers.sam import META_NORM_EPS, Sam, SamConfig
 from teachers.stored import parsed_note, weight_files

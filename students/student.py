@@ -1,49 +1,15 @@
 """Students by name: which image encoder takes the place of the teacher's."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from core.errors import InputError
-from core.seeding import seed_for
 from students.encoder_shapes import SIZES, TimmConfig, TinyVitConfig
-from teachers.image_encoder import EncoderConfig, ImageEncoder
-from teachers.sam import Sam, SamConfig
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def _tiny_vit(shape: TinyVitConfig) -> nn.Module:
-    # timm takes a second to import, which only its own students wait for.
-    from students.tiny_vit import TinyVitEncoder
-
-    return TinyVitEncoder(shape)
-
-
-def _timm(shape: TimmConfig) -> nn.Module:
-    from students.timm_encoder import TimmEncoder
-
-    return TimmEncoder(shape)
-
-
-KINDS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
-    "vit": (EncoderConfig, ImageEncoder),
-    "tiny_vit": (TinyVitConfig, _tiny_vit),
-    "timm": (TimmConfig, _timm),
-}
-"""Kinds of image encoders: the class of their shape, and what makes one of a shape."""
-
-
-def kind_of(shape: object) -> str:
-    """The kind of an encoder's shape."""
-    return next(kind for kind, (config, _) in KINDS.items() if isinstance(shape, config))
-
-
-def build_model(config: SamConfig, name: str = "sam") -> Sam:
-    """A SAM of any kind of encoder, its weights as its modules make them."""
-    _, make = KINDS[kind_of(config.encoder)]
-    return Sam(config, name, make(config.encoder))
+    from teachers.sam import SamConfig
 
 
 @dataclass(frozen=True)
@@ -68,7 +34,7 @@ class Student:
         if self.kind == "tiny_vit" and self.name not in SIZES:
             raise InputError(f"student.name={self.name} is no size of TinyViT; choose one of {', '.join(SIZES)}")
 
-    def shape(self, teacher: SamConfig) -> SamConfig:
+    def shape(self, teacher: "SamConfig") -> "SamConfig":
         """The student's shape beside a teacher."""
         frame, grid, channels = teacher.encoder.image_size, teacher.encoder.grid, teacher.encoder.out_channels
         if self.kind == "timm":
@@ -79,8 +45,14 @@ class Student:
         )
         return replace(teacher, encoder=shape)
 
-    def make(self, teacher: SamConfig, seed: int) -> nn.Module:
+    def make(self, teacher: "SamConfig", seed: int) -> "nn.Module":
         """The encoder with initial weights drawn from a run's seed."""
+        # Here, so that settings are checked without PyTorch.
+        import torch
+
+        from core.seeding import seed_for
+        from students.kinds import KINDS
+
         shape = self.shape(teacher).encoder
         _, build = KINDS[self.kind]
         with torch.random.fork_rng(devices=[]):

@@ -2,7 +2,7 @@
 
 from evaluation.everything.generator import Everything, EverythingGenerator
 from evaluation.everything.scores import ImageProposals, image_proposals, proposal_scores
-from evaluation.everything.settings import EverythingSettings
+from evaluation.everything_settings import EverythingSettings
 
 __all__ = [
     "Everything",

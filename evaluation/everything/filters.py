@@ -9,8 +9,8 @@ from core.protocols import Masks
 from evaluation.everything.candidates import Candidates
 from evaluation.everything.crops import Crop
 from evaluation.everything.run_lengths import encode_windows
-from evaluation.everything.settings import EverythingSettings
 from evaluation.everything.windows import Window, axes, windows
+from evaluation.everything_settings import EverythingSettings
 from evaluation.mask_measures import mask_boxes, stability_scores
 from evaluation.preprocess import pixels_at_once
 

@@ -13,9 +13,9 @@ from evaluation.adaptive_batch import point_batch
 from evaluation.everything.candidates import Candidates, joined
 from evaluation.everything.crops import crops_of
 from evaluation.everything.run_lengths import in_form
-from evaluation.everything.settings import EverythingSettings
 from evaluation.everything.small_regions import cleaned
 from evaluation.everything.strategies import SEARCHES, CropSearch
+from evaluation.everything_settings import EverythingSettings
 from evaluation.predictor import SamPredictor
 
 _DEFAULTS = EverythingSettings()

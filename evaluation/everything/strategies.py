@@ -12,7 +12,7 @@ from evaluation.adaptive_batch import AdaptiveBatch
 from evaluation.everything.candidates import Candidates, joined
 from evaluation.everything.crops import Crop, grid_points, shared_points
 from evaluation.everything.filters import MaskFilter
-from evaluation.everything.settings import EverythingSettings
+from evaluation.everything_settings import EverythingSettings
 
 
 class CropSearch:

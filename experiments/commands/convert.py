@@ -18,8 +18,8 @@ from students.convert.hugging_face import save_hugging_face
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.convert.mobile_sam import to_mobile_sam
 from students.files import describe, save_model
+from students.kinds import kind_of
 from students.quantized.plan import plan_of
-from students.student import kind_of
 from teachers.sam import META_NORM_EPS
 from teachers.stored import ENDINGS
 

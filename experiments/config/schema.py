@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 import conf
-from evaluation.everything.settings import EverythingSettings
+from evaluation.everything_settings import EverythingSettings
 from experiments.config.data_schema import DATA, DataFolder
 from experiments.config.mirrored_settings import mirror, target_class
 from experiments.config.model_schema import CommandConfig, EngineConfig, ModelConfig, StudentConfig, TeacherConfig

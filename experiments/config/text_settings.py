@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from evaluation.everything.settings import EverythingSettings
+from evaluation.everything_settings import EverythingSettings
 from experiments.config.data_schema import DATA
 from experiments.config.model_schema import StudentConfig
 from experiments.config.schema import COMMANDS, method_classes

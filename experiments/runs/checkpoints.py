@@ -22,9 +22,9 @@ from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.export.manifest import is_export
 from students.files import FORMAT, about_of, load_model, name_of, read_about, read_facts
+from students.kinds import build_model
 from students.pruned_vit import UNIFORM
 from students.self_check import encoder_problem
-from students.student import build_model
 from teachers.catalog import MODELS
 from teachers.inferred_shape import infer_config
 from teachers.sam import Sam

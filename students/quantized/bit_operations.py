@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from core.cost import measure_cost
 from core.protocols import Prompt
+from students.kinds import build_model
 from students.quantized.layers import QuantizedConvolution, QuantizedLayer, QuantizedProduct
 from students.quantized.plan import QUANTISABLE, Plan, apply_plan
-from students.student import build_model
 from teachers.sam import SamConfig
 
 FLOAT_BITS = 32

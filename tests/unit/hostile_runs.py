@@ -15,7 +15,8 @@ from core.checkpoint import write_safetensors
 from core.result import ResultRow
 from data.embeddings import DiskEmbeddings
 from experiments.result_file import write_result
-from students.quantized.plan import Scheme, planned_copy
+from students.quantized.plan import planned_copy
+from students.quantized.scheme import Scheme
 from teachers.sam import Sam
 from tests.unit.hostile_files import Case
 from tests.unit.hostile_folders import special

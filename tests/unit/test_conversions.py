@@ -19,9 +19,10 @@ from experiments.runs.checkpoints import Found, find_model
 from experiments.runs.identity import beginning, model_sha256
 from students.convert.mobile_sam import CONFIG as MOBILE_SAM
 from students.files import read_about, save_model
+from students.kinds import build_model
 from students.pruned_vit import pruned_shape
-from students.quantized.plan import Scheme, pack, planned_copy
-from students.student import build_model
+from students.quantized.plan import pack, planned_copy
+from students.quantized.scheme import Scheme
 from teachers.catalog import MODELS, POCKET
 from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam, SamConfig

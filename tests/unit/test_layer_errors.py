@@ -14,8 +14,9 @@ from compressors.ptq import ERRORS, Ptq
 from compressors.quantize.layer_errors import decibels, layer_error
 from compressors.quantize.recording import Record, Seen, recordable
 from students.quantized.layers import QuantizedConvolution, QuantizedLinear, QuantizedProduct
-from students.quantized.plan import Scheme, planned_copy
+from students.quantized.plan import planned_copy
 from students.quantized.quantizers import UniformQuantizer
+from students.quantized.scheme import Scheme
 from tests.unit.tiny import Pictures, tiny_sam
 
 METHOD = Ptq(images=2, prompts=2, candidates=5, lowest=0.5, rounds=1)

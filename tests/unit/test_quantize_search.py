@@ -14,7 +14,8 @@ from compressors.quantize.search import Search, begin, search
 from core.protocols import Prompt
 from data.batches import ImageBatches
 from students.quantized.layers import QuantizedLayer, make_layer
-from students.quantized.plan import Scheme, planned_copy, set_quantizing
+from students.quantized.plan import planned_copy, set_quantizing
+from students.quantized.scheme import Scheme
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
 from tests.unit.tiny import Pictures, tiny_sam

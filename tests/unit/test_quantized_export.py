@@ -14,8 +14,9 @@ from data.shapes import Shapes
 from students.export.folder import export_model
 from students.export.manifest import read_manifest
 from students.export.segmenter import ExportedSam
-from students.quantized.plan import Scheme, planned_copy
-from students.student import build_model
+from students.kinds import build_model
+from students.quantized.plan import planned_copy
+from students.quantized.scheme import Scheme
 from teachers.weights import load_sam
 from tests.unit.tiny import CONFIG, Pictures, TinyStudent, tiny_sam
 

@@ -14,7 +14,8 @@ from students.files import load_model, save_model
 from students.quantized.bit_operations import count_bit_operations
 from students.quantized.folding import fold, foldable
 from students.quantized.layers import QuantizedLayer, QuantizedProduct
-from students.quantized.plan import Plan, Scheme, make_plan, pack, plan_of, planned_copy, set_quantizing
+from students.quantized.plan import Plan, make_plan, pack, plan_of, planned_copy, set_quantizing
+from students.quantized.scheme import Scheme
 from students.student import Student
 from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, TinyStudent, tiny_sam

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from experiments.cli.command_line import main
 from students.files import save_model
+from students.kinds import build_model
 from students.self_check import encoder_problem, stale_modules
-from students.student import build_model
 from students.tiny_vit import FreshBiases
 from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, TinyStudent, pocket_file, tiny_sam

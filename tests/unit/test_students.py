@@ -14,7 +14,8 @@ from core.errors import InputError
 from students.encoder_shapes import SIZES, TimmConfig, TinyVitConfig
 from students.files import load_model, save_model
 from students.initial_weights import load_imagenet
-from students.student import Student, build_model
+from students.kinds import build_model
+from students.student import Student
 from teachers.catalog import MODELS
 from teachers.sam import Sam
 

@@ -5,8 +5,10 @@ import torch
 
 from experiments.widths import widths_of
 from students.encoder_shapes import TimmConfig
-from students.quantized.plan import Scheme, pack, planned_copy
-from students.student import Student, build_model
+from students.kinds import build_model
+from students.quantized.plan import pack, planned_copy
+from students.quantized.scheme import Scheme
+from students.student import Student
 from teachers.catalog import MODELS
 from teachers.sam import Sam, SamConfig
 from tests.unit.tiny import CONFIG, tiny_sam

@@ -133,7 +133,7 @@ def _checked() -> dict[str, tuple[str, ...]]:
     """Values by the constants that the program itself compares with."""
     from compressors.aligning import WEIGHTS
     from evaluation.average_precision.figures import BACKENDS
-    from evaluation.everything.settings import STRATEGIES
+    from evaluation.everything_settings import STRATEGIES
     from evaluation.latency import PRECISIONS
     from evaluation.protocols import PROTOCOLS
     from experiments.commands.convert import LAYOUTS
@@ -143,7 +143,7 @@ def _checked() -> dict[str, tuple[str, ...]]:
     from students.export.manifest import PRECISIONS as EXPORTED
     from students.export.requirements import WRITES
     from students.export.runtimes import RUNTIMES
-    from students.student import KINDS
+    from students.kinds import KINDS
     from teachers.catalog import MODELS
 
     models = (*MODELS, *RELEASED)

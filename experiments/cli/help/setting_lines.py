@@ -15,7 +15,7 @@ CONF = ROOT / "conf"
 _SCHEMA = "experiments.config.schema"
 CHOICES = {"data": ("experiments.config.data_schema", "DATA"), "logger": ("experiments.tracking.settings", "LOGGERS")}
 """Groups whose choices have classes of their own: the module and the table that has them by name."""
-_OPEN = {"generator": ("evaluation.everything.settings", "EverythingSettings", ("output",))}
+_OPEN = {"generator": ("evaluation.everything_settings", "EverythingSettings", ("output",))}
 """Settings typed ``Any`` in the schema that mirror a class: its module, its name, and what is left out."""
 
 

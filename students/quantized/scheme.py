@@ -1,0 +1,31 @@
+"""What is quantised, and how: plain settings."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How numbers become codes.
+
+    Attributes:
+        weight_bits: of weights, 2 to 8.
+        activation_bits: of activations, 2 to 8, or 32: only weights are quantised.
+        weights: a scale for each output ``channel``, or one for the ``tensor``.
+        activations: ``asymmetric`` or ``symmetric``.
+        products: of attention: one scale for each ``head``, one for the ``tensor``, or ``float``.
+        convolution_outputs: ``quantized``: with 8 bits a grid also stands behind each convolution (transposed ones
+            aside), since runtimes compute it in integers only between two grids; or ``float``.
+        twin: the twin grids of TinySAM for softmax and for inputs that come from a GELU; no runtime knows them.
+        decoder: whether the mask decoder is ``quantized`` or stays ``float``.
+        float_layers: beginnings of the paths of layers that stay float.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    weights: str = "channel"
+    activations: str = "asymmetric"
+    products: str = "tensor"
+    convolution_outputs: str = "quantized"
+    twin: bool = False
+    decoder: str = "quantized"
+    float_layers: tuple[str, ...] = ()
