@@ -20,9 +20,9 @@ import torch
 from benchmarks._timing import busy, machine
 from core.resident_memory import peak_resident_bytes
 from core.result import ResultRow
-from experiments.leaderboard.folding import csv_of, fold, gather
-from experiments.leaderboard.markdown import markdown_of
-from experiments.pages.leaderboard_page import leaderboard_page
+from experiments.reporting.documents import leaderboard_markdown
+from experiments.reporting.leaderboard_page import leaderboard_page
+from experiments.reporting.results import csv_of, fold, gather
 from experiments.result_file import NAME
 
 COMMAND = "python -m experiments leaderboard"
@@ -87,8 +87,8 @@ def write_csv(runs: Path) -> None:
 
 def write_all(runs: Path) -> None:
     """CSV, Markdown and page, without pages of single runs."""
-    board = gather(runs, results=False, published=False)
-    for text in (csv_of(board.entries), markdown_of(board, COMMAND), leaderboard_page(board, COMMAND)):
+    found = gather(runs, results=False, published=False)
+    for text in (csv_of(found.rows), leaderboard_markdown(found, COMMAND), leaderboard_page(found, COMMAND)):
         (runs / ".written").write_text(text, encoding="utf-8")
 
 

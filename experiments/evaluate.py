@@ -31,9 +31,8 @@ from evaluation.records import PartialRecords, remove_parts, write_images, write
 from evaluation.scorer import Scored, Scorer
 from experiments.config.schema import EvaluateConfig, EvaluationConfig
 from experiments.evaluation_rows import protocol_columns
-from experiments.protocol_report import print_protocols
 from experiments.recorded_evaluation import FOLDER
-from experiments.report import print_comparison
+from experiments.reporting.run_report import print_comparison, print_protocols
 from experiments.result_file import NAME, write_result
 from experiments.runs.build import build_data, data_name, evaluation_indices
 from experiments.runs.checkpoints import find_model
@@ -121,7 +120,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             },
         )
         # Here, because only this end of the command needs it.
-        from experiments.pages.run_page import write_run_page
+        from experiments.reporting.run_page import write_run_page
 
         write_run_page(folder / NAME)
         # Last: whatever could not be written is written from them by the same command.

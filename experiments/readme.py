@@ -10,11 +10,11 @@ from core.checkpoint import write_text
 from core.provenance import ROOT
 from core.result import ResultRow
 from experiments.commands.cost import cells, known_rows
-from experiments.committed import EVERYTHING, committed_files, committed_strategies
 from experiments.everything.row import read_row
 from experiments.everything.table import strategies_table
 from experiments.paper_table import presets, rows_of_runs, table
-from experiments.report import count, size
+from experiments.reporting.columns import count, documented, size
+from experiments.reporting.results import EVERYTHING, committed_files, committed_strategies
 from experiments.result_file import read_rows
 from students.quantized.bit_operations import FLOAT_BITS
 
@@ -140,6 +140,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     own: dict[str, Callable[[], str]] = {
         "pocket": lambda: f"{conditions(committed_rows('shapes'))}\n\n{quality_table(committed_rows('shapes'))}",
         "cost": cost_table,
+        "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
         EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),
     }

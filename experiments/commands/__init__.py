@@ -14,10 +14,9 @@ from experiments.commands.predict import predict
 from experiments.comparison.command import compare
 from experiments.evaluate import evaluate
 from experiments.everything.command import everything
-from experiments.leaderboard.command import leaderboard
+from experiments.reporting.commands import leaderboard, table
 from experiments.rows import Row
 from experiments.runs.chain import run_chain
-from experiments.tables.command import table
 
 FUNCTIONS: dict[str, Callable[[Any, DictConfig], Sequence[Row]]] = {
     "run": run_chain,

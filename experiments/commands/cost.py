@@ -13,7 +13,7 @@ from core.terminal import terminal
 from experiments.config.messages import nearest
 from experiments.config.schema import CostConfig
 from experiments.measuring import cost_of_shape
-from experiments.report import print_comparison
+from experiments.reporting.run_report import print_comparison
 from experiments.runs.build import build_method
 from experiments.runs.identity import method_name
 from experiments.runs.sweeps.job import task_overrides

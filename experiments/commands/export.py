@@ -10,7 +10,7 @@ from core.terminal import terminal
 from experiments.config.messages import nearest
 from experiments.config.schema import ExportConfig
 from experiments.out_place import check_out, writing_to
-from experiments.report import size
+from experiments.reporting.columns import size
 from experiments.runs.checkpoints import Found, check_encoder, chosen_model
 from students.catalog import RELEASED
 from students.export.folder import TARGETS, check_request, export_model

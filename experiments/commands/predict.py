@@ -20,7 +20,7 @@ from evaluation.predictor import SamPredictor
 from experiments.commands.typed_prompt import TypedPrompt, typed_prompt
 from experiments.config.schema import PredictConfig
 from experiments.out_place import check_out, writing_to
-from experiments.report import milliseconds
+from experiments.reporting.columns import milliseconds
 from experiments.runs.build import build_device
 from experiments.runs.checkpoints import check_encoder, chosen_model
 from experiments.upright import upright_image

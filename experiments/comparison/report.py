@@ -10,7 +10,7 @@ from evaluation.comparison import ALL, Comparison, InstancePair
 from evaluation.metrics import size_classes
 from experiments.comparison.rows import ComparedRow, compared_rows
 from experiments.recorded_evaluation import RecordedEvaluation
-from experiments.tables.text_tables import csv_text, markdown_table
+from experiments.reporting.text_tables import csv_text, markdown_table
 
 FIGURES = ("", "instances", "first", "second", "points", "95 % interval", "wins/ties/losses")
 PAIRS = ("image", "annotation", "area", "first", "second", "points")

@@ -19,7 +19,7 @@ from evaluation.latency import device_name
 from experiments.config.schema import EverythingConfig
 from experiments.everything.files import Made, Place, drawing_of, finished_annotations, places, write_annotations
 from experiments.out_place import check_out
-from experiments.report import seconds
+from experiments.reporting.columns import seconds
 from experiments.runs.checkpoints import check_encoder, chosen_model
 from experiments.runs.identity import model_sha256
 from experiments.scoring import counted

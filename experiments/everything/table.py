@@ -9,7 +9,7 @@ from typing import Any
 from core.provenance import ROOT
 from evaluation.everything import EverythingSettings
 from experiments.everything.row import StrategyRow
-from experiments.report import size
+from experiments.reporting.columns import size
 
 PUBLISHED = ROOT / "results" / "published" / "everything.csv"
 Key = tuple[int | None, int, float | None]

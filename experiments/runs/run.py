@@ -27,11 +27,10 @@ from data.skipped import ABOUT_IMAGES
 from evaluation.latency import PRECISIONS, device_name
 from experiments.compressed_check import check_compressed, promised_parameters
 from experiments.config.schema import RunConfig
-from experiments.leaderboard.folding import FILE as LEADERBOARD
-from experiments.leaderboard.folding import fold
 from experiments.measuring import cost_columns, latency_columns
-from experiments.pages.run_record import PAGE, stage_names
-from experiments.report import print_comparison
+from experiments.reporting.columns import LEADERBOARD
+from experiments.reporting.run_record import PAGE, stage_names
+from experiments.reporting.run_report import print_comparison
 from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.runs.build import (
     build_device,
@@ -115,7 +114,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
             _end(settings, folder)
         if processes.is_first() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
             # It was stopped between its own end and this.
-            fold(Path(settings.runs))
+            _fold(Path(settings.runs))
         _say(f"{folder}: finished earlier; force=true does it again")
     else:
         check_installed(settings.logger)
@@ -136,10 +135,17 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
                 parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on)
                 rows = _do(parts, resolved(cfg))
         if processes.is_first():
-            fold(Path(settings.runs))
+            _fold(Path(settings.runs))
     if settings.format == "table" and processes.is_first():
         print_comparison(rows, folder)
     return rows if processes.is_first() else []
+
+
+def _fold(runs: Path) -> None:
+    # Here, so that other commands do not wait for pandas.
+    from experiments.reporting.results import fold
+
+    fold(runs)
 
 
 def _is_newer(result: Path, leaderboard: Path) -> bool:
@@ -334,7 +340,7 @@ def _end(settings: RunConfig, folder: Path) -> None:
 
 def _write_page(result: Path) -> None:
     # Here, because a command that finds its run finished has nothing to draw.
-    from experiments.pages.run_page import write_run_page
+    from experiments.reporting.run_page import write_run_page
 
     write_run_page(result)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoint import write_text
-from experiments.tables.text_tables import markdown_table
+from experiments.reporting.text_tables import markdown_table
 from experiments.tracking.stage_logs import CatchUp, Entry, figures, read_log, stages_in
 from experiments.tracking.tracking import Outcome
 

@@ -11,18 +11,21 @@ Entry = Mapping[str, Any]
 
 def read_log(path: Path) -> list[Entry]:
     """The entries of a stage's log, in order; of a file that is being written, the whole lines."""
-    if not path.is_file():
-        return []
-    entries: list[Entry] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    return [entry for entry in log_lines(path) if entry is not None] if path.is_file() else []
+
+
+def log_lines(path: Path) -> Iterator[Entry | None]:
+    """The lines of a stage's log: an entry each, or None of one that is no entry, as half a line that a kill has left.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
-            # A kill can leave half a line at the end.
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            entries.append(entry)
-    return entries
+        except (ValueError, RecursionError):
+            entry = None
+        yield entry if isinstance(entry, dict) and type(entry.get("step")) is int else None
 
 
 def stages_in(folder: Path) -> list[str]:

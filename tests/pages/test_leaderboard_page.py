@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from experiments.leaderboard.command import write_leaderboard
-from experiments.leaderboard.folding import Leaderboard, Model, gather
-from experiments.leaderboard.pareto import front
-from experiments.pages.leaderboard_page import FILE, leaderboard_page
+from experiments.reporting.commands import write_leaderboard
+from experiments.reporting.documents import lines_of
+from experiments.reporting.leaderboard_page import FILE, leaderboard_page
+from experiments.reporting.models import front
+from experiments.reporting.results import Results, gather
 from experiments.result_file import NAME, write_result
 from tests.pages.conftest import PHONE, WIDE, Opened
 from tests.unit.leaderboard_files import HOSTILE, IMAGE, rows_of, write_runs
@@ -49,12 +50,13 @@ def page(shown: Any) -> Any:
     return shown
 
 
-def board_of(runs: Path) -> Leaderboard:
+def board_of(runs: Path) -> Results:
     return gather(runs, results=False)
 
 
-def shapes(board: Leaderboard) -> list[Model]:
-    return [model for model in board.models if model.line.data == "shapes"]
+def shapes(board: Results) -> list[dict[str, Any]]:
+    """The models that were scored on it."""
+    return lines_of(board.models[board.models["data"] == "shapes"])
 
 
 def column(page: Any, name: str) -> list[str | None]:
@@ -76,28 +78,28 @@ def settle(page: Any) -> None:
 
 def test_every_model_is_a_line_with_its_exact_figures(folder: Path, page: Any) -> None:
     board = board_of(folder / "runs")
-    lines = sorted((model.line for model in shapes(board)), key=lambda line: -line.score)
+    lines = sorted(shapes(board), key=lambda line: -line["score"])
     assert page.title() == "sampress leaderboard"
     shown = models(page)
-    assert shown[:-1] == [line.model for line in lines] and "slimsam 0.5" in shown[-1], "failed ones stand last"
+    assert shown[:-1] == [line["model"] for line in lines] and "slimsam 0.5" in shown[-1], "failed ones stand last"
     for name in ("score", "point", "to_teacher", "parameters", "macs_full", "size_bytes", "encoder_latency_ms"):
-        wanted = [getattr(line, name) for line in lines]
+        wanted = [line[name] for line in lines]
         given = [None if value is None else float(value) for value in column(page, name)]
         assert given == [*wanted, None], name
     spread = page.locator("#rows tr:has(td[data-spread]) td[data-column=score]").first.get_attribute("data-spread")
-    assert float(spread) == max(line.score_spread or 0 for line in lines)
+    assert float(spread) == max(line["score_spread"] or 0 for line in lines)
     assert page.locator("#shown").inner_text() == f"{len(shown)} of {len(board.models) + 1} models, 1 failed"
 
 
 def test_the_plot_has_every_row_with_both_figures(folder: Path, page: Any) -> None:
     board = board_of(folder / "runs")
-    lines = [model.line for model in shapes(board)]
-    rows = [board.entries[place].columns for model in shapes(board) for place in model.entries]
+    lines = shapes(board)
+    rows = [board.rows.loc[place] for line in lines for place in line["rows"]]
     for cost in ("macs_full", "macs_modules", "parameters", "encoder_latency_ms", "size_bytes"):
         for score, of_row in (("score", "miou"), ("point", "miou_point")):
             page.locator("#cost").select_option(cost)
             page.locator("#score").select_option(score)
-            with_both = [line for line in lines if getattr(line, cost) is not None and getattr(line, score) is not None]
+            with_both = [line for line in lines if None not in (line[cost], line[score])]
             assert page.evaluate(POINTS) == len(with_both) > 1, (cost, score)
             page.locator("input[value=runs]").check()
             assert page.evaluate(POINTS) == sum(None not in (row[cost], row[of_row]) for row in rows)
@@ -106,8 +108,8 @@ def test_the_plot_has_every_row_with_both_figures(folder: Path, page: Any) -> No
 
 
 def test_points_front_and_spread_are_those_of_the_rows(folder: Path, page: Any) -> None:
-    lines = [model.line for model in shapes(board_of(folder / "runs")) if model.line.macs_full is not None]
-    points = [(float(line.macs_full or 0), line.score) for line in lines]
+    lines = [line for line in shapes(board_of(folder / "runs")) if line["macs_full"] is not None]
+    points = [(float(line["macs_full"]), line["score"]) for line in lines]
     traces = page.evaluate(
         "document.getElementById('plot').data.map(({x, y, mode, name, error_y, marker}) => "
         "({x, y, mode, name, spread: error_y?.array, symbol: marker?.symbol}))"
@@ -119,7 +121,7 @@ def test_points_front_and_spread_are_those_of_the_rows(folder: Path, page: Any) 
     (best,) = (trace for trace in traces if trace["name"] == "best for its cost")
     assert list(zip(best["x"], best["y"], strict=True)) == [points[place] for place in front(points)]
     spreads = {spread for trace in traces for spread in trace["spread"] or () if spread is not None}
-    assert spreads == {line.score_spread for line in lines if line.score_spread is not None}
+    assert spreads == {line["score_spread"] for line in lines if line["score_spread"] is not None}
     marks = [trace["symbol"] for trace in traces if trace["mode"] == "markers"]
     assert len(set(marks)) == len(marks) and not any("open" in mark for mark in marks)
     texts = page.evaluate("document.getElementById('plot').layout.annotations.map(({text}) => text)")
@@ -170,8 +172,10 @@ def test_filters_act_on_table_and_plot(folder: Path, page: Any) -> None:
     everything = page.evaluate(POINTS)
     page.locator("#method").select_option("slimsam")
     assert all(name.startswith("slimsam") for name in models(page)) and 0 < page.evaluate(POINTS) < everything
+    fronts = "document.getElementById('plot').data.filter(({name}) => name === 'best for its cost').length"
+    assert page.evaluate(fronts) == 0, "what another method beats is best for its cost in no choice of rows"
     page.locator("#reset").click()
-    assert page.evaluate(POINTS) == everything
+    assert page.evaluate(POINTS) == everything and page.evaluate(fronts) == 1
     page.locator("#search").fill("MOBILESAM s0")
     settle(page)
     assert models(page) == ["mobilesam, tiny_vit"] and page.evaluate(POINTS) == 1
@@ -199,7 +203,7 @@ def test_more_columns_and_every_run(folder: Path, page: Any) -> None:
     assert page.locator("#rows thead th").count() > usual + 5
     assert column(page, "macs_modules").count("90000001") == 3
     page.locator("input[value=runs]").check()
-    runs = [run for run in column(page, "run") if run]
+    runs = [run for run in column(page, "run_id") if run]
     assert {"slimsam-r0.77-s0-00000000", "slimsam-r0.77-s1-00000001", IMAGE} < set(runs)
     lines = list(csv.DictReader(io.StringIO((folder / "out" / "leaderboard.csv").read_text(encoding="utf-8"))))
     wanted = {float(line["miou"]) for line in lines if line["data"] == "shapes" and line["miou"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pages.run_page import write_run_page
+from experiments.reporting.run_page import write_run_page
 from experiments.result_file import write_result
 from tests.pages.conftest import PHONE, WIDE, Opened
 from tests.unit.run_files import QUANTISATION, WIDTHS, about, evaluation, failed, finished, log, rows
@@ -42,7 +42,7 @@ def test_every_section_is_there_and_seen(report: Path, opened: Opened) -> None:
 def test_charts_are_drawn_with_lines_of_several_colours_and_dashes(report: Path, opened: Opened) -> None:
     with opened(report) as page:
         losses = page.locator("svg.chart").first
-        lines = losses.locator("path[clip-path][style*='--c']").evaluate_all(
+        lines = losses.locator("path.line").evaluate_all(
             "paths => paths.map(path => [getComputedStyle(path).stroke, getComputedStyle(path).strokeDasharray])"
         )
         assert len(lines) >= 2 and lines[0][0] != lines[1][0] and lines[0][1] != lines[1][1]

@@ -6,11 +6,11 @@ import pytest
 
 from core.provenance import ROOT
 from evaluation.protocols import PROTOCOLS
-from experiments.committed import committed_files, committed_strategies
 from experiments.everything.row import read_row
 from experiments.everything.table import published
 from experiments.paper_table import presets
 from experiments.readme import pages, with_tables
+from experiments.reporting.results import committed_files, committed_strategies
 from experiments.result_file import read_rows
 
 FILES = committed_files()
@@ -49,4 +49,4 @@ def test_every_page_says_what_the_rows_say() -> None:
     for page, text in texts.items():
         assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
     assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
-    assert sum(text.count("<!-- table:") for text in texts.values()) == 4 + len(presets())
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 5 + len(presets())

@@ -17,7 +17,7 @@ from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.result import COLUMNS
 from experiments.cli.command_line import main
-from experiments.leaderboard.columns import LEADERBOARD_COLUMNS
+from experiments.reporting.columns import LEADERBOARD_COLUMNS
 from experiments.runs.folder import held_folder
 from students.files import load_model
 from tests import warm_processes

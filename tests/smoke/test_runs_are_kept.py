@@ -34,7 +34,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn or timed: it takes longer than all that is looked at here."""
     monkeypatch.setattr("experiments.pictures.draw_masks", lambda path, *_: path.write_bytes(b"png"))
-    monkeypatch.setattr("experiments.pages.curves.line_chart", lambda *_, **__: "")
+    monkeypatch.setattr("experiments.reporting.run_page.stage_charts", lambda _: {})
     monkeypatch.setattr("experiments.runs.run.latency_columns", lambda *_: {})
 
 
@@ -136,7 +136,7 @@ def test_a_run_that_cannot_be_written_goes_on_where_its_scoring_was(
         patch.setattr(Sam, "encode", counted)
         patch.setattr("experiments.runs.run.encoder_problem", lambda *_: None)
         patch.setattr("experiments.runs.run.check_compressed", lambda *_: None)
-        patch.setattr("experiments.pages.run_page.write_run_page", unwritten)
+        patch.setattr("experiments.reporting.run_page.write_run_page", unwritten)
         assert call(root, teacher, runs) == 2
     assert "report.html: cannot be written" in complaint(capsys)
     # The teacher was scored, and two images of the student.

@@ -232,7 +232,7 @@ def test_a_disk_that_fills_up_keeps_what_was_scored(
     assert (figures(out), dict(read_instances(out))) == wanted
 
 
-@pytest.mark.parametrize("late", ["write_records", "write_result", "experiments.pages.run_page.write_run_page"])
+@pytest.mark.parametrize("late", ["write_records", "write_result", "experiments.reporting.run_page.write_run_page"])
 def test_what_cannot_be_written_at_the_end_is_written_by_the_same_command(
     late: str,
     root: Path,

@@ -4,11 +4,9 @@ import csv
 import io
 import json
 import math
-import multiprocessing
 import re
 import threading
 from dataclasses import replace
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,18 +16,16 @@ import pytest
 
 from core.provenance import ROOT
 from core.result import COLUMNS, ResultRow
-from experiments.leaderboard.columns import ADDED, LEADERBOARD_COLUMNS, own_method
-from experiments.leaderboard.command import write_leaderboard
-from experiments.leaderboard.folding import FILE, Leaderboard, cell, csv_of, fold, gather
-from experiments.leaderboard.frame import leaderboard_frame
-from experiments.leaderboard.markdown import EXACT, FRONT, markdown_of
-from experiments.leaderboard.pareto import front, on_front
-from experiments.leaderboard.run_pages import MADE, write_pages
-from experiments.leaderboard.terminal import print_leaderboard
-from experiments.pages.leaderboard_page import leaderboard_page
-from experiments.report import POCKET_NOTE
+from experiments.reporting.columns import COLUMNS as EVERY_COLUMN
+from experiments.reporting.columns import LEADERBOARD as FILE
+from experiments.reporting.columns import LEADERBOARD_COLUMNS, POCKET_NOTE, documented
+from experiments.reporting.documents import EXACT, FRONT, leaderboard_markdown, lines_of
+from experiments.reporting.leaderboard_page import leaderboard_page
+from experiments.reporting.models import front, on_front
+from experiments.reporting.results import Results, csv_of, fold, gather, own_method, results_frame
+from experiments.reporting.terminal import print_leaderboard
+from experiments.reporting.text_tables import markdown_escaped, plain_cell
 from experiments.result_file import FAILED, NAME, read_rows, write_result
-from experiments.tables.text_tables import markdown_escaped
 from tests.unit.leaderboard_files import HOSTILE, page_csv, page_data, page_rows, rows_of, write_runs
 
 
@@ -39,11 +35,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def board(runs: Path) -> Leaderboard:
+def board(runs: Path) -> Results:
     return gather(runs, results=False)
 
 
-def lines_of(text: str) -> list[dict[str, str]]:
+def rows_in(found: Results) -> list[dict[str, Any]]:
+    return lines_of(found.rows[list(LEADERBOARD_COLUMNS)])
+
+
+def csv_lines(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -56,13 +56,13 @@ def exact_cells(markdown: str) -> list[dict[str, str]]:
     return found
 
 
-def test_the_csv_equals_the_rows_to_the_last_digit(runs: Path, board: Leaderboard) -> None:
-    text = csv_of(board.entries)
+def test_the_csv_equals_the_rows_to_the_last_digit(runs: Path, board: Results) -> None:
+    text = csv_of(board.rows)
     assert text.splitlines()[0] == ",".join(LEADERBOARD_COLUMNS)
-    lines = lines_of(text)
-    assert len(lines) == len(board.entries)
-    for line, entry in zip(lines, board.entries, strict=True):
-        for name, value in entry.columns.items():
+    lines = csv_lines(text)
+    assert len(lines) == len(board.rows)
+    for line, row in zip(lines, rows_in(board), strict=True):
+        for name, value in row.items():
             if value is None:
                 assert line[name] == ""
             elif isinstance(value, dict):
@@ -81,16 +81,16 @@ def test_the_csv_equals_the_rows_to_the_last_digit(runs: Path, board: Leaderboar
         assert [line[name] for name in names] in in_file
 
 
-def test_csv_markdown_and_page_agree(board: Leaderboard) -> None:
-    lines = lines_of(csv_of(board.entries))
+def test_csv_markdown_and_page_agree(board: Results) -> None:
+    lines = csv_lines(csv_of(board.rows))
     page = leaderboard_page(board, "python -m experiments leaderboard")
     shown = page_rows(page)
-    exact = exact_cells(markdown_of(board, "python -m experiments leaderboard"))
-    assert page_csv(page) == csv_of(board.entries)
+    exact = exact_cells(leaderboard_markdown(board, "python -m experiments leaderboard"))
+    assert page_csv(page) == csv_of(board.rows)
     assert len(lines) == len(shown) == len(exact)
     for line, of_page in zip(lines, shown, strict=True):
         for name, value in of_page.items():
-            written = cell(value)
+            written = plain_cell(value)
             assert line[name].removeprefix("'") == ("" if written is None else str(written)), name
         assert all(line[name] in ("", "{}") for name in LEADERBOARD_COLUMNS if name not in of_page)
     # The Markdown sorts rows by data set and protocol.
@@ -98,8 +98,8 @@ def test_csv_markdown_and_page_agree(board: Leaderboard) -> None:
     assert sorted(tuple(cells.get(name, "") for name in EXACT) for cells in exact) == wanted
 
 
-def test_the_means_of_the_page_are_those_of_the_rows(board: Leaderboard) -> None:
-    rows = [entry.columns for entry in board.entries]
+def test_the_means_of_the_page_are_those_of_the_rows(board: Results) -> None:
+    rows = rows_in(board)
     seeds = [row for row in rows if row["model"] == "slimsam 0.77" and row["status"] == "finished"]
     scores, points = ([row[name] for row in seeds] for name in ("miou", "miou_point"))
     for row in seeds:
@@ -110,7 +110,7 @@ def test_the_means_of_the_page_are_those_of_the_rows(board: Leaderboard) -> None
         model for model in page_data(leaderboard_page(board, "x"))["models"] if model["model"] == "slimsam 0.77"
     )
     assert (model["score"], model["score_spread"], model["point"]) == (fmean(scores), stdev(scores), fmean(points))
-    assert [rows[place]["seed"] for place in model["entries"]] == model["seeds"] == [0, 1]
+    assert [rows[place]["seed"] for place in model["rows"]] == model["seeds"] == [0, 1]
     found = [entry for entry in rows if entry["ap"] is not None and entry["source"] == "measured"]
     assert [(row["ap_mean"], row["miou_mean"]) for row in found] == [(0.1 * (1 / 3), None)]
 
@@ -120,8 +120,7 @@ def test_a_comparison_that_every_run_made_is_there_once(tmp_path: Path) -> None:
         write_result(tmp_path / f"run-s{seed}" / NAME, rows_of(f"run-s{seed}", seed, 12.3 + seed), {})
 
     def found() -> list[tuple[Any, Any]]:
-        entries = gather(tmp_path, results=False, published=False).entries
-        return [(entry.columns["method"], entry.columns["seed"]) for entry in entries]
+        return [(row["method"], row["seed"]) for row in rows_in(gather(tmp_path, results=False, published=False))]
 
     assert found() == [
         ("filled_box", None), ("filled_ellipse", None), ("teacher", None), ("slimsam", 0), ("slimsam", 1),
@@ -132,34 +131,34 @@ def test_a_comparison_that_every_run_made_is_there_once(tmp_path: Path) -> None:
     assert [method for method, _ in found()].count("teacher") == 2, "other pictures are another comparison"
 
 
-def test_what_goes_with_a_row(board: Leaderboard) -> None:
-    row = next(entry.columns for entry in board.entries if entry.columns["seed"] == 1)
+def test_what_goes_with_a_row(board: Results) -> None:
+    row = next(row for row in rows_in(board) if row["seed"] == 1)
     assert row["command"] == "python -m experiments method=slimsam 'name=a b'"
     assert (row["config_hash"], row["git_dirty"], row["torch_version"]) == ("00000001", True, "2.15.0")
     assert (row["student_sha256"], row["teacher_sha256"]) == ("a" * 64, "b" * 64)
     assert row["result_file"] == "runs/slimsam-r0.77-s1-00000001/result.json"
-    evaluated = next(entry.columns for entry in board.entries if entry.columns["status"] == "evaluated")
+    evaluated = next(row for row in rows_in(board) if row["status"] == "evaluated")
     assert evaluated["command"].startswith("python -m experiments evaluate ") and evaluated["config_hash"] is None
 
 
 def test_files_that_tell_other_things_are_read_all_the_same(tmp_path: Path) -> None:
     for number, about in enumerate(({}, {"provenance": [1]}, {"provenance": {"argv": "x", "versions": 3, "utc": 4}})):
         write_result(tmp_path / f"run-{number}" / NAME, rows_of("r", number), about)
-    entries = gather(tmp_path, results=False, published=False).entries
-    assert len(entries) == 6 and all(entry.columns["command"] is entry.columns["utc"] is None for entry in entries)
+    rows = rows_in(gather(tmp_path, results=False, published=False))
+    assert len(rows) == 6 and all(row["command"] is row["utc"] is None for row in rows)
 
 
-def test_published_rows_are_marked_and_name_paper_and_table(board: Leaderboard) -> None:
-    published = [entry.columns for entry in board.entries if entry.columns["source"] == "published"]
+def test_published_rows_are_marked_and_name_paper_and_table(board: Results) -> None:
+    published = [row for row in rows_in(board) if row["source"] == "published"]
     assert len(published) > 40 and all(row["status"] == "published" and row["run_id"] is None for row in published)
     row = next(row for row in published if row["model"] == "SlimSAM-77" and row["data"] == "sa1b")
     assert (row["method"], row["miou"], row["macs_modules"], row["paper"]) == (
         "slimsam", 67.40 / 100, 23_000_000_000, "SlimSAM arXiv 2312.05284 Table 1",
     )  # fmt: skip
     assert row["published_macs_counter"] == "modules" and row["seeds"] is None
-    assert all(row["source"] == "measured" for row in (entry.columns for entry in board.entries) if row["run_id"])
+    assert all(row["source"] == "measured" for row in rows_in(board) if row["run_id"])
     without = gather(None, results=False, published=False)
-    assert not without.entries and not without.models
+    assert not len(without.rows) and not len(without.models)
 
 
 def test_a_papers_model_is_of_a_method_only_where_it_is_one() -> None:
@@ -177,8 +176,8 @@ def test_failures_are_rows_and_damaged_files_are_named(tmp_path: Path, capsys: p
     (tmp_path / "run-s4").mkdir()
     (tmp_path / "run-s4" / NAME).write_text("{")
     board = fold(tmp_path, results=False, published=False)
-    assert len(board.entries) == 5 and "run-s4" in capsys.readouterr().err
-    last = board.entries[-1].columns
+    assert len(board.rows) == 5 and "run-s4" in capsys.readouterr().err
+    last = rows_in(board)[-1]
     assert {name: last[name] for name in COLUMNS} == failed.to_dict() and last["miou_mean"] is None
     print_leaderboard(board, [tmp_path / FILE])
     out = capsys.readouterr().out
@@ -187,7 +186,7 @@ def test_failures_are_rows_and_damaged_files_are_named(tmp_path: Path, capsys: p
     )
 
 
-def test_the_terminal_needs_eighty_columns(board: Leaderboard, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_needs_eighty_columns(board: Results, capsys: pytest.CaptureFixture[str]) -> None:
     print_leaderboard(board)
     lines = capsys.readouterr().out.splitlines()
     (line,) = (line for line in lines if line.startswith("slimsam 0.77, 2 seeds"))
@@ -204,7 +203,7 @@ def test_the_terminal_shows_what_was_run_here_and_counts_the_rest(
     everything = gather(tmp_path)
     print_leaderboard(everything, runs=tmp_path)
     out = capsys.readouterr().out
-    models = sum(model.line.kind == "measured" for model in everything.models)
+    models = int((everything.models["source"] == "measured").sum())
     shown = [line for line in out.splitlines() if "│" in line]
     assert len(shown) == 4 and f"{models - 4} more models, of results/, are in the files" in out
     print_leaderboard(everything, runs=tmp_path / "elsewhere")
@@ -213,13 +212,15 @@ def test_the_terminal_shows_what_was_run_here_and_counts_the_rest(
 
 def test_the_frame_holds_the_same_rows(tmp_path: Path) -> None:
     write_runs(tmp_path)
-    frame = leaderboard_frame(tmp_path, results=False, published=False)
-    entries = gather(tmp_path, results=False, published=False).entries
-    assert tuple(frame.columns) == LEADERBOARD_COLUMNS and len(frame) == len(entries) > 3
-    for name in ("miou", "miou_mean", "parameters", "seed"):
-        found = [None if pd.isna(value) else value for value in frame[name]]
-        assert found == [entry.columns[name] for entry in entries]
-    assert str(frame["parameters"].dtype) == "Int64"
+    frame = results_frame(tmp_path, results=False, published=False)
+    rows = rows_in(gather(tmp_path, results=False, published=False))
+    assert tuple(frame.columns) == LEADERBOARD_COLUMNS and len(frame) == len(rows) > 3
+    for name in LEADERBOARD_COLUMNS:
+        found = [None if pd.api.types.is_scalar(value) and pd.isna(value) else value for value in frame[name]]
+        assert found == [row[name] for row in rows], name
+    kinds = {name: str(frame[name].dtype) for name in ("parameters", "miou_mean", "git_dirty")}
+    assert kinds == {"parameters": "Int64", "miou_mean": "Float64", "git_dirty": "boolean"}
+    assert frame.groupby("method")["miou"].mean()["filled_box"] == 0.6
 
 
 def test_folding_twice_gives_the_same_file(tmp_path: Path) -> None:
@@ -228,12 +229,12 @@ def test_folding_twice_gives_the_same_file(tmp_path: Path) -> None:
     before = (tmp_path / FILE).read_bytes()
     fold(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
-    assert not fold(tmp_path / "nowhere", False, False).entries and not (tmp_path / "nowhere").exists()
+    assert not len(fold(tmp_path / "nowhere", False, False).rows) and not (tmp_path / "nowhere").exists()
 
 
 def test_folding_at_once_leaves_a_whole_file(tmp_path: Path) -> None:
     write_runs(tmp_path)
-    whole = csv_of(gather(tmp_path, results=False).entries).encode()
+    whole = csv_of(gather(tmp_path, results=False).rows).encode()
     fold(tmp_path, results=False)
     stop, torn = threading.Event(), list[int]()
 
@@ -263,9 +264,9 @@ def test_the_front() -> None:
         assert (place in front(points)) is not beaten
 
 
-def test_the_markdown_marks_the_front_and_names_the_pocket(board: Leaderboard) -> None:
-    text = markdown_of(board, "python -m experiments leaderboard")
-    best = {(line.model, line.data) for line in on_front(board.models)}
+def test_the_markdown_marks_the_front_and_names_the_pocket(board: Results) -> None:
+    text = leaderboard_markdown(board, "python -m experiments leaderboard")
+    best = {(board.models["model"][label], board.models["data"][label]) for label in on_front(board.models)}
     assert ("mobilesam, tiny_vit", "shapes") in best and ("slimsam 0.77", "shapes") not in best
     assert f"| measured | {FRONT} mobilesam, tiny_vit |" in text and "| measured | slimsam 0.77 |" in text
     assert f"| published | {FRONT} SlimSAM-77 |" in text
@@ -276,125 +277,40 @@ def test_the_markdown_marks_the_front_and_names_the_pocket(board: Leaderboard) -
     assert not re.search(r"<(?!/?details>|/?summary>)", text), "nothing from a file is markup"
 
 
-def test_the_page_holds_no_markup_of_a_file(board: Leaderboard) -> None:
+def test_the_page_holds_no_markup_of_a_file(board: Results) -> None:
     page = leaderboard_page(board, f"python -m experiments leaderboard out={HOSTILE}")
     assert HOSTILE not in page and "<img" not in page.partition("<body>")[2].partition("<script")[0]
     assert any(HOSTILE in str(row["variant"]) for row in page_rows(page))
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=\"(?!data:)", page.partition("<body>")[2])
 
 
-def test_every_file_is_written_and_pages_only_when_something_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs, out = write_runs(tmp_path / "runs"), tmp_path / "out"
-    calls: list[Path] = []
-
-    def page_of(path: Path, at: Path | None = None) -> str:
-        calls.append(path)
-        return f"page of {path.parent.name}"
-
-    monkeypatch.setattr("experiments.pages.run_page.run_page", page_of)
-
-    def write() -> int:
-        calls.clear()
-        write_leaderboard(gather(runs, results=False), out, "x")
-        return len(calls)
-
-    assert write() == 6 and write() == 0
-    assert sorted(path.name for path in out.iterdir()) == [
-        "leaderboard.csv",
-        "leaderboard.html",
-        "leaderboard.md",
-        "pages",
-    ]
-    addresses = page_data((out / "leaderboard.html").read_text())["pages"]
-    assert len(addresses) == 6 and all((out / address).is_file() for address in addresses.values())
-    changed = runs / "mobilesam-s0-00000002" / NAME
-    write_result(changed, rows_of("mobilesam-s0-00000002", 1), {})
-    assert write() == 1 and calls == [changed]
-    (out / "pages" / "hostile-00000003.html").unlink()
-    assert write() == 1
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    write()
-    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}, "the same bytes again"
-
-
-def test_a_run_that_starts_over_meanwhile_keeps_no_other_from_having_its_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    board = gather(write_runs(tmp_path / "runs"), results=False, published=False)
-    (tmp_path / "runs" / "mobilesam-s0-00000002" / NAME).unlink()
-    write_leaderboard(board, tmp_path / "out", "x")
-    pages = {path.name for path in (tmp_path / "out" / "pages").glob("*.html")}
-    assert len(pages) == 5 and "mobilesam-s0-00000002.html" not in pages
-    assert "no page: runs/mobilesam-s0-00000002/result.json: FileNotFoundError" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("damaged", ["", "[]", '{"sources": 1}', "[" * 99_999, '{"sources": {}, "sources": {}}'])
-def test_pages_are_made_anew_where_nobody_knows_what_they_were_made_of(tmp_path: Path, damaged: str) -> None:
-    board = gather(write_runs(tmp_path / "runs"), results=False, published=False)
-    assert write_pages(board.entries, tmp_path) == 6 and write_pages(board.entries, tmp_path) == 0
-    (tmp_path / "pages" / MADE).write_text(damaged)
-    assert write_pages(board.entries, tmp_path) == 6 and write_pages(board.entries, tmp_path) == 0
-
-
-def _write_again_and_again(runs: Path, out: Path, barrier: Barrier) -> None:
-    barrier.wait()
-    for _ in range(3):
-        write_leaderboard(gather(runs, results=False), out, "x")
-
-
-def test_two_commands_at_once_leave_what_one_leaves(tmp_path: Path) -> None:
-    runs = write_runs(tmp_path / "runs")
-    write_leaderboard(gather(runs, results=False), tmp_path / "one", "x")
-    fork = multiprocessing.get_context("fork")
-    barrier = fork.Barrier(2, timeout=120)
-    children = [fork.Process(target=_write_again_and_again, args=(runs, tmp_path / "both", barrier)) for _ in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(240)
-    assert [child.exitcode for child in children] == [0, 0]
-    one, both = (
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in (tmp_path / "one", tmp_path / "both")
-    )
-    assert one == both
-
-
-def test_pages_have_plain_names(tmp_path: Path) -> None:
-    names = ("a b<c>", "Same", "same", ".hidden", "x" * 200)
-    for number, name in enumerate(names):
-        write_result(tmp_path / "runs" / name / NAME, rows_of(name, number), {})
-    write_leaderboard(gather(tmp_path / "runs", results=False, published=False), tmp_path / "out", "x")
-    pages = [path.name for path in (tmp_path / "out" / "pages").glob("[!.]*")]
-    # What a fresh start has set aside is hidden, and has no page.
-    assert len(pages) == len({name.lower() for name in pages}) == len(names) - 1
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,140}\.html", name) for name in pages) and "Same.html" in pages
-
-
 def test_the_committed_rows_are_all_there() -> None:
     board = gather(None)
-    files = {entry.columns["result_file"] for entry in board.entries}
+    rows = rows_in(board)
+    files = {row["result_file"] for row in rows}
     committed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "results").glob("*/*.json")}
     assert files - {"results/published/figures.csv"} < committed
-    listed = [{name: entry.columns[name] for name in COLUMNS} for entry in board.entries]
+    listed = [{name: row[name] for name in COLUMNS} for row in rows]
     for file in committed - files:
         # Of another command, or a copy of a run that is there once.
         assert "/everything/" in file or all(row.to_dict() in listed for row in read_rows(ROOT / file)[-1:]), file
-    scored = {place for model in board.models for place in model.entries}
-    assert len(scored) == sum(len(model.entries) for model in board.models), "no row is of two models"
-    numbers = [value for entry in board.entries for value in entry.columns.values() if isinstance(value, float)]
-    assert all(map(math.isfinite, numbers))
+    scored = [place for places in board.models["rows"] for place in places]
+    assert len(set(scored)) == len(scored), "no row is of two models"
+    assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
 
 
-def test_the_documentation_has_every_column_in_order() -> None:
+def test_the_documentation_is_made_from_the_columns() -> None:
     text = (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.+) \|$", text, re.MULTILINE)
-    assert tuple(name for name, _, _ in rows) == LEADERBOARD_COLUMNS and set(ADDED) < set(LEADERBOARD_COLUMNS)
-    kinds = {"number": float, "count": int, "text": str, "truth": bool, "mapping": dict}
-    for entry in gather(None).entries:
-        for name, kind, _ in rows:
-            value = entry.columns[name]
-            allowed = (int, float) if kind == "number" else kinds[kind]
-            assert value is None or (isinstance(value, allowed) and (kind == "truth") is isinstance(value, bool)), name
+    assert documented() in text, "python -m experiments.readme writes it anew"
+    assert LEADERBOARD_COLUMNS[: len(COLUMNS)] == COLUMNS, "a result row's columns come first, in their order"
+    assert all(column.description for column in EVERY_COLUMN.values())
+
+
+def test_the_columns_are_of_the_kinds_that_are_documented() -> None:
+    kinds = {"number": (int, float), "count": int, "text": str, "truth": bool, "mapping": dict}
+    for row in rows_in(gather(None)):
+        for name in LEADERBOARD_COLUMNS:
+            value, kind = row[name], EVERY_COLUMN[name].kind
+            assert value is None or (isinstance(value, kinds[kind]) and (kind == "truth") is isinstance(value, bool)), (
+                name
+            )

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from core.result import ResultRow
-from experiments.report import comparison, conditions, count, print_comparison
+from experiments.reporting.columns import count
+from experiments.reporting.run_report import comparison, conditions, print_comparison
 
 THIRD = 1 / 3
 

@@ -6,24 +6,25 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.protocols import PROTOCOLS
-from experiments import committed
 from experiments.cli.command_line import main
 from experiments.config.data_schema import DATA
+from experiments.reporting import results
+from experiments.reporting.columns import MEASURED, MODEL_COLUMNS, PUBLISHED
+from experiments.reporting.documents import lines_of, table_csv, table_latex, table_markdown
+from experiments.reporting.models import are_different, model_label, models_frame
+from experiments.reporting.results import FIGURES, gather, published_models, settings_behind
+from experiments.reporting.terminal import print_tables
+from experiments.reporting.text_tables import csv_text, latex_escaped, markdown_table
 from experiments.result_file import write_result
-from experiments.tables.formats import csv_format, latex_format, markdown_format
-from experiments.tables.published_figures import FIGURES, published_rows
-from experiments.tables.row import MEASURED, PUBLISHED, TableRow, model_label
-from experiments.tables.rows import gathered_rows, table_rows
-from experiments.tables.settings_behind import are_different, settings_behind
-from experiments.tables.terminal import print_tables
-from experiments.tables.text_tables import csv_text, latex_escaped, markdown_table
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -35,6 +36,21 @@ def row(method: str = "slimsam", seed: int | None = 0, **columns: Any) -> Result
     return ResultRow(method=method, seed=seed, **{**usual, **columns})
 
 
+class Line(SimpleNamespace):
+    """A model's line, its columns as attributes."""
+
+
+def table_rows(rows: list[ResultRow], settings: dict[str, Any] | None = None) -> list[Line]:
+    """The lines of rows that were read from files; ``settings`` are those of runs, by their names."""
+    known = settings or {}
+    frame = pd.DataFrame([{**vars(row), "settings": known.get(str(row.run_id))} for row in rows], dtype=object)
+    return as_lines(models_frame(frame))
+
+
+def as_lines(models: pd.DataFrame) -> list[Line]:
+    return [Line(**line) for line in lines_of(models)]
+
+
 TEACHER = row("teacher", None, miou=0.75, miou_point=0.5, parameters=2_000_000, macs_full=7, size_bytes=8_000_000)
 
 
@@ -43,7 +59,7 @@ def student(seed: int, miou: float, **columns: Any) -> ResultRow:
     return row(seed=seed, miou=miou, **{**usual, "images_seen": 100, **columns})
 
 
-def only(rows: list[TableRow], method: str) -> TableRow:
+def only(rows: list[Line], method: str) -> Line:
     (found,) = (line for line in rows if line.method == method)
     return found
 
@@ -53,7 +69,7 @@ def test_seeds_are_one_line_beside_their_teacher() -> None:
     lines = table_rows([*runs, TEACHER, TEACHER])
     assert [line.method for line in lines] == ["teacher", "slimsam"], "best first"
     line = only(lines, "slimsam")
-    assert (line.kind, line.model, line.seeds) == (MEASURED, "slimsam 0.5", (0, 1))
+    assert (line.source, line.model, line.seeds) == (MEASURED, "slimsam 0.5", (0, 1))
     assert line.run_ids == ("slimsam-s0-00000000", "slimsam-s1-00000000")
     assert (line.score, line.small, line.metric, line.point) == (0.625, 0.625, "miou", None)
     assert line.score_spread == pytest.approx(0.125 * 2**0.5)
@@ -154,13 +170,13 @@ def test_labels_say_what_differs() -> None:
             "ptq", student="sam_pocket-w4a4", variant="ptq_mse", weight_bits=4, activation_bits=4
         ),
     }
-    assert {model_label(one): one for one in label.values()} == label
+    assert {model_label(vars(one)): one for one in label.values()} == label
 
 
 def test_rows_come_from_runs_evaluations_and_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(committed, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     folders = {"results/slimsam/one.json": student(0, 0.5), "runs/two/result.json": student(1, 0.75)}
     later = student(1, 0.25, protocol="box_single@1", status="evaluated", images_seen=None)
     folders |= {"runs/evaluations/three/result.json": later}
@@ -171,12 +187,17 @@ def test_rows_come_from_runs_evaluations_and_results(
     (tmp_path / "runs" / "five" / "result.json").write_text("{")
     (tmp_path / "results" / "everything").mkdir()
     (tmp_path / "results" / "everything" / "other.json").write_text('{"columns": "of its own"}')
-    found = gathered_rows(tmp_path / "runs", results=True).rows
-    assert [(r.seed, r.miou) for r in found] == [(None, 0.75), (0, 0.5), (1, 0.75), (1, 0.25)]
-    assert found[-1].images_seen == 100, "as the run of the same name says"
+    # What a fresh start has set aside.
+    write_result(tmp_path / "runs" / ".six" / "result.json", [student(5, 0.625)], {})
+    found = gather(tmp_path / "runs", published=False)
+    assert list(zip(found.rows["seed"], found.rows["miou"], strict=True)) == [
+        *((1, 0.25), (0, None), (1, 0.75), (None, 0.75), (0, 0.5)),
+    ]
+    images = {line.protocol: line.images_seen for line in as_lines(found.models) if line.method == "slimsam"}
+    assert images == {"box_point@1": 100, "box_single@1": 100}, "as the run of the same name says"
     assert "left out" in capsys.readouterr().err
-    assert len(gathered_rows(None, results=True).rows) == 2
-    assert len(gathered_rows(tmp_path / "runs", results=False).rows) == 2
+    assert len(gather(None, published=False).rows) == 2
+    assert len(gather(tmp_path / "runs", results=False, published=False).rows) == 3
 
 
 def test_runs_that_were_given_different_things_are_not_averaged(tmp_path: Path) -> None:
@@ -185,11 +206,11 @@ def test_runs_that_were_given_different_things_are_not_averaged(tmp_path: Path) 
         "data": {"root": "x", "count": 8},
     }
 
-    def lines(**other: Any) -> list[TableRow]:
+    def lines(**other: Any) -> list[Line]:
         for seed, config in enumerate((usual, usual | other)):
             run = student(seed, 0.5 + seed / 4)
             write_result(tmp_path / str(run.run_id) / "result.json", [run], {"config": config, "teacher_sha256": "a"})
-        return table_rows(*gathered_rows(tmp_path, results=False))
+        return as_lines(gather(tmp_path, results=False, published=False).models)
 
     assert only(lines(), "slimsam").seeds == (0, 1)
     # Another machine's paths, and a file of earlier code, which had fewer settings.
@@ -226,34 +247,44 @@ def test_published_figures_stand_under_protocols_that_ask_alike() -> None:
     assert {line["protocol"] for line in lines if "2410.04960" in line["source"] or line["prompt"] == "supervised"} == {
         ""
     }
-    assert len(published_rows()) == sum(bool(line["protocol"]) for line in lines) < len(lines)
+    assert len(published_models()) == sum(bool(line["protocol"]) for line in lines) < len(lines)
 
 
 def test_published_figures_are_shares_and_counted_by_one_counter() -> None:
-    found = {(line.model, line.data, line.protocol): line for line in published_rows()}
+    published = [Line(**line) for line in published_models()]
+    found = {(line.model, line.data, line.protocol): line for line in published}
     quantised = found["Q-TinySAM-W8A8", "coco", "tinysam@1"]
-    assert (quantised.kind, quantised.metric, quantised.source) == (
+    assert (quantised.source, quantised.metric, quantised.paper) == (
         PUBLISHED,
         "ap",
         "TinySAM arXiv 2312.13789v3 Table 1",
     )
     assert (quantised.score, quantised.small) == pytest.approx((0.414, 0.256))
-    assert (quantised.macs_full, quantised.macs_modules, quantised.macs_scaled) == (None, None, 20_300_000_000)
+    assert (quantised.macs_full, quantised.macs_modules, quantised.macs_full_scaled_by_bits) == (
+        None,
+        None,
+        20_300_000_000,
+    )
     pruned = found["SlimSAM-77", "sa1b", "slimsam@1"]
     assert (pruned.macs_full, pruned.macs_modules, pruned.parameters) == (None, 23_000_000_000, 9_100_000)
     other = found["SlimSAM-77", "coco", "tinysam@1"]
-    assert (other.macs_full, other.macs_modules, other.macs_counter) == (51_700_000_000, None, "full")
-    assert found["MobileSAM", "coco", "nanosam@1"].macs_counter is None
+    assert (other.macs_full, other.macs_modules, other.published_macs_counter) == (51_700_000_000, None, "full")
+    assert found["MobileSAM", "coco", "nanosam@1"].published_macs_counter is None
 
 
-PAPER = TableRow(
-    kind=PUBLISHED, data="shapes", protocol="box_point@1", model="A|b_c & 5%", metric="miou", score=0.5, source="=a"
+PAPER = {"source": PUBLISHED, "data": "shapes", "protocol": "box_point@1", "model": "A|b_c & 5%", "metric": "miou"}
+PAPER |= {"score": 0.5, "paper": "=a", "seeds": (), "run_ids": ()}
+LINES = pd.DataFrame(
+    [
+        *map(vars, table_rows([student(0, 0.5, variant="a_b"), student(1, 0.75, variant="a_b"), TEACHER])),
+        {**dict.fromkeys(MODEL_COLUMNS), **PAPER},
+    ],
+    dtype=object,
 )
-LINES = [*table_rows([student(0, 0.5, variant="a_b"), student(1, 0.75, variant="a_b"), TEACHER]), PAPER]
 
 
 def test_csv_is_raw_marked_and_harmless() -> None:
-    text = csv_format(LINES)
+    text = table_csv(LINES)
     lines = list(csv.DictReader(io.StringIO(text, newline="")))
     assert text.count("\r\n") == 4 and [line["kind"] for line in lines] == [MEASURED, MEASURED, PUBLISHED]
     assert (lines[1]["score_0_to_1"], lines[1]["difference_to_teacher_points"]) == ("0.625", "-12.5")
@@ -264,7 +295,7 @@ def test_csv_is_raw_marked_and_harmless() -> None:
 
 
 def test_markdown_marks_and_escapes() -> None:
-    text = markdown_format(LINES, "python -m experiments table")
+    text = table_markdown(LINES, "python -m experiments table")
     assert "never how good real SAM is" in text and "`python -m experiments table`" in text
     cells = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(cells) == 5 and cells[0].startswith("| kind | model |")
@@ -274,7 +305,7 @@ def test_markdown_marks_and_escapes() -> None:
 
 
 def test_latex_has_a_rule_between_and_escapes() -> None:
-    text = latex_format(LINES, "python -m experiments table")
+    text = table_latex(LINES, "python -m experiments table")
     body = text[text.index("\\toprule") :].splitlines()
     assert text.startswith("% Made by") and "\\begin{tabular}{ll" in text and body[-1] == "\\end{tabular}"
     assert [line for line in body if line.startswith("\\")] == [
@@ -303,7 +334,7 @@ def test_a_terminal_of_eighty_characters_is_enough() -> None:
 def call(command: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     """``table`` from an empty folder, with one committed row."""
     write_result(tmp_path / "house" / "results" / "slimsam" / "one.json", [TEACHER, student(0, 0.5)], {})
-    monkeypatch.setattr(committed, "ROOT", tmp_path / "house")
+    monkeypatch.setattr(results, "ROOT", tmp_path / "house")
     return partial(command, "table")
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from core.result import ResultRow
 from core.terminal import terminal
 from evaluation.baselines import BASELINES
-from experiments.report import count, points
+from experiments.reporting.columns import count, share
 from experiments.runs.sweeps.outcome import Outcome
 
 
@@ -29,8 +29,8 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
     for row, _ in sorted(students, key=lambda pair: -(pair[0].miou or 0)):
         table.add_row(
             row.run_id,
-            "-" if row.miou is None else points(row.miou),
-            "-" if row.miou_point is None else points(row.miou_point),
+            "-" if row.miou is None else share(row.miou),
+            "-" if row.miou_point is None else share(row.miou_point),
             "-" if row.parameters is None else count(row.parameters),
             "-" if row.macs_full is None else count(row.macs_full),
         )

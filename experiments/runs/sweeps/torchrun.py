@@ -49,7 +49,7 @@ def run_under_torchrun(settings: Any, overrides: Sequence[str], flags: Sequence[
         raise RunFailed(f"processes={settings.processes}: torchrun ended with status {done.returncode}; see above")
     rows = [ResultRow.from_dict(raw, "torchrun") for raw in json.loads(done.stdout.strip().splitlines()[-1])["rows"]]
     if settings.format == "table":
-        from experiments.report import print_comparison
+        from experiments.reporting.run_report import print_comparison
 
         print_comparison(rows)
     return rows

@@ -1,1 +1,0 @@
-"""All rows of all runs, folded into CSV, Markdown and one page."""

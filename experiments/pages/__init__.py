@@ -1,1 +1,0 @@
-"""Pages that open from disk: one file each, no network."""

@@ -1,0 +1,1 @@
+"""Result rows as tables, pages and figures."""

@@ -1,0 +1,162 @@
+"""The commands ``table`` and ``leaderboard``: measured rows and published figures, as tables and as a page."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from core.checkpoint import write_text
+from core.errors import InputError
+from core.plain_file import home_path
+from experiments.config.messages import nearest
+from experiments.config.schema import LeaderboardConfig, TableConfig
+from experiments.config.typed_command import typed_command
+from experiments.out_place import writing_to
+from experiments.reporting.columns import LEADERBOARD
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from experiments.reporting.results import Results
+
+NONE = "none"
+"""``runs=none``: committed rows alone."""
+
+
+class PlainRow(dict[str, Any]):
+    """A line of a command's answer, by columns."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The columns by name."""
+        return dict(self)
+
+
+def table(settings: TableConfig, cfg: DictConfig) -> list[PlainRow]:
+    """Put every model into its table, and print or write it.
+
+    Raises:
+        InputError: there is no row, or none of the protocol or data set that is asked for, or it cannot be written.
+    """
+    # Here, so that other commands do not wait for pandas.
+    from experiments.reporting.documents import measured_first, table_rows
+    from experiments.reporting.results import gather
+    from experiments.reporting.terminal import print_tables
+
+    runs = None if settings.runs == NONE else Path(settings.runs)
+    if runs is not None and not runs.is_dir() and settings.runs != TableConfig.runs:
+        raise InputError(f"runs={settings.runs}: no such folder; give a folder of runs, or runs={NONE}")
+    found = gather(runs, settings.results)
+    if not len(found.models):
+        raise InputError(f"runs={settings.runs}: no row there; start a run with method=slimsam ratio=0.77")
+    models = measured_first(narrowed(found, settings.protocol, settings.dataset).models)
+    rows = [PlainRow(row) for row in table_rows(models)]
+    if settings.out is not None:
+        with writing_to(settings.out):
+            write_text(home_path(settings.out), rendered(models, settings))
+    elif settings.format == "table":
+        # Straight to the terminal, whose width and colours are used.
+        print_tables(models)
+    elif settings.format != "json":
+        # Whoever called prints the rows as JSON.
+        sys.stdout.write(rendered(models, settings))
+    return rows
+
+
+def rendered(models: "pd.DataFrame", settings: TableConfig) -> str:
+    """The models in the format that is asked for."""
+    from experiments.reporting import documents
+    from experiments.reporting.terminal import print_tables
+
+    command = typed_command("table", settings, ("runs", "results", "protocol", "dataset", "format"))
+    match settings.format:
+        case "csv":
+            return documents.table_csv(models)
+        case "markdown":
+            return documents.table_markdown(models, command)
+        case "latex":
+            return documents.table_latex(models, command)
+        case "json":
+            return json.dumps({"rows": documents.table_rows(models)}, allow_nan=False) + "\n"
+    stream = io.StringIO()
+    print_tables(models, stream)
+    return stream.getvalue()
+
+
+def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[PlainRow]:
+    """Write CSV, Markdown and pages, and show the models; returns the rows.
+
+    Raises:
+        InputError: there is no row, or none of the protocol or data set that is asked for, or nothing can be written.
+    """
+    from experiments.reporting.columns import LEADERBOARD_COLUMNS
+    from experiments.reporting.documents import lines_of
+    from experiments.reporting.results import gather
+    from experiments.reporting.terminal import print_leaderboard
+
+    runs = Path(settings.runs)
+    found = gather(runs, settings.results, settings.published)
+    if not len(found.rows):
+        raise InputError(f"runs={settings.runs}: no finished run there; start one with method=slimsam ratio=0.77")
+    found = narrowed(found, settings.protocol, settings.dataset)
+    out = runs if settings.out is None else home_path(settings.out)
+    keys = ("runs", "out", "results", "published", "protocol", "dataset", "pages")
+    with writing_to(out):
+        written = write_leaderboard(found, out, typed_command("leaderboard", settings, keys), settings.pages)
+    if settings.format == "table":
+        print_leaderboard(found, written, runs)
+    return [PlainRow(row) for row in lines_of(found.rows[list(LEADERBOARD_COLUMNS)])]
+
+
+def write_leaderboard(found: "Results", out: Path, command: str, pages: bool = True) -> list[Path]:
+    """Write ``leaderboard.csv``, ``.md`` and ``.html``, each atomically, and the pages of single runs.
+
+    Args:
+        command: what makes them anew, as it is typed.
+        pages: whether each run has a page of its own, linked from the table.
+
+    Returns:
+        The files, and the folder of the pages if there is one.
+    """
+    from experiments.reporting.documents import leaderboard_markdown
+    from experiments.reporting.leaderboard_page import FILE, leaderboard_page
+    from experiments.reporting.results import csv_of
+    from experiments.reporting.run_pages import FOLDER, write_pages
+
+    files = [out / LEADERBOARD, out / "leaderboard.md", out / FILE]
+    write_text(files[0], csv_of(found.rows))
+    write_text(files[1], leaderboard_markdown(found, command))
+    addresses: dict[str, str] = {}
+    if pages and found.rows["path"].notna().any():
+        addresses = write_pages(found.rows, out)
+        files.append(out / FOLDER)
+    write_text(files[2], leaderboard_page(found, command, addresses))
+    return files
+
+
+def narrowed(found: "Results", protocol: str | None, data: str | None) -> "Results":
+    """The rows and models of one protocol and one data set, if they are asked for.
+
+    Args:
+        protocol, data: a name, of a protocol with or without its version; None: all.
+
+    Raises:
+        InputError: no row has it.
+    """
+    from experiments.reporting.results import Results
+
+    for key, name in (("protocol", protocol), ("data", data)):
+        if name is None:
+            continue
+        own = found.rows[key]
+        chosen = own.map(lambda value, name=name: value is not None and name in (value, value.partition("@")[0]))
+        if not chosen.any():
+            raise InputError(f"{key}={name}: no row has it; {nearest(name, own.dropna().unique())}")
+        moved = {old: new for new, old in enumerate(found.rows.index[chosen])}
+        # Rows of a model share data set and protocol.
+        models = found.models[found.models["rows"].map(lambda places, moved=moved: places[0] in moved)]
+        rows = models["rows"].map(lambda places, moved=moved: tuple(moved[place] for place in places))
+        found = Results(found.rows[chosen].reset_index(drop=True), models.assign(rows=rows).reset_index(drop=True))
+    return found

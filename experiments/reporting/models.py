@@ -1,0 +1,252 @@
+"""Models over their seeds, each beside its teacher, and which of them are best for what they cost."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import fmean, median, stdev
+from typing import Any
+
+import pandas as pd
+
+from evaluation.baselines import BASELINES
+from experiments.reporting.columns import MEASURED, MODEL_COLUMNS
+
+Record = dict[str, Any]
+"""A row or a line by columns; None is unknown."""
+SAME = 1e-4
+"""Scores that differ by no more are two measurements of one thing."""
+COMPARISONS = (*BASELINES, "teacher")
+"""Methods of rows that many runs measure alike, to compare their student with."""
+COSTS = ("macs_full", "macs_modules", "parameters", "encoder_latency_ms", "size_bytes", "macs_full_scaled_by_bits")
+"""What a score can be plotted against; a model is best for the first of these that any model beside it has."""
+CONDITIONS = ("data", "protocol", "source", "instances", "images", "detections", "choices")
+"""What models must share for their figures to compare; published ones stand by themselves."""
+_SCORED_ON = ("data", "protocol", "instances", "images", "detections", "axes")
+_IDENTITY = (
+    *("method", "ratio", "teacher", "student", "variant", "weight_bits", "activation_bits", "images_seen"),
+    *("device", "precision"),
+)
+"""What makes two rows the same model, but for the seed."""
+_NEEDED = (
+    *(*_SCORED_ON, *_IDENTITY, "status", "run_id", "seed", "settings", "miou", "miou_small", "miou_medium"),
+    *("miou_large", "miou_point", "ap", "ap_small", "ap_medium", "ap_large", "parameters", "macs_full"),
+    *("macs_modules", "size_bytes", "encoder_latency_ms"),
+)
+
+
+def model_label(row: Mapping[str, Any]) -> str:
+    """Method, ratio, student, variant and bits, as far as each says something that the others do not."""
+    if row["method"] == "teacher":
+        return f"teacher {row['teacher']}"
+    ratio, teacher = row["ratio"], row["teacher"]
+    name = row["method"].replace("_", " ") + ("" if ratio is None else f" {ratio:g}")
+    student = re.sub(r"-?w\d+a\d+$", "", (row["student"] or "").removeprefix(f"{teacher}-"))
+    own = row["method"].partition("+")[0] + ("" if ratio is None else f"-{ratio:g}")
+    parts = [name, *([student] if student not in ("", own, teacher) else [])]
+    parts += [row["variant"]] if row["variant"] not in (None, row["method"]) else []
+    bits = row["weight_bits"], row["activation_bits"]
+    return ", ".join([*parts, *([] if bits[0] is None else [f"W{bits[0]}A{bits[1]}"])])
+
+
+def plain_records(frame: pd.DataFrame) -> list[Record]:
+    """Rows as mappings in which what is unknown is None."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
+
+
+def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line a model, in the order of tables: data set, protocol, most instances first, best first.
+
+    Means and spreads are exact (``statistics``), so that the order of files does not change their last digits.
+
+    Args:
+        rows: with the columns of a result row; ``settings`` are what its run was given (None: unknown). Runs that were
+            given different things are lines of their own.
+
+    Returns:
+        :data:`MODEL_COLUMNS`, and ``rows``: the places of all rows that a line stands for; no row is of two lines.
+    """
+    records = plain_records(rows.reindex(columns=list(_NEEDED)))
+    seen = {row["run_id"]: row["images_seen"] for row in records if row["run_id"] and row["images_seen"] is not None}
+    for place, row in enumerate(records):
+        row["place"] = place
+        if row["images_seen"] is None and row["method"] not in COMPARISONS:
+            # A model that was evaluated later was trained on as many images as its run says.
+            row["images_seen"] = seen.get(row["run_id"])
+    scored = [row for row in records if is_scored(row)]
+    told, lines = _differing_axes(scored), list[Record]()
+    for group in _same_models(scored):
+        repeats = _repeats(group)
+        # Where a seed has several scores, or runs had other settings, rows differ in what no column tells: each alone.
+        alone = len(repeats) > len({again[0]["seed"] for again in repeats})
+        alone = alone or are_different(row["settings"] for row in group if row["method"] not in COMPARISONS)
+        parts = [(again[:1], again) for again in repeats] if alone else [([again[0] for again in repeats], group)]
+        for part, behind in parts:
+            line = _line(part, part if alone else group, told[part[0]["data"], part[0]["protocol"]])
+            if alone and part[0]["run_id"]:
+                line["model"] += f", {part[0]['run_id']}"
+            lines.append({**line, "scored_on": _scored_on(part[0]), "rows": tuple(row["place"] for row in behind)})
+    teachers = [line for line in lines if line["method"] == "teacher"]
+    for line in lines:
+        line |= _beside(line, [teacher for teacher in teachers if teacher["scored_on"] == line["scored_on"]])
+    lines.sort(key=_order)
+    return pd.DataFrame(lines, columns=[*MODEL_COLUMNS, "rows"], dtype=object)
+
+
+def is_scored(row: Mapping[str, Any]) -> bool:
+    """Whether a row has a score of a data set under a protocol."""
+    scored = row["status"] in ("finished", "evaluated") and row["data"] and row["protocol"]
+    return bool(scored) and (row["miou"] is not None or row["ap"] is not None)
+
+
+def are_different(settings: Iterable[Mapping[str, str] | None]) -> bool:
+    """Whether two of them give one thing different values; a thing that older files do not name tells nothing."""
+    known: dict[str, str] = {}
+    return any(known.setdefault(name, value) != value for given in settings for name, value in (given or {}).items())
+
+
+def _scored_on(row: Record) -> tuple[Any, ...]:
+    return (*(row[key] for key in _SCORED_ON[:-1]), tuple(sorted((row["axes"] or {}).items())))
+
+
+def _same_models(rows: Sequence[Record]) -> Iterable[list[Record]]:
+    """The rows of each model, in the order of first rows."""
+    if not rows:
+        return []
+    keys = pd.DataFrame([(*_scored_on(row), *(row[key] for key in _IDENTITY)) for row in rows], dtype=object)
+    numbers = keys.groupby(list(keys.columns), dropna=False, sort=False).ngroup()
+    groups: dict[int, list[Record]] = {}
+    for number, row in zip(numbers, rows, strict=True):
+        groups.setdefault(number, []).append(row)
+    return groups.values()
+
+
+def _repeats(group: Sequence[Record]) -> list[list[Record]]:
+    """A model's rows by measurement; each list holds one thing's measurement and its repetitions."""
+    found: list[list[Record]] = []
+    # By a coarse score, so that thousands of rows need not be compared with each other.
+    near: dict[tuple[int | None, int], list[list[Record]]] = {}
+    for row in group:
+        place = int(((row["ap"] if row["miou"] is None else row["miou"]) or 0.0) / SAME)
+        close = [again for step in (-2, -1, 0, 1, 2) for again in near.get((row["seed"], place + step), ())]
+        again = next((again for again in close if _is_same(row, again[0])), None)
+        if again is None:
+            again = []
+            found.append(again)
+            near.setdefault((row["seed"], place), []).append(again)
+        again.append(row)
+    return found
+
+
+def _is_same(row: Record, other: Record) -> bool:
+    pairs = ((row[key], other[key]) for key in ("miou", "ap", "miou_point"))
+    return all((a is None) == (b is None) and abs((a or 0) - (b or 0)) <= SAME for a, b in pairs)
+
+
+def _line(rows: Sequence[Record], timed: Sequence[Record], told: Collection[str]) -> Record:
+    """Means over seeds.
+
+    Args:
+        rows: one a seed.
+        timed: the measurements whose latencies count.
+        told: the choices in which rows of one table differ.
+    """
+    first = rows[0]
+    metric = "miou" if first["miou"] is not None else "ap"
+    latencies = [row["encoder_latency_ms"] for row in timed if row["encoder_latency_ms"] is not None]
+    # Of a hash the first digits.
+    axes = [(k, v[:12] if k.endswith("_sha256") else v) for k, v in (first["axes"] or {}).items() if k in told]
+    figures = {"small": f"{metric}_small", "medium": f"{metric}_medium", "large": f"{metric}_large"}
+    means = {name: _mean(rows, column) for name, column in (figures | {"point": "miou_point"}).items()}
+    whole = {name: _mean(rows, name) for name in ("parameters", "macs_full", "macs_modules", "size_bytes")}
+    run_ids = dict.fromkeys(row["run_id"] for row in rows if row["run_id"] is not None)
+    return {
+        **dict.fromkeys(MODEL_COLUMNS),
+        **{name: first[name] for name in (*_SCORED_ON[:-1], *_IDENTITY)},
+        **means,
+        **{name: None if value is None else round(value) for name, value in whole.items()},
+        "source": MEASURED,
+        "model": model_label(first),
+        "choices": ", ".join(f"{name}={value}" for name, value in axes) or None,
+        "seeds": tuple(sorted(row["seed"] for row in rows if row["seed"] is not None)),
+        "run_ids": () if first["method"] in COMPARISONS else tuple(run_ids),
+        "metric": metric,
+        "score": _mean(rows, metric) or 0.0,
+        "score_spread": _spread(rows, metric),
+        "point_spread": _spread(rows, "miou_point"),
+        "encoder_latency_ms": median(latencies) if latencies else None,
+    }
+
+
+def _known(rows: Sequence[Record], column: str) -> list[float]:
+    values = [row[column] for row in rows]
+    return values if None not in values else []
+
+
+def _mean(rows: Sequence[Record], column: str) -> float | None:
+    values = _known(rows, column)
+    return fmean(values) if values else None
+
+
+def _spread(rows: Sequence[Record], column: str) -> float | None:
+    values = _known(rows, column)
+    return stdev(values) if len(values) > 1 else None
+
+
+def _differing_axes(rows: Sequence[Record]) -> dict[tuple[str, str], set[str]]:
+    """By data set and protocol, the choices that not all of its rows share."""
+    found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        found.setdefault((row["data"], row["protocol"]), []).extend([] if row["axes"] is None else [row["axes"]])
+    return {
+        table: {name for name in set().union(*axes) if len({own.get(name) for own in axes}) > 1}
+        for table, axes in found.items()
+    }
+
+
+def _beside(line: Record, teachers: Sequence[Record]) -> Record:
+    """A line's differences to the teacher, where that was scored under the same conditions."""
+    if line["method"] == "teacher":
+        return {}
+    own = [teacher for teacher in teachers if teacher["teacher"] == line["teacher"]]
+    if line["method"] in BASELINES and len({teacher["teacher"] for teacher in teachers}) == 1:
+        own = list(teachers)
+    if not own:
+        return {}
+    teacher = min(own, key=lambda t: (t["precision"] != line["precision"], t["device"] != line["device"]))
+    points = None if None in (line["point"], teacher["point"]) else 100 * (line["point"] - teacher["point"])
+    return {"to_teacher": 100 * (line["score"] - teacher["score"]), "point_to_teacher": points}
+
+
+def _order(line: Record) -> tuple[Any, ...]:
+    most = line["instances"] or line["detections"] or 0
+    return line["data"], line["protocol"], -most, -(line["images"] or 0), -line["score"], line["model"]
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the points that no other one dominates, cheapest first.
+
+    Args:
+        points: cost, which is better low, and score, better high. Of equal points each is on the front.
+    """
+    best, found = float("-inf"), list[int]()
+    last: tuple[float, float] | None = None
+    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1], place)):
+        if points[place][1] > best or points[place] == last:
+            best, last = points[place][1], points[place]
+            found.append(place)
+    return found
+
+
+def front_of(lines: pd.DataFrame, cost: str, score: str = "score") -> list[Any]:
+    """The labels of the lines that are best for their cost, cheapest first; none where fewer than two have both."""
+    both = lines[lines[cost].notna() & lines[score].notna()]
+    points = list(zip(both[cost], both[score], strict=True))
+    return [both.index[place] for place in front(points)] if len(points) > 1 else []
+
+
+def on_front(models: pd.DataFrame) -> set[Any]:
+    """The labels of the models that are best for their cost under their conditions."""
+    found: set[Any] = set()
+    for _, alike in models.groupby(list(CONDITIONS), dropna=False, sort=False):
+        cost = next((key for key in COSTS[:3] if alike[key].notna().any()), None)
+        found |= set() if cost is None else set(front_of(alike, cost))
+    return found

@@ -1,1 +1,0 @@
-"""Measured rows and published figures, in tables."""
