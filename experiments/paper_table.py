@@ -16,11 +16,22 @@ from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
+from experiments.reporting.columns import with_spread
 from experiments.result_file import NAME, read_rows
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
 _CONDITIONS = ("teacher", "data", "protocol", "instances", "images")
 """Columns that all rows of a table share."""
+_VERDICTS = {
+    (True, "holds"): "Published orderings that hold here",
+    (True, "undecided"): "Published orderings undecided here, within the spread of seeds",
+    (True, "reversed"): "Published orderings reversed here",
+    (False, "holds"): "Measured here alone",
+    (False, "undecided"): "Measured here alone, within the spread of seeds",
+    (False, "reversed"): "Measured here alone, the other way round",
+}
+Run = tuple[str, float | None, int | None]
+"""What a row must have to belong to a line: variant, ratio and bits."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +56,32 @@ class Entry:
     bits: int | None = None
 
     @property
-    def run(self) -> tuple[str, float | None, int | None]:
-        """What a row must have to belong to this line: variant, ratio and bits."""
+    def run(self) -> Run:
+        """Which rows belong to this line."""
         return self.variant, self.ratio, self.bits
 
 
-Measured = Mapping[tuple[str, float | None, int | None], Sequence[ResultRow]]
-"""Rows by what a line asks of them."""
+Measured = Mapping[Run, Sequence[ResultRow]]
 
 
 def presets() -> dict[str, list[Entry]]:
-    """The tables that can be made, each with its lines in the published order, best first."""
+    """The tables that can be made, with their lines in the published order, best first. An installed copy has none."""
     found: dict[str, list[Entry]] = {}
     if not PUBLISHED.is_file():
-        # An installed copy carries no results.
         return found
     with open(PUBLISHED, encoding="utf-8", newline="") as stream:
         for line in csv.DictReader(stream):
-            published = float(line["published"]) if line["published"] else None
+            ratio, published = (float(line[key]) if line[key] else None for key in ("ratio", "published"))
             entry = Entry(
                 line["group"],
                 line["label"],
                 line["variant"],
-                float(line["ratio"]) if line["ratio"] else None,
-                published,
-                line["claimed"] == "yes",
-                line["judged"],
-                line["source"],
-                int(line["bits"]) if line["bits"] else None,
+                ratio=ratio,
+                published=published,
+                claimed=line["claimed"] == "yes",
+                judged=line["judged"],
+                source=line["source"],
+                bits=int(line["bits"]) if line["bits"] else None,
             )
             found.setdefault(line["preset"], []).append(entry)
     return found
@@ -95,15 +104,18 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     measured = {
         entry.run: [row for row in rows if (row.variant, row.ratio, row.weight_bits) == entry.run] for entry in entries
     }
-    some = next((of_variant[0] for of_variant in measured.values() if of_variant), None)
-    if some is None:
+    used = [row for of_line in measured.values() for row in of_line]
+    if not used:
         raise InputError(f"{preset}: none of its runs is finished; start them with experiment={preset}")
     _check_alike(preset, measured)
+    first = used[0]
     by_bits = any(entry.bits for entry in entries)
     sources = sorted({entry.source for entry in entries if entry.published is not None})
+    seen = sorted({row.images_seen for row in used if row.images_seen is not None})
+    images = " to ".join(f"{count:,}" for count in sorted({seen[0], seen[-1]})) if seen else "unknown"
     lines = [
-        f"Protocol `{some.protocol}` on held-out `{some.data}`, {some.instances:,} instances in {some.images:,} "
-        f"images; {_images_seen(measured)} training images a run; {some.device}; mean ± standard deviation over seeds."
+        f"Protocol `{first.protocol}` on held-out `{first.data}`, {first.instances:,} instances in {first.images:,} "
+        f"images; {images} training images a run; {first.device}; mean ± standard deviation over seeds."
         + (f" *Published*: {'; '.join(sources)}; its level does not compare." if sources else ""),
         "",
         f"| | | {'bits' if by_bits else 'ratio'} | seeds | mIoU point | mIoU box | *published* |",
@@ -111,15 +123,10 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
     ]
     for entry in entries:
         found = measured[entry.run]
+        which = str(entry.bits) if by_bits else "" if entry.ratio is None else f"{entry.ratio:g}"
         published = "" if entry.published is None else f"*{entry.published:.4f}*"
-        cells = [
-            entry.group,
-            entry.label,
-            str(entry.bits) if by_bits else "" if entry.ratio is None else f"{entry.ratio:g}",
-            str(len(found)),
-            _spread(found, "miou_point"),
-        ]
-        lines.append("| " + " | ".join([*cells, _spread(found, "miou"), published]) + " |")
+        figures = [_over_seeds(_values(found, column)) for column in ("miou_point", "miou")]
+        lines.append("| " + " | ".join([entry.group, entry.label, which, str(len(found)), *figures, published]) + " |")
     return "\n".join([*lines, "", *orderings(entries, measured)])
 
 
@@ -145,54 +152,36 @@ def _check_alike(preset: str, measured: Measured) -> None:
         )
 
 
-def _images_seen(measured: Measured) -> str:
-    """How many training images the runs saw, as one number or a range."""
-    seen = sorted({row.images_seen for rows in measured.values() for row in rows if row.images_seen is not None})
-    return " to ".join(f"{count:,}" for count in sorted({seen[0], seen[-1]})) if seen else "unknown"
-
-
 def orderings(entries: Sequence[Entry], measured: Measured) -> list[str]:
     """Whether each published ordering of neighbours holds for the measured mIoU (with one point, or with boxes).
 
     It holds, or is reversed, if the means differ by more than the spreads of both together; else it is undecided.
     """
-    told: dict[str, list[str]] = {words: [] for words in _VERDICTS.values()}
+    found: dict[str, list[str]] = {words: [] for words in _VERDICTS.values()}
     groups: dict[tuple[str, float | None, int | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.group, entry.ratio, entry.bits), []).append(entry)
     for (group, ratio, bits), members in groups.items():
+        where = group.partition(":")[0] + ("" if ratio is None else f", {ratio:g}")
+        where += "" if bits is None else f", {bits} bits"
         for better, worse in pairwise(members):
-            first, second = (
-                [value for row in measured[e.run] if (value := getattr(row, e.judged)) is not None]
-                for e in (better, worse)
-            )
+            first, second = (_values(measured[entry.run], entry.judged) for entry in (better, worse))
             if len(first) < 2 or len(second) < 2:
                 continue
             difference = mean(first) - mean(second)
             noise = (stdev(first) ** 2 + stdev(second) ** 2) ** 0.5
             verdict = "undecided" if abs(difference) <= noise else "holds" if difference > 0 else "reversed"
-            where = group.partition(":")[0] + ("" if ratio is None else f", {ratio:g}")
-            where += "" if bits is None else f", {bits} bits"
             pair = f"{better.label} > {worse.label} ({where}: {100 * difference:+.1f} points)"
-            told[_VERDICTS[better.claimed, verdict]].append(pair)
-    return [f"- {words}: {'; '.join(pairs)}." for words, pairs in told.items() if pairs]
+            found[_VERDICTS[better.claimed, verdict]].append(pair)
+    return [f"- {words}: {'; '.join(pairs)}." for words, pairs in found.items() if pairs]
 
 
-_VERDICTS = {
-    (True, "holds"): "Published orderings that hold here",
-    (True, "undecided"): "Published orderings undecided here, within the spread of seeds",
-    (True, "reversed"): "Published orderings reversed here",
-    (False, "holds"): "Measured here alone",
-    (False, "undecided"): "Measured here alone, within the spread of seeds",
-    (False, "reversed"): "Measured here alone, the other way round",
-}
+def _values(rows: Sequence[ResultRow], column: str) -> list[float]:
+    return [value for row in rows if (value := getattr(row, column)) is not None]
 
 
-def _spread(rows: Sequence[ResultRow], column: str) -> str:
-    values = [value for row in rows if (value := getattr(row, column)) is not None]
-    if not values:
-        return "-"
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+def _over_seeds(values: Sequence[float]) -> str:
+    return with_spread(mean(values), stdev(values) if len(values) > 1 else None) if values else "-"
 
 
 def print_paper_table(preset: str, runs: Path) -> None:

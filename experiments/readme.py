@@ -1,122 +1,111 @@
 """The tables of README.md and of docs/, made from committed result rows: ``python -m experiments.readme``."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+
+import pandas as pd
 
 from core.checkpoint import write_text
 from core.provenance import ROOT
-from core.result import ResultRow
 from experiments.commands.cost import cells, known_rows
-from experiments.everything.row import read_row
-from experiments.everything.table import strategies_table
+from experiments.everything.strategies import read_row, strategies_table
 from experiments.paper_table import presets, rows_of_runs, table
-from experiments.reporting.columns import count, documented, size
-from experiments.reporting.results import EVERYTHING, committed_files, committed_strategies
-from experiments.result_file import read_rows
+from experiments.reporting.columns import COLUMNS, POCKET, documented, share, with_spread
+from experiments.reporting.documents import lines_of
+from experiments.reporting.models import Record, models_frame
+from experiments.reporting.results import EVERYTHING, committed_strategies, read_records
+from experiments.reporting.text_tables import plain_table
 from students.quantized.bit_operations import FLOAT_BITS
 
-OWN_STUDENT = "tiny_vit_pocket"
-"""MobileSAM's student of the pocket teacher, where no other is asked for."""
+OWN_STUDENT = ", tiny_vit_pocket"
+"""MobileSAM's student of the pocket teacher, which is not named where no other is asked for."""
 QUANTISED = "+ptq"
 """How the method of rows ends that belong to the table of quantised models."""
 ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobilesam", "scratch")
+"""Of lines; other methods follow by name."""
+_FIGURES = ("parameters", "macs_full", "macs_modules", "size_bytes")
 
 
-def committed_rows(data: str) -> list[ResultRow]:
-    """Rows of ``results/`` on one data set, under the packaged teacher (baselines have none)."""
-    paths = [path for path in committed_files() if path.parent.name not in presets()]
-    rows = [row for path in paths for row in read_rows(path)]
-    # Runs with a name of their own belong to the tables of their preset.
-    return [
+def committed_rows(data: str) -> pd.DataFrame:
+    """Rows of runs in ``results/`` on one data set, under the packaged teacher (baselines have none).
+
+    Runs with a name of their own are left out: they belong to the tables of their preset.
+    """
+    named = presets()
+    rows = [
         row
-        for row in rows
-        if row.data == data and row.teacher in ("sam_pocket", None) and row.status == "finished" and row.variant is None
+        for row in read_records(None, True)
+        if row["data"] == data and row["teacher"] in (POCKET, None) and row["status"] == "finished"
+        if row["variant"] is None and row["path"].parent.name not in named
     ]
+    return pd.DataFrame(rows, dtype=object)
 
 
-def quality_table(rows: Sequence[ResultRow]) -> str:
-    """Mean over seeds and its spread (standard deviation), one line a model; one measurement of each comparison."""
-    groups: dict[tuple[int, float, str, str], list[ResultRow]] = {}
-    for row in rows:
-        if not row.method.endswith(QUANTISED):
-            place = (ORDER.index(row.method), row.ratio or 0.0, row.method, _unusual_student(row))
-            groups.setdefault(place, []).append(row)
-    lines = [
-        "| model | seeds | images seen | mIoU box | mIoU point | to teacher, box / point (points) | parameters "
-        "| MACs `full` | MACs `modules` | file |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    teacher = next(row for row in rows if row.method == "teacher")
-    for (_, ratio, method, student), group in sorted(groups.items()):
-        # A comparison was scored once a run, with the same result each time.
-        seeds = {row.seed: row for row in group}
-        several = list(seeds.values())
-        first = several[0]
-        cells = [
-            f"{method.replace('_', ' ')}{f' {ratio:g}' if ratio else ''}{f', {student}' if student else ''}",
-            str(len(several)) if method not in ORDER[:3] else "",
-            f"{first.images_seen:,}" if first.images_seen else "",
-            _over_seeds([row.miou for row in several]),
-            _over_seeds([row.miou_point for row in several]),
-            _to_teacher(several, teacher),
-            *(count(value) if value else "" for value in (first.parameters, first.macs_full, first.macs_modules)),
-            size(first.size_bytes) if first.size_bytes else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def quantised_table(rows: Sequence[ResultRow]) -> str:
-    """Models of one seed before and after quantisation, one line a pair."""
-    lines = [
-        "| model | bits | mIoU box, float | quantised | difference (points) | mIoU point, float | quantised "
-        "| difference (points) | file, float | quantised | bit-operations, float | quantised |",
-        "|---" * 12 + "|",
-    ]
-    for row in (row for row in rows if row.method.endswith(QUANTISED)):
-        method = row.method.removesuffix(QUANTISED)
-        alike = [r for r in rows if (r.method, r.ratio, r.seed) == (method, row.ratio, row.seed)]
-        before = next(r for r in alike if r.parameters == row.parameters)
-        student = _unusual_student(before)
-        cells = [
-            f"{method}{f' {row.ratio:g}' if row.ratio else ''}{f', {student}' if student else ''}, seed {row.seed}",
-            f"W{row.weight_bits}A{row.activation_bits}",
-        ]
-        for one, other in ((before.miou, row.miou), (before.miou_point, row.miou_point)):
-            cells += [f"{one:.4f}", f"{other:.4f}", f"{100 * ((other or 0) - (one or 0)):+.2f}"]
-        cells += [size(r.size_bytes) for r in (before, row) if r.size_bytes]
-        cells += [f"{bits / 1e9:.1f} G" for bits in ((before.macs_full or 0) * FLOAT_BITS**2, row.bit_operations or 0)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _unusual_student(row: ResultRow) -> str:
-    """The student of a row, where it is another than the pocket teacher's own."""
-    name = (row.student or "").removeprefix(f"{row.teacher}-")
-    return "" if row.method.partition("+")[0] != "mobilesam" or name.startswith(OWN_STUDENT) else name
-
-
-def conditions(rows: Sequence[ResultRow]) -> str:
-    """What the table was measured on."""
-    row = next(row for row in rows if row.method == "teacher")
+def quality_table(rows: pd.DataFrame) -> str:
+    """What it was measured on, and one line a model: means over seeds and their spreads (standard deviation)."""
+    models = lines_of(models_frame(rows[~rows["method"].str.endswith(QUANTISED)]))
+    teacher = next(line for line in models if line["method"] == "teacher")
+    header = ["model", "seeds", "images seen", "mIoU box", "mIoU point", "to teacher, box / point (points)"]
+    header += ["parameters", "MACs `full`", "MACs `modules`", "file"]
+    lines = []
+    for line in sorted(models, key=_place):
+        points = [f"{line[name]:+.1f}" for name in ("to_teacher", "point_to_teacher") if line[name] is not None]
+        lines.append(
+            [
+                "teacher" if line is teacher else _name(line),
+                str(len(line["seeds"]) or ""),
+                COLUMNS["images_seen"].shown(line["images_seen"]),
+                with_spread(line["score"], line["score_spread"]),
+                with_spread(line["point"], line["point_spread"]),
+                " / ".join(points),
+                *(COLUMNS[name].shown(line[name]) for name in _FIGURES),
+            ]
+        )
     return (
-        f"Protocol `{row.protocol}` on held-out `{row.data}`, {row.instances:,} instances in {row.images:,} images; "
-        f"{row.device}, {row.precision}; mean ± standard deviation over seeds. Commands: `results/README.md`."
+        f"Protocol `{teacher['protocol']}` on held-out `{teacher['data']}`, {teacher['instances']:,} instances in "
+        f"{teacher['images']:,} images; {teacher['device']}, {teacher['precision']}; mean ± standard deviation over "
+        f"seeds. Commands: `results/README.md`.\n\n{plain_table(header, lines)}"
     )
+
+
+def _name(line: Record) -> str:
+    return str(line["model"]).removesuffix(OWN_STUDENT)
+
+
+def _place(line: Record) -> tuple[int, str, float, str]:
+    method = line["method"]
+    return ORDER.index(method) if method in ORDER else len(ORDER), method, line["ratio"] or 0.0, _name(line)
+
+
+def quantised_table(rows: pd.DataFrame) -> str:
+    """Models of one seed before and after quantisation, one line a pair."""
+    header = ["model", "bits", "mIoU box, float", "quantised", "difference (points)", "mIoU point, float", "quantised"]
+    header += ["difference (points)", "file, float", "quantised", "bit-operations, float", "quantised"]
+    known, lines = lines_of(rows), []
+    for row in (row for row in known if row["method"].endswith(QUANTISED)):
+        of = row["method"].removesuffix(QUANTISED), row["ratio"], row["seed"], row["parameters"]
+        keys = ("method", "ratio", "seed", "parameters")
+        before = next(one for one in known if tuple(one[key] for key in keys) == of)
+        pairs = [(before[key], row[key]) for key in ("miou", "miou_point")]
+        bits = (before["macs_full"] * FLOAT_BITS**2, row["bit_operations"])
+        lines.append(
+            [
+                f"{_name(before)}, seed {row['seed']}",
+                f"W{row['weight_bits']}A{row['activation_bits']}",
+                *(cell for one, other in pairs for cell in (share(one), share(other), f"{100 * (other - one):+.2f}")),
+                *(COLUMNS["size_bytes"].shown(one["size_bytes"]) for one in (before, row)),
+                *(f"{number / 1e9:.1f} G" for number in bits),
+            ]
+        )
+    return plain_table(header, lines)
 
 
 def cost_table() -> str:
     """What ``cost`` alone counts, a line a model."""
-    lines = [
-        "| model | parameters | encoder | encoder MACs `full` | encoder MACs `modules` |",
-        "|---|---|---|---|---|",
-    ]
-    for row in known_rows():
-        lines.append("| " + " | ".join(cells(row)) + " |")
-    return "\n".join(lines)
+    header = ["model", "parameters", "encoder", "encoder MACs `full`", "encoder MACs `modules`"]
+    return plain_table(header, [cells(row) for row in known_rows()])
 
 
 def pages() -> list[Path]:
@@ -138,7 +127,7 @@ def with_tables(text: str) -> str:
 def _tables() -> dict[str, Callable[[], str]]:
     """What makes each table, by the name in its marks."""
     own: dict[str, Callable[[], str]] = {
-        "pocket": lambda: f"{conditions(committed_rows('shapes'))}\n\n{quality_table(committed_rows('shapes'))}",
+        "pocket": lambda: quality_table(committed_rows("shapes")),
         "cost": cost_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
@@ -151,23 +140,6 @@ def _preset_table(preset: str) -> str:
     rows = rows_of_runs(ROOT / "results" / preset)
     none = f"No row is committed yet: `python -m experiments experiment={preset}` makes them."
     return table(preset, rows) if rows else none
-
-
-def _over_seeds(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    spread = f" ± {stdev(known):.4f}" if len(known) > 1 else ""
-    return f"{mean(known):.4f}{spread}"
-
-
-def _to_teacher(rows: Sequence[ResultRow], teacher: ResultRow) -> str:
-    if rows[0].method == "teacher" or teacher.miou is None or teacher.miou_point is None:
-        return ""
-    box = 100 * (mean(row.miou or 0 for row in rows) - teacher.miou)
-    if rows[0].miou_point is None:
-        return f"{box:+.1f}"
-    return f"{box:+.1f} / {100 * (mean(row.miou_point or 0 for row in rows) - teacher.miou_point):+.1f}"
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[st
     """
     # Here, so that neither --help nor a wrong word waits for PyTorch.
     from core import processes
-    from experiments.everything.table import print_sweep
+    from experiments.everything.strategies import print_sweep
     from experiments.paper_table import print_paper_table
     from experiments.runs.sweeps.job import Job
     from experiments.runs.sweeps.summary import print_summary

@@ -20,7 +20,7 @@ def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:
 
     Returns:
         A :class:`experiments.everything.folder.SegmentedPicture` a picture, or one
-        :class:`experiments.everything.row.StrategyRow`.
+        :class:`experiments.everything.strategies.StrategyRow`.
 
     Raises:
         InputError: a setting is out of range, the model or the data set cannot be read, or no picture at all.

@@ -104,7 +104,7 @@ def measured_images(
 
 
 def columns(images: Sequence[MeasuredImage], device: torch.device) -> dict[str, Any]:
-    """The columns of :class:`experiments.everything.row.StrategyRow` that rest on the images."""
+    """The columns of :class:`experiments.everything.strategies.StrategyRow` that rest on the images."""
     scores = proposal_scores([image.found() for image in images])
     best: Metric = scores["mean_best_iou"]
     return {

@@ -20,8 +20,7 @@ from evaluation.latency import PRECISIONS, device_name
 from experiments.config.schema import EverythingConfig, ProposalsConfig
 from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
-from experiments.everything.row import StrategyRow, read_row, write_row
-from experiments.everything.table import strategies_table, strategy_name
+from experiments.everything.strategies import StrategyRow, read_row, strategies_table, strategy_name, write_row
 from experiments.runs.build import build_data, check_precision, data_name, evaluation_indices
 from experiments.runs.checkpoints import check_encoder, chosen_model
 from experiments.runs.data_content import data_content

@@ -21,6 +21,11 @@ def share(value: float) -> str:
     return f"{value:.4f}"
 
 
+def with_spread(value: float | None, spread: float | None) -> str:
+    """A mean score and its standard deviation, as far as they are known."""
+    return ("" if value is None else share(value)) + ("" if spread is None else f" ± {spread:.4f}")
+
+
 def count(value: float) -> str:
     """A large number with three or four digits and a unit: 5.659 M."""
     for size, unit in _UNITS:

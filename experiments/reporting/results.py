@@ -101,7 +101,7 @@ def csv_of(rows: pd.DataFrame) -> str:
 
 def gather(runs: Path | None, results: bool = True, published: bool = True) -> Results:
     """Read every file; a comparison that many runs made equally is there once, and so is a copied row."""
-    read = list(_read(runs, results))
+    read = read_records(runs, results)
     # Models are of all rows, so that every latency that was measured counts.
     models = plain_records(models_frame(pd.DataFrame(read, columns=_READ, dtype=object)))
     line_of = {place: number for number, model in enumerate(models) for place in model["rows"]}
@@ -125,7 +125,7 @@ def gather(runs: Path | None, results: bool = True, published: bool = True) -> R
 _READ = [*LEADERBOARD_COLUMNS, "path", "settings"]
 
 
-def _read(runs: Path | None, results: bool) -> Iterator[Record]:
+def read_records(runs: Path | None, results: bool) -> list[Record]:
     """Every row of every readable file; one that cannot be read is named on standard error and left out."""
     found, settings = list[Record](), dict[str | None, Mapping[str, str]]()
     for path, shown in _result_files(runs, results):
@@ -140,7 +140,7 @@ def _read(runs: Path | None, results: bool) -> Iterator[Record]:
         told = {"path": path, "result_file": shown, **_told(about, run, rows)}
         found += [{**vars(row), "source": MEASURED, "model": model_label(vars(row)), **told} for row in rows]
     # An evaluation of a run's student is of what that run was given.
-    return ({**dict.fromkeys(_READ), **row, "settings": settings.get(row["run_id"])} for row in found)
+    return [{**dict.fromkeys(_READ), **row, "settings": settings.get(row["run_id"])} for row in found]
 
 
 def _result_files(runs: Path | None, results: bool) -> Iterator[tuple[Path, str]]:

@@ -46,11 +46,17 @@ def plain_cell(value: Any) -> Any:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in GitHub's Markdown; the first column to the left, numbers to the right."""
     right = numeric_columns(header, rows)
-    lines = [header, ["--:" if number else "---" for number in right], *rows]
-    return "\n".join(
-        "| " + " | ".join(cells if place == 1 else map(markdown_escaped, cells)) + " |"
-        for place, cells in enumerate(lines)
-    )
+    head, *body = (_markdown_line(map(markdown_escaped, cells)) for cells in (header, *rows))
+    return "\n".join([head, _markdown_line("--:" if number else "---" for number in right), *body])
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown whose cells are Markdown themselves, every column to the left."""
+    return "\n".join([_markdown_line(header), "|---" * len(header) + "|", *map(_markdown_line, rows)])
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def markdown_escaped(text: str) -> str:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from core.provenance import ROOT
 from evaluation.protocols import PROTOCOLS
-from experiments.everything.row import read_row
-from experiments.everything.table import published
+from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
-from experiments.readme import pages, with_tables
+from experiments.readme import committed_rows, pages, quality_table, with_tables
 from experiments.reporting.results import committed_files, committed_strategies
 from experiments.result_file import read_rows
 
@@ -37,11 +37,19 @@ def test_a_committed_file_is_whole(path: Path) -> None:
 def test_the_committed_strategies_are_the_published_ones() -> None:
     rows = [read_row(path) for path in STRATEGIES]
     assert [row.run_id for row in rows] == [path.stem for path in STRATEGIES]
-    assert {(*row.sides, row.threshold) for row in rows} == set(published())
+    assert {row.key for row in rows} == set(published())
     # One machine, one model, the same pictures and thresholds.
     alike = ("checkpoint", "data", "split", "images", "instances", "device", "threads", "precision")
     assert len({tuple(getattr(row, name) for name in alike) for row in rows}) == 1
     assert len({row.settings["pred_iou_thresh"] for row in rows}) == 1
+
+
+def test_a_method_that_no_list_names_has_its_line_in_the_readme() -> None:
+    rows = committed_rows("shapes")
+    known = rows[rows["method"] == "slimsam"]
+    new = known.assign(method="magnitude", student=known["student"].str.replace("slimsam", "magnitude"))
+    lines = quality_table(pd.concat([rows, new], ignore_index=True)).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[-2:]] == [["| magnitude 0.5", "3"], ["| magnitude 0.77", "3"]]
 
 
 def test_every_page_says_what_the_rows_say() -> None:

@@ -12,8 +12,14 @@ from evaluation.everything import EverythingSettings
 from experiments.cli.help.overview import choices
 from experiments.config.schema import CONF
 from experiments.everything.files import json_safe
-from experiments.everything.row import StrategyRow, read_row, write_row
-from experiments.everything.table import published, strategies_table, strategy_name
+from experiments.everything.strategies import (
+    StrategyRow,
+    published,
+    read_row,
+    strategies_table,
+    strategy_name,
+    write_row,
+)
 
 
 def row(seconds: float, processor: float | None = None, **settings: object) -> StrategyRow:
@@ -49,7 +55,7 @@ def test_settings_that_differ_are_columns_and_time_is_the_processors() -> None:
 def test_a_row_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = row(1.0, strategy="hierarchical", high_score_thresh=float("inf"))
     write_row(tmp_path / "a.json", written, {"provenance": {}})
-    assert read_row(tmp_path / "a.json") == written and written.threshold == float("inf")
+    assert read_row(tmp_path / "a.json") == written and written.key[2] == float("inf")
     assert "hierarchical 8/32 inf" in strategies_table([written])
     (tmp_path / "b.json").write_text("{}")
     write_row(tmp_path / "c.json", dataclasses.replace(written, schema_version=9), {})
