@@ -11,10 +11,10 @@ from experiments.commands.convert import convert
 from experiments.commands.cost import cost
 from experiments.commands.export import export
 from experiments.commands.predict import predict
-from experiments.comparison.command import compare
 from experiments.evaluate import evaluate
 from experiments.everything.command import everything
 from experiments.reporting.commands import leaderboard, table
+from experiments.reporting.comparison import compare
 from experiments.rows import Row
 from experiments.runs.chain import run_chain
 

@@ -113,7 +113,7 @@ def _write(
     out: str,
 ) -> None:
     # Here, because matplotlib makes folders in the user's home as soon as it is imported.
-    from experiments.prediction_picture import draw_prediction
+    from experiments.reporting.mask_images import draw_prediction
 
     with writing_to(out):
         for file, mask in zip(files, masks, strict=True):

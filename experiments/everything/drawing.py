@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from core.checkpoint import replacing
 from data.annotations import decode_segmentation
 from experiments.everything.files import SHOWS
-from experiments.pictures import COLOURS
+from experiments.reporting.mask_images import COLOURS, save
 
 LARGEST, SMALLEST = 1024, 512
 """Longer side of a drawing in pixels; a picture beyond these is scaled before."""
@@ -47,13 +45,11 @@ def draw_everything(
     whole_hw = height + TITLE, max(width, NARROWEST)
     dpi = 100
     figure = Figure(figsize=(whole_hw[1] / dpi, whole_hw[0] / dpi), dpi=dpi)
-    FigureCanvasAgg(figure)
     # One pixel of the file a pixel of the picture.
     figure.figimage(shown, (whole_hw[1] - width) // 2, 0, origin="upper")
     title = f"{len(records):,} mask{'' if len(records) == 1 else 's'}"
     figure.text(0.5, 1 - TITLE / 2 / whole_hw[0], title, ha="center", va="center", fontsize=11)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={SHOWS: shows})
+    save(figure, path, **{SHOWS: shows})
 
 
 def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:

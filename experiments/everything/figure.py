@@ -11,12 +11,10 @@ from pathlib import Path
 import hydra
 import numpy as np
 from hydra.errors import HydraException
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 
-from core.checkpoint import replacing
 from core.errors import InputError
 from core.storage import check_place
 from core.terminal import terminal
@@ -27,6 +25,7 @@ from experiments.config.validate import settings_of
 from experiments.everything.command import generator_settings
 from experiments.everything.drawing import painted, scaled
 from experiments.everything.files import places
+from experiments.reporting.mask_images import save
 from experiments.runs.checkpoints import Found, find_model
 from experiments.scoring import counted
 from experiments.upright import upright_image
@@ -78,7 +77,6 @@ def draw(path: Path, headings: Sequence[str], rows: Sequence[Sequence[Cell]]) ->
     heights = [row[0].shown.shape[0] for row in rows]
     whole = len(headings) * (WIDTH + gap) - gap, top + sum(heights) + len(rows) * below
     figure = Figure(figsize=(whole[0] / DPI, whole[1] / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
     for column, text in enumerate(headings):
         x = (column * (WIDTH + gap) + WIDTH / 2) / whole[0]
         figure.text(x, 1 - top / 2 / whole[1], text, ha="center", va="center", fontsize=13)
@@ -91,8 +89,7 @@ def draw(path: Path, headings: Sequence[str], rows: Sequence[Sequence[Cell]]) ->
             x, y = (left + WIDTH / 2) / whole[0], (bottom - below / 2) / whole[1]
             figure.text(x, y, f"{cell.masks:,} masks", ha="center", va="center", fontsize=11, color="0.35")
         bottom -= below
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

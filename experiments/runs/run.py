@@ -235,7 +235,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     if not processes.is_first():
         return []
     # Here, so that a finished run is shown without waiting for matplotlib.
-    from experiments.pictures import draw_masks
+    from experiments.reporting.mask_images import draw_masks
 
     draw_masks(parts.folder / PICTURE, {"teacher": teacher, "student": student}, parts.held)
     files = {

@@ -60,7 +60,7 @@ RESULTS: dict[str, Callable[[Any, Outcome], None]] = {
 
 def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
     """Some held-out pictures, each as every model sees it: predicted and true masks are layers to switch on and off."""
-    from experiments.pictures import OBJECTS, answers, samples_shown
+    from experiments.reporting.mask_images import OBJECTS, predicted_masks, samples_shown
 
     wandb = importlib.import_module("wandb")
     found: dict[str, list[Any]] = {}
@@ -70,7 +70,7 @@ def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
         labels = {0: "background"} | {number + 1: f"object {number + 1}" for number in range(len(chosen))}
         images = found.setdefault(f"masks/{shortened(sample.name, LONGEST_IN_A_FILE)}", [])
         for name, model in outcome.models.items():
-            layers = {"prediction": answers(model, sample, chosen), "ground_truth": sample.masks[chosen]}
+            layers = {"prediction": predicted_masks(model, sample, chosen), "ground_truth": sample.masks[chosen]}
             masks = {key: {"mask_data": numbered(part), "class_labels": labels} for key, part in layers.items()}
             images.append(wandb.Image(sample.image, caption=name, masks=masks))
     return found

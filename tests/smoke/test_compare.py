@@ -120,11 +120,11 @@ def test_without_pictures_a_line_says_why(call: Call, runs: Path) -> None:
     Path("out").mkdir()
     Path("out", "best.png").write_text("of an earlier comparison")
     for words, said in {
-        "teacher gone": "no pictures were drawn: checkpoint=gone.pth is neither a file nor a model",
+        "teacher gone": "no images were drawn: checkpoint=gone.pth is neither a file nor a model",
         "teacher silent": "result.json holds no settings of an evaluation",
         "one_elsewhere other_elsewhere": "result.json names no data set of this version",
-        "teacher teacher": "no pictures were drawn: no instance differs",
-        "teacher noisy count=0": "no pictures were drawn: no instance was asked for",
+        "teacher teacher": "no images were drawn: no instance differs",
+        "teacher noisy count=0": "no images were drawn: no instance was asked for",
     }.items():
         status, out, err = call(*words.split(" "), "out=out")
         assert status == 0 and not err and said in out.splitlines()[-1], out

@@ -15,7 +15,7 @@ from data.prompts import central_point
 from data.sample import ImageSample
 from data.shapes import Shapes
 from experiments.commands.typed_prompt import TypedPrompt
-from experiments.prediction_picture import draw_prediction
+from experiments.reporting.mask_images import draw_prediction
 from experiments.upright import upright_image
 
 Call = Callable[..., tuple[int, str, str]]

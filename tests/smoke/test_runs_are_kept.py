@@ -33,8 +33,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn or timed: it takes longer than all that is looked at here."""
-    monkeypatch.setattr("experiments.pictures.draw_masks", lambda path, *_: path.write_bytes(b"png"))
-    monkeypatch.setattr("experiments.reporting.run_page.stage_charts", lambda _: {})
+    monkeypatch.setattr("experiments.reporting.mask_images.draw_masks", lambda path, *_: path.write_bytes(b"png"))
     monkeypatch.setattr("experiments.runs.run.latency_columns", lambda *_: {})
 
 

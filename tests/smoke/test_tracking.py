@@ -14,7 +14,7 @@ from compressors.distill.engine import Engine
 from core.checkpoint import file_sha256
 from core.result import COLUMNS
 from experiments.cli.command_line import main
-from experiments.pictures import PICTURES
+from experiments.reporting.mask_images import IMAGES
 from experiments.tracking.local_files import metrics_csv
 from tests.unit.tiny import pocket_file
 
@@ -178,7 +178,7 @@ def test_wandb_offline_holds_the_whole_run_though_it_was_stopped(
     assert len(content["data"]) == 4 and set(content["columns"]) <= set(COLUMNS) and "miou" in content["columns"]
     media = offline / "files" / "media" / "images"
     assert len(list(media.rglob("*.mask.png"))) >= 4 and len(list(media.glob("masks/comparison*.png"))) == 1
-    assert len([key for key in history[-1] if key.startswith("masks/") and key.endswith("/count")]) <= PICTURES
+    assert len([key for key in history[-1] if key.startswith("masks/") and key.endswith("/count")]) <= IMAGES
     artifacts = {artifact.name: artifact for artifact in of_kind(found, "artifact")}
     student = artifacts[f"{folder.name}-student"]
     assert student.type == "model" and json.loads(student.metadata)["run_id"] == folder.name

@@ -1,4 +1,4 @@
-"""Pictures of the instances where two models differ most: the masks are made again, records hold figures alone."""
+"""Images of the instances where two models differ most: the masks are made again, records hold figures alone."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from core.checkpoint import replacing
 from core.errors import InputError
 from data.content import ImageContent
 from data.sample import ImageData, ImageSample
@@ -19,12 +16,12 @@ from evaluation.comparison import InstancePair
 from evaluation.latency import PRECISIONS
 from evaluation.protocols import ScoringProtocol
 from evaluation.scorer import Scorer
-from experiments.comparison.report import Compared
 from experiments.config.data_schema import DATA
 from experiments.config.schema import CompareConfig, EvaluateConfig, EvaluationConfig
 from experiments.evaluate import chosen_protocols
-from experiments.pictures import WIDTH, border_of, overlaid
 from experiments.recorded_evaluation import RecordedEvaluation
+from experiments.reporting.comparison import Compared
+from experiments.reporting.mask_images import border_of, grid, overlaid, save
 from experiments.runs.build import build_data
 from experiments.runs.data_content import data_content
 from experiments.subjects import EvaluatedModel, find_evaluated_model
@@ -39,7 +36,7 @@ ALIKE = 0.005
 
 
 class NotDrawn(Exception):
-    """There are no pictures; the message says why."""
+    """There are no images; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +69,20 @@ def draw_extremes(out: Path, compared: Compared, settings: CompareConfig) -> lis
         (out / file).unlink(missing_ok=True)
     if not any(chosen.values()):
         raise NotDrawn("no instance was asked for" if compared.count == 0 else "no instance differs")
-    sides = (compared.first, compared.second)
+    sides = [evaluation for _, evaluation in compared.sides]
     try:
         protocols = [_protocol(evaluation, name) for evaluation in sides]
         data = _data(compared.first, protocols[0], settings.data.root)
-        subjects = [_subject(evaluation, settings) for evaluation in sides]
-        wanted = {pair.first.image_id for pairs in chosen.values() for pair in pairs}
-        samples = _samples(data, wanted, compared.first.images, Path(settings.runs))
+        models = [_model(evaluation, settings) for evaluation in sides]
+        image_ids = {pair.first.image_id for pairs in chosen.values() for pair in pairs}
+        samples = _samples(data, image_ids, compared.first.images, Path(settings.runs))
         drawn = {
-            file: [_drawn(pair, samples[pair.first.image_id], subjects, protocols, sides) for pair in pairs]
+            file: [_drawn(pair, samples[pair.first.image_id], models, protocols, sides) for pair in pairs]
             for file, pairs in chosen.items()
         }
     except InputError as error:
         raise NotDrawn(str(error)) from None
-    titles = ("ground truth", *(f"{side}: {e.name()}" for side, e in zip(("first", "second"), sides, strict=True)))
+    titles = ("ground truth", *(f"{side}: {evaluation.name()}" for side, evaluation in compared.sides))
     written = [file for file, instances in drawn.items() if instances]
     for file in written:
         _draw(out / file, drawn[file], titles)
@@ -116,7 +113,7 @@ def _data(evaluation: RecordedEvaluation, protocol: ScoringProtocol, root: str |
     return build_data(dataclasses.replace(schema, **{key: value for key, value in given.items() if key in known}))
 
 
-def _subject(evaluation: RecordedEvaluation, settings: CompareConfig) -> EvaluatedModel:
+def _model(evaluation: RecordedEvaluation, settings: CompareConfig) -> EvaluatedModel:
     checkpoint = evaluation.setting("checkpoint")
     if not isinstance(checkpoint, str):
         raise NotDrawn(f"{evaluation.folder}: result.json names no checkpoint")
@@ -131,11 +128,11 @@ def _subject(evaluation: RecordedEvaluation, settings: CompareConfig) -> Evaluat
 
 
 def _samples(
-    data: ImageData, wanted: set[int], scored: Mapping[int, ImageContent], runs: Path
+    data: ImageData, image_ids: set[int], scored: Mapping[int, ImageContent], runs: Path
 ) -> dict[int, ImageSample]:
-    """Pictures by their ids, if they are what was scored."""
-    indices = [index for index in range(len(data)) if data.image_id(index) in wanted]
-    missing = sorted(wanted - {data.image_id(index) for index in indices})
+    """Images by their ids, if they are what was scored."""
+    indices = [index for index in range(len(data)) if data.image_id(index) in image_ids]
+    missing = sorted(image_ids - {data.image_id(index) for index in indices})
     if missing:
         raise NotDrawn(f"{data.name} has no image {missing[0]} now")
     for image in data_content(data, indices, True, runs).images if scored else ():
@@ -147,7 +144,7 @@ def _samples(
 def _drawn(
     pair: InstancePair,
     sample: ImageSample,
-    subjects: Sequence[EvaluatedModel],
+    models: Sequence[EvaluatedModel],
     protocols: Sequence[ScoringProtocol],
     sides: Sequence[RecordedEvaluation],
 ) -> _Drawn:
@@ -157,11 +154,11 @@ def _drawn(
     place = sample.annotation_ids.index(record.annotation_id)
     masks, labels = [], [f"image {record.image_id}, annotation {record.annotation_id}"]
     records = (pair.first, pair.second)
-    for subject, protocol, evaluation, scored in zip(subjects, protocols, sides, records, strict=True):
-        cast = PRECISIONS.get(subject.precision)
-        with torch.autocast(subject.device.type, cast, enabled=cast is not None):
+    for model, protocol, evaluation, scored in zip(models, protocols, sides, records, strict=True):
+        cast = PRECISIONS.get(model.precision)
+        with torch.autocast(model.device.type, cast, enabled=cast is not None):
             seed = evaluation.setting("evaluation", "seed") or 0
-            (mask,), (iou,) = Scorer(subject.model, [protocol], seed=seed).masks(sample, protocol, [place])
+            (mask,), (iou,) = Scorer(model.model, [protocol], seed=seed).masks(sample, protocol, [place])
         masks.append(mask)
         again = "" if abs(iou - scored.iou) <= ALIKE else f" (as drawn {iou:.3f})"
         labels.append(f"IoU {scored.iou:.3f}{again}")
@@ -179,20 +176,13 @@ def window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _draw(path: Path, instances: Sequence[_Drawn], titles: Sequence[str]) -> None:
-    """A line an instance: the truth, then each model's mask with the truth's border in white."""
-    heights = [instance.image.shape[0] / instance.image.shape[1] for instance in instances]
-    size = (WIDTH * len(titles), sum(WIDTH * height + 0.25 for height in heights) + 0.25)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(instances), len(titles), squeeze=False, height_ratios=heights)
+    """A row an instance: the truth, then each model's mask with the truth's border in white."""
+    figure, axes = grid([instance.image for instance in instances], len(titles), lines=2)
     for place, (row, instance) in enumerate(zip(axes, instances, strict=True)):
-        for axis, mask, label, title in zip(
-            row, (instance.truth, *instance.masks), instance.labels, titles, strict=True
-        ):
-            axis.set_axis_off()
+        masks = (instance.truth, *instance.masks)
+        for axis, mask, label, title in zip(row, masks, instance.labels, titles, strict=True):
             shown = overlaid(instance.image, mask[None])
             shown[border_of(instance.truth)] = 255
             axis.imshow(shown)
             axis.set_title(f"{title}\n{label}" if place == 0 else label, fontsize=8, loc="left")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)

@@ -1,1 +1,0 @@
-"""Two evaluations, instance by instance."""

@@ -1,0 +1,177 @@
+"""Masks drawn over images: of a run's models beside each other, and of a single prediction."""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from core.checkpoint import replacing
+from core.protocols import Prompt, Segmenter, device_of
+from data.images import to_frame
+from data.prompts import central_point
+from data.readable import readable_samples
+from data.sample import ImageSample
+from evaluation.mask_measures import pairwise_iou
+from experiments.scoring import EvaluationSet
+
+if TYPE_CHECKING:
+    from experiments.commands.typed_prompt import TypedPrompt
+
+COLOURS = np.array(
+    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
+)
+"""Okabe and Ito's colours, which the colour-blind can tell apart."""
+WIDTH = 2.6
+"""Of one image of a grid, in inches."""
+IMAGES = 4
+"""Drawn at most."""
+OBJECTS = 5
+"""Prompts shown an image, the largest objects first."""
+SIDE, NARROWEST = 8.0, 2.5
+"""Longer side of a prediction in inches of 120 pixels, and the least of the shorter one, so that the title has room."""
+PIXELS = 1024
+"""Longer side of a prediction that is drawn; larger images are scaled down before."""
+
+
+def draw_masks(path: Path, models: Mapping[str, Segmenter], held: EvaluationSet) -> None:
+    """Draw the first images that have objects: prompts, ground truth, each model's masks with their IoUs."""
+    samples = samples_shown(held)
+    titles = ["box prompts", "ground truth", *models]
+    figure, axes = grid([sample.image for sample in samples], len(titles))
+    for place, (row, sample) in enumerate(zip(axes, samples, strict=True)):
+        chosen = np.argsort(-sample.areas)[:OBJECTS]
+        truth = sample.masks[chosen]
+        for axis, title in zip(row, titles, strict=True):
+            masks = predicted_masks(models[title], sample, chosen) if title in models else truth
+            axis.imshow(sample.image if title == titles[0] else overlaid(sample.image, masks))
+            for number, box in enumerate(sample.boxes_xyxy[chosen] if title == titles[0] else ()):
+                draw_box(axis, box, number % len(COLOURS), 1.6)
+            if title in models:
+                iou = pairwise_iou(torch.from_numpy(masks), torch.from_numpy(truth)).tolist()
+                for target, value in zip(truth, iou, strict=True):
+                    # In the middle of its object.
+                    box = {"facecolor": "black", "alpha": 0.55, "linewidth": 0, "pad": 0.8}
+                    style = {"fontsize": 6, "color": "white", "ha": "center", "va": "center", "bbox": box}
+                    axis.text(*central_point(target), f"{value:.2f}", **style)
+                axis.set_title(f"mean IoU {np.mean(iou):.3f}", fontsize=8, loc="right", color="0.3")
+            if place == 0:
+                axis.set_title(title, fontsize=10, loc="left")
+        row[0].set_title(sample.name, fontsize=6, loc="right", color="0.4")
+    save(figure, path)
+
+
+def samples_shown(held: EvaluationSet) -> list[ImageSample]:
+    """The first images that have objects, at most :data:`IMAGES`."""
+    read = readable_samples(held.data, held.indices)
+    return list(islice((sample for _, sample in read if sample is not None and len(sample.masks)), IMAGES))
+
+
+def predicted_masks(model: Segmenter, sample: ImageSample, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """A model's single masks for some boxes of an image: bool ``[N, H, W]``."""
+    device = device_of(model)
+    size_hw = (sample.image.shape[0], sample.image.shape[1])
+    boxes = torch.from_numpy(sample.boxes_xyxy[chosen]).float().to(device)
+    with torch.inference_mode():
+        embedding = model.encode(to_frame(sample.image, model.input_size)[None].to(device))
+        return model.decode(embedding, Prompt(boxes_xyxy=boxes), size_hw).binary(size_hw)[:, 0].cpu().numpy()
+
+
+def draw_prediction(
+    path: Path,
+    image: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+    iou_pred: NDArray[np.float32],
+    prompt: "TypedPrompt",
+) -> None:
+    """Draw masks ``[M, H, W]`` over their image ``[H, W, 3]``, side by side, with the prompt and the predicted IoUs.
+
+    Args:
+        prompt: in pixels of the image.
+    """
+    height, width = image.shape[:2]
+    inch = SIDE / max(height, width)
+    size = max(NARROWEST, width * inch) * len(masks), max(NARROWEST, height * inch) + 0.35
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    for index, axis in enumerate(figure.subplots(1, len(masks), squeeze=False)[0]):
+        axis.set_axis_off()
+        small, mask = _scaled_down(image, masks[index])
+        # Coordinates stay those of the image, whatever is shown: pixel centres lie at whole numbers.
+        axis.imshow(overlaid(small, mask[None]), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        if prompt.box_xyxy is not None:
+            draw_box(axis, prompt.box_xyxy, 1, 2)
+        if prompt.points_xy is not None and prompt.labels is not None:
+            for label, marker, colour in ((1, "o", COLOURS[2]), (0, "X", COLOURS[5])):
+                x, y = prompt.points_xy[prompt.labels == label].T
+                style = {"marker": marker, "edgecolors": "white", "linewidths": 1.5, "zorder": 3}
+                axis.scatter(x, y, s=90, c=[tuple(colour / 255)], **style)
+        name = f"mask {index}, " if len(masks) > 1 else ""
+        axis.set_title(f"{name}predicted IoU {iou_pred[index]:.3f}", fontsize=10)
+    save(figure, path)
+
+
+def _scaled_down(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """An image and its mask with a longer side of at most :data:`PIXELS`."""
+    scale = PIXELS / max(mask.shape)
+    if scale >= 1:
+        return image, mask
+    size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
+    pixels = (image, mask.astype(np.uint8) * 255)
+    small, binary = (np.array(Image.fromarray(part).resize(size, Image.Resampling.BOX)) for part in pixels)
+    return small, binary > 127
+
+
+def overlaid(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A greyed image with each mask in its colour, its border opaque."""
+    shown = np.repeat(image.mean(2, keepdims=True), 3, 2) * 0.75 + 40
+    for number, mask in enumerate(masks):
+        colour = COLOURS[number % len(COLOURS)]
+        shown[mask] = 0.4 * shown[mask] + 0.6 * colour
+        shown[border_of(mask)] = colour
+    return shown.clip(0, 255).astype(np.uint8)
+
+
+def border_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask ``[H, W]`` that touch what is not of it."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside
+
+
+def grid(images: Sequence[NDArray[np.uint8]], columns: int, lines: int = 1) -> tuple[Figure, NDArray[Any]]:
+    """A figure of one row an image, each as wide as the others, and its axes ``[len(images), columns]``.
+
+    Args:
+        lines: of the titles above the first row; the others have one.
+    """
+    heights = [image.shape[0] / image.shape[1] for image in images]
+    above = 0.25 + 0.12 * (lines - 1)
+    size = WIDTH * columns, sum(WIDTH * height + 0.25 for height in heights) + above - 0.25
+    figure = Figure(figsize=size, dpi=110)
+    axes = figure.subplots(len(images), columns, squeeze=False, height_ratios=heights)
+    # A quarter of an inch for titles. (Matplotlib's own layouts draw everything several times to find it.)
+    space = 0.25 / (WIDTH * float(np.mean(heights)))
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - above / size[1], wspace=0.04, hspace=space)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def draw_box(axis: Any, box_xyxy: NDArray[np.float64], colour: int, linewidth: float) -> None:
+    """Outline a box, its corners in pixels, in one of :data:`COLOURS`."""
+    x0, y0, x1, y1 = box_xyxy
+    # Pixel centres lie at whole numbers in matplotlib's images, pixel corners half a pixel before.
+    edge = tuple(COLOURS[colour] / 255)
+    axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linewidth=linewidth))
+
+
+def save(figure: Figure, path: Path, **texts: str) -> None:
+    """Write a figure as PNG, atomically, with texts that its file holds."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata=texts)
