@@ -1,6 +1,8 @@
 """Fixtures of every test."""
 
+import fcntl
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +40,21 @@ def shared() -> Path:
     folder = Path(__file__).resolve().parents[1].parent / "shared"
     if not folder.is_dir():
         pytest.skip("../shared is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pocket_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``sam_pocket`` as float32 ONNX files, written by the command; once for all workers of pytest-xdist."""
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    from experiments.cli.command_line import main
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "pocket_onnx"
+    with open(shared / "pocket_onnx.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert folder.is_dir() or main(["export", "checkpoint=sam_pocket", f"out={folder}"]) == 0
     return folder
 
 

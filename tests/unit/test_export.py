@@ -43,11 +43,9 @@ def pocket() -> Sam:
 
 
 @pytest.fixture(scope="module")
-def folder(pocket: Sam, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pocket teacher as ONNX files, written by the command."""
-    out = tmp_path_factory.mktemp("exports") / "onnx"
-    assert main(["export", "checkpoint=sam_pocket", f"out={out}"]) == 0
-    return out
+def folder(pocket_onnx: Path) -> Path:
+    """The pocket teacher as ONNX files."""
+    return pocket_onnx
 
 
 def pictures(count: int = 3) -> list[tuple[Tensor, Prompt, tuple[int, int]]]:

@@ -14,6 +14,7 @@ from compressors.mask_distillation import ask, mask_loss
 from compressors.mobilesam import MobileSam
 from core.checkpoint import weights_sha256
 from core.errors import InputError
+from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, Killed, Pictures, TinyStudent, tiny_sam
 
 OPTIMISATION = Optimisation(rate=5e-3)
@@ -23,7 +24,8 @@ METHOD = MobileSam(TinyStudent(), steps=3, batch=2, optimisation=OPTIMISATION)
 
 
 def compress(method: MobileSam, folder: Path, data: Pictures | None = None, seed: int = 0) -> Compressed:
-    engine = Engine(folder, save_every_s=-1.0)
+    # Every step of a run that is to be stopped is saved; of others it would take most of the time.
+    engine = Engine(folder, save_every_s=60.0 if data is None else -1.0)
     return method.compress(tiny_sam(), data or Pictures(), RunContext(seed, folder, engine))
 
 
@@ -61,24 +63,31 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def test_settings_change_the_student_and_are_repeatable(tmp_path: Path) -> None:
-    found = set()
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sam]:
+    """What each variant makes."""
+    made = {}
     for name, changes in VARIANTS.items():
         method = replace(METHOD, **changes)  # type: ignore[arg-type]
-        first, again = (weights_sha256(compress(method, tmp_path / f"{name}{i}").student) for i in range(2))
-        assert first == again
-        found.add(first)
-    assert len(found) == len(VARIANTS)
+        made[name] = compress(method, tmp_path_factory.mktemp("variant")).student
+    return made
 
 
-def test_which_parts_learn(tmp_path: Path) -> None:
+def test_settings_change_the_student_and_are_repeatable(students: dict[str, Sam], tmp_path: Path) -> None:
+    found = {name: weights_sha256(student) for name, student in students.items()}
+    assert len(set(found.values())) == len(VARIANTS)
+    for name in ("default", "coupled", "decoder"):
+        method = replace(METHOD, **VARIANTS[name])  # type: ignore[arg-type]
+        assert weights_sha256(compress(method, tmp_path / name).student) == found[name]
+
+
+def test_which_parts_learn(students: dict[str, Sam]) -> None:
     teacher = tiny_sam().state_dict()
 
     def changed(name: str) -> set[str]:
-        student = compress(replace(METHOD, **VARIANTS[name]), tmp_path / name).student  # type: ignore[arg-type]
         return {
             key.partition(".")[0]
-            for key, tensor in student.state_dict().items()
+            for key, tensor in students[name].state_dict().items()
             if not key.startswith("image_encoder.") and not torch.equal(tensor, teacher[key])
         }
 

@@ -75,8 +75,10 @@ def test_settings_change_the_model_and_are_repeatable(tmp_path: Path) -> None:
     found = set()
     for name, changes in variants.items():
         method = replace(METHOD, **changes)  # type: ignore[arg-type]
-        first, again = (weights_sha256(compress(method, tmp_path / f"{name}{i}").student) for i in range(2))
-        assert first == again, name
+        first = weights_sha256(compress(method, tmp_path / name).student)
+        if name in ("default", "perturbed", "sequential"):
+            # What draws anything, and the other order of layers.
+            assert weights_sha256(compress(method, tmp_path / f"{name} again").student) == first
         found.add(first)
     assert len(found) == len(variants)
 

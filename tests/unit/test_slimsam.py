@@ -29,7 +29,8 @@ METHODS: dict[str, Compressor] = {"slimsam": SLIM, "scratch": SCRATCH}
 
 
 def compress(method: Compressor, folder: Path, data: Pictures | None = None, seed: int = 0) -> Compressed:
-    engine = Engine(folder, save_every_s=-1.0)
+    # Every step of a run that is to be stopped is saved; of others it would take most of the time.
+    engine = Engine(folder, save_every_s=60.0 if data is None else -1.0)
     return method.compress(tiny_sam(), data or Pictures(), RunContext(seed, folder, engine))
 
 
