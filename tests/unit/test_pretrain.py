@@ -20,8 +20,8 @@ from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.protocols import Prompt
 from data.shapes import Shapes
 from experiments import pretrain as module
-from experiments.pretrain import PromptedBatch, Recipe, pretrain, prompted_loss, training_batch
-from experiments.pretrain_data import Pool, make_pool
+from experiments.pretrain import pretrain
+from experiments.pretrain_shapes import Pool, PromptedBatch, ShapesTraining, make_pool, prompted_loss, training_batch
 from teachers.catalog import MODELS, NamedModel
 from teachers.image_encoder import EncoderConfig
 from teachers.mask_decoder import Decoded
@@ -30,7 +30,7 @@ from tests.unit.tiny import Killed
 
 FRAME = 32
 CONFIG = SamConfig(EncoderConfig(FRAME, 8, 16, 2, (16, 16), (32, 32), 3, (1,), 16), 2, 20, 12)
-RECIPE = Recipe(steps=6, images=5, easy_images=3, easy_share=0.4, batch=2, masks=2, warmup=2)
+RECIPE = ShapesTraining(steps=6, images=5, easy_images=3, easy_share=0.4, batch=2, masks=2, warmup=2)
 
 
 def painted(prefix: str, count: int = 4) -> Pool:
@@ -43,7 +43,7 @@ def painted(prefix: str, count: int = 4) -> Pool:
     return Pool((40 * labels)[..., None].repeat(3, 3), labels, sizes, prefix)
 
 
-def batch_of(step: int, recipe: Recipe = RECIPE) -> PromptedBatch:
+def batch_of(step: int, recipe: ShapesTraining = RECIPE) -> PromptedBatch:
     return training_batch(step, recipe, painted("easy"), painted("hard"), FRAME, FRAME // 2)
 
 
@@ -202,7 +202,9 @@ def test_the_loss_is_of_the_single_mask_and_the_best_of_three() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of two blocks, four pictures to validate on, and a state saved at every step."""
     monkeypatch.setitem(MODELS, "tiny", NamedModel(CONFIG))
-    monkeypatch.setattr(module, "Shapes", lambda split, count, seed: Shapes(split, 4, seed=seed, size=FRAME))
+    monkeypatch.setattr(
+        "experiments.pretrain_shapes.Shapes", lambda split, count, seed: Shapes(split, 4, seed=seed, size=FRAME)
+    )
     monkeypatch.setattr(module, "Engine", partial(Engine, save_every_s=-1.0, log_every=1))
 
 
@@ -229,7 +231,7 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: p
         steps.append(step)
         return training_batch(step, *rest)
 
-    monkeypatch.setattr(module, "training_batch", killed)
+    monkeypatch.setattr("experiments.pretrain_shapes.training_batch", killed)
     with pytest.raises(Killed):
         run(tmp_path / "b")
     torch.manual_seed(99)
@@ -245,7 +247,7 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: p
     tensors, metadata = read_safetensors(tmp_path / "b" / "tiny.safetensors")
     assert all(torch.equal(tensors[name], tensor) for name, tensor in resumed.state_dict().items())
     assert json.loads(metadata["name"]) == "tiny"
-    assert Recipe(**json.loads(metadata["recipe"])) == RECIPE
+    assert ShapesTraining(**json.loads(metadata["recipe"])) == RECIPE
     assert json.loads(metadata["images_seen"]) == 12
 
     # A finished run is not trained again.
