@@ -202,9 +202,7 @@ def test_the_loss_is_of_the_single_mask_and_the_best_of_three() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of two blocks, four pictures to validate on, and a state saved at every step."""
     monkeypatch.setitem(MODELS, "tiny", NamedModel(CONFIG))
-    monkeypatch.setattr(
-        "experiments.pretrain_shapes.Shapes", lambda split, count, seed: Shapes(split, 4, seed=seed, size=FRAME)
-    )
+    monkeypatch.setattr(module, "Shapes", lambda split, count, seed: Shapes(split, 4, seed=seed, size=FRAME))
     monkeypatch.setattr(module, "Engine", partial(Engine, save_every_s=-1.0, log_every=1))
 
 
