@@ -1,6 +1,6 @@
 """What bounds the image encoder on a CPU: ``python -m benchmarks.bounds``.
 
-One global block's attention by a fused kernel against the same in parts (:mod:`teachers.attention_in_parts`), and the
+One global block's attention by a fused kernel against the same in parts (:mod:`teachers.attention`), and the
 time that the encoder's linear layers take with nothing between them, in float32 and in bfloat16.
 """
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._timing import busy, machine, seconds_in_turns
-from teachers.attention import attend_folded
-from teachers.attention_in_parts import attend_in_parts
+from teachers.attention import attend_folded, attend_in_parts
 from teachers.catalog import MODELS
 from teachers.image_encoder import ImageEncoder
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks._models import random_sam
 from benchmarks._timing import busy, default_device, machine, seconds_in_turns
-from evaluation.memory import peak_memory
+from evaluation.latency import peak_memory
 from teachers.catalog import MODELS
 from teachers.convert import hugging_face_config, to_hugging_face
 from teachers.image_encoder import ImageEncoder

@@ -25,7 +25,7 @@ from core.protocols import Prompt, device_of
 from data.sample import ImageSample
 from data.shapes import Shapes
 from evaluation.everything import Everything, EverythingGenerator, EverythingSettings, image_proposals, proposal_scores
-from evaluation.everything.crops import grid_points
+from evaluation.everything.filters import grid_points
 from evaluation.predictor import SamPredictor
 from teachers.catalog import MODELS
 from teachers.sam import Sam

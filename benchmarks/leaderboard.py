@@ -18,7 +18,7 @@ from statistics import median
 import torch
 
 from benchmarks._timing import busy, machine
-from core.resident_memory import peak_resident_bytes
+from core.memory import peak_resident_bytes
 from core.result import ResultRow
 from experiments.reporting.documents import leaderboard_markdown
 from experiments.reporting.leaderboard_page import leaderboard_page

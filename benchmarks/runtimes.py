@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks._timing import busy, machine, seconds_in_turns
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
+from compressors.method import RunContext
 from compressors.ptq import Ptq
 from core.protocols import Masks, Prompt, Segmenter
 from data.coco import Coco
@@ -29,9 +29,8 @@ from evaluation.metrics import mean_iou
 from evaluation.protocols import PROTOCOLS
 from evaluation.scorer import Scorer
 from experiments.runs.checkpoints import find_model
-from students.convert.mobile_sam import CONFIG as MOBILE_SAM
-from students.export.checking import relative_difference
-from students.export.folder import export_model
+from students.convert.layouts import CONFIG as MOBILE_SAM
+from students.export.folder import export_model, relative_difference
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
 from students.kinds import build_model
@@ -96,7 +95,7 @@ def rows_of(model: Sam, folder: Path, int8: list[Path]) -> tuple[dict[str, Segme
 def miou(model: Segmenter, data: ImageData, images: int) -> tuple[float, int]:
     """Mean over instances with ground-truth boxes, and their number."""
     protocol = PROTOCOLS["box_single@1"]
-    records = Scorer(model, [protocol]).score(data, range(min(images, len(data)))).records[protocol.name]
+    records = Scorer(model, [protocol]).score(data, range(min(images, len(data)))).instances(protocol.name)
     return mean_iou(records)["miou"].value, len(records)
 
 

@@ -6,27 +6,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Stage
 from compressors.distill.losses import embedding_mse, embedding_rmse
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
-from compressors.mask_distillation import ask, mask_loss
-from compressors.settings import check_above_zero, check_at_least, check_choices, check_unvalidated
+from compressors.distill.teacher_outputs import mask_loss, teacher_masks
+from compressors.method import (
+    Compressed,
+    Compressor,
+    RunContext,
+    check_above_zero,
+    check_at_least,
+    check_unvalidated,
+)
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
 from students.student import Student
 from teachers.sam import Sam, SamConfig
 
-CHOICES = {
-    "distillation": ("decoupled", "coupled", "semi_coupled"),
-    "loss": ("mse", "root"),
-    "padding": ("ignore", "count"),
-}
-
 
 @dataclass(frozen=True)
-class MobileSam:
+class MobileSam(Compressor):
     """A student regresses the teacher's image embeddings; prompt encoder and mask decoder are the teacher's.
 
     Attributes:
@@ -52,14 +52,19 @@ class MobileSam:
     steps: int = 250
     decoder_steps: int = 0
     batch: int = 12
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
     decoder_rate: float = 1e-4
 
     paper: ClassVar[str] = "arXiv 2306.14289"
-    knobs: ClassVar[frozenset[str]] = frozenset()
+    stages: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "distillation": ("decoupled", "coupled", "semi_coupled"),
+        "loss": ("mse", "root"),
+        "padding": ("ignore", "count"),
+    }
 
     def __post_init__(self) -> None:
-        check_choices(self, CHOICES)
+        super().__post_init__()
         check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1)
         check_above_zero(self, "decoder_rate")
         check_unvalidated(self.optimisation)
@@ -69,26 +74,26 @@ class MobileSam:
         return self.student.shape(teacher)
 
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
-        """Distil the encoder; then, if asked for, let the decoder follow. Labels are never read."""
+        """Distil the encoder; then, where settings say so, let the decoder follow. Labels are never read."""
         encoder = context.encoder(self.student, teacher.config)
         student = teacher.with_encoder(encoder, f"{teacher.name}-{self.student.name}").requires_grad_(False)
         batches = ImageBatches(data, teacher.input_size, teacher.config.encoder.grid, context.seed)
-        wanted = context.teacher_embeddings(teacher)
+        teacher_embeddings = context.teacher_embeddings(teacher)
 
         def decoupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
             distance = embedding_mse if self.loss == "mse" else embedding_rmse
             valid = batch.valid if self.padding == "ignore" else None
-            return {"embedding": distance(student.encode(batch.images), wanted(batch), valid)}
+            return {"embedding": distance(student.encode(batch.images), teacher_embeddings(batch), valid)}
 
         def coupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-            asked = ask(teacher, wanted(batch), batch.valid, self.prompts, context.seed, step)
-            return mask_loss(student, student.encode(batch.images), asked)
+            masks = teacher_masks(teacher, teacher_embeddings(batch), batch.valid, self.prompts, context.seed, step)
+            return mask_loss(student, student.encode(batch.images), masks)
 
         def decoder_alone(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-            asked = ask(teacher, wanted(batch), batch.valid, self.prompts, context.seed, step)
+            masks = teacher_masks(teacher, teacher_embeddings(batch), batch.valid, self.prompts, context.seed, step)
             with torch.no_grad():
                 embeddings = student.eval().encode(batch.images)
-            return mask_loss(student, embeddings, asked)
+            return mask_loss(student, embeddings, masks)
 
         def fit(name: str, *trained: nn.Module, **changes: object) -> Progress:
             student.requires_grad_(False)
@@ -100,7 +105,7 @@ class MobileSam:
                 model=student,
                 batch=batches,
                 batch_size=self.batch,
-                whole=lambda: student,
+                full_model=lambda: student,
                 **changes,  # type: ignore[arg-type]
             )
             return context.engine.fit(stage)
@@ -109,7 +114,7 @@ class MobileSam:
         loss = decoupled if self.distillation == "decoupled" else coupled
         stages = [fit("encoder", *trained, loss=loss, steps=2 * self.steps, optimisation=self.optimisation)]
         if self.decoder_steps:
-            optimisation = Optimisation(self.decoder_rate, "adamw", schedule="cosine", warmup=10, clip=1.0)
+            optimisation = OptimizerConfig(self.decoder_rate, "adamw", schedule="cosine", warmup=10, clip=1.0)
             stages.append(
                 fit(
                     "decoder",

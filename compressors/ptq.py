@@ -4,12 +4,10 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
-from compressors.context import Compressed, RunContext
+from compressors.method import Compressed, Compressor, RunContext, check_at_least
 from compressors.quantize.calibration import Calibration
-from compressors.quantize.gradients import GRADIENTS
-from compressors.quantize.metrics import METRICS
+from compressors.quantize.objective import GRADIENTS, METRICS
 from compressors.quantize.search import Search
-from compressors.settings import check_at_least, check_choices
 from core import processes
 from core.checkpoint import write_text
 from core.errors import InputError
@@ -21,26 +19,16 @@ from teachers.sam import Sam, SamConfig
 
 ERRORS = "quantisation.json"
 """How wrong each layer is, written into the run's folder."""
-CHOICES = {
-    "metric": METRICS,
-    "gradient": GRADIENTS[:2],
-    "order": ("parallel", "sequential"),
-    "weights": ("channel", "tensor"),
-    "activations": ("asymmetric", "symmetric"),
-    "products": ("tensor", "head", "float"),
-    "convolution_outputs": ("quantized", "float"),
-    "decoder": ("quantized", "float"),
-}
 
 
 @dataclass(frozen=True)
-class Ptq(Scheme):
+class Ptq(Scheme, Compressor):
     """A scheme, and how its grids are found on a few pictures without labels.
 
     Attributes:
         init: the model to quantise (a file of any layout, or a released model's name); None: the teacher itself.
-        metric: what grids are judged by; see :func:`compressors.quantize.metrics.distance`.
-        gradient: of the hessian metric; see :mod:`compressors.quantize.gradients`.
+        metric: what grids are judged by; see :func:`compressors.quantize.objective.distance`.
+        gradient: of the hessian metric; see :mod:`compressors.quantize.objective`.
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
             layers before them do (``sequential``).
         candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
@@ -60,10 +48,19 @@ class Ptq(Scheme):
     prompts: int = 8
 
     paper: ClassVar[str] = "arXiv 2312.13789"
-    knobs: ClassVar[frozenset[str]] = frozenset()
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "metric": METRICS,
+        "gradient": GRADIENTS[:2],
+        "order": ("parallel", "sequential"),
+        "weights": ("channel", "tensor"),
+        "activations": ("asymmetric", "symmetric"),
+        "products": ("tensor", "head", "float"),
+        "convolution_outputs": ("quantized", "float"),
+        "decoder": ("quantized", "float"),
+    }
 
     def __post_init__(self) -> None:
-        check_choices(self, CHOICES)
+        super().__post_init__()
         check_at_least(self, candidates=1, rounds=1, images=1, prompts=1)
         for name, allowed in (("weight_bits", range(2, 9)), ("activation_bits", (*range(2, 9), 32))):
             if getattr(self, name) not in allowed:

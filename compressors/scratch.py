@@ -5,11 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Stage
 from compressors.distill.losses import embedding_mse
-from compressors.distill.schedule import Optimisation
-from compressors.settings import check_at_least, check_ratio, check_unvalidated
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import Compressed, Compressor, RunContext, check_at_least, check_ratio, check_unvalidated
 from core.seeding import seed_for
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
@@ -20,7 +19,7 @@ from teachers.sam import Sam, SamConfig
 
 
 @dataclass(frozen=True)
-class Scratch:
+class Scratch(Compressor):
     """A randomly initialised encoder of the widths that SlimSAM would leave, distilled on the image embedding.
 
     Attributes:
@@ -33,10 +32,11 @@ class Scratch:
     ratio: float
     steps: int = 250
     batch: int = 12
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     paper: ClassVar[str] = "arXiv 2312.05284, Table 2"
-    knobs: ClassVar[frozenset[str]] = frozenset({"ratio"})
+    shrinks: ClassVar[bool] = True
+    stages: ClassVar[tuple[str, ...]] = ("scratch",)
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
@@ -55,11 +55,11 @@ class Scratch:
             encoder = ImageEncoder(self.shape(teacher.config).vit)
             initialise_encoder(encoder)
         encoder.to(context.engine.device)
-        wanted = context.teacher_embeddings(teacher)
+        teacher_embeddings = context.teacher_embeddings(teacher)
         name = f"{teacher.name}-scratch-{self.ratio}"
 
         def loss(batch: ImageBatch, step: int) -> dict[str, torch.Tensor]:
-            return {"embedding": embedding_mse(encoder(batch.images), wanted(batch), batch.valid)}
+            return {"embedding": embedding_mse(encoder(batch.images), teacher_embeddings(batch), batch.valid)}
 
         progress = context.engine.fit(
             Stage(
@@ -71,7 +71,7 @@ class Scratch:
                 loss=loss,
                 steps=2 * self.steps,
                 optimisation=self.optimisation,
-                whole=lambda: teacher.with_encoder(encoder, name),
+                full_model=lambda: teacher.with_encoder(encoder, name),
             )
         )
         student = teacher.with_encoder(encoder, name).eval().requires_grad_(False)

@@ -1,33 +1,58 @@
 """SlimSAM: prune and distil alternately (Chen et al. 2023, arXiv 2312.05284)."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import ClassVar
 
 from compressors.aligning import WEIGHTS, Loss, bottleneck_aligning, embedding_aligning, embedding_only
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Stage
-from compressors.distill.schedule import Optimisation
+from compressors.distill.log import progress_bar
+from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
-from compressors.prune.importance import LABELLED
-from compressors.prune.slimming import Slimming
-from compressors.settings import check_at_least, check_choices
+from compressors.method import Compressed, Compressor, RunContext, check_at_least, check_ratio
+from compressors.prune.groups import find_groups
+from compressors.prune.importance import (
+    IMPORTANCE,
+    LABELLED,
+    Gradients,
+    disturbed_gradients,
+    label_gradients,
+    score,
+)
+from compressors.prune.selection import NORMALISATIONS, keep_globally, keep_locally
+from compressors.prune.surgery import check_cut, prune
 from core import processes
 from core.errors import InputError
+from core.seeding import seed_for
 from data.batches import ImageBatches
+from data.exclusions import first_readable
 from data.sample import ImageData
 from students.files import load_model, read_about, save_model
+from students.pruned_vit import pruned_shape
 from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam, SamConfig
 
 
 @dataclass(frozen=True)
-class SlimSam(Slimming):
+class SlimSam(Compressor):
     """Alternate slimming: prune the embedding, align the bottlenecks; prune the bottlenecks, align the embedding.
 
-    How channels are scored and cut is that of :class:`compressors.prune.slimming.Slimming`; both steps use one ratio
-    (section 3.2).
+    Both steps use one ratio (section 3.2).
 
     Attributes:
+        ratio: share of the channels removed, in (0, 1).
+        importance: ``disturbed_taylor`` (SlimSAM, section 3.3), ``taylor`` or ``hessian`` (both read labels),
+            ``magnitude``, ``random``.
+        importance_images: pictures behind the gradients.
+        noise: standard deviation of the disturbance of the embedding.
+        scope: ``local`` cuts every block alike; ``global`` cuts where scores are lowest, and leaves ragged blocks.
+        normalisation: how ``global`` makes the scores of blocks comparable.
+        embedding: ``free`` keeps the best channels of the residual stream; ``tied`` keeps one pattern in every head's
+            slice of it, as the released code does.
+        rel_pos: ``keep`` indexes the tables of relative positions by the kept channels; ``reset`` zeroes them.
+        softmax: ``fold`` keeps the temperature of attention when heads get narrower; ``rescale`` lets it change.
         alternate: two steps of cutting and distilling; false cuts everything at once and distils the embedding.
         bottleneck_weights, embedding_weights: how the weight of intermediate features goes in step 1 and in step 2;
             see :func:`compressors.aligning.feature_weight`. ``none`` aligns the final embedding alone.
@@ -39,6 +64,15 @@ class SlimSam(Slimming):
         optimisation: of both distillations.
     """
 
+    ratio: float
+    importance: str = "disturbed_taylor"
+    importance_images: int = 256
+    noise: float = 0.01
+    scope: str = "local"
+    normalisation: str = "gaussian"
+    embedding: str = "free"
+    rel_pos: str = "keep"
+    softmax: str = "fold"
     alternate: bool = True
     bottleneck_weights: str = "constant"
     embedding_weights: str = "dynamic"
@@ -46,31 +80,50 @@ class SlimSam(Slimming):
     steps: int = 250
     batch: int = 12
     validations: int = 0
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     paper: ClassVar[str] = "arXiv 2312.05284"
-    knobs: ClassVar[frozenset[str]] = frozenset({"ratio"})
+    shrinks: ClassVar[bool] = True
+    stages: ClassVar[tuple[str, ...]] = ("bottleneck_aligning", "embedding_aligning", "one_step")
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "importance": IMPORTANCE,
+        "scope": ("local", "global"),
+        "normalisation": NORMALISATIONS,
+        "embedding": ("free", "tied"),
+        "rel_pos": ("keep", "reset"),
+        "softmax": ("fold", "rescale"),
+        "bottleneck_weights": WEIGHTS,
+        "embedding_weights": WEIGHTS,
+    }
 
     def __post_init__(self) -> None:
+        check_ratio(self.ratio)
         super().__post_init__()
-        check_choices(self, {"bottleneck_weights": WEIGHTS, "embedding_weights": WEIGHTS})
-        check_at_least(self, steps=1, batch=1, validations=0)
+        check_at_least(self, importance_images=1, steps=1, batch=1, validations=0)
+        if not self.noise > 0:
+            raise InputError(f"method.noise={self.noise} must be above 0, or every channel scores the same")
         if self.optimisation.schedule == "plateau" and not self.validations:
             raise InputError("method.optimisation.schedule=plateau goes by validation; give method.validations=20")
 
     @property
     def reads_labels(self) -> bool:
-        """Whether masks of the training pictures are used: to score channels, or to choose the best weights."""
+        """Whether masks of the training images are used: to score channels, or to choose the best weights."""
         return self.importance in LABELLED or self.validations > 0
 
     def shape(self, teacher: SamConfig) -> SamConfig:
-        """The student's shape: every width cut by the ratio, to a multiple of the number of heads."""
-        return self.width_config(teacher)
+        """The student's shape: every width cut by the ratio, to a multiple of the number of heads.
+
+        Raises:
+            NotImplementedError: the weights decide.
+        """
+        if self.scope == "global":
+            raise NotImplementedError("global pruning chooses widths by the weights")
+        return pruned_shape(teacher, self.ratio)
 
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """Both steps (figure 2, section 3.2)."""
         v0 = teacher.image_encoder
-        wanted = context.teacher_embeddings(teacher)
+        teacher_embeddings = context.teacher_embeddings(teacher)
         batches = ImageBatches(data, teacher.input_size, v0.config.grid, context.seed)
         steps = self.steps
 
@@ -82,16 +135,23 @@ class SlimSam(Slimming):
 
         if not self.alternate:
             student = cut(v0, "embedding", "attention", "mlp")
-            stages: tuple[Progress, ...] = (distil(student, "one_step", embedding_only(student, wanted), 2 * steps),)
+            stages: tuple[Progress, ...] = (
+                distil(student, "one_step", embedding_only(student, teacher_embeddings), 2 * steps),
+            )
         else:
             v1 = cut(v0, "embedding")
             aligning = bottleneck_aligning(
-                v1, v0, wanted, steps=steps, weights=self.bottleneck_weights, global_qkv=self.align_global_qkv
+                v1,
+                v0,
+                teacher_embeddings,
+                steps=steps,
+                weights=self.bottleneck_weights,
+                global_qkv=self.align_global_qkv,
             )
             first = distil(v1, "bottleneck_aligning", aligning, steps)
 
             student = cut(v1, "attention", "mlp")
-            aligning = embedding_aligning(student, v1, wanted, steps=steps, weights=self.embedding_weights)
+            aligning = embedding_aligning(student, v1, teacher_embeddings, steps=steps, weights=self.embedding_weights)
             stages = (first, distil(student, "embedding_aligning", aligning, steps))
         model = teacher.with_encoder(student, f"{teacher.name}-slimsam-{self.ratio}")
         return Compressed(model.eval().requires_grad_(False), stages)
@@ -103,10 +163,53 @@ class SlimSam(Slimming):
         path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", context.key(self)
         if processes.is_first() and not (path.exists() and read_about(path).get("key") == key):
             sam = teacher.with_encoder(encoder, teacher.name)
-            slimmed = self.slim(sam, encoder, parts, batches, context.seed, self.batch)
+            slimmed = self._slim(sam, encoder, parts, batches, context.seed)
             save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": key})
         processes.wait()
         return load_model(path).image_encoder.to(context.engine.device)
+
+    def _slim(
+        self, sam: Sam, encoder: ImageEncoder, parts: tuple[str, ...], batches: ImageBatches, seed: int
+    ) -> ImageEncoder:
+        """Score the channels of some groups, choose, remove (section 3.3).
+
+        Args:
+            sam: whose decoder turns embeddings into masks, where labels are read.
+            encoder: left as it is.
+            parts: of ``embedding``, ``attention``, ``mlp``.
+            batches: of the training images; the first ones are looked at.
+        """
+        name = "_and_".join(parts)
+        groups = {n: g for n, g in find_groups(encoder.config).items() if n.partition(".")[0] in parts}
+        heads = encoder.config.num_heads
+        if self.embedding == "tied" and "embedding" in groups:
+            groups["embedding"] = replace(groups["embedding"], slices=heads)
+        gradients = self._gradients(sam, encoder, batches, seed, name)
+        scores = {n: score(self.importance, group, encoder, gradients, seed) for n, group in groups.items()}
+        local = {n: s for n, s in scores.items() if self.scope == "local" or n == "embedding"}
+        ragged = {n: s for n, s in scores.items() if n not in local}
+        kept = keep_locally(local, groups, self.ratio, heads)
+        kept |= keep_globally(ragged, groups, self.ratio, self.normalisation, heads)
+        fold = self.softmax == "fold"
+        cut = prune(encoder, kept, self.rel_pos, fold)
+        check_cut(encoder, cut, kept, self.rel_pos, fold)
+        return cut
+
+    def _gradients(
+        self, sam: Sam, encoder: ImageEncoder, batches: ImageBatches, seed: int, name: str
+    ) -> Gradients | None:
+        images = min(self.importance_images, len(batches.data))
+        device = encoder.pos_embed.device
+        if self.importance in LABELLED:
+            samples = (first_readable(batches.data, index, batches.data.sample)[1] for index in range(images))
+            with _counted(f"{name}_importance", images) as done:
+                return label_gradients(sam, encoder, samples, done)
+        if self.importance == "disturbed_taylor":
+            starts = range(0, images, self.batch)
+            chosen = (batches.of(range(start, min(start + self.batch, images))).to(device) for start in starts)
+            with _counted(f"{name}_importance", len(starts)) as done:
+                return disturbed_gradients(encoder, chosen, self.noise, seed_for(seed, "importance", name), done)
+        return None
 
     def _distil(
         self,
@@ -132,8 +235,16 @@ class SlimSam(Slimming):
             validate=validate and (lambda: validate(teacher.with_encoder(student, name))),
             validate_every=max(1, steps // max(1, self.validations)),
             keep_best=True,
-            whole=lambda: teacher.with_encoder(student, name),
+            full_model=lambda: teacher.with_encoder(student, name),
         )
         progress = context.engine.fit(stage)
         student.eval().requires_grad_(False)
         return progress
+
+
+@contextmanager
+def _counted(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar that moves by one at each call."""
+    with progress_bar(name, total, 0) as show:
+        numbers = count(1)
+        yield lambda: show(next(numbers), {}, 0.0)

@@ -1,33 +1,39 @@
 """TinySAM: distil at every stage, on the prompts and masks that are hard (Shu et al. 2023, arXiv 2312.13789)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Stage
-from compressors.distill.losses import embedding_l1
-from compressors.distill.schedule import Optimisation
-from compressors.full_stage import Truth, annotation_losses, output_loss, token_loss, truth_of
-from compressors.hard_prompts import draw_iterations, draw_points, hard_points, mask_cells, point_prompt
-from compressors.settings import check_above_zero, check_at_least, check_choices, check_unvalidated
+from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_l1, focal_loss, mask_iou
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.distill.teacher_outputs import best_of_three
+from compressors.method import (
+    Compressed,
+    Compressor,
+    RunContext,
+    check_above_zero,
+    check_at_least,
+    check_unvalidated,
+)
 from core.errors import InputError
 from core.protocols import Prompt
-from data.instance_batches import InstanceBatch, InstanceBatches
+from core.seeding import generator_for
+from data.batches import InstanceBatch, InstanceBatches
 from data.sample import ImageData
 from students.student import Student
+from teachers.mask_decoder import Decoded
 from teachers.sam import Sam, SamConfig
 
-CHOICES = {"boxes": ("none", "also", "alone"), "decoder": ("trained", "frozen")}
 BOX_JITTER = 0.04
 """Standard deviation of the noise on each side of a box prompt, as a share of the side."""
 
 
 @dataclass(frozen=True)
-class TinySam:
+class TinySam(Compressor):
     """Full-stage distillation (section 3.2), hard prompt sampling and hard mask weighting (section 3.3).
 
     The total loss is ``embedding * L_embedding + token * L_token + output * L_output + annotations * (focal + dice +
@@ -41,7 +47,7 @@ class TinySam:
         hard_prompts: each point is where the student's mask is missing; false draws it anywhere in the mask.
         hard_masks: the output's distance weighs more where the student is behind its teacher.
         epsilon: of that weight.
-        prompts: masks a picture, each asked for by a point, a box, or both.
+        prompts: masks a picture, each prompted by a point, a box, or both.
         boxes: box prompts: ``none`` (the paper describes points alone), ``also``, ``alone``. Without them
             the single-mask answer to boxes is forgotten.
         decoder: whether the student's mask decoder is ``trained`` or ``frozen``.
@@ -64,19 +70,27 @@ class TinySam:
     decoder: str = "trained"
     steps: int = 250
     batch: int = 1
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     paper: ClassVar[str] = "arXiv 2312.13789"
-    knobs: ClassVar[frozenset[str]] = frozenset()
-    reads_labels: ClassVar[bool] = True
+    stages: ClassVar[tuple[str, ...]] = ("full_stage",)
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "boxes": ("none", "also", "alone"),
+        "decoder": ("trained", "frozen"),
+    }
 
     def __post_init__(self) -> None:
-        check_choices(self, CHOICES)
+        super().__post_init__()
         check_at_least(self, embedding=0, token=0, output=0, annotations=0, prompts=1, steps=1, batch=1)
         check_above_zero(self, "epsilon")
         check_unvalidated(self.optimisation)
         if not (self.embedding or self.token or self.output or self.annotations):
             raise InputError("method.embedding, token, output and annotations are all 0; give one of them a weight")
+
+    @property
+    def reads_labels(self) -> bool:
+        """Always: annotated masks give the prompts."""
+        return True
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """The student's encoder beside the teacher's decoder."""
@@ -87,11 +101,11 @@ class TinySam:
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """One run, end to end. Annotated masks give the prompts, and are targets beside the teacher's answers."""
         student = self._begin(teacher, context)
-        wanted = context.teacher_embeddings(teacher)
+        teacher_embeddings = context.teacher_embeddings(teacher)
 
         def loss(batch: InstanceBatch, step: int) -> dict[str, Tensor]:
             pictures = batch.pictures
-            targets, embeddings = wanted(pictures), student.encode(pictures.images)
+            targets, embeddings = teacher_embeddings(pictures), student.encode(pictures.images)
             terms: dict[str, Tensor] = {}
             if self.embedding:
                 terms["embedding"] = self.embedding * embedding_l1(embeddings, targets, pictures.valid)
@@ -112,7 +126,7 @@ class TinySam:
             loss=loss,
             steps=2 * self.steps,
             optimisation=self.optimisation,
-            whole=lambda: student,
+            full_model=lambda: student,
         )
         progress = context.engine.fit(stage)
         return Compressed(student.eval().requires_grad_(False), (progress,))
@@ -144,7 +158,7 @@ class TinySam:
             yield "box", Prompt(boxes_xyxy=batch.boxes_xyxy.flatten(0, 1))
 
     def _prompted(
-        self, teacher: Sam, targets: Tensor, student: Sam, embeddings: Tensor, prompt: Prompt, truth: Truth
+        self, teacher: Sam, targets: Tensor, student: Sam, embeddings: Tensor, prompt: Prompt, truth: "Truth"
     ) -> dict[str, Tensor]:
         """The terms that need prompts, weighted."""
         found = student.decode_frame(embeddings, prompt)
@@ -160,3 +174,161 @@ class TinySam:
         if self.annotations:
             terms |= {name: self.annotations * term for name, term in annotation_losses(found, truth).items()}
         return terms
+
+
+ITERATIONS = 10
+"""Points ``P_0`` to ``P_9``."""
+
+
+def draw_iterations(seed: int, places: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+    """What chance decides for the pictures at some places of the training order, on the CPU.
+
+    Args:
+        count: points a picture.
+
+    Returns:
+        The iteration of each picture, int64 ``[B]``, and uniform numbers, float32 ``[B, ITERATIONS, count]``.
+    """
+    generators = [generator_for(seed, "hard prompts", place) for place in places]
+    iterations = [torch.randint(ITERATIONS, (), generator=generator) for generator in generators]
+    chances = [torch.rand(ITERATIONS, count, generator=generator) for generator in generators]
+    return torch.stack(iterations), torch.stack(chances)
+
+
+def mask_cells(coverage: Tensor) -> Tensor:
+    """The cells that are mask: covered by half at least, or as much as any where none is (tiny masks).
+
+    Args:
+        coverage: ``[..., l, l]`` in [0, 1].
+
+    Returns:
+        bool, same shape; none where the coverage is zero throughout.
+    """
+    most = coverage.flatten(-2).amax(-1)[..., None, None]
+    return (coverage >= most.clamp(max=0.5)) & (coverage > 0)
+
+
+def draw_points(cells: Tensor, chance: Tensor, frame: int) -> Tensor:
+    """One point in each of several regions, every cell being equally likely.
+
+    Args:
+        cells: bool ``[..., l, l]``; where a region has none, the point is that of the first cell.
+        chance: ``[...]`` uniform in [0, 1).
+        frame: side of the model's frame.
+
+    Returns:
+        xy float32 ``[..., 2]``, the cells' centres as pixels of the frame.
+    """
+    side = cells.shape[-1]
+    # float32 counts cells exactly: there are fewer than 2 ** 24
+    counted = cells.flatten(-2).cumsum(-1, dtype=torch.float32)
+    rank = (chance * counted[..., -1]).floor()
+    index = (counted > rank[..., None]).to(torch.uint8).argmax(-1)
+    xy = torch.stack([index % side, index // side], -1).float()
+    return (xy + 0.5) * (frame / side) - 0.5
+
+
+@torch.no_grad()
+def hard_points(student: Sam, embeddings: Tensor, coverage: Tensor, iterations: Tensor, chances: Tensor) -> Tensor:
+    """The point of each mask at its picture's iteration; where nothing is missing any more, a point stays.
+
+    Args:
+        embeddings: the student's, ``[B, C, g, g]``.
+        coverage: masks ``[B, K, l, l]`` in [0, 1].
+        iterations: int64 ``[B]`` on the CPU; 0 gives a random point of the mask, ``P_0``.
+        chances: uniform numbers ``[B, ITERATIONS, K]``.
+
+    Returns:
+        xy float32 ``[B, K, 2]``, pixels of the frame.
+    """
+    frame, masks = student.input_size, mask_cells(coverage)
+    points = draw_points(masks, chances[:, 0], frame)
+    for iteration in range(1, int(iterations.max()) + 1):
+        active = (iterations >= iteration).nonzero()[:, 0].to(points.device)
+        answered = student.decode_frame(embeddings[active], point_prompt(points[active]))
+        missed = masks[active] & ~best_of_three(answered.logits, answered.iou_pred).unflatten(0, (len(active), -1))
+        drawn = draw_points(missed, chances[active, iteration], frame)
+        points[active] = torch.where(missed.flatten(2).any(2)[..., None], drawn, points[active])
+    return points
+
+
+def point_prompt(points_xy: Tensor) -> Prompt:
+    """Foreground points ``[B, K, 2]`` as ``B * K`` prompts, those of one picture together."""
+    return Prompt.foreground(points_xy.flatten(0, 1)[:, None])
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What ``N = B * K`` prompts mean.
+
+    Attributes:
+        coverage: float ``[N, l, l]`` in [0, 1].
+        valid: bool ``[N, l, l]``, the cells that hold picture.
+        weight: float ``[N]``, 1 / N, or 0 for prompts on pictures without annotations.
+    """
+
+    coverage: Tensor
+    valid: Tensor
+    weight: Tensor
+
+
+def truth_of(coverage: Tensor, valid: Tensor, labelled: Tensor) -> Truth:
+    """The truth of a batch.
+
+    Args:
+        coverage: ``[B, K, l, l]``.
+        valid: bool ``[B, g, g]``, of the embedding's cells.
+        labelled: bool ``[B]``.
+    """
+    pictures, prompts, side = coverage.shape[:3]
+    per_cell = side // valid.shape[-1]
+    fine = valid.repeat_interleave(per_cell, 1).repeat_interleave(per_cell, 2)
+    weight = labelled.float().repeat_interleave(prompts) / (pictures * prompts)
+    return Truth(coverage.flatten(0, 1), fine.repeat_interleave(prompts, 0), weight)
+
+
+def hard_mask_weights(student_iou: Tensor, teacher_iou: Tensor, epsilon: float) -> Tensor:
+    """``H = sigmoid(IoU_T / (IoU_S + epsilon) - 1)``, without gradient (eq. 6): above 1/2 where the student is behind.
+
+    Args:
+        student_iou, teacher_iou: with the annotated mask, same shape.
+    """
+    return torch.sigmoid(teacher_iou / (student_iou + epsilon) - 1).detach()
+
+
+def token_loss(student: Decoded, teacher: Decoded, truth: Truth) -> Tensor:
+    """L1 distance of the output tokens after the two-way transformer (eq. 2)."""
+    distance = (student.tokens.float() - teacher.tokens.float()).abs().mean((1, 2))
+    return (distance * truth.weight).sum()
+
+
+def output_loss(student: Decoded, teacher: Decoded, truth: Truth, epsilon: float | None) -> Tensor:
+    """L1 distance of the mask logits of all four candidates, over the cells that hold picture (eq. 3).
+
+    Args:
+        epsilon: of hard mask weighting, each candidate having its own weight (eq. 6, 7); None weighs all alike.
+    """
+    valid = truth.valid[:, None].float()
+    errors = (student.logits.float() - teacher.logits.float()).abs() * valid
+    # [N, 4]
+    distance = errors.sum((2, 3)) / valid.sum((2, 3)).clamp(min=1)
+    if epsilon is not None:
+        targets = truth.coverage[:, None].expand_as(student.logits)
+        distance = distance * hard_mask_weights(
+            mask_iou(student.logits, targets), mask_iou(teacher.logits, targets), epsilon
+        )
+    return (distance.mean(1) * truth.weight).sum()
+
+
+def annotation_losses(student: Decoded, truth: Truth) -> dict[str, Tensor]:
+    """Focal and dice loss against the annotated mask, and the L1 distance of predicted and actual IoU (eq. 5).
+
+    The single-mask answer and the best of the three others are trained, as Segment Anything does; each counts half.
+    """
+    logits = student.logits.float()
+    targets = truth.coverage[:, None].expand_as(logits)
+    parts = {"focal": FOCAL_SHARE * focal_loss(logits, targets), "dice": dice_loss(logits, targets)}
+    best = (parts["focal"] + parts["dice"]).detach()[:, 1:].argmin(1, keepdim=True) + 1
+    terms = {name: ((part[:, 0] + part.gather(1, best)[:, 0]) / 2 * truth.weight).sum() for name, part in parts.items()}
+    distance = (student.iou_pred.float() - mask_iou(logits, targets)).abs().mean(1)
+    return terms | {"iou": (distance * truth.weight).sum()}

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError, first_line
-from core.inert_pickle import NOTE, read_inert
 from core.plain_file import JSON_LIMIT, check_regular, parse_json
 from core.storage import storing
-from core.torch_old import read_old
+from core.untrusted import NOTE
 
 
 @contextlib.contextmanager
@@ -117,21 +116,6 @@ def is_safetensors(path: Path) -> bool:
         # The length of the header, and the header.
         return stream.read(9)[6:] == b"\0\0{"
     return False
-
-
-def read_torch(path: Path) -> Any:
-    """Read a ``torch.save`` file of either format, tensors and plain containers only; nothing it names is imported.
-
-    A state dict that :func:`write_torch` wrote has its note, as ``_metadata["sampress"]``.
-
-    Raises:
-        InputError: the file is missing, closed, truncated, not a PyTorch file, or asks for a class or function; see
-            :func:`core.inert_pickle.read_inert`.
-    """
-    check_regular(path)
-    with _opened(path) as stream:
-        zipped = stream.read(4) == b"PK\x03\x04"
-    return read_inert(path, ()) if zipped else read_old(path)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

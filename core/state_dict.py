@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
-from core.torch_zip import one_line
+from core.untrusted import one_line
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Parts of names that DataParallel, torch.compile, FSDP and activation checkpointing add, wherever they wrap."""

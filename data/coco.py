@@ -7,12 +7,10 @@ from typing import Any
 
 from core.errors import InputError
 from core.plain_file import access_told
-from data.annotated_pictures import AnnotatedPictures
-from data.annotation_file import Entry, read_entries
-from data.image_files import files_beside, images_below, is_image
+from data.annotated_images import AnnotatedImages, Entry, read_entries
+from data.image_files import files_beside, images_below, is_below, is_image
 from data.instances import Rules
 from data.json_fields import value
-from data.picture_names import is_below
 
 FOLDERS = {"train": "train2017", "validation": "val2017"}
 """The folder of each split below the root."""
@@ -23,7 +21,7 @@ def annotations_name(split: str) -> str:
     return f"annotations/instances_{FOLDERS[split]}.json"
 
 
-class Coco(AnnotatedPictures):
+class Coco(AnnotatedImages):
     """The images of one split, ordered by image id, with their instances (an :class:`data.sample.ImageData`).
 
     The annotation file says which images there are, with and without labels. Without labels it may be missing: then
@@ -66,25 +64,25 @@ class Coco(AnnotatedPictures):
         if split not in FOLDERS:
             raise InputError(f'COCO has no split "{split}"; choose one of {", ".join(FOLDERS)}')
         root, folder = Path(root), FOLDERS[split]
-        files = Path(images or root / folder)
+        pictures = Path(images or root / folder)
         source = Path(annotations or root / annotations_name(split))
-        with access_told(files):
-            if not files.is_dir():
-                raise InputError(f"{files}: no such folder; put COCO 2017's images there or give another root")
+        with access_told(pictures):
+            if not pictures.is_dir():
+                raise InputError(f"{pictures}: no such folder; put COCO 2017's images there or give another root")
             is_listed = labels or annotations is not None or (images is None and source.exists())
         if is_listed:
             entries = read_entries(source, rules, "COCO", _listed_name, labels)
-            present = files_beside(files, (entry.name for entry in entries))
+            present = files_beside(pictures, (entry.name for entry in entries))
             listed = {posixpath.normpath(entry.name) for entry in entries}
             beside = {posixpath.normpath(name) for name in present if is_image(name)}
             rules.skipped.count("unlisted_image", len(beside - listed))
         else:
-            names, others = images_below(files)
+            names, others = images_below(pictures)
             if not names:
-                raise InputError(f"{files}: no image among its {others} files; put images there (.jpg, .png ...)")
+                raise InputError(f"{pictures}: no image among its {others} files; put images there (.jpg, .png ...)")
             entries, present = [Entry(index, name, None) for index, name in enumerate(names)], set(names)
             rules.skipped.count("other_file", others)
-        super().__init__(files, source, entries, present, rules, labels)
+        super().__init__(pictures, source, entries, present, rules, labels)
 
 
 def _listed_name(raw: Mapping[str, Any], where: str) -> str:

@@ -1,6 +1,9 @@
 """Reading pictures as stored, and bringing them into the square frame a model sees."""
 
+import os
 import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +12,126 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from core.errors import InputError
 from core.geometry import normalise, resized_size
-from data.pillows_warnings import WITHOUT_PILLOWS_WARNINGS
-from data.stored_pixels import flaw_of, turned_back, turned_by_pillow
+
+
+class _Ignored:
+    """A block in which Pillow's warnings are ignored, as they are in other threads as long as any is inside.
+
+    Python's filters of warnings belong to all threads. Were each thread to put back those that it found, a thread that
+    leaves would take the filter from those still inside, and the last would put it back for good.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+        # A fork has one thread, and no other to open a lock that one held.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._found = warnings.catch_warnings()
+                self._found.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._found.__exit__(None, None, None)
+
+
+WITHOUT_PILLOWS_WARNINGS = _Ignored()
+
+
+_END, _SCAN, _RESTART_INTERVAL, _EXTENSIONS = 0xD9, 0xDA, 0xDD, 0xC8
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, _EXTENSIONS, 0xCC}
+_WITH_LENGTH = (frozenset(range(0xC0, 0xD0)) | frozenset(range(0xDA, 0xF0)) | {0xFE}) - {_EXTENSIONS}
+
+
+def flaw_of(content: bytes) -> str | None:
+    """What is wrong with a JPEG or PNG file that decoders say nothing of, in a few words; None for other files too.
+
+    Decoders stop when they have all rows, and JPEG's fill in what is missing. So a file that was given its length
+    before its content, or lost its middle, may be read as a picture of something else.
+    """
+    if content.startswith(b"\xff\xd8"):
+        return _jpeg_flaw(content)
+    return _png_flaw(content) if content.startswith(b"\x89PNG\r\n\x1a\n") else None
+
+
+def _png_flaw(content: bytes) -> str | None:
+    """Whether each chunk of pixels has its checksum."""
+    place = 8
+    while place + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, place)
+        end = place + 8 + length
+        if content[place + 4 : place + 8] == b"IEND":
+            return None
+        # In the last bytes of what was cut, Pillow finds the end of the pixels or does not.
+        if content[place + 4 : place + 8] in (b"IDAT", b"PLTE", b"fdAT") and end + 4 <= len(content):
+            (listed,) = struct.unpack_from(">I", content, end)
+            if zlib.crc32(memoryview(content)[place + 4 : end]) != listed:
+                return "a checksum is wrong"
+        place = end + 4
+    return None
+
+
+def _jpeg_flaw(content: bytes) -> str | None:
+    """Whether the segments of the first picture follow each other to its end; coded data has no checksum.
+
+    In coded data 0xFF is followed by 0x00, and what else follows is a marker.
+    """
+    bytes_ = np.frombuffer(content, dtype=np.uint8)
+    ends = np.flatnonzero(bytes_[:-1] == 0xFF) + 1
+    markers = ends[(bytes_[ends] != 0) & (bytes_[ends] != 0xFF)]
+    behind, interval, restarts, frames = 2, 0, 0, 0
+    for place in markers.tolist():
+        if place < behind:
+            continue
+        marker, behind = content[place], place + 1
+        if marker == _END:
+            return None
+        if 0xD0 <= marker < 0xD8:
+            if not interval or marker != 0xD0 + restarts % 8:
+                return "its coded data breaks off"
+            restarts += 1
+            continue
+        length = int.from_bytes(content[behind : behind + 2], "big")
+        frames += marker in _FRAMES
+        if marker not in _WITH_LENGTH or length < 2 or frames > 1:
+            return f"a marker 0x{marker:02X} is where none belongs"
+        if marker == _RESTART_INTERVAL:
+            interval = int.from_bytes(content[behind + 2 : behind + 4], "big")
+        restarts = 0 if marker == _SCAN else restarts
+        behind += length
+    return "it has no end"
+
+
+def turned_by_pillow(picture: Image.Image) -> int:
+    """The EXIF orientation that Pillow applies on its own: of TIFF files, and of no others. 1 is none."""
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return 1
+    orientation = picture.tag_v2.get(ExifTags.Base.Orientation, 1)
+    return orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else 1
+
+
+def turned_back(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A picture ``[H, W, 3]`` that was turned upright by its orientation, as it is stored."""
+    if orientation in (5, 7):
+        image = image.transpose(1, 0, 2)
+    quarter_turns = {3: 2, 6: 1, 7: 2, 8: 3}.get(orientation, 0)
+    flipped = {2: image[:, ::-1], 4: image[::-1]}.get(orientation, image)
+    return np.ascontiguousarray(np.rot90(flipped, quarter_turns))
+
 
 MAX_PIXELS = 89_478_485
 """Pictures with more pixels than this (Pillow's own limit) are refused as decompression bombs."""
@@ -41,10 +157,10 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
         InputError: the file is missing, empty, truncated, too large, or not an image; the message names it.
     """
     path = Path(path)
-    with _opened(path) as opened:
-        orientation = turned_by_pillow(opened)
-        opened.load()
-        image = _rgb(opened, path)
+    with _opened(path) as picture:
+        orientation = turned_by_pillow(picture)
+        picture.load()
+        image = _rgb(picture, path)
         if (flaw := flaw_of(path.read_bytes())) is not None:
             raise InputError(f"{path}: truncated or damaged image ({flaw}); fetch the file again")
         return image if orientation == 1 else turned_back(image, orientation)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from data.annotations import check_segmentation, decode_rle, pack_segmentation, rle_area, to_rle
-from data.file_hashes import Stamp
+from data.content import Stamp
+from data.exclusions import Exclusions
 from data.json_fields import is_number, numbers, value, whole
 from data.sample import ImageSample
-from data.skipped import Skipped
 
 # COCO rounds x and width to 0.01 each, so a box may end this far outside without being wrong.
 _ROUNDING = 0.02
@@ -46,12 +46,12 @@ class Rules:
     Args:
         crowd: True admits crowd regions like any instance.
         least_area: annotations whose ``area`` is below are left out, in pixels.
-        missing: one of :data:`data.skipped.ON_MISSING`, about pictures that are missing, damaged or of another size
+        missing: one of :data:`data.exclusions.ON_MISSING`, about pictures that are missing, damaged or of another size
             than listed.
         unusable: likewise, about annotations that cannot be used.
 
     Attributes:
-        stamp: of the annotation file before it was read (:func:`data.file_hashes.stamp_of`), if all share one.
+        stamp: of the annotation file before it was read (:func:`data.content.stamp_of`), if all share one.
         categories: the ids that the file lists, where it lists some.
         categorised: whether annotations name a category: all do, or none. None: as the first one has it.
         unusable: the places of annotations that were skipped because they cannot be used, in the order of admission.
@@ -64,7 +64,7 @@ class Rules:
     def __init__(
         self, crowd: bool = False, least_area: float = 1.0, missing: str = "refuse", unusable: str = "refuse"
     ) -> None:
-        self.skipped = Skipped(least_area, missing, unusable)
+        self.skipped = Exclusions(least_area, missing, unusable)
         self.stamp: Stamp | None = None
         self.categories: frozenset[int] | None = None
         self.categorised: bool | None = None

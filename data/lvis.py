@@ -9,10 +9,9 @@ from typing import Any
 from core.errors import InputError
 from core.plain_file import access_told
 from data import coco
-from data.annotated_pictures import AnnotatedPictures
-from data.annotation_file import read_entries
+from data.annotated_images import AnnotatedImages, read_entries
+from data.image_files import is_plain
 from data.instances import Rules
-from data.picture_names import is_plain
 
 SPLITS = {"train": "train", "validation": "val"}
 VERSIONS = ("v1", "v0.5")
@@ -24,27 +23,18 @@ FOLDERS = tuple(coco.FOLDERS.values())
 _PREFIX = re.compile(r"^COCO_(train|val|test)2014_")
 
 
-class Lvis(AnnotatedPictures):
+class Lvis(AnnotatedImages):
     """The images of one split, ordered by image id, with their instances (an :class:`data.sample.ImageData`).
 
     A picture is the one that ``coco_url`` names (``.../val2017/000000397133.jpg``); failing that, a file in either
     folder that is named as the URL or as ``file_name``, with its prefix (``COCO_val2014_000000397133.jpg``) or without.
 
     Args:
-        root: folder that holds ``annotations/``, ``train2017/`` and ``val2017/``.
-        split: ``"validation"`` or ``"train"``.
-        annotations: annotation file, if it is not where the layout puts it.
-        labels: False reads from the annotation file only which pictures there are, and :meth:`sample` refuses.
-        crowd: True admits crowd regions like any instance (LVIS itself marks none).
-        least_area: annotations whose ``area`` is below are left out, in pixels.
-        missing: pictures that are missing, damaged or of another size than listed are refused (``"refuse"``), or left
-            out and counted with their instances (``"skip"``).
-        unusable: annotations that cannot be used are refused, or left out and counted, likewise.
+        root, split, annotations, labels, crowd, least_area, missing, unusable: as of :class:`data.coco.Coco`; LVIS
+            itself marks no crowds.
 
     Raises:
-        InputError: the annotation file or both folders are missing, the JSON is malformed, an id occurs twice, an
-            annotation cannot be used and is refused, a value is none of those above, or a picture that has instances
-            cannot be used and is refused.
+        InputError: as of :class:`data.coco.Coco`; or the annotation file or both folders are missing.
     """
 
     name = "lvis"

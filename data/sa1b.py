@@ -1,5 +1,6 @@
 """SA-1B: a folder of ``sa_<number>.jpg`` with one ``sa_<number>.json`` each, in shards or not."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -7,13 +8,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from data.annotation_file import listed_size
+from core.plain_file import access_told
+from data.annotated_images import listed_size
 from data.content import ReadFromFiles
+from data.image_files import files_below, is_image, require_plain
 from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size, wrong_size
 from data.instances import Instance, Rules
 from data.json_fields import read_json, value
-from data.sa1b_files import find_files
 from data.sample import ImageSample, UnreadableImage
+
+_FILE = re.compile(r"sa_(\d+)\.(\w+)", re.ASCII | re.IGNORECASE)
+_MOST_DIGITS = 18
+
+
+def is_sa1b_image(name: str) -> bool:
+    """Whether a path's last part is that of an image of SA-1B."""
+    return is_image(name) and _FILE.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path], int]:
+    """Images and JSON files by number, and how many files are neither.
+
+    Images may have any suffix of :data:`data.image_files.SUFFIXES`, and files any depth below the root.
+
+    Raises:
+        InputError: there is no such folder, it has no images, one is closed, or a number occurs twice or fits into
+            no array.
+    """
+    with access_told(root):
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; put SA-1B's sa_*.jpg and sa_*.json there or give another root")
+    images: dict[int, Path] = {}
+    sources: dict[int, Path] = {}
+    others = 0
+    for name in files_below(root):
+        match = _FILE.fullmatch(name.rpartition("/")[2])
+        of_kind = images if match and is_image(name) else sources if match and match[2].lower() == "json" else None
+        if match is None or of_kind is None:
+            others += 1
+            continue
+        path = root / require_plain(root, name)
+        if len(match[1]) > _MOST_DIGITS:
+            raise InputError(f"{path}: a number of {len(match[1])} digits; rename the file")
+        number = int(match[1])
+        if number in of_kind:
+            first, second = sorted([path, of_kind[number]])
+            raise InputError(f"{second}: the same number is also {first}; remove one of them")
+        of_kind[number] = path
+    if not images:
+        raise InputError(f"{root}: no sa_*.jpg there or below; put SA-1B's files there or give another root")
+    return images, sources, others
+
 
 SPLITS = ("train", "validation", "all")
 
@@ -86,7 +131,7 @@ class Sa1b(ReadFromFiles):
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How often each of :data:`data.skipped.REASONS` applied; some grow as samples are read."""
+        """How often each of :data:`data.exclusions.REASONS` applied; some grow as samples are read."""
         return self._rules.skipped.counts
 
     def image(self, index: int) -> NDArray[np.uint8]:

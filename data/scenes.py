@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from core.geometry import resized_size
-from data.readable import readable_samples
+from data.exclusions import readable_samples
 from data.sample import ImageData
 
 

@@ -126,7 +126,7 @@ def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 if __name__ == "__main__":
     # Under ``python -m`` this file is the module ``__main__``; the command lives where one copy of Shapes exists.
     from core.closed_pipes import outlive_closed_pipes
-    from data.shapes_command import main
+    from data.shapes_export import main
 
     outlive_closed_pipes()
     raise SystemExit(main())

@@ -1,22 +1,27 @@
 """The ``shapes`` data set written to disk in the layouts of SA-1B and of COCO, and as a contact sheet."""
 
+import argparse
 import io
 import json
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.checkpoint import write_bytes, write_text
 from core.errors import InputError
+from core.terminal import terminal
 from data.annotations import encode_rle, rle_as_text
 from data.coco import FOLDERS, annotations_name
 from data.sample import ImageSample
-from data.shapes import Shapes
+from data.shapes import DIFFICULTY, SPLITS, Shapes
 from data.shapes_drawing import KINDS
 
 COLUMNS, ROWS = 8, 6
@@ -46,10 +51,10 @@ def write_data_set(
         InputError: ``out`` is a file, or the folders already hold a data set and ``overwrite`` is false.
     """
     sa1b, coco = out / "sa1b", out / "coco"
-    files, listing = coco / FOLDERS[data.split], coco / annotations_name(data.split)
-    for folder in (sa1b, files, listing.parent):
+    pictures, listing = coco / FOLDERS[data.split], coco / annotations_name(data.split)
+    for folder in (sa1b, pictures, listing.parent):
         _make_folder(folder)
-    earlier = [path for folder in (sa1b, files) for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]
+    earlier = [path for folder in (sa1b, pictures) for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]
     if earlier and not overwrite:
         raise InputError(f"{earlier[0].parent} already holds a data set; choose another --out or add --overwrite")
     # All of it goes first: a shorter run must not leave the tail of a longer one behind.
@@ -69,7 +74,7 @@ def write_data_set(
         }
         write_text(sa1b / f"{stem}.json", json.dumps(record))
         name = f"{index:012d}.png"
-        write_picture(files / name, sample.image, "PNG")
+        write_picture(pictures / name, sample.image, "PNG")
         images.append({"id": index, "width": width, "height": height, "file_name": name})
         for k, kind in enumerate(kinds):
             annotations.append(_coco_annotation(sample, k, runs[k], KINDS.index(kind) + 1))
@@ -167,3 +172,69 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"cannot make the folder {folder}: a file is in its way; choose another --out") from problem
     except OSError as problem:
         raise InputError(f"cannot make the folder {folder}: {problem.strerror or problem}") from problem
+
+
+_EXAMPLES = """\
+examples:
+  python -m data.shapes --out /tmp/shapes --count 500
+  python -m data.shapes --out /tmp/shapes_val --count 200 --split validation
+  python -m data.shapes --contact-sheet sheet.png --difficulty 0.5
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the data set, a contact sheet or both; 0, or 2 after a message about what was given."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.shapes",
+        description="Write the procedural data set 'shapes' in the layouts of SA-1B and COCO (DIR/sa1b, DIR/coco).",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write both layouts into")
+    parser.add_argument("--count", type=int, metavar="N", help="number of pictures (needed with --out)")
+    parser.add_argument("--split", default="train", help=f"{' or '.join(SPLITS)} (default: train)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the whole data set (default: 0)")
+    parser.add_argument("--size", type=int, default=128, help="longer side in pixels (default: 128)")
+    parser.add_argument(
+        "--difficulty", type=float, default=DIFFICULTY, help="0 (flat, clear) to 1 (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote into DIR")
+    parser.add_argument(
+        "--contact-sheet",
+        type=Path,
+        metavar="FILE",
+        help=f"write a PNG of the first {COLUMNS * ROWS} pictures, masks outlined",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except InputError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.out is None and options.contact_sheet is None:
+        raise InputError("nothing to write; give --out DIR with --count N, or --contact-sheet FILE")
+    if options.out is not None and options.count is None:
+        raise InputError("--out needs --count N, the number of pictures")
+    count = COLUMNS * ROWS if options.count is None else options.count
+    data = Shapes(options.split, count, options.seed, options.size, options.difficulty)
+    if options.out is not None:
+        progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=terminal(stderr=True),
+        )
+        with progress:
+            task = progress.add_task(f"shapes {data.split}", total=len(data))
+            folders = write_data_set(data, options.out, options.overwrite, lambda: progress.advance(task))
+        print(f"wrote {len(data)} pictures into {folders[0]} and {folders[1]}")
+    if options.contact_sheet is not None:
+        if os.path.isdir(options.contact_sheet) or not os.path.isdir(options.contact_sheet.parent):
+            raise InputError(f"cannot write {options.contact_sheet}; name a file in a folder that exists")
+        write_picture(options.contact_sheet, contact_sheet(data), "PNG")
+        print(f"wrote {options.contact_sheet}")

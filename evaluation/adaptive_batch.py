@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from core.device_memory import OutOfDeviceMemory, give_back, is_out_of_memory
+from core.memory import OutOfDeviceMemory, give_back, is_out_of_memory
 from core.terminal import terminal
 
 T = TypeVar("T")

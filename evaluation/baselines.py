@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.readable import readable_samples
+from data.exclusions import readable_samples
 from data.sample import ImageData
 from evaluation.mask_measures import pairwise_iou
 from evaluation.records import InstanceRecord

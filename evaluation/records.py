@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TextIO, TypeVar, get_origin, get_type_hints
@@ -76,6 +76,7 @@ class DetectionRecord:
 
 
 Record = InstanceRecord | DetectionRecord
+T = TypeVar("T")
 R = TypeVar("R", InstanceRecord, DetectionRecord, ImageContent)
 INSTANCES, DETECTIONS, IMAGES = "instances.jsonl", "detections.jsonl", "images.jsonl"
 
@@ -325,15 +326,9 @@ def read_images(folder: Path) -> dict[int, ImageContent]:
     Raises:
         InputError: a line is damaged.
     """
-    found: dict[int, ImageContent] = {}
     path = folder / IMAGES
-    for number, line in _lines(path) if path.exists() else ():
-        try:
-            image = _sound(ImageContent, parse_json(line))
-            found[image.image_id] = image
-        except (ValueError, TypeError, AttributeError):
-            raise InputError(f"{path}: line {number} is no image; evaluate again") from None
-    return found
+    found = _read(path, "no image", lambda raw: _sound(ImageContent, raw)) if path.exists() else ()
+    return {image.image_id: image for image in found}
 
 
 def read_instances(path: Path) -> dict[str, list[InstanceRecord]]:
@@ -347,13 +342,19 @@ def read_instances(path: Path) -> dict[str, list[InstanceRecord]]:
     """
     path = path / INSTANCES if path.is_dir() else path
     found: dict[str, list[InstanceRecord]] = {}
+    lines = _read(path, "no record of an instance", lambda raw: (str(raw.pop("protocol")), _sound(InstanceRecord, raw)))
+    for protocol, record in lines:
+        found.setdefault(protocol, []).append(record)
+    return found
+
+
+def _read(path: Path, what: str, make: Callable[[Any], T]) -> Iterator[T]:
+    """What ``make`` makes of each line; ``what`` a damaged one is."""
     for number, line in _lines(path):
         try:
-            raw = parse_json(line)
-            found.setdefault(str(raw.pop("protocol")), []).append(_sound(InstanceRecord, raw))
+            yield make(parse_json(line))
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise InputError(f"{path}: line {number} is no record of an instance; evaluate again") from None
-    return found
+            raise InputError(f"{path}: line {number} is {what}; evaluate again") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

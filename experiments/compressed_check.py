@@ -2,11 +2,11 @@
 
 import torch
 
-from compressors.context import Compressor
+from compressors.method import Compressor
 from core.errors import RunFailed
 from core.protocols import device_of
+from data.exclusions import first_readable
 from data.images import to_frame
-from data.readable import first_readable
 from evaluation.latency import PRECISIONS
 from experiments.scoring import EvaluationSet
 from students.kinds import build_model
@@ -44,8 +44,8 @@ def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: Evalu
     problem = encoder_problem(student, PRECISIONS[held.precision], "evaluation.precision")
     if problem is not None:
         raise RunFailed(f"{run_id}: {problem}")
-    _, pixels = first_readable(held.data, held.indices[0], held.data.image)
-    image = to_frame(pixels, student.input_size)[None].to(device_of(student))
+    _, picture = first_readable(held.data, held.indices[0], held.data.image)
+    image = to_frame(picture, student.input_size)[None].to(device_of(student))
     with torch.inference_mode():
         found, wanted = student.encode(image), teacher.encode(image)
     if found.shape != wanted.shape or not found.isfinite().all():
@@ -53,8 +53,7 @@ def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: Evalu
     before, after = _parameters(teacher), _parameters(student)
     promised = promised_parameters(method, teacher)
     # A chosen student may be of any size; what was pruned must be smaller.
-    shrinks = "ratio" in method.knobs
-    if (shrinks and after >= before) or promised not in (None, after):
+    if (method.shrinks and after >= before) or promised not in (None, after):
         promise = f", the method promised {promised}" if promised else ""
         raise RuntimeError(f"{run_id}: the student has {after} parameters, the teacher {before}{promise}")
 

@@ -19,7 +19,7 @@ from core.result import ResultRow
 from core.storage import check_place
 from core.terminal import terminal
 from core.threads import allowed
-from data.annotated_pictures import AnnotatedPictures
+from data.annotated_images import AnnotatedImages
 from data.content import IDENTITY
 from data.detections import Detections
 from data.sample import ImageData
@@ -30,6 +30,7 @@ from evaluation.protocols import ScoringProtocol, protocol_named
 from evaluation.records import PartialRecords, remove_parts, write_images, write_records
 from evaluation.scorer import Scored, Scorer
 from experiments.config.schema import EvaluateConfig, EvaluationConfig
+from experiments.evaluated_model import EvaluatedModel, find_evaluated_model
 from experiments.evaluation_rows import protocol_columns
 from experiments.recorded_evaluation import FOLDER
 from experiments.reporting.run_report import print_comparison, print_protocols
@@ -39,9 +40,16 @@ from experiments.runs.checkpoints import find_model
 from experiments.runs.data_content import data_content
 from experiments.runs.folder import held_folder, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
-from experiments.scorable import require_instances, require_points
-from experiments.scoring import BOX_POINT, EvaluationSet, columns, counted, point_column, score_fillings
-from experiments.subjects import EvaluatedModel, find_evaluated_model
+from experiments.scoring import (
+    BOX_POINT,
+    EvaluationSet,
+    columns,
+    counted,
+    point_column,
+    require_instances,
+    require_points,
+    score_fillings,
+)
 
 _NOT_OF_RECORDS = ("root", "annotations", "images", "missing")
 """Settings of a data set that no record of an image depends on: content counts, not where it lies."""
@@ -180,16 +188,14 @@ def _detections(settings: EvaluateConfig, data: ImageData, protocols: Sequence[S
         return None
     if settings.detections is None:
         raise InputError(f"detections is missing: {needing[0]} needs a detector's boxes; give detections=FILE.json")
-    sizes = getattr(data, "sizes_hw", None)
-    if sizes is None:
+    if not isinstance(data, AnnotatedImages):
         raise InputError(f"{needing[0]}: {data.name} has no image ids that detections name; give COCO or LVIS")
-    listed = getattr(data, "category_ids", None)
-    return Detections(home_path(settings.detections), sizes(), settings.evaluation.top, listed)
+    return Detections(home_path(settings.detections), data.sizes_hw(), settings.evaluation.top, data.category_ids)
 
 
 def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequence[int]) -> GroundTruth:
     """What average precision compares with, checked: whatever it refuses is refused before anything is scored."""
-    assert isinstance(data, AnnotatedPictures), "others have no image ids that detections name"
+    assert isinstance(data, AnnotatedImages), "others have no image ids that detections name"
     style = "lvis" if data_name(evaluation.data) == "lvis" else "coco"
     try:
         check_backend(style, evaluation.backend)

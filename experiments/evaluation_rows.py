@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.provenance import impersonal
-from data.annotated_pictures import AnnotatedPictures
+from data.annotated_images import AnnotatedImages
 from data.detections import DETECTION_REASONS
 from evaluation.average_precision.figures import figures_of
 from evaluation.average_precision.prepared import GroundTruth
@@ -13,8 +13,7 @@ from evaluation.protocols import ScoringProtocol
 from evaluation.records import DetectionRecord, InstanceRecord
 from evaluation.scorer import Scored
 from experiments.config.schema import EvaluationConfig
-from experiments.scorable import require_records
-from experiments.scoring import EvaluationSet
+from experiments.scoring import EvaluationSet, require_records
 
 ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")
 """Reasons for leaving something out that concern average precision."""
@@ -59,8 +58,9 @@ def protocol_columns(
         detected = scored.detected(protocol.name)
         assert truth is not None
         found = _precision_columns(detected, held, places, evaluation.backend, truth)
-        if unusable := getattr(held.data, "unusable_in_truth", 0):
-            shared["skipped"]["unusable_annotation"] = unusable
+        assert isinstance(held.data, AnnotatedImages)
+        if held.data.unusable_in_truth:
+            shared["skipped"]["unusable_annotation"] = held.data.unusable_in_truth
         return shared | {"axes": axes} | found
     axes["interval"] = "bootstrap over images"
     records = scored.instances(protocol.name)
@@ -80,7 +80,7 @@ def _precision_columns(
     records: list[DetectionRecord], held: EvaluationSet, places: list[int], backend: str, truth: GroundTruth
 ) -> dict[str, Any]:
     data = held.data
-    assert isinstance(data, AnnotatedPictures)
+    assert isinstance(data, AnnotatedImages)
     image_ids = [data.image_id(index) for index in (held.indices[place] for place in places)]
     figures = figures_of(truth, [record.result() for record in records], backend, image_ids)
     found: dict[str, Any] = {name: figures[name] for name in PRECISIONS if name in figures}

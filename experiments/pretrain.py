@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from compressors.distill.engine import Engine, Stage
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
 from core.checkpoint import file_sha256, write_safetensors
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
@@ -117,7 +117,7 @@ def _train(
         scored = Scorer(model, [PROTOCOLS["box_single@1"]]).score(data, range(min(count, len(data))), alone=True)
         return mean_iou(scored.instances("box_single@1"))["miou"].value
 
-    optimisation = Optimisation(
+    optimisation = OptimizerConfig(
         rate=recipe.rate,
         optimizer="muon",
         betas=(0.9, 0.98),

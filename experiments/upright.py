@@ -33,9 +33,9 @@ def upright_image(path: Path) -> NDArray[np.uint8]:
     image = read_image(path)
     orientation = None
     # The pixels are whole; damaged EXIF data are treated as none.
-    with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as opened:
+    with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as picture:
         warnings.simplefilter("ignore")
-        orientation = opened.getexif().get(ExifTags.Base.Orientation)
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
     if orientation not in _UPRIGHT:
         return image
     return np.array(Image.fromarray(image).transpose(_UPRIGHT[orientation]))

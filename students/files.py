@@ -7,25 +7,16 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import (
-    check_fit,
-    is_safetensors,
-    note_of,
-    read_metadata,
-    read_safetensors,
-    read_torch,
-    write_safetensors,
-)
+from core.checkpoint import check_fit, is_safetensors, note_of, read_metadata, read_safetensors, write_safetensors
 from core.errors import InputError
-from core.inert_pickle import NOTE
 from core.plain_file import parse_json
+from core.untrusted import NOTE, read_torch
 from students.convert.slimsam_pickle import is_slimsam_pickle
 from students.kinds import KINDS, build_model, kind_of
 from students.quantized.plan import Plan, apply_plan, pack, plan_of
 from teachers.inferred_shape import check_shape
 from teachers.sam import META_NORM_EPS, Sam, SamConfig
-from teachers.stored import parsed_note, weight_files
-from teachers.weights import fill
+from teachers.weights import fill, parsed_note, weight_files
 
 FORMAT = "sampress-sam-1"
 # What timm tabulates for a shape before there are weights grows with the fourth power of the one, with the second of

@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from core.checkpoint import is_safetensors, read_safetensors, read_torch
+from core.checkpoint import is_safetensors, read_safetensors
 from core.errors import InputError
 from core.plain_file import home_path
 from core.state_dict import find_state
-from students.convert.mobile_sam import from_microsoft_names
+from core.untrusted import read_torch
+from students.convert.layouts import from_microsoft_names
 from students.encoder_shapes import TinyVitConfig
 from teachers.weights import check_finite
 

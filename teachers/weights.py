@@ -1,20 +1,180 @@
 """From a name or a file to a loaded model: frozen, in eval mode, float32. Nothing is fetched, and no code is run."""
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.checkpoint import check_fit, file_sha256, load_strictly
+from core.checkpoint import check_fit, file_sha256, is_safetensors, load_strictly, note_of, read_safetensors
 from core.errors import InputError
-from core.plain_file import home_path
+from core.geometry import PIXEL_MEAN, PIXEL_STD
+from core.plain_file import access_told, home_path, parse_json, read_json
+from core.state_dict import find_state
+from core.untrusted import NOTE, one_line, read_torch
 from teachers.catalog import MODELS, NamedModel
+from teachers.convert import from_hugging_face, is_hugging_face
+from teachers.hugging_face_config import HUB_NORM_EPS, HubConfig
 from teachers.inferred_shape import check_shape
-from teachers.sam import Sam, SamConfig
-from teachers.stored import read_stored
+from teachers.sam import META_NORM_EPS, Sam, SamConfig
+
+ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".th", ".pkl", ".safetensors")
+"""Of names of checkpoints, in small or capital letters; a file without any is read too."""
+# As transformers looks for them, in this order.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_ANCHORS = (
+    ("image_encoder.neck.0.weight", "vision_encoder.neck.conv1.weight"),
+    ("mask_decoder.iou_token.weight",),
+)
+_PIXELS = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
+_PARTS = ("image_encoder", "vision_encoder", "shared_image_embedding", "prompt_encoder", "mask_decoder")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: by Meta's names; dtypes and values as stored.
+        facts: what this project wrote beside them (:func:`students.files.describe`), not looked at yet.
+        decoder_heads: of the mask decoder, which tensors do not show; None where nothing says them.
+        decoder_norm_eps: of :class:`teachers.sam.SamConfig`.
+        hub: the folder's ``config.json``, of Hugging Face's layout.
+        note: what was left out of names and containers, in words; empty where nothing was.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+    decoder_heads: int | None = None
+    decoder_norm_eps: float = META_NORM_EPS
+    hub: HubConfig | None = None
+    note: str = ""
+
+
+def read_stored(path: Path, entry: str | None = None) -> Stored:
+    """Read a checkpoint: a file of ``torch.save`` or safetensors, or a folder of Hugging Face's ``SamModel``.
+
+    Args:
+        path: a state dict may lie in containers and have a prefix before its names; tensors may have Meta's names or
+            those of ``SamModel``. Weights of a folder may be in shards, and in either format.
+        entry: which of several models in the file is meant; see :func:`core.state_dict.find_state`.
+
+    Raises:
+        InputError: the file is missing, closed, damaged, asks for code to be run, or holds no one dict of tensors; the
+            folder's ``config.json`` asks for what this project's SAM cannot do.
+    """
+    files = weight_files(path)
+    parts = {file.name: _read(file) for file in files}
+    stored, facts = parts[files[0].name] if len(files) == 1 else (_joined(path, parts), {})
+    found = find_state(stored, _ANCHORS, _PARTS, str(path), entry)
+    for name, values in _PIXELS.items():
+        _check_pixels(found.tensors.pop(name, None), name, values, path)
+    if not is_hugging_face(found.tensors):
+        return Stored(found.tensors, facts, *_beside(facts, META_NORM_EPS), note=found.note)
+    try:
+        tensors = from_hugging_face(found.tensors)
+    except InputError as error:
+        raise InputError(f"{files[0]}: {error}") from None
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or (path.name in _WEIGHTS and (folder / "config.json").exists()):
+        hub = HubConfig(folder / "config.json")
+        return Stored(tensors, facts, hub.decoder_heads, hub.decoder_norm_eps, hub, found.note)
+    return Stored(tensors, facts, *_beside(facts, HUB_NORM_EPS), note=found.note)
+
+
+def _check_pixels(stored: Tensor | None, name: str, values: tuple[float, ...], path: Path) -> None:
+    """What SAM's images are normalised by is no weight, and always the same, but some programs save it."""
+    # Of half precision too.
+    if stored is not None and (
+        stored.numel() != 3 or not stored.allclose(torch.tensor(values).view_as(stored).to(stored), 1e-3)
+    ):
+        raise InputError(f"{path}: {name} is not SAM's {values}; the model was trained on images prepared otherwise")
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files that a checkpoint's weights are in: the path itself, or of a folder the file or shards.
+
+    Raises:
+        InputError: the folder is closed, or its index is damaged or names files outside of it.
+    """
+    with access_told(path):
+        is_folder = path.is_dir()
+    if not is_folder:
+        if path.suffix.lower() not in (*ENDINGS, ""):
+            raise InputError(
+                f"{path}: not a checkpoint by its name; give a {', '.join(ENDINGS[:4])} or .safetensors file, or a "
+                "folder of SamModel"
+            )
+        return (path,)
+    weights = _weights(path)
+    if weights.suffix != ".json":
+        return (weights,)
+    return tuple(path / shard for shard in sorted(set(_index(weights).values())))
+
+
+def _weights(folder: Path) -> Path:
+    """The file of a folder that holds or lists its weights."""
+    return next((folder / name for name in _WEIGHTS if os.path.lexists(folder / name)), folder / _WEIGHTS[0])
+
+
+def _index(path: Path) -> dict[str, str]:
+    """The shard of each tensor."""
+    remedy = "save the model again with save_pretrained"
+    stored = read_json(path, remedy)
+    shards = stored.get("weight_map") if isinstance(stored, dict) else None
+    if not isinstance(shards, dict) or not shards or not all(isinstance(file, str) for file in shards.values()):
+        raise InputError(f"{path}: has no weight_map of names to files; {remedy}")
+    for file in shards.values():
+        if file in ("", ".", "..") or Path(file).name != file or not file.endswith((".safetensors", ".bin")):
+            raise InputError(f"{path}: names {one_line(file)!r}, which is no weight file of its folder; {remedy}")
+    return shards
+
+
+def _joined(folder: Path, shards: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Tensors of several files, each from the one that the index names."""
+    joined: dict[str, Any] = {}
+    for tensor, file in _index(_weights(folder)).items():
+        shard = shards[file][0]
+        if not isinstance(shard, dict) or tensor not in shard:
+            raise InputError(f"{folder / file}: has no {one_line(tensor)}, though the index says so; fetch it again")
+        joined[tensor] = shard[tensor]
+    return joined
+
+
+def _read(file: Path) -> tuple[Any, dict[str, Any]]:
+    """What a file holds, and the facts that this project wrote into it."""
+    if is_safetensors(file):
+        tensors, metadata = read_safetensors(file)
+        return tensors, parsed_note(metadata.get(NOTE), file)
+    stored = read_torch(file)
+    return stored, parsed_note(note_of(stored), file)
+
+
+def parsed_note(text: str | None, path: Path) -> dict[str, Any]:
+    """The facts in the text that :func:`core.checkpoint.write_torch` keeps; none where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        facts = {} if text is None else parse_json(text)
+        if not isinstance(facts, dict) or not isinstance(facts.get("config", {}), dict):
+            raise ValueError("no object")
+        if facts and (type(heads := facts.get("config", {}).get("decoder_heads")) is not int or heads < 1):
+            raise ValueError(f"decoder_heads is {heads!r}")
+    except ValueError as error:
+        raise InputError(f"{path}: what stands beside its tensors is damaged ({error}); convert it again") from None
+    return facts
+
+
+def _beside(facts: dict[str, Any], norm_eps: float) -> tuple[int | None, float]:
+    """Heads of the decoder, if facts say them, and the eps of its layer norms, which is the layout's if they do not."""
+    config = facts.get("config", {})
+    return config.get("decoder_heads"), config.get("decoder_norm_eps", norm_eps if not config else META_NORM_EPS)
 
 
 def load_sam(name: str, checkpoint: str | Path | None = None, say: Callable[[str], object] | None = None) -> Sam:
@@ -22,7 +182,7 @@ def load_sam(name: str, checkpoint: str | Path | None = None, say: Callable[[str
 
     Args:
         name: a key of :data:`teachers.catalog.MODELS`.
-        checkpoint: a file or folder for :func:`teachers.stored.read_stored`. Without one: the file inside this package,
+        checkpoint: a file or folder for :func:`read_stored`. Without one: the file inside this package,
             else the published file where ``torch.hub`` keeps downloads, if its SHA-256 is right.
         say: takes the line that says what was left out of a file's containers and names, if anything was.
 
@@ -51,7 +211,7 @@ def load_sam(name: str, checkpoint: str | Path | None = None, say: Callable[[str
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of :func:`teachers.stored.read_stored`."""
+    """The tensors of :func:`teachers.weights.read_stored`."""
     return read_stored(path).tensors
 
 

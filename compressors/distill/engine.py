@@ -1,28 +1,26 @@
 """The only training loop of the project: any model, any loss, any stage, one process or many."""
 
+import contextlib
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from compressors.distill.compiling import compiled
-from compressors.distill.divergence import StepLosses, TrainingDiverged, check_weights
-from compressors.distill.log import StageLog
-from compressors.distill.memory import peak_memory_bytes
-from compressors.distill.prefetch import ahead, chunks
-from compressors.distill.progress import progress_bar
-from compressors.distill.stage import B, Batch, Stage
+from compressors.distill.log import StageLog, StepLosses, TrainingDiverged, check_weights, progress_bar
+from compressors.distill.stage import B, Batch, Callback, Stage, chunks, prefetch
 from compressors.distill.state import Progress, load_state, save_state
-from compressors.distill.stopping import stopping
-from compressors.distill.validation import scored, validate
-from compressors.distill.watching import Watcher
 from core import processes
-from core.device_memory import memory_told
+from core.memory import memory_told, peak_resident_bytes
 
 __all__ = ["Batch", "Engine", "Stage", "TrainingDiverged"]
 
@@ -39,7 +37,7 @@ class Engine:
         compile: whether models are compiled while they are trained, and the teacher for its embeddings.
         save_every_s: seconds between saved states.
         log_every: steps between lines of the log.
-        watcher: who is told what is logged, and may score the model now and then.
+        callback: is given what is logged, and may score the model now and then.
     """
 
     folder: Path
@@ -49,7 +47,7 @@ class Engine:
     compile: bool = False
     save_every_s: float = 60.0
     log_every: int = 20
-    watcher: Watcher | None = None
+    callback: Callback | None = None
 
     def autocast(self) -> torch.autocast:
         """The context in which models compute."""
@@ -94,7 +92,7 @@ class Engine:
             compiled(stage.model, self.compile),
             progress_bar(stage.name, stage.steps, progress.step) as show,
             StageLog(self.folder / f"{stage.name}.jsonl", progress.step, self._tell(stage)) as log,
-            ahead(self._made(stage), todo, self.workers) as following,
+            prefetch(self._made(stage), todo, self.workers) as following,
             stopping() as interrupted,
         ):
             while progress.step < stage.steps:
@@ -133,7 +131,7 @@ class Engine:
                 if validated:
                     log({"step": progress.step, "validation": validate(stage, progress, average)})
                 if watched:
-                    log({"step": progress.step, **scored(stage, self.watcher, average)})
+                    log({"step": progress.step, **scored(stage, self.callback, average)})
                     # Looking on is no training.
                     began = time.monotonic() - progress.seconds
                 if due:
@@ -150,13 +148,13 @@ class Engine:
         return progress
 
     def _tell(self, stage: Stage[Any]) -> Callable[[Mapping[str, Any]], None] | None:
-        watcher = self.watcher
-        return None if watcher is None else lambda entry: watcher.told(stage.name, entry)
+        callback = self.callback
+        return None if callback is None else lambda entry: callback.log(stage.name, entry)
 
     def _watches(self, stage: Stage[Any], step: int) -> bool:
         """Whether this process scores the model after a step."""
-        watcher = self.watcher if processes.is_first() and stage.whole is not None else None
-        return watcher is not None and watcher.scores_at(step, stage.steps)
+        callback = self.callback if processes.is_first() and stage.full_model is not None else None
+        return callback is not None and callback.scores_at(step, stage.steps)
 
     def _made(self, stage: Stage[B]) -> Any:
         if self.device.type != "cuda":
@@ -200,3 +198,97 @@ def _smaller(stage: Stage[Any]) -> str:
         f"give method.batch={half} method.optimisation.accumulate={accumulate * batch // half}: "
         f"the same {stage.images_per_step} pictures a step"
     )
+
+
+@contextmanager
+def compiled(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Compile a model's forward (and so its backward) in place for as long as the block lasts.
+
+    Parameters, names and state stay as they are. A forward that is tapped runs uncompiled (see
+    :class:`compressors.aligning.Taps`).
+    """
+    if enabled:
+        model.compile()
+    try:
+        yield
+    finally:
+        # nn.Module.compile() has no opposite.
+        model._compiled_call_impl = None
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory so far: what the CUDA allocator held for tensors, or on the CPU the whole process's resident pages.
+
+    The two are different quantities; figures compare on one kind of device only.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return peak_resident_bytes()
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Within the block an interruption waits until the step ends. Yields whether there was one.
+
+    Processes that train together are stopped at once, as one that waits for another's end would wait for ever; so is
+    one whose interruptions somebody else handles.
+    """
+    interrupted = threading.Event()
+    first = threading.current_thread() is threading.main_thread()
+    earlier = signal.getsignal(signal.SIGINT) if first else None
+    if processes.count() > 1 or earlier is not signal.default_int_handler:
+        yield interrupted.is_set
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted.is_set
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def validate(stage: Stage, progress: Progress, average: AveragedModel | None = None) -> float:
+    """Score the model (its averaged weights, where there are such), and note the figure in ``progress``.
+
+    Keeps the best weights if the stage asks for it, and lowers the plateau schedule's rate once its patience is over.
+    """
+    assert stage.validate is not None
+    with _as_scored(stage, average):
+        figure = stage.validate()
+        if progress.best is None or figure > progress.best:
+            progress.best, progress.plateau = figure, 0
+            if stage.keep_best:
+                progress.best_weights = {k: v.detach().cpu().clone() for k, v in stage.model.state_dict().items()}
+        else:
+            progress.plateau += 1
+            if progress.plateau > stage.optimisation.patience:
+                progress.plateau, progress.rate = 0, progress.rate * stage.optimisation.factor
+    return figure
+
+
+def scored(stage: Stage[Any], callback: Callback | None, average: AveragedModel | None = None) -> Mapping[str, float]:
+    """What a callback finds of the student as it stands (with its averaged weights, where there are such)."""
+    assert callback is not None and stage.full_model is not None
+    with _as_scored(stage, average):
+        return callback.score(stage.full_model())
+
+
+@contextmanager
+def _as_scored(stage: Stage[Any], average: AveragedModel | None) -> Iterator[None]:
+    """In eval mode and with the averaged weights; training goes on with its own."""
+    stage.model.eval()
+    if average is None:
+        yield
+        return
+    live = {name: tensor.detach().clone() for name, tensor in stage.model.state_dict().items()}
+    stage.model.load_state_dict(average.module.state_dict())
+    try:
+        yield
+    finally:
+        stage.model.load_state_dict(live)

@@ -19,9 +19,9 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         float ``[...]``; 1 where both are empty.
     """
-    predicted, wanted = logits > 0, target >= 0.5
-    union = (predicted | wanted).flatten(-2).sum(-1)
-    intersection = (predicted & wanted).flatten(-2).sum(-1)
+    predicted, expected = logits > 0, target >= 0.5
+    union = (predicted | expected).flatten(-2).sum(-1)
+    intersection = (predicted & expected).flatten(-2).sum(-1)
     return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
 
 

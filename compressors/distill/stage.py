@@ -1,13 +1,16 @@
-"""What the training loop is given to do."""
+"""What the training loop is given to do: a stage, its batches made ahead of their use, and a callback."""
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
 
 
 class Batch(Protocol):
@@ -48,7 +51,7 @@ class Stage(Generic[B]):
         validate: the figure to maximise, or None.
         validate_every: steps between validations (and at the end).
         keep_best: end with the weights of the best validation instead of the last.
-        whole: the student as it stands, for who looks on while it trains; None where there is no such model yet.
+        full_model: the student as it stands, for who looks on while it trains; None where there is no such model yet.
     """
 
     name: str
@@ -58,11 +61,11 @@ class Stage(Generic[B]):
     batch_size: int
     loss: Callable[[B, int], Mapping[str, Tensor]]
     steps: int
-    optimisation: Optimisation
+    optimisation: OptimizerConfig
     validate: Callable[[], float] | None = None
     validate_every: int = 500
     keep_best: bool = False
-    whole: Callable[[], Any] | None = None
+    full_model: Callable[[], Any] | None = None
 
     @property
     def images_per_step(self) -> int:
@@ -72,3 +75,62 @@ class Stage(Generic[B]):
     def places(self, step: int) -> range:
         """Places of a step's images in the training order."""
         return range(step * self.images_per_step, (step + 1) * self.images_per_step)
+
+
+class Callback(Protocol):
+    """Is given what the training loop logs, and now and then scores the model. Only the first process has one.
+
+    What it scores chooses nothing: neither weights nor learning rates depend on it.
+    """
+
+    def scores_at(self, step: int, steps: int) -> bool:
+        """Whether to score the model after a step. A function of the numbers alone, so that resuming keeps it."""
+        ...
+
+    def score(self, model: Any) -> Mapping[str, float]:
+        """Figures of the whole model as it stands, by name."""
+        ...
+
+    def log(self, stage: str, entry: Mapping[str, float]) -> None:
+        """One line of a stage's log: ``step``, and figures by name."""
+        ...
+
+
+T = TypeVar("T")
+
+
+@contextmanager
+def prefetch(make: Callable[[range], T], places: Iterator[range], workers: int) -> Iterator[Callable[[], T]]:
+    """Yields a function that gives ``make(place)`` for one place after the other, in their order.
+
+    Each is a function of its place alone, so threads change when a batch is made and not what is in it. An error of
+    ``make`` is raised where its batch is taken.
+
+    Args:
+        workers: threads; each keeps two batches in advance. With 0, batches are made when they are taken.
+    """
+    if not workers:
+        yield lambda: make(next(places))
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+    waiting: deque[Future[T]] = deque()
+
+    def fill() -> None:
+        while len(waiting) < 2 * workers and (place := next(places, None)) is not None:
+            waiting.append(pool.submit(make, place))
+
+    def following() -> T:
+        fill()
+        made = waiting.popleft().result()
+        fill()
+        return made
+
+    try:
+        yield following
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def chunks(places: range, size: int) -> Sequence[range]:
+    """Consecutive parts of at most ``size`` places."""
+    return [places[start : start + size] for start in range(0, len(places), size)]

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from core.checkpoint import read_torch, replacing
+from core.checkpoint import replacing
 from core.errors import InputError
+from core.untrusted import read_torch
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Progress:
         images: training images seen, by all processes together.
         seconds: training time so far, over all runs of the stage.
         devices: how many processes, each with its device, shared the work.
-        peak_memory_bytes: most memory of a process so far (see :mod:`compressors.distill.memory`).
+        peak_memory_bytes: most memory of a process so far (see :mod:`compressors.distill.engine`).
         best: best validation figure, if there was a validation.
         best_weights: the model's state at ``best``.
         plateau: validations in a row that did not beat ``best``.

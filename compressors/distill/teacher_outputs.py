@@ -1,4 +1,4 @@
-"""The frozen teacher's image embeddings, computed once a picture."""
+"""The frozen teacher's outputs as targets: image embeddings, computed once an image, and masks of drawn prompts."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from compressors.distill.engine import Engine
+from compressors.distill.losses import FOCAL_SHARE, dice_loss, focal_loss
 from core.checkpoint import weights_sha256
+from core.protocols import Prompt
+from core.seeding import generator_for
 from data.batches import ImageBatch
 from data.embeddings import DiskEmbeddings, Embeddings, MemoryEmbeddings
 from teachers.image_encoder import ImageEncoder
+from teachers.sam import Sam
 
 PREPROCESSING = "longer side, bilinear on uint8, zero-padded, 1"
 """How pictures are brought into the frame; to be changed whenever that changes what comes out."""
@@ -54,7 +58,7 @@ class TeacherEmbeddings:
 
     def _one(self, batch: ImageBatch, i: int) -> Tensor:
         key = hashlib.sha256(self._maker + batch.digests[i]).digest() if batch.digests else None
-        # An empty store is false, so it is asked for by identity.
+        # An empty store is false, so it is compared by identity.
         if self.kept is not None and key is not None:
             record = self.kept.get(key)
             if record is not None:
@@ -67,7 +71,7 @@ class TeacherEmbeddings:
         return embedding
 
 
-def keeper(mode: str, folder: Path, encoder: ImageEncoder) -> Embeddings | None:
+def embedding_cache(mode: str, folder: Path, encoder: ImageEncoder) -> Embeddings | None:
     """Where embeddings of an encoder are kept.
 
     Args:
@@ -78,3 +82,100 @@ def keeper(mode: str, folder: Path, encoder: ImageEncoder) -> Embeddings | None:
     if mode == "memory":
         return MemoryEmbeddings()
     return DiskEmbeddings(folder, encoder.config.out_channels, encoder.config.grid)
+
+
+@dataclass(frozen=True)
+class TeacherMasks:
+    """Prompts and the teacher's answers, those of one picture together.
+
+    Attributes:
+        prompt: ``B * K`` prompts in the model's frame.
+        logits: ``[B * K, 4, l, l]``, all four candidates.
+        iou_pred: ``[B * K, 4]``.
+        counts: bool ``[B * K]``: prompts that have an answer worth learning (boxes of empty masks have none).
+    """
+
+    prompt: Prompt
+    logits: Tensor
+    iou_pred: Tensor
+    counts: Tensor
+
+
+def teacher_masks(
+    teacher: Sam, embeddings: Tensor, valid: Tensor, points: int, seed: int, step: int
+) -> tuple[TeacherMasks, TeacherMasks]:
+    """Ask the teacher about random points of each picture, and about the boxes of the masks it answers with.
+
+    Args:
+        embeddings: the teacher's, ``[B, C, g, g]``.
+        valid: bool ``[B, g, g]``, the cells that hold picture; points fall there.
+        points: prompts of each kind a picture.
+        seed, step: what the points are drawn from.
+    """
+    generator = generator_for(seed, "mask prompts", step)
+    drawn = torch.rand(len(embeddings), points, 1, 2, generator=generator).to(embeddings.device)
+    # Valid cells are a rectangle in the upper left corner: its width and height, in the frame.
+    cell = teacher.input_size / valid.shape[-1]
+    size = torch.stack([valid.any(1).sum(1), valid.any(2).sum(1)], 1) * cell
+    xy = (drawn * size[:, None, None]).flatten(0, 1)
+    by_points = Prompt.foreground(xy)
+    with torch.no_grad():
+        first = teacher.decode_frame(embeddings, by_points)
+        masks = best_of_three(first.logits, first.iou_pred)
+        by_boxes = Prompt(boxes_xyxy=_boxes(masks, teacher.input_size))
+        second = teacher.decode_frame(embeddings, by_boxes)
+    every_one = torch.ones(len(xy), dtype=torch.bool, device=xy.device)
+    return (
+        TeacherMasks(by_points, first.logits.float(), first.iou_pred.float(), every_one),
+        TeacherMasks(by_boxes, second.logits.float(), second.iou_pred.float(), masks.flatten(1).any(1)),
+    )
+
+
+def mask_loss(student: Sam, embeddings: Tensor, answers: tuple[TeacherMasks, TeacherMasks]) -> dict[str, Tensor]:
+    """SAM's loss (focal 20, dice 1, squared error of predicted IoUs 1) of a student against the teacher's answers.
+
+    Points are compared in all four candidates, boxes in the single one. Every picture counts alike.
+
+    Args:
+        embeddings: the student's, ``[B, C, g, g]``.
+    """
+    terms: dict[str, Tensor] = {}
+    for name, part, kept in (("point", answers[0], slice(None)), ("box", answers[1], slice(0, 1))):
+        found = student.decode_frame(embeddings, part.prompt)
+        logits, targets = found.logits[:, kept].float(), (part.logits[:, kept] > 0).float()
+        weight = part.counts.float()
+        share = weight / len(weight)
+        masks = FOCAL_SHARE * focal_loss(logits, targets) + dice_loss(logits, targets)
+        terms[f"{name}_masks"] = (masks.mean(1) * share).sum()
+        squared = (found.iou_pred[:, kept].float() - part.iou_pred[:, kept]).square()
+        terms[f"{name}_iou"] = (squared.mean(1) * share).sum()
+    return terms
+
+
+def _boxes(masks: Tensor, frame: int) -> Tensor:
+    """Tight boxes of masks ``[N, l, l]`` in the frame, ``[N, 4]``; the whole frame for an empty mask."""
+    side = masks.shape[-1]
+    places = torch.arange(side, device=masks.device)
+    corners = []
+    for axis in (1, 2):
+        occupied = masks.any(axis)
+        low = torch.where(occupied, places, side).amin(1)
+        high = torch.where(occupied, places + 1, 0).amax(1)
+        empty = high <= low
+        corners.append((torch.where(empty, 0, low), torch.where(empty, side, high)))
+    (left, right), (top, bottom) = corners
+    return torch.stack([left, top, right, bottom], 1).float() * (frame / side)
+
+
+def best_of_three(logits: Tensor, iou_pred: Tensor) -> Tensor:
+    """The mask with the best predicted IoU of the three that answer an ambiguous prompt.
+
+    Args:
+        logits: ``[N, 4, l, l]``, the single mask first.
+        iou_pred: ``[N, 4]``.
+
+    Returns:
+        bool ``[N, l, l]``.
+    """
+    best = iou_pred[:, 1:].argmax(1) + 1
+    return logits[torch.arange(len(best), device=best.device), best] > 0

@@ -1,15 +1,141 @@
-"""How much each channel matters: one score a channel of a group, higher is kept."""
+"""How much each channel matters: one score a channel of a group, higher is kept; and the gradients behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from compressors.prune.gradients import Gradients
-from compressors.prune.groups import Group
-from compressors.prune.traceable import split_qkv
+from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_mse, focal_loss
+from compressors.prune.groups import Group, split_qkv
+from core.errors import InputError
+from core.geometry import upscale_logits
+from core.protocols import Prompt
 from core.seeding import generator_for
+from data.batches import ImageBatch
+from data.images import to_frame
+from data.prompts import central_point
+from data.sample import ImageSample
 from teachers.image_encoder import ImageEncoder
+from teachers.sam import Sam
+
+MASKS_PER_IMAGE = 16
+"""Instances of a picture whose masks the task's loss looks at, the first ones."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of every parameter of an encoder, by name, over all images.
+
+    Attributes:
+        sums: gradients added up with their signs, as in the reference.
+        squares: their squares added up batch by batch (image by image where labels are read).
+    """
+
+    sums: dict[str, Tensor]
+    squares: dict[str, Tensor]
+
+
+def disturbed_gradients(
+    encoder: ImageEncoder,
+    batches: Iterable[ImageBatch],
+    noise: float,
+    seed: int,
+    on_batch: Callable[[], None] | None = None,
+) -> Gradients:
+    """Gradients of the disturbed loss (SlimSAM, section 3.3): label-free, and not zero where student equals teacher.
+
+    The target is the encoder's own embedding plus Gaussian noise of standard deviation ``noise``, so the loss is
+    ``MSE(t + eps, t)`` and its gradient ``-(2 / N) J^T eps``: a random probe of how much each weight moves the
+    embedding. Cells of padding are left out.
+    """
+
+    def losses() -> Iterator[Tensor]:
+        for number, batch in enumerate(batches):
+            embedding = encoder(batch.images)
+            eps = torch.randn(embedding.shape, generator=generator_for(seed, "disturbance", number))
+            yield embedding_mse(embedding, embedding.detach() + noise * eps.to(embedding.device), batch.valid)
+
+    return _summed(encoder, losses(), on_batch)
+
+
+def label_gradients(
+    sam: Sam, encoder: ImageEncoder, samples: Iterable[ImageSample], on_image: Callable[[], None] | None = None
+) -> Gradients:
+    """Gradients of SAM's loss on annotated masks (focal 20, dice 1), as "Taylor" and "Hessian" pruning need them.
+
+    Up to ``MASKS_PER_IMAGE`` instances an image, each prompted by its box and by its central point and answered by the
+    single mask. Images without instances are passed over.
+
+    Args:
+        sam: whose prompt encoder and mask decoder answer.
+        encoder: whose gradients are taken.
+
+    Raises:
+        InputError: no picture has an instance, so that every channel would score the same.
+    """
+    device, looked_at, used = encoder.pos_embed.device, 0, 0
+
+    def losses() -> Iterator[Tensor]:
+        nonlocal looked_at, used
+        for sample in samples:
+            looked_at += 1
+            if not len(sample.masks):
+                continue
+            used += 1
+            size_hw = (sample.image.shape[0], sample.image.shape[1])
+            masks = torch.from_numpy(sample.masks[:MASKS_PER_IMAGE]).to(device).float()[:, None]
+            embedding = encoder(to_frame(sample.image, sam.input_size)[None].to(device))
+            terms = []
+            for prompt in _prompts(sample):
+                answer = sam.decode(embedding, prompt.to(device), size_hw)
+                logits = upscale_logits(answer.logits.float(), size_hw, answer.frame)
+                terms += [FOCAL_SHARE * focal_loss(logits, masks).mean(), dice_loss(logits, masks).mean()]
+            yield torch.stack(terms).sum()
+
+    gradients = _summed(encoder, losses(), on_image)
+    if not used:
+        raise InputError(
+            f"none of the {looked_at} pictures that are looked at has an annotated instance to score channels by; give "
+            "a larger method.importance_images, or method.importance=disturbed_taylor, which reads no labels"
+        )
+    return gradients
+
+
+def _prompts(sample: ImageSample) -> tuple[Prompt, Prompt]:
+    count = min(len(sample.masks), MASKS_PER_IMAGE)
+    points = [torch.from_numpy(central_point(mask)).float() for mask in sample.masks[:count]]
+    return (
+        Prompt(boxes_xyxy=torch.from_numpy(sample.boxes_xyxy[:count]).float()),
+        Prompt.foreground(torch.stack(points)[:, None]),
+    )
+
+
+def _summed(encoder: ImageEncoder, losses: Iterator[Tensor], on_loss: Callable[[], None] | None) -> Gradients:
+    parameters = dict(encoder.named_parameters())
+    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    with _trainable(encoder):
+        for loss in losses:
+            for name, gradient in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+                sums[name] += gradient
+                squares[name] += gradient.square()
+            if on_loss:
+                on_loss()
+    return Gradients(sums, squares)
+
+
+@contextmanager
+def _trainable(encoder: ImageEncoder) -> Iterator[None]:
+    before = {parameter: parameter.requires_grad for parameter in encoder.parameters()}
+    encoder.requires_grad_(True).eval()
+    try:
+        yield
+    finally:
+        for parameter, was in before.items():
+            parameter.requires_grad_(was)
+
 
 Weights = Mapping[str, Tensor]
 IMPORTANCE = ("disturbed_taylor", "taylor", "hessian", "magnitude", "random")

@@ -1,24 +1,29 @@
-"""Calibration: pictures go through the float model, and every layer's grids are found from what it saw."""
+"""Calibration: images go through the float model, and every layer's grids are found from what it saw."""
 
+import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from compressors.distill.progress import progress_bar
-from compressors.mask_distillation import ask
-from compressors.quantize.gradients import divergence, fisher_loss
-from compressors.quantize.layer_errors import layer_error
-from compressors.quantize.recording import Recorder, Seen, recordable
-from compressors.quantize.search import Search, begin, search
-from compressors.quantize.state import Found
+from compressors.distill.log import progress_bar
+from compressors.distill.teacher_outputs import teacher_masks
+from compressors.quantize.objective import divergence, fisher_loss
+from compressors.quantize.recording import LayerTrace, Recorder, recordable
+from compressors.quantize.search import Search, begin, layer_error, search
+from core.checkpoint import read_safetensors, write_safetensors
+from core.errors import InputError
+from core.plain_file import parse_json
 from core.protocols import Prompt
 from core.seeding import generator_for
 from data.batches import ImageBatch
+from students.quantized.layers import QuantizedLayer, QuantizedProduct
 from students.quantized.plan import set_quantizing
+from students.quantized.quantizers import TwinQuantizer, UniformQuantizer
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
 
@@ -29,7 +34,7 @@ class Calibration:
 
     Attributes:
         search: what is tried for each layer.
-        gradient: where the hessian metric's gradient comes from (:mod:`compressors.quantize.gradients`).
+        gradient: where the hessian metric's gradient comes from (:mod:`compressors.quantize.objective`).
         order: ``parallel``: every layer sees what the float model's layers give it; ``sequential``: what the layers
             before it give it that are quantised already.
         prompts: points, and as many boxes, a picture. They are drawn; no label is read.
@@ -52,21 +57,21 @@ class Calibration:
             key: what must be equal for them to be continued.
 
         Returns:
-            how wrong each layer is, in the order of the model (:func:`compressors.quantize.layer_errors.layer_error`).
+            how wrong each layer is, in the order of the model (:func:`compressors.quantize.search.layer_error`).
         """
         layers = recordable(model)
         set_quantizing(model, False)
-        asked = [self._ask(model, picture, number) for number, picture in enumerate(pictures)]
+        all_prompts = [self._ask(model, picture, number) for number, picture in enumerate(pictures)]
         recorder = Recorder(layers, self.seed)
         with progress_bar("observation", len(pictures), 0) as show:
-            self._observe(model, pictures, asked, recorder, lambda done: show(done, {}, 0.0))
-        found = Found(state, key, model)
+            self._observe(model, pictures, all_prompts, recorder, lambda done: show(done, {}, 0.0))
+        found = GridCheckpoint(state, key, model)
         with progress_bar("calibration", len(layers), len(found.done)) as show:
             for number, (path, layer) in enumerate(layers.items()):
                 if path not in found.done:
                     seen = recorder.seen[path]
                     if self.order == "sequential":
-                        self._look_again(model, pictures, asked, path, seen)
+                        self._look_again(model, pictures, all_prompts, path, seen)
                     search(layer, seen, self.search)
                     found.add(path, layer_error(path, layer, seen))
                 layer.quantizing = self.order == "sequential"
@@ -77,20 +82,20 @@ class Calibration:
     def _ask(self, model: Sam, picture: ImageBatch, number: int) -> tuple[Prompt, Prompt]:
         with torch.no_grad():
             embedding = model.encode(picture.images)
-        points, boxes = ask(model, embedding, picture.valid, self.prompts, self.seed, number)
+        points, boxes = teacher_masks(model, embedding, picture.valid, self.prompts, self.seed, number)
         return points.prompt, boxes.prompt
 
     def _observe(
         self,
         model: Sam,
         pictures: Sequence[ImageBatch],
-        asked: Sequence[tuple[Prompt, Prompt]],
+        all_prompts: Sequence[tuple[Prompt, Prompt]],
         recorder: Recorder,
         show: Callable[[int], None],
     ) -> None:
         """What all layers see in the float model, and the gradients where the metric wants them."""
         hessian = self.search.metric == "hessian"
-        for number, (picture, prompts) in enumerate(zip(pictures, asked, strict=True)):
+        for number, (picture, prompts) in enumerate(zip(pictures, all_prompts, strict=True)):
             if hessian and self.gradient == "fisher":
                 generator = generator_for(self.seed, "fisher", number)
                 with recorder.on(number, gradients=True):
@@ -101,19 +106,19 @@ class Calibration:
                     _answers(model, picture.images, prompts)
             show(number + 1)
         if hessian and self.gradient != "fisher":
-            self._differ(model, pictures, asked, recorder)
+            self._differ(model, pictures, all_prompts, recorder)
 
     def _differ(
         self,
         model: Sam,
         pictures: Sequence[ImageBatch],
-        asked: Sequence[tuple[Prompt, Prompt]],
+        all_prompts: Sequence[tuple[Prompt, Prompt]],
         recorder: Recorder,
     ) -> None:
         """Gradients of the divergence from the float model: of the perturbed one, or, as published, of itself."""
         for path, layer in recorder.layers.items():
             begin(layer, recorder.seen[path])
-        for number, (picture, prompts) in enumerate(zip(pictures, asked, strict=True)):
+        for number, (picture, prompts) in enumerate(zip(pictures, all_prompts, strict=True)):
             with torch.no_grad():
                 reference = _answers(model, picture.images, prompts)
             set_quantizing(model, self.gradient == "perturbed")
@@ -126,13 +131,13 @@ class Calibration:
         self,
         model: Sam,
         pictures: Sequence[ImageBatch],
-        asked: Sequence[tuple[Prompt, Prompt]],
+        all_prompts: Sequence[tuple[Prompt, Prompt]],
         path: str,
-        seen: Seen,
+        seen: LayerTrace,
     ) -> None:
-        """Replace what a layer saw by what the quantised layers before it give it; its float output is still wanted."""
+        """Replace what a layer saw by what the quantised layers before it give it."""
         again = Recorder({path: recordable(model)[path]}, self.seed)
-        for number, (picture, prompts) in enumerate(zip(pictures, asked, strict=True)):
+        for number, (picture, prompts) in enumerate(zip(pictures, all_prompts, strict=True)):
             with torch.no_grad(), again.on(number):
                 _answers(model, picture.images, prompts)
         for call, record in again.seen[path].records.items():
@@ -143,3 +148,68 @@ class Calibration:
 def _answers(model: Sam, images: Tensor, prompts: tuple[Prompt, ...]) -> list[Decoded]:
     embedding = model.encode(images)
     return [model.decode_frame(embedding, prompt) for prompt in prompts]
+
+
+SAVE_EVERY_S = 10.0
+
+
+class GridCheckpoint:
+    """The layers whose grids are found, and the file that keeps them.
+
+    Args:
+        path: of the file; what it holds is put into the model if it was written for the same ``key``.
+        key: what must be equal.
+        model: whose quantisers' buffers are kept.
+    """
+
+    def __init__(self, path: Path, key: str, model: nn.Module) -> None:
+        self.path, self.key, self.model = path, key, model
+        self.done: list[str] = []
+        self.errors: list[dict[str, Any]] = []
+        self._saved = time.monotonic()
+        if path.is_file():
+            self._go_on(path)
+
+    def add(self, layer: str, error: dict[str, Any]) -> None:
+        """Note a layer and how wrong it is; now and then everything is written."""
+        self.done.append(layer)
+        self.errors.append(error)
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self.save()
+
+    def _go_on(self, path: Path) -> None:
+        """Take what a file holds; from one that is damaged, of another key or of an earlier version, nothing."""
+        try:
+            tensors, metadata = read_safetensors(path)
+            if metadata.get("key") != json.dumps(self.key):
+                return
+            done, errors = (parse_json(metadata[name]) for name in ("done", "errors"))
+        except (InputError, KeyError, ValueError):
+            return
+        grids = self._grids()
+        same = grids.keys() == tensors.keys() and all(
+            (tensor.shape, tensor.dtype) == (grids[name].shape, grids[name].dtype) and bool(tensor.isfinite().all())
+            for name, tensor in tensors.items()
+        )
+        layers = {
+            path for path, module in self.model.named_modules() if isinstance(module, QuantizedLayer | QuantizedProduct)
+        }
+        listed = isinstance(done, list) and isinstance(errors, list) and len(done) == len(errors)
+        if not same or not listed or not all(type(name) is str and name in layers for name in done):
+            return
+        for name, tensor in tensors.items():
+            grids[name].copy_(tensor)
+        self.done, self.errors = done, errors
+
+    def save(self) -> None:
+        """Write the grids of the layers that are done."""
+        write_safetensors(self.path, self._grids(), {"key": self.key, "done": self.done, "errors": self.errors})
+        self._saved = time.monotonic()
+
+    def _grids(self) -> dict[str, Tensor]:
+        return {
+            f"{path}.{name}": buffer
+            for path, module in self.model.named_modules()
+            if isinstance(module, UniformQuantizer | TwinQuantizer)
+            for name, buffer in module.named_buffers(recurse=False)
+        }

@@ -22,14 +22,14 @@ MATRICES, MATRIX_ROWS = 2, 64
 
 
 @dataclass
-class Record:
+class TracedCall:
     """A drawn part of one call of a layer.
 
     Attributes:
         inputs: what the layer's arithmetic takes: one tensor, or both operands of a product. A convolution's already
             hold its zero padding, so that it is recomputed without.
         output: what it gave, in float.
-        gradient: of the task loss with respect to the output, of its shape; None where no loss was asked for.
+        gradient: of the task loss with respect to the output, of its shape; None where no loss was taken.
     """
 
     inputs: tuple[Tensor, ...]
@@ -38,7 +38,7 @@ class Record:
 
 
 @dataclass
-class Seen:
+class LayerTrace:
     """All records of one layer, and the range of each of its whole inputs.
 
     Attributes:
@@ -47,7 +47,7 @@ class Seen:
             product's two operands, by head ``[h]``.
     """
 
-    records: dict[tuple[int, int], Record] = field(default_factory=dict)
+    records: dict[tuple[int, int], TracedCall] = field(default_factory=dict)
     lowest: list[Tensor] = field(default_factory=list)
     highest: list[Tensor] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Recorder:
 
     def __init__(self, layers: Mapping[str, QuantizedLayer | QuantizedProduct], seed: int) -> None:
         self.layers, self.seed = dict(layers), seed
-        self.seen: dict[str, Seen] = {path: Seen() for path in layers}
+        self.seen: dict[str, LayerTrace] = {path: LayerTrace() for path in layers}
 
     @contextmanager
     def on(self, picture: int, values: bool = True, gradients: bool = False) -> Iterator[None]:
@@ -107,7 +107,7 @@ class Recorder:
         if values:
             product = isinstance(module, QuantizedProduct)
             seen.widen(operands if product else (*operands, output.detach()), by_head=product)
-            seen.records[key] = Record(part.inputs(operands), part.output(output.detach()).float())
+            seen.records[key] = TracedCall(part.inputs(operands), part.output(output.detach()).float())
         if gradients:
             if not output.requires_grad:
                 # The decoder's first layers depend on the prompt alone: nothing before them asks for a gradient.

@@ -5,14 +5,16 @@ by then; every channel (or head) that has a scale of its own chooses on its own.
 so a search is never worse than no search by its own measure.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compressors.quantize.metrics import best_of, distance
-from compressors.quantize.recording import Record, Seen
+from compressors.quantize.objective import best_of, distance
+from compressors.quantize.recording import LayerTrace, TracedCall
 from students.quantized.layers import QuantizedConvolution, QuantizedLayer, QuantizedProduct
 from students.quantized.quantizers import Quantizer, TwinQuantizer, UniformQuantizer
 
@@ -25,7 +27,7 @@ class Search:
     """What is tried, and how it is judged.
 
     Attributes:
-        metric: one of :data:`compressors.quantize.metrics.METRICS`; ``minmax`` covers the range and tries nothing.
+        metric: one of :data:`compressors.quantize.objective.METRICS`; ``minmax`` covers the range and tries nothing.
         candidates: how many grids are tried beside the full range.
         lowest, highest: the first and the last, as shares of the full range.
         rounds: how often operands take turns.
@@ -43,7 +45,7 @@ class Search:
         return [1.0, *(self.lowest + i * step for i in range(self.candidates + 1))]
 
 
-def begin(module: QuantizedLayer | QuantizedProduct, seen: Seen) -> None:
+def begin(module: QuantizedLayer | QuantizedProduct, seen: LayerTrace) -> None:
     """Let every grid of a layer cover the full range of what was seen."""
     if isinstance(module, QuantizedLayer):
         if module.weight is not None:
@@ -57,7 +59,7 @@ def begin(module: QuantizedLayer | QuantizedProduct, seen: Seen) -> None:
             _cover(quantizer, low, high, 1.0)
 
 
-def search(module: QuantizedLayer | QuantizedProduct, seen: Seen, how: Search) -> None:
+def search(module: QuantizedLayer | QuantizedProduct, seen: LayerTrace, how: Search) -> None:
     """Find the grids of one layer, in place, from what it has seen; begins with :func:`begin`."""
     begin(module, seen)
     if how.metric == "minmax" or not seen.records:
@@ -76,7 +78,7 @@ def search(module: QuantizedLayer | QuantizedProduct, seen: Seen, how: Search) -
         _search_output(module, seen, records, how)
 
 
-def _search_weight(layer: QuantizedLayer, records: list[Record], how: Search) -> None:
+def _search_weight(layer: QuantizedLayer, records: list[TracedCall], how: Search) -> None:
     quantizer, weight = layer.weight_quantizer, layer.weight
     assert weight is not None
     inputs = [quantized(layer.input_quantizer, record.inputs[0]) for record in records]
@@ -95,7 +97,7 @@ def _search_weight(layer: QuantizedLayer, records: list[Record], how: Search) ->
     quantizer.scale.copy_(best_of(candidates, score))
 
 
-def _search_input(layer: QuantizedLayer, seen: Seen, records: list[Record], how: Search) -> None:
+def _search_input(layer: QuantizedLayer, seen: LayerTrace, records: list[TracedCall], how: Search) -> None:
     quantizer, weight = layer.input_quantizer, layer.effective_weight()
     assert quantizer is not None
 
@@ -106,7 +108,7 @@ def _search_input(layer: QuantizedLayer, seen: Seen, records: list[Record], how:
     _search_range(quantizer, seen.lowest[0], seen.highest[0], how, error)
 
 
-def _search_output(layer: QuantizedLayer, seen: Seen, records: list[Record], how: Search) -> None:
+def _search_output(layer: QuantizedLayer, seen: LayerTrace, records: list[TracedCall], how: Search) -> None:
     quantizer, weight = layer.output_quantizer, layer.effective_weight()
     assert quantizer is not None
     outputs = [computed(layer, quantized(layer.input_quantizer, record.inputs[0]), weight) for record in records]
@@ -118,7 +120,12 @@ def _search_output(layer: QuantizedLayer, seen: Seen, records: list[Record], how
 
 
 def _search_operand(
-    quantizer: Quantizer, index: int, product: QuantizedProduct, seen: Seen, records: list[Record], how: Search
+    quantizer: Quantizer,
+    index: int,
+    product: QuantizedProduct,
+    seen: LayerTrace,
+    records: list[TracedCall],
+    how: Search,
 ) -> None:
     other = (product.right, product.left)[index]
     fixed = [other(record.inputs[1 - index]) for record in records]
@@ -201,9 +208,9 @@ def computed(layer: QuantizedLayer, x: Tensor, weight: Tensor) -> Tensor:
     return layer.compute(x, weight, (0, 0)) if isinstance(layer, QuantizedConvolution) else layer.compute(x, weight)
 
 
-def _stacked(records: list[Record]) -> list[Record]:
+def _stacked(records: list[TracedCall]) -> list[TracedCall]:
     """Records of one shape put together, which saves calls."""
-    by_shape: dict[tuple[torch.Size, ...], list[Record]] = {}
+    by_shape: dict[tuple[torch.Size, ...], list[TracedCall]] = {}
     for record in records:
         shapes = tuple(x.shape[1:] for x in record.inputs)
         by_shape.setdefault(shapes, []).append(record)
@@ -212,11 +219,11 @@ def _stacked(records: list[Record]) -> list[Record]:
         inputs = tuple(torch.cat(parts) for parts in zip(*(record.inputs for record in group), strict=True))
         gradients = [record.gradient for record in group if record.gradient is not None]
         gradient = torch.cat(gradients) if len(gradients) == len(group) else None
-        stacked.append(Record(inputs, torch.cat([record.output for record in group]), gradient))
+        stacked.append(TracedCall(inputs, torch.cat([record.output for record in group]), gradient))
     return stacked
 
 
-def _in_all(found: list[Tensor], records: list[Record], metric: str, by_head: bool = False) -> Tensor:
+def _in_all(found: list[Tensor], records: list[TracedCall], metric: str, by_head: bool = False) -> Tensor:
     """The distance over everything, or by head ``[h]`` of ``[B, h, M, N]``."""
 
     # [heads or 1, everything else]
@@ -226,7 +233,7 @@ def _in_all(found: list[Tensor], records: list[Record], metric: str, by_head: bo
     return _joined(found, records, metric, arranged)
 
 
-def _by_weight_scale(layer: QuantizedLayer, found: list[Tensor], records: list[Record], metric: str) -> Tensor:
+def _by_weight_scale(layer: QuantizedLayer, found: list[Tensor], records: list[TracedCall], metric: str) -> Tensor:
     """The distance of the outputs behind each scale of a weight, in the shape of the scales."""
     shape = layer.weight_quantizer.shape
     if not shape:
@@ -242,10 +249,71 @@ def _by_weight_scale(layer: QuantizedLayer, found: list[Tensor], records: list[R
     return _joined(found, records, metric, arranged).reshape(shape)
 
 
-def _joined(found: list[Tensor], records: list[Record], metric: str, arranged: Callable[[Tensor], Tensor]) -> Tensor:
+def _joined(
+    found: list[Tensor], records: list[TracedCall], metric: str, arranged: Callable[[Tensor], Tensor]
+) -> Tensor:
     """The distance over the second dimension of all records together, each arranged as ``[scales, everything]``."""
     one = torch.cat([arranged(x) for x in found], 1)
     other = torch.cat([arranged(record.output) for record in records], 1)
     gradients = [arranged(record.gradient) for record in records if record.gradient is not None]
     gradient = torch.cat(gradients, 1) if len(gradients) == len(records) else None
     return distance(metric, one, other, gradient, (1,))
+
+
+@torch.no_grad()
+def layer_error(path: str, layer: QuantizedLayer | QuantizedProduct, seen: LayerTrace) -> dict[str, Any]:
+    """One line of ``quantisation.json``, of a layer whose grids are found and whose weight is not packed yet.
+
+    Ratios are in decibels: ``10 log10(sum of squares of the float values / sum of squared errors)``, over everything
+    that was drawn of the layer's calls. They are None where there is no error, no signal, or (of a weight) no weight.
+
+    Args:
+        path: of the layer in its model.
+        seen: what the search used. In sequential order its inputs come from layers that are quantised already, so the
+            output's error holds theirs too.
+
+    Returns:
+        ``layer``, ``kind`` (``linear``, ``convolution``, ``transposed convolution`` or ``product``), ``weight_bits``,
+        ``activation_bits`` (None: float), ``weight_sqnr_db``, ``output_sqnr_db``.
+    """
+    records = list(seen.records.values())
+    outputs = [(record.output, _answer(layer, record)) for record in records]
+    line: dict[str, Any] = {"layer": path, "kind": _kind(layer), "weight_bits": None, "activation_bits": None}
+    weight_sqnr = None
+    if isinstance(layer, QuantizedLayer):
+        line |= {"weight_bits": layer.weight_quantizer.bits, "activation_bits": _bits(layer.input_quantizer)}
+        if layer.weight is not None:
+            weight_sqnr = decibels([(layer.weight, layer.weight_quantizer(layer.weight))])
+    else:
+        line["activation_bits"] = _bits(layer.left)
+    return line | {"weight_sqnr_db": weight_sqnr, "output_sqnr_db": decibels(outputs)}
+
+
+def decibels(pairs: list[tuple[Tensor, Tensor]]) -> float | None:
+    """Signal to quantisation noise of pairs ``(float, quantised)`` together; None without signal or without noise."""
+    signal = sum(float(expected.double().square().sum()) for expected, _ in pairs)
+    noise = sum(float((found.double() - expected.double()).square().sum()) for expected, found in pairs)
+    ratio = signal / noise if noise > 0 else 0.0
+    return 10 * math.log10(ratio) if 0 < ratio < math.inf else None
+
+
+def _answer(layer: QuantizedLayer | QuantizedProduct, record: TracedCall) -> Tensor:
+    """The layer's output with its grids, whether or not it quantises at the moment."""
+    if isinstance(layer, QuantizedProduct):
+        left, right = record.inputs
+        return layer.left(left) @ layer.right(right)
+    assert layer.weight is not None
+    output = computed(layer, quantized(layer.input_quantizer, record.inputs[0]), layer.weight_quantizer(layer.weight))
+    return quantized(layer.output_quantizer, output)
+
+
+def _kind(layer: QuantizedLayer | QuantizedProduct) -> str:
+    if isinstance(layer, QuantizedProduct):
+        return "product"
+    if isinstance(layer, QuantizedConvolution):
+        return "transposed convolution" if layer.transposed else "convolution"
+    return "linear"
+
+
+def _bits(quantizer: Quantizer | None) -> int | None:
+    return None if quantizer is None else quantizer.bits

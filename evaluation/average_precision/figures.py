@@ -91,7 +91,7 @@ def check_backend(style: str, backend: str) -> None:
     if backend not in BACKENDS:
         raise _unknown("backend", backend, BACKENDS)
     if (style, backend) == ("lvis", "official"):
-        from evaluation.average_precision.official_lvis import check_lvis
+        from evaluation.average_precision.official import check_lvis
 
         check_lvis()
 
@@ -107,9 +107,9 @@ def _evaluator(style: str, backend: str) -> Callable[[Prepared], Sequence[float]
 
         return evaluate_faster
     if style == "coco":
-        from evaluation.average_precision.official_coco import evaluate_coco
+        from evaluation.average_precision.official import evaluate_coco
 
         return evaluate_coco
-    from evaluation.average_precision.official_lvis import evaluate_lvis
+    from evaluation.average_precision.official import evaluate_lvis
 
     return evaluate_lvis

@@ -11,9 +11,8 @@ from core.protocols import Segmenter
 from data.annotations import rle_area
 from evaluation.adaptive_batch import point_batch
 from evaluation.everything.candidates import Candidates, joined
-from evaluation.everything.crops import crops_of
-from evaluation.everything.run_lengths import in_form
-from evaluation.everything.small_regions import cleaned
+from evaluation.everything.filters import crops_of
+from evaluation.everything.run_lengths import cleaned, in_form
 from evaluation.everything.strategies import SEARCHES, CropSearch
 from evaluation.everything_settings import EverythingSettings
 from evaluation.predictor import SamPredictor

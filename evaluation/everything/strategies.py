@@ -10,8 +10,7 @@ from torch import Tensor
 from core.protocols import Prompt, Segmenter
 from evaluation.adaptive_batch import AdaptiveBatch
 from evaluation.everything.candidates import Candidates, joined
-from evaluation.everything.crops import Crop, grid_points, shared_points
-from evaluation.everything.filters import MaskFilter
+from evaluation.everything.filters import Crop, MaskFilter, grid_points, shared_points
 from evaluation.everything_settings import EverythingSettings
 
 

@@ -14,14 +14,13 @@ from experiments.config.messages import nearest
 from experiments.config.schema import ConvertConfig
 from experiments.out_place import check_out, writing_to
 from experiments.runs.checkpoints import Found, check_encoder, chosen_model, say
-from students.convert.hugging_face import save_hugging_face
-from students.convert.mobile_sam import CONFIG as MOBILE_SAM
-from students.convert.mobile_sam import to_mobile_sam
+from students.convert.layouts import CONFIG as MOBILE_SAM
+from students.convert.layouts import save_hugging_face, to_mobile_sam
 from students.files import describe, save_model
 from students.kinds import kind_of
 from students.quantized.plan import plan_of
 from teachers.sam import META_NORM_EPS
-from teachers.stored import ENDINGS
+from teachers.weights import ENDINGS
 
 
 def _to_hugging_face(path: Path, found: Found) -> None:

@@ -12,7 +12,7 @@ from core.result import ResultRow
 from core.terminal import terminal
 from experiments.config.messages import nearest
 from experiments.config.schema import CostConfig
-from experiments.measuring import cost_of_shape
+from experiments.evaluated_model import cost_of_shape
 from experiments.reporting.run_report import print_comparison
 from experiments.runs.build import build_method
 from experiments.runs.identity import method_name

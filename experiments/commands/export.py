@@ -16,7 +16,7 @@ from students.catalog import RELEASED
 from students.export.folder import TARGETS, check_request, export_model
 from students.export.manifest import PRECISIONS
 from students.export.placing import check_folder
-from students.export.requirements import WRITES, require
+from students.export.runtimes import WRITES, require
 from teachers.catalog import MODELS
 
 

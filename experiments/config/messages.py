@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, GrammarParseE
 
 from core.errors import InputError
 from experiments.cli.help.launchers import LAUNCHERS
+from experiments.cli.help.setting_lines import group_choices
 from experiments.config.schema import CONF
 
 
@@ -46,8 +47,8 @@ def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -
             return unknown(part.full_key, known)
     for text in overrides:
         key, _, value = text.partition("=")
-        if os.path.isdir(CONF / key) and value in ("null", ""):
-            return InputError(f"{text}: {nearest(value, _options(key))}")
+        if value in ("null", "") and (options := group_choices(key)):
+            return InputError(f"{text}: {nearest(value, options)}")
     text = _line(error)
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return InputError(f"{match[1]} gives several values; add -m to run each of them")
@@ -59,10 +60,6 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     near = difflib.get_close_matches(name, choices, n=2, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(choices)}"
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def _missing(error: MissingConfigException) -> InputError:
@@ -143,6 +140,6 @@ def group_overrides(overrides: Sequence[str], roots: Sequence[Path] = (CONF,)) -
         key, _, value = text.partition("=")
         first = value.split(",")[0]
         # Of a name that is too long for a file, pathlib raises.
-        if any(os.path.isfile(root / key / f"{first}.yaml") for root in roots):
+        if any(os.path.isfile(root / ("method" if key == "then" else key) / f"{first}.yaml") for root in roots):
             kept.append(f"{key}={first}")
     return kept

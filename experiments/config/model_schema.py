@@ -61,7 +61,7 @@ class RecipeConfig:
         batch: pictures a batch.
         accumulate: batches a step.
         rate: highest learning rate.
-        optimizer: of :class:`compressors.distill.schedule.Optimisation`.
+        optimizer: of :class:`compressors.distill.optimizer.OptimizerConfig`.
         importance_images: pictures behind the scores of channels.
         scratch_rate, scratch_optimizer: of students that begin from random weights.
         prompts: masks a picture, of methods that train on masks.

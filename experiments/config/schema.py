@@ -377,7 +377,11 @@ def register(folder: Path | None = None) -> None:
     _methods.clear()
     for root in [CONF] if folder is None else [CONF, folder]:
         for path in sorted((root / "method").glob("*.yaml")):
-            found = re.search(r"^_target_:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            text = path.read_text(encoding="utf-8")
+            found = re.search(r"^_target_:\s*(\S+)", text, re.MULTILINE)
+            if re.search(r"^init:", text, re.MULTILINE):
+                # What can begin with a model can follow another method.
+                store.store(group="then", name=path.stem, node={"defaults": [f"/method/{path.stem}@_here_"]})
             if found:
                 target: type = target_class(found[1])
                 _methods[path.stem] = node = mirror(target, found[1])

@@ -103,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_place(options.out)
         settings = settings_from(options.settings)
-        files = [place.picture for place in places(options.images, options.out.parent, draw=False)[0]]
+        pictures = [place.picture for place in places(options.images, options.out.parent, draw=False)[0]]
         models = [find_model(checkpoint) for checkpoint in options.checkpoints]
         cells: list[list[Cell]] = []
-        with counted("segmenting", len(files) * len(models)) as done:
-            for file in files:
-                image = upright_image(file)
+        with counted("segmenting", len(pictures) * len(models)) as done:
+            for picture in pictures:
+                image = upright_image(picture)
                 # As small as it is shown: masks of a small model gain nothing from more pixels, and each takes time.
                 image = scaled(image, (max(1, round(image.shape[0] * WIDTH / image.shape[1])), WIDTH))
                 cells.append([])

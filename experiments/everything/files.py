@@ -15,7 +15,7 @@ from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
 from data.image_files import is_image
-from data.pillows_warnings import WITHOUT_PILLOWS_WARNINGS
+from data.images import WITHOUT_PILLOWS_WARNINGS
 from evaluation.everything import EverythingSettings
 
 SHOWS = "Source"

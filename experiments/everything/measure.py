@@ -12,14 +12,12 @@ import torch
 
 from core.plain_file import parse_json
 from core.protocols import Metric
-from data.readable import first_readable, readable_samples
+from data.exclusions import first_readable, readable_samples
 from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, ImageProposals, image_proposals, proposal_scores
-from evaluation.latency import PRECISIONS
-from evaluation.memory import peak_memory
+from evaluation.latency import PRECISIONS, peak_memory
 from evaluation.records import PartFile, part_lines
-from experiments.scorable import require_records
-from experiments.scoring import counted
+from experiments.scoring import counted, require_records
 from teachers.sam import Sam
 
 

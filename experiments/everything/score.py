@@ -26,7 +26,7 @@ from experiments.runs.checkpoints import check_encoder, chosen_model
 from experiments.runs.data_content import data_content
 from experiments.runs.folder import held_folder, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
-from experiments.scorable import require_instances
+from experiments.scoring import require_instances
 
 ENDLESS_IMAGES = 50
 """Pictures scored on where the data set has no natural end (``shapes``)."""

@@ -47,7 +47,7 @@ class StrategyRow:
         seconds: an image, encoding and everything else included; median over images.
         processor_seconds: the same of the processor's time, all threads together, which other work on the machine
             hardly changes; None where an accelerator computes.
-        peak_memory_bytes: see :func:`evaluation.memory.peak_memory`; of the first image, weights included.
+        peak_memory_bytes: see :func:`evaluation.latency.peak_memory`; of the first image, weights included.
         threads: CPU threads that PyTorch may use for one operator.
         settings: of :class:`evaluation.everything.EverythingSettings`.
     """

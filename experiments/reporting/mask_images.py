@@ -14,9 +14,9 @@ from PIL import Image
 
 from core.checkpoint import replacing
 from core.protocols import Prompt, Segmenter, device_of
+from data.exclusions import readable_samples
 from data.images import to_frame
 from data.prompts import central_point
-from data.readable import readable_samples
 from data.sample import ImageSample
 from evaluation.mask_measures import pairwise_iou
 from experiments.scoring import EvaluationSet

@@ -1,23 +1,30 @@
 """From settings to objects: the only place where a name in a YAML file becomes code."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
 
-from compressors.context import Compressor
 from compressors.distill.engine import Engine
-from compressors.distill.muon import has_bfloat16
+from compressors.distill.optimizer import has_bfloat16
+from compressors.method import Compressor
 from core import processes
 from core.errors import InputError
 from core.threads import MOST_THREADS, allowed
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS
 from experiments.config.data_schema import DATA
-from experiments.config.mirrored_settings import target_class
-from experiments.config.schema import EngineConfig, EvaluationConfig, ProposalsConfig, TeacherConfig
+from experiments.config.mirrored_settings import allow, target_class
+from experiments.config.schema import (
+    EngineConfig,
+    EvaluationConfig,
+    ProposalsConfig,
+    TeacherConfig,
+    method_classes,
+    register,
+)
 from experiments.runs.checkpoints import say
 from teachers.sam import Sam
 from teachers.weights import load_sam
@@ -52,9 +59,36 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
 
 
 def build_method(settings: Any) -> Compressor:
-    """The compression method, its settings checked."""
+    """The compression method, its settings checked.
+
+    Raises:
+        InputError: the target is no :class:`Compressor`, or refuses its arguments.
+    """
+    _method_class(settings._target_)
     method: Compressor = build(settings, "method")
     return method
+
+
+def _method_class(target: str) -> type[Compressor]:
+    found = target_class(target)
+    if not issubclass(found, Compressor):
+        raise InputError(f"method: {found.__name__} is no compressors.method.Compressor; let the class inherit it")
+    return found
+
+
+def method_stages(folder: str | None = None, packages: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of all stages that methods train: their logs and curves carry them.
+
+    Args:
+        folder, packages: of methods beside those of ``conf/``; see ``--config-dir`` and ``packages``.
+
+    Raises:
+        InputError: there is no such package or class.
+    """
+    allow(packages)
+    register(None if folder is None else Path(folder))
+    classes = [_method_class(settings._target_) for settings in method_classes().values()]
+    return tuple(dict.fromkeys(stage for method in classes for stage in method.stages))
 
 
 def build_data(settings: Any, labels: bool | None = None) -> ImageData:

@@ -17,8 +17,8 @@ from experiments.config.messages import nearest
 from experiments.config.schema import ModelConfig
 from experiments.runs.download import fetched, fetched_folder
 from students.catalog import RELEASED
-from students.convert.mobile_sam import CONFIG as MOBILE_SAM
-from students.convert.mobile_sam import from_mobile_sam, is_mobile_sam
+from students.convert.layouts import CONFIG as MOBILE_SAM
+from students.convert.layouts import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.export.manifest import is_export
 from students.files import FORMAT, about_of, load_model, name_of, read_about, read_facts
@@ -28,8 +28,7 @@ from students.self_check import encoder_problem
 from teachers.catalog import MODELS
 from teachers.inferred_shape import infer_config
 from teachers.sam import Sam
-from teachers.stored import Stored, read_stored
-from teachers.weights import fill, load_sam, sam_from_state
+from teachers.weights import Stored, fill, load_sam, read_stored, sam_from_state
 
 
 @dataclass(frozen=True)

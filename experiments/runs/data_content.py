@@ -6,13 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import processes
-from data.content import Files, ImageContent, ReadFromFiles, content_sha256, files_of, fingerprint, image_contents
-from data.file_hashes import FileHashes
+from data.content import (
+    FileHashes,
+    Files,
+    ImageContent,
+    ReadFromFiles,
+    content_sha256,
+    files_of,
+    fingerprint,
+    image_contents,
+)
 from data.sample import ImageData
 from experiments.config.schema import RunConfig
 from experiments.runs.build import build_data, build_method, evaluation_indices
-from experiments.scorable import require_instances
-from experiments.scoring import counted
+from experiments.scoring import counted, require_instances
 
 ENDLESS_IMAGES = 200
 """Images that a run scores where the data set has no natural end (``shapes``)."""
@@ -71,7 +78,7 @@ def data_content(data: ImageData, indices: Sequence[int], labels: bool, runs: Pa
 
 def contents_of_run(settings: RunConfig) -> tuple[DataContent, DataContent]:
     """The images that a run trains on, and those that it scores."""
-    labels = bool(getattr(build_method(settings.method), "reads_labels", False))
+    labels = build_method(settings.method).reads_labels
     data = build_data(settings.data, labels=True if labels else None)
     scored = build_data(settings.evaluation.data)
     indices = evaluation_indices(settings.evaluation, scored, ENDLESS_IMAGES)

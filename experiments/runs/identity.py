@@ -12,7 +12,7 @@ from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
 from core.plain_file import home_path
 from experiments.config.schema import RunConfig, TeacherConfig
-from experiments.runs.build import check_precision
+from experiments.runs.build import build_method, check_precision
 from experiments.runs.data_content import DataContent, contents_of_run
 from students.files import read_about
 from teachers.catalog import MODELS
@@ -55,7 +55,7 @@ def method_name(settings: Any) -> str:
 
 def beginning(settings: Any) -> dict[str, Any]:
     """What the file a method begins with says of its making; nothing where there is no such file."""
-    init = getattr(settings.method, "init", None)
+    init = build_method(settings.method).init
     path = None if init is None else home_path(init)
     return read_about(path) if path is not None and path.exists() else {}
 

@@ -11,23 +11,23 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from compressors.context import Compressed, Compressor, RunContext
+from compressors.method import Compressed, Compressor, RunContext
 from core import processes, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
-from core.device_memory import memory_told
 from core.errors import InputError
+from core.memory import memory_told
 from core.protocols import Segmenter
 from core.result import ResultRow
 from core.seeding import seed_for
 from core.storage import check_place
 from core.terminal import terminal
 from data.content import IDENTITY
+from data.exclusions import ABOUT_IMAGES
 from data.sample import ImageData
-from data.skipped import ABOUT_IMAGES
 from evaluation.latency import PRECISIONS, device_name
 from experiments.compressed_check import check_compressed, promised_parameters
 from experiments.config.schema import RunConfig
-from experiments.measuring import cost_columns, latency_columns
+from experiments.evaluated_model import cost_columns, latency_columns
 from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison
@@ -48,8 +48,7 @@ from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads
 from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
-from experiments.scorable import require_held_out
-from experiments.scoring import EvaluationSet, score_fillings, score_model, training_score
+from experiments.scoring import EvaluationSet, require_held_out, score_fillings, score_model, training_score
 from experiments.tracking.local_files import METRICS, metrics_csv
 from experiments.tracking.settings import CsvLogger, check_installed
 from experiments.tracking.tracking import Outcome, RunMetadata, Tracking, tracked
@@ -199,7 +198,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     # Before anything is trained: a held-out image that cannot be read is met here.
     fillings = score_fillings(parts.held) if processes.is_first() else {}
     torch.manual_seed(seed_for(settings.seed, "run"))
-    engine = replace(build_engine(settings.engine, parts.folder, parts.device), watcher=tracking.watcher)
+    engine = replace(build_engine(settings.engine, parts.folder, parts.device), callback=tracking.callback)
     context = RunContext(
         seed=settings.seed,
         folder=parts.folder,
@@ -258,7 +257,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
 
 def _validation(parts: Parts) -> Callable[[Segmenter], float]:
     """What a method may choose its weights by."""
-    is_used = getattr(parts.method, "validations", 0) > 0
+    is_used = parts.method.validations > 0
     return training_score(parts.data, parts.settings.evaluation.batch, is_used)
 
 

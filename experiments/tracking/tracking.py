@@ -9,13 +9,12 @@ from typing import Any, Protocol
 
 import torch
 
-from compressors.distill.watching import Watcher
+from compressors.distill.stage import Callback
 from core import processes
 from core.protocols import Segmenter, device_of
-from core.result import ResultRow
+from core.result import COLUMNS, ResultRow
 from evaluation.metrics import mean_iou
 from evaluation.scorer import Scorer
-from experiments.reporting.columns import known_columns
 from experiments.scoring import BOX_POINT, EvaluationSet
 from experiments.tracking.settings import CsvLogger, TensorboardLogger, WandbLogger
 from experiments.tracking.stage_logs import Entry
@@ -65,7 +64,7 @@ class Outcome:
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """The rows as columns and lines of numbers and words; columns that are empty everywhere are left out."""
         raw = [row.to_dict() for row in self.rows]
-        names = known_columns(raw)
+        names = [name for name in COLUMNS if any(line[name] not in (None, {}) for line in raw)]
         return names, [[_plain(line[name]) for name in names] for line in raw]
 
 
@@ -140,7 +139,7 @@ class Tracking:
     curve: Curve | None
 
     @property
-    def watcher(self) -> Watcher | None:
+    def callback(self) -> Callback | None:
         """For the training loop; None where nobody looks on."""
         return None if self.curve is None else self
 
@@ -153,7 +152,7 @@ class Tracking:
         assert self.curve is not None
         return self.curve.score(model)
 
-    def told(self, stage: str, entry: Entry) -> None:
+    def log(self, stage: str, entry: Entry) -> None:
         """Pass on one line of a stage's log."""
         for logger in self.loggers:
             logger.told(stage, entry)

@@ -14,16 +14,11 @@ from typing import Any
 
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
-from experiments.reporting.columns import COLUMNS
+from experiments.runs.build import method_stages
 
 WIDTHS = {"line": 8, "scatter": 12, "parallel": 24, "table": 24, "pictures": 24}
 """Of panels, where a row has 24."""
 HEIGHT = 8
-STAGES = (
-    *("bottleneck_aligning", "embedding_aligning", "one_step"),
-    *("scratch", "encoder", "decoder", "full_stage"),
-)
-"""Stages of the methods here, by the names of their logs."""
 CURVES = (
     ("mIoU over time, boxes", "miou"),
     ("mIoU over time, one point", "miou_point"),
@@ -63,7 +58,7 @@ class Section:
     panels: tuple[Panel, ...]
 
 
-def layout(stages: Sequence[str] = STAGES) -> tuple[Section, ...]:
+def layout(stages: Sequence[str]) -> tuple[Section, ...]:
     """Comparison first, then what every stage did over its own steps.
 
     Args:
@@ -71,8 +66,8 @@ def layout(stages: Sequence[str] = STAGES) -> tuple[Section, ...]:
     """
     compared = (
         Panel("table", "Students, teachers and filled prompts", keys=("comparison",)),
-        Panel("scatter", f"mIoU with boxes by {COLUMNS['macs_full'].label}", "macs_full", ("miou",)),
-        Panel("scatter", f"mIoU with one point by {COLUMNS['macs_full'].label}", "macs_full", ("miou_point",)),
+        Panel("scatter", "mIoU with boxes by MACs, counter full", "macs_full", ("miou",)),
+        Panel("scatter", "mIoU with one point by MACs, counter full", "macs_full", ("miou_point",)),
         Panel("parallel", "What was chosen, and what came out", keys=TRADE_OFF),
         Panel("pictures", "Boxes, ground truth, teacher and student", keys=("masks/comparison",)),
     )
@@ -134,10 +129,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--entity", default="", help="whose project it is; default: whoever is logged in")
     parser.add_argument("--project", default="sampress")
     parser.add_argument("--title", default="sampress: compressed SAMs compared")
-    parser.add_argument("--stages", nargs="+", default=STAGES, metavar="STAGE", help="whose curves are shown")
+    parser.add_argument("--stages", nargs="+", metavar="STAGE", help="whose curves are shown; default: every method's")
+    parser.add_argument("--config-dir", metavar="DIR", help="that holds method/NAME.yaml of methods of your own")
+    parser.add_argument("--packages", nargs="+", default=(), metavar="NAME", help="that hold their classes")
     parser.add_argument("--dry-run", action="store_true", help="print the layout as JSON, and save nothing")
     given = parser.parse_args(argv)
-    sections = layout(given.stages)
+    try:
+        sections = layout(given.stages or method_stages(given.config_dir, given.packages))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if given.dry_run:
         shown = [dataclasses.asdict(section) for section in sections]
         about = {"entity": given.entity, "project": given.project, "title": given.title}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
-from core.inert_pickle import Record, mentions, read_inert
+from core.untrusted import Record, mentions, read_inert
 from teachers.inferred_shape import check_shape, infer_config
 from teachers.sam import SamConfig
 
@@ -41,7 +41,7 @@ def read_slimsam_pickle(path: Path) -> tuple[SamConfig, dict[str, Tensor]]:
 
     Raises:
         InputError: the file is missing, damaged or asks for anything but tensors and modules
-            (:func:`core.inert_pickle.read_inert`), holds no such model, or one that says of itself (softmax scale,
+            (:func:`read_inert`), holds no such model, or one that says of itself (softmax scale,
             heads, windows, frame) what the model it would become here does not do.
     """
     modules = _modules(read_inert(path, _PACKAGES), str(path))

@@ -8,19 +8,77 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.checkpoint import file_sha256, weights_sha256
 from core.cost import measure_cost
-from core.errors import InputError
+from core.errors import InputError, RunFailed
 from core.geometry import PIXEL_MEAN, PIXEL_STD
-from students.export.checking import check_export
+from data.images import to_frame
+from data.shapes import Shapes
 from students.export.manifest import Manifest, Part, write_manifest
-from students.export.parts import prepared
+from students.export.parts import DecoderPart, EncoderPart, example_prompts, prepared
 from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
 from students.quantized.plan import as_float, plan_of
 from teachers.sam import Sam
+
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.1}
+"""Largest relative difference of an answer (root mean squares), by precision.
+
+Float32 differs by the order of sums alone. Bfloat16 has 8 bits. Codes of int8 differ where a value lies between two.
+"""
+
+
+def check_export(model: Sam, exported: ExportedSam) -> dict[str, float]:
+    """Compare a folder's files with PyTorch: the encoder on noise and on a picture, the decoder on random prompts.
+
+    Args:
+        model: prepared, in float32 (or quantised, where the files are).
+
+    Returns:
+        The largest relative differences: ``encoder``, ``decoder_masks``, ``decoder_ious``.
+
+    Raises:
+        RunFailed: one is beyond what the precision explains.
+    """
+    noise = torch.randn(1, 3, model.input_size, model.input_size, generator=torch.Generator().manual_seed(0))
+    picture = to_frame(Shapes("validation", 1).image(0), model.input_size)[None]
+    found: dict[str, float] = dict.fromkeys(("encoder", "decoder_masks", "decoder_ious"), 0.0)
+    encoder, decoder = EncoderPart(model), DecoderPart(model)
+
+    def note(key: str, answer: Tensor, expected: Tensor) -> None:
+        found[key] = max(found[key], relative_difference(answer, expected))
+
+    with torch.inference_mode():
+        for image in (noise, picture):
+            embedding = encoder(image)
+            note("encoder", exported.encode(image), embedding)
+        # The decoder is asked about the picture's own embedding: with masks for some prompts, and with none.
+        for count, points in ((1, 2), (3, 4)):
+            _, coords, labels, masks, has_mask = example_prompts(model, count, points)
+            for given in (None, masks):
+                has_mask = torch.full((count,), float(given is not None))
+                logits, iou_pred = decoder(embedding, coords, labels, masks, has_mask)
+                answer = exported.decode_frame(embedding, coords, labels, given)
+                note("decoder_masks", answer[0], logits)
+                note("decoder_ious", answer[1], iou_pred)
+    for key, value in found.items():
+        part = exported.manifest.encoder if key == "encoder" else exported.manifest.decoder
+        limit = TOLERANCES[part.precision]
+        if not value <= limit:
+            raise RunFailed(
+                f"{part.file} answers otherwise than the model in PyTorch ({key}: relative difference {value:.2g}, "
+                f"{limit:g} is allowed for {part.precision} in {exported.runtime}); nothing was written"
+            )
+    return found
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference, over that of what was expected."""
+    return float((found - expected).double().norm() / expected.double().norm().clamp(min=1e-30))
+
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "onnx": ("fp32", "int8"),
@@ -118,7 +176,7 @@ def _write(
 ) -> tuple[tuple[str, str], bool]:
     """The files of both parts; their names, and whether the encoder takes any number of pictures."""
     if to == "torch":
-        from students.export.torch_files import write_programs
+        from students.export.parts import write_programs
 
         names = ("encoder.pt2", "decoder.pt2")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -131,7 +189,7 @@ def _write(
     write_decoder(folder / names[1], model, facts, upscale, opset)
     if to == "onnx":
         return names, any_batch
-    from students.export.openvino_files import convert
+    from students.export.parts import convert
 
     # Half-precision weights are for an encoder that computes in bfloat16 anyway.
     convert(folder / names[0], facts, halve=precision == "bf16")

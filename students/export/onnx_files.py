@@ -3,27 +3,165 @@
 import contextlib
 import json
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from students.export.onnx_operators import translations
-from students.export.onnx_upscaling import add_upscaled_masks
 from students.export.parts import (
     DECODER_INPUTS,
     DECODER_OUTPUTS,
     ENCODER_INPUT,
     ENCODER_OUTPUT,
+    UPSCALED,
+    UPSCALING,
     DecoderPart,
     EncoderPart,
     example_prompts,
     open_dimensions,
 )
+from students.quantized.operators import axis_of
 from teachers.sam import Sam
+
+GELU_SINCE = 20
+"""The opset that brought GELU as one operator."""
+INT8, UINT8 = (-128, 127), (0, 255)
+"""Lowest and highest code of the two types that ONNX keeps codes in."""
+
+
+def translations(opset: int) -> dict[Any, Callable[..., Any]]:
+    """The table ``custom_translation_table`` of :func:`torch.onnx.export`, for a version of ONNX's operators."""
+    return {
+        torch.ops.sampress.quantize_dequantize.default: _quantize_dequantize,
+        torch.ops.sampress.dequantize.default: _dequantize,
+        torch.ops.aten.gelu.default: _gelu if opset >= GELU_SINCE else _gelu_spelt,
+    }
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    from onnxscript import opset20 as op
+
+    return op.Gelu(x, approximate=approximate)
+
+
+def _gelu_spelt(x: Any, approximate: str = "none") -> Any:
+    from onnxscript import opset18 as op
+
+    half, one = _constant(op, 0.5), _constant(op, 1.0)
+    if approximate == "tanh":
+        cubed = op.Mul(_constant(op, 0.044715), op.Mul(x, op.Mul(x, x)))
+        inner = op.Tanh(op.Mul(_constant(op, math.sqrt(2 / math.pi)), op.Add(x, cubed)))
+    else:
+        inner = op.Erf(op.Div(x, _constant(op, math.sqrt(2))))
+    return op.Mul(op.Mul(x, op.Add(inner, one)), half)
+
+
+def _quantize_dequantize(
+    x: Any, scale: Any, zero_point: Any, low: int, high: int, axis: int | None = None
+) -> Any:  # graph values, not tensors
+    from onnx import TensorProto
+    from onnxscript import opset18 as op
+
+    lowest, highest = INT8 if low < 0 else UINT8
+    if not lowest <= low <= high <= highest:
+        raise ValueError(f"codes from {low} to {high} fit neither int8 nor uint8")
+    rank = len(x.shape)
+    varying = axis_of(tuple(scale.shape), rank, axis)
+    if (low, high) != (lowest, highest):
+        # QuantizeLinear fills its type; values beyond a narrower grid are cut before it.
+        shape = _constant(op, [1] * rank if varying is None else [-1 if i == varying else 1 for i in range(rank)])
+        around = op.Reshape(scale, shape), op.Cast(op.Reshape(zero_point, shape), to=TensorProto.FLOAT)
+        least, most = (op.Mul(op.Sub(_constant(op, float(code)), around[1]), around[0]) for code in (low, high))
+        x = op.Min(op.Max(x, least), most)
+    scale, zero_point = _flat(op, scale, varying), _flat(op, zero_point, varying)
+    zero_point = op.Cast(zero_point, to=TensorProto.INT8 if low < 0 else TensorProto.UINT8)
+    # The attribute means nothing where there is one scale, but has to be within the rank.
+    along = 0 if varying is None else varying
+    codes = op.QuantizeLinear(x, scale, zero_point, axis=along)
+    return op.DequantizeLinear(codes, scale, zero_point, axis=along)
+
+
+def _dequantize(codes: Any, scale: Any, zero_point: Any, axis: int | None = None) -> Any:
+    from onnxscript import opset18 as op
+
+    varying = axis_of(tuple(scale.shape), len(codes.shape), axis)
+    scale, zero_point = _flat(op, scale, varying), _flat(op, zero_point, varying)
+    zero_point = op.CastLike(zero_point, codes)
+    return op.DequantizeLinear(codes, scale, zero_point, axis=0 if varying is None else varying)
+
+
+def _flat(op: Any, part: Any, varying: int | None) -> Any:
+    """A scale as ONNX wants it: a scalar, or one dimension."""
+    return op.Reshape(part, _constant(op, [] if varying is None else [-1]))
+
+
+def _constant(op: Any, value: Any) -> Any:
+    import numpy as np
+    from onnx import numpy_helper
+
+    array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
+    return op.Constant(value=numpy_helper.from_array(array))
+
+
+def add_upscaled_masks(path: Path, frame: int) -> None:
+    """Add the input ``orig_im_size`` and the output ``masks`` to a decoder's file.
+
+    As :func:`core.geometry.upscale_logits`, for a picture of a size that is known only when the file runs: bilinear to
+    the frame, crop the padding, bilinear to the picture. Written node by node, since its shapes depend on values.
+
+    Args:
+        frame: side of the model's square input in pixels.
+    """
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    constants: dict[str, Any] = {
+        "frame": np.array(frame, np.float32),
+        "frame_size": np.array([frame, frame], np.int64),
+        "half": np.array(0.5, np.float32),
+        "one": np.array([1, 1], np.int64),
+        "zero": np.array([0, 0], np.int64),
+        "plane": np.array([2, 3], np.int64),
+    }
+    graph.initializer.extend(numpy_helper.from_array(value, f"{UPSCALING}{key}") for key, value in constants.items())
+
+    def node(kind: str, inputs: str, output: str, **attributes: Any) -> None:
+        names = [f"{UPSCALING}{name.removeprefix('.')}" if name.startswith(".") else name for name in inputs.split(" ")]
+        target = output if output == UPSCALED else f"{UPSCALING}{output}"
+        graph.node.append(helper.make_node(kind, names, [target], name=f"{UPSCALING}{output}", **attributes))
+
+    linear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    # Prompts and candidates, which resizing leaves alone.
+    node("Shape", "low_res_masks", "leading", start=0, end=2)
+    node("Concat", ".leading .frame_size", "size_in_frame", axis=0)
+    node("Resize", "low_res_masks   .size_in_frame", "in_frame", **linear)
+    # The resized picture: its longer side is the frame, halves are rounded up.
+    node("ReduceMax", "orig_im_size", "longer_side", keepdims=0)
+    node("Div", ".frame .longer_side", "scale")
+    node("Mul", "orig_im_size .scale", "scaled")
+    node("Add", ".scaled .half", "scaled_half")
+    node("Cast", ".scaled_half", "truncated", to=TensorProto.INT64)
+    node("Max", ".truncated .one", "picture_in_frame")
+    node("Slice", ".in_frame .zero .picture_in_frame .plane", "cropped")
+    node("Cast", "orig_im_size", "picture", to=TensorProto.INT64)
+    node("Concat", ".leading .picture", "size_in_picture", axis=0)
+    node("Resize", ".cropped   .size_in_picture", UPSCALED, **linear)
+
+    graph.input.append(helper.make_tensor_value_info("orig_im_size", TensorProto.FLOAT, [2]))
+    upscaled = helper.make_tensor_value_info(UPSCALED, TensorProto.FLOAT, ["prompts", 4, "height", "width"])
+    others = list(graph.output)
+    del graph.output[:]
+    graph.output.extend([upscaled, *sorted(others, key=lambda value: value.name)])
+    onnx.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+
 
 OPSET = 18
 """Of float files: what the exporter writes without converting, and what onnxruntime, onnxruntime-web, its mobile

@@ -1,11 +1,17 @@
 """A SAM as two modules of plain tensors, with the inputs and outputs that users of SAM's ONNX files know."""
 
 import copy
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from core.checkpoint import replacing
+from students.quantized.operators import DECOMPOSITIONS
 from teachers.sam import Sam
 
 ENCODER_INPUT, ENCODER_OUTPUT = "image", "image_embeddings"
@@ -131,3 +137,53 @@ def example_prompts(model: Sam, count: int = 2, points: int = 3) -> tuple[Tensor
         torch.randn(count, 1, 4 * shape.grid, 4 * shape.grid, generator=generator) * 5,
         torch.arange(count).remainder(2).float(),
     )
+
+
+def write_programs(encoder: Path, decoder: Path, model: Sam, dtype: torch.dtype = torch.float32) -> bool:
+    """Write both parts; inputs and outputs by position, as of :mod:`students.export.parts`.
+
+    Args:
+        model: prepared (:func:`students.export.parts.prepared`); its encoder is brought to ``dtype``.
+        dtype: what the encoder computes in. Positions of prompts need float32, so the decoder keeps it.
+
+    Returns:
+        Whether the encoder takes any number of pictures.
+    """
+    _write(decoder, DecoderPart(model), example_prompts(model), open_dimensions())
+    part, images = EncoderPart(model, dtype), torch.randn(2, 3, model.input_size, model.input_size)
+    try:
+        _write(encoder, part, (images,), ({0: torch.export.Dim("batch")},))
+    except (torch._dynamo.exc.UserError, RuntimeError, ValueError):
+        _write(encoder, part, (images[:1],), None)
+        return False
+    return True
+
+
+def _write(path: Path, part: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of PyTorch's own modules about each other.
+        warnings.filterwarnings("ignore", module=r"(torch\.|copyreg)")
+        program = torch.export.export(part.eval(), inputs, dynamic_shapes=shapes)
+        if any(node.target in DECOMPOSITIONS for node in program.graph.nodes):
+            program = program.run_decompositions(DECOMPOSITIONS)
+        # The example would be stored with the weights.
+        program.example_inputs = None
+        with replacing(path) as temporary, open(temporary, "wb") as stream:
+            torch.export.save(program, stream)
+
+
+def convert(path: Path, facts: Mapping[str, Any], halve: bool) -> None:
+    """Write ``<name>.xml`` and ``<name>.bin`` in place of ``<name>.onnx``.
+
+    Args:
+        facts: kept in the file, by name.
+        halve: weights in float16, which halves the file.
+    """
+    import openvino
+
+    model = openvino.convert_model(str(path))
+    for key, value in facts.items():
+        model.set_rt_info(value if isinstance(value, str) else json.dumps(value), ["sampress", key])
+    openvino.save_model(model, str(path.with_suffix(".xml")), compress_to_fp16=halve)
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()

@@ -1,7 +1,8 @@
-"""Exported files, opened in the runtime that they are for: arrays in, arrays out, on the CPU."""
+"""The runtimes of exported files, and the packages they need."""
 
+import importlib.util
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,30 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import InputError, first_line
-from students.export.graph_checking import check_onnx, check_openvino
+from students.export.checking import check_onnx, check_openvino, checked_program
 from students.export.parts import UPSCALED, UPSCALING
-from students.export.program_checking import checked_program
+
+WRITES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+"""What writing a format, and checking what was written, imports."""
+
+
+def require(packages: Iterable[str], what: str) -> None:
+    """Refuse in one line what cannot work here.
+
+    Args:
+        what: key and value that ask for the packages, for the message.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{what} needs {', '.join(missing)}; install with: pip install 'sampress[export]'")
+
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]

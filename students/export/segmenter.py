@@ -13,8 +13,7 @@ from core.geometry import boxes_to_frame, points_to_frame
 from core.protocols import Masks, Prompt
 from students.export.manifest import read_manifest
 from students.export.parts import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT
-from students.export.requirements import require
-from students.export.runtimes import READS, RUNTIMES
+from students.export.runtimes import READS, RUNTIMES, require
 
 
 class ExportedSam:

@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from students.quantized.packing import packed, packed_length, unpacked
-from students.quantized.quantizers import Quantizer, TwinQuantizer, UniformQuantizer, make_quantizer
+from students.quantized.quantizers import (
+    Quantizer,
+    TwinQuantizer,
+    UniformQuantizer,
+    make_quantizer,
+    packed,
+    packed_length,
+    unpacked,
+)
 
 
 class QuantizedLayer(nn.Module):

@@ -2,7 +2,7 @@
 
 Importing this file registers ``sampress::quantize_dequantize`` (of activations) and ``sampress::dequantize`` (of
 weights, whose codes are stored). Quantised layers call them while they are exported. ONNX files hold QuantizeLinear and
-DequantizeLinear for them (:mod:`students.export.onnx_operators`); PyTorch's own files hold the arithmetic
+DequantizeLinear for them (:mod:`students.export.onnx_files`); PyTorch's own files hold the arithmetic
 (:data:`DECOMPOSITIONS`), since they must load where this project is not installed.
 """
 

@@ -4,10 +4,37 @@ Every grid has an integer zero point, so that exact zero (and the zero padding o
 Rounding is half to even. While gradients are recorded, rounding passes them through where nothing was clipped.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def packed_length(shape: tuple[int, ...], bits: int) -> int:
+    """Bytes that the codes of a weight take."""
+    count = math.prod(shape)
+    return (count + 1) // 2 if bits <= 4 else count
+
+
+def packed(codes: Tensor, bits: int) -> Tensor:
+    """Signed codes of any shape as uint8 ``[packed_length]``."""
+    flat = codes.flatten()
+    if bits > 4:
+        return flat.to(torch.int8).view(torch.uint8)
+    nibbles = (flat & 15).to(torch.uint8)
+    if len(nibbles) % 2:
+        nibbles = torch.cat([nibbles, nibbles.new_zeros(1)])
+    return nibbles[0::2] | (nibbles[1::2] << 4)
+
+
+def unpacked(data: Tensor, shape: tuple[int, ...], bits: int) -> Tensor:
+    """The codes of :func:`packed`, int8, in their shape."""
+    if bits > 4:
+        return data.view(torch.int8).reshape(shape)
+    nibbles = torch.stack([data & 15, data >> 4], 1).flatten()[: math.prod(shape)].to(torch.int8)
+    return torch.where(nibbles > 7, nibbles - 16, nibbles).reshape(shape)
+
 
 GELU_LOWEST = 0.16997124
 """GELU's smallest value, negated."""

@@ -13,8 +13,8 @@ from typing import Any
 import hydra
 import torch
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
+from compressors.method import RunContext
 from core.checkpoint import write_text
 from experiments.config.schema import register
 from experiments.config.validate import settings_of

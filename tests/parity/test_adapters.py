@@ -28,12 +28,11 @@ from data.detections import Detections
 from data.sample import ImageSample
 from data.shapes import Shapes
 from data.shapes_export import write_data_set
+from evaluation.adapters import PredictorSegmenter, TransformersSegmenter
 from evaluation.metrics import mean_iou
 from evaluation.predictor import SamPredictor
-from evaluation.predictor_segmenter import PredictorSegmenter
 from evaluation.protocols import protocol_named
 from evaluation.scorer import Scored, Scorer
-from evaluation.transformers_segmenter import TransformersSegmenter
 from teachers.convert import hugging_face_config, to_hugging_face
 from teachers.sam import Sam
 from teachers.weights import load_sam

@@ -16,7 +16,7 @@ from data.images import to_frame
 from experiments.cli.command_line import main
 from experiments.commands.convert import LAYOUTS
 from experiments.runs.checkpoints import Found, find_model
-from students.convert.mobile_sam import CONFIG
+from students.convert.layouts import CONFIG
 from students.student import Student
 from teachers.catalog import MODELS
 from tests.parity.test_golden_sam import PROMPTS, SIZE, assert_near, rule

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import SamImageProcessor, SamModel
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import RunContext
 from compressors.slimsam import SlimSam
 from core.checkpoint import weights_sha256
 from core.errors import InputError
@@ -22,7 +22,7 @@ from data.images import to_frame
 from data.shapes import Shapes
 from experiments.cli.command_line import main
 from experiments.runs.checkpoints import find_model
-from students.convert.hugging_face import save_hugging_face
+from students.convert.layouts import save_hugging_face
 from students.files import save_model
 from students.pruned_vit import pruned_shape
 from teachers.catalog import MODELS
@@ -35,7 +35,7 @@ from teachers.weights import load_sam
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Sam:
     """sam_pocket, pruned by 77 % and trained for a few steps."""
     folder = tmp_path_factory.mktemp("trained")
-    method = SlimSam(0.77, importance="magnitude", steps=3, batch=2, optimisation=Optimisation(rate=1e-3))
+    method = SlimSam(0.77, importance="magnitude", steps=3, batch=2, optimisation=OptimizerConfig(rate=1e-3))
     return method.compress(load_sam("sam_pocket"), Shapes("train", 8), RunContext(0, folder, Engine(folder))).student
 
 

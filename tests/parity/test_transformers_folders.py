@@ -20,8 +20,7 @@ from core.protocols import Prompt
 from experiments.runs.checkpoints import find_model
 from teachers import hugging_face_config as ours
 from teachers.catalog import MODELS, NamedModel
-from teachers.stored import weight_files
-from teachers.weights import load_sam
+from teachers.weights import load_sam, weight_files
 from tests.parity.test_transformers import CONFIG, FRAME, close, hub_model, randomised
 
 WINDOWED = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.vit, window_size=8))

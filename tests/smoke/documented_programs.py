@@ -54,7 +54,7 @@ def check(command: Command) -> None:
 
 
 def _shapes(command: Command) -> None:
-    from data.shapes_command import main
+    from data.shapes_export import main
 
     pairs = zip(["", *command.arguments], command.arguments, strict=False)
     words = ["4" if before == "--count" else word.lower() if word.isupper() else word for before, word in pairs]

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
+from compressors.method import RunContext
 from compressors.scratch import Scratch
 from core.checkpoint import weights_sha256
 from tests.unit.tiny import Pictures, tiny_sam

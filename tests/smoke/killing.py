@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import RunContext
 from compressors.slimsam import SlimSam
 from core.checkpoint import weights_sha256
 from data.embeddings import DiskEmbeddings
@@ -33,7 +33,7 @@ METHOD = SlimSam(
     steps=6,
     batch=2,
     validations=3,
-    optimisation=Optimisation(rate=0.01, ema=0.5, schedule="plateau", patience=0),
+    optimisation=OptimizerConfig(rate=0.01, ema=0.5, schedule="plateau", patience=0),
 )
 
 FOLDERS = 5

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
+from compressors.method import RunContext
 from compressors.scratch import Scratch
 from core import processes
 from core.checkpoint import weights_sha256

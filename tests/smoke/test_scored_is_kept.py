@@ -19,8 +19,8 @@ from experiments import evaluate as evaluating
 from experiments.cli.command_line import main
 from experiments.config.schema import register
 from experiments.config.validate import settings_of
+from experiments.evaluated_model import EvaluatedModel
 from experiments.result_file import read_rows
-from experiments.subjects import EvaluatedModel
 from tests.smoke.small_disk import SmallDisk
 from tests.smoke.test_faults_disk import fill
 from tests.unit.truthful import FilledBox, drawn_labels, write_coco, write_detections

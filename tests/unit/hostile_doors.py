@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.distill.state import load_state
-from compressors.quantize.state import Found
+from compressors.quantize.calibration import GridCheckpoint
 from data.embeddings import DiskEmbeddings
 from evaluation.records import read_instances, read_parts
 from experiments.result_file import read_result
@@ -32,7 +32,7 @@ def _state(path: Path) -> Any:
 
 
 def _grids(path: Path) -> Any:
-    return Found(path, "key", quantized()).done
+    return GridCheckpoint(path, "key", quantized()).done
 
 
 def _parts(path: Path) -> Any:

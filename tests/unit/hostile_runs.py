@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compressors.distill.state import Progress, save_state
-from compressors.quantize.state import Found
+from compressors.quantize.calibration import GridCheckpoint
 from core.checkpoint import write_safetensors
 from core.result import ResultRow
 from data.embeddings import DiskEmbeddings
@@ -94,7 +94,7 @@ def _states() -> Iterator[Case]:
 def _grids() -> Iterator[Case]:
     def saved(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callable[[Path], Path]:
         def make(folder: Path) -> Path:
-            found = Found(folder / "grids.safetensors", "key", quantized())
+            found = GridCheckpoint(folder / "grids.safetensors", "key", quantized())
             tensors, told = found._grids(), {"key": "key", "done": [], "errors": []}
             told |= {"done": ["image_encoder.blocks.0.mlp.lin1"], "errors": [{}]}
             change(tensors, told)

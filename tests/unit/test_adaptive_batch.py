@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import RunContext
 from compressors.scratch import Scratch
-from core.device_memory import OutOfDeviceMemory, is_out_of_memory, memory_told
+from core.memory import OutOfDeviceMemory, is_out_of_memory, memory_told
 from core.protocols import Masks, Prompt
 from data.detections import ImageDetections
 from evaluation.adaptive_batch import AdaptiveBatch
@@ -203,6 +203,6 @@ def test_training_says_which_setting_takes_less(
 def test_what_is_told_is_what_helps(no_memory_for: Callable[[int], None], tmp_path: Path) -> None:
     """The same pictures a step in smaller parts: the fix of the message runs."""
     no_memory_for(3)
-    method = Scratch(0.5, steps=1, batch=3, optimisation=Optimisation(accumulate=2))
+    method = Scratch(0.5, steps=1, batch=3, optimisation=OptimizerConfig(accumulate=2))
     made = method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
     assert made.images_seen == 12

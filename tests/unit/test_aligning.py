@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressors.aligning import Loss, bottleneck_aligning, embedding_aligning, feature_weight
+from compressors.aligning import Loss, Taps, bottleneck_aligning, embedding_aligning, feature_weight
 from compressors.distill.losses import embedding_mse
-from compressors.distill.taps import Taps
 from data.batches import ImageBatch
 from teachers.catalog import MODELS
 from teachers.image_encoder import ImageEncoder

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import teachers.attention_in_parts
-from teachers.attention import attend_at_once, attend_by_definition, attend_folded
-from teachers.attention_in_parts import attend_in_parts
+import teachers.attention
+from teachers.attention import attend_at_once, attend_by_definition, attend_folded, attend_in_parts
 
 WAYS = {"at once": attend_at_once, "folded": attend_folded, "in parts": attend_in_parts}
 SIZES = [(4, 4), (3, 7), (6, 5)]
@@ -22,7 +21,7 @@ def inputs(height: int, width: int, dtype: torch.dtype = torch.float64) -> list[
 
 @pytest.fixture(autouse=True)
 def parts_that_do_not_divide_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teachers.attention_in_parts, "PART", 8)
+    monkeypatch.setattr(teachers.attention, "PART", 8)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -293,9 +293,9 @@ def test_something_else_than_files_content_is_refused() -> None:
 
 
 def test_lvis_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaluation.average_precision import official_lvis
+    from evaluation.average_precision import official
 
-    official_lvis._classes.cache_clear()
+    official._classes.cache_clear()
     real = builtins.__import__
 
     def without_lvis(name: str, *arguments: Any, **named: Any) -> Any:

@@ -16,12 +16,11 @@ from PIL import Image
 
 from core.errors import InputError
 from core.provenance import ROOT
-from data import annotated_pictures, sa1b
-from data.batches import ImageBatches
+from data import annotated_images, sa1b
+from data.batches import ImageBatches, InstanceBatches
 from data.coco import Coco
 from data.detections import Detections
 from data.images import image_size, read_image
-from data.instance_batches import InstanceBatches
 from data.lvis import Lvis
 from data.sa1b import Sa1b
 from data.sample import ImageData
@@ -180,7 +179,7 @@ LAYOUTS = {"coco": write_coco, "lvis": write_lvis, "sa1b": write_sa1b}
 
 
 def limit_headers(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    for module in (annotated_pictures, sa1b):
+    for module in (annotated_images, sa1b):
         monkeypatch.setattr(module, "HEADER_CHECK_LIMIT", limit)
 
 

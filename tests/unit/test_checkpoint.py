@@ -18,7 +18,6 @@ from core.checkpoint import (
     file_sha256,
     load_strictly,
     read_safetensors,
-    read_torch,
     replacing,
     weights_sha256,
     write_safetensors,
@@ -26,6 +25,7 @@ from core.checkpoint import (
 )
 from core.errors import InputError
 from core.plain_file import parse_json
+from core.untrusted import read_torch
 
 
 class Sprung:

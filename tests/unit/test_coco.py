@@ -13,10 +13,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from core.errors import InputError
-from data import annotated_pictures
+from data import annotated_images
 from data.coco import FOLDERS, Coco
+from data.exclusions import REASONS
 from data.sample import ImageData
-from data.skipped import REASONS
 
 TRIANGLE = [[1.0, 1.0, 7.0, 1.0, 7.0, 5.0]]
 Change = Callable[[dict[str, Any]], object]
@@ -175,7 +175,7 @@ def test_pictures_are_checked_at_construction_of_small_sets(tmp_path: Path, monk
     assert "0005.png: is not an image" in refusal(root, labels=False)
     Image.new("RGB", (8, 10)).save(root / "val2017" / "0005.png")
     assert "the picture is 8x10" in refusal(root)
-    monkeypatch.setattr(annotated_pictures, "HEADER_CHECK_LIMIT", 1)
+    monkeypatch.setattr(annotated_images, "HEADER_CHECK_LIMIT", 1)
     data = Coco(root)
     with pytest.raises(InputError, match=r"0005\.png: the picture is 8x10 .* lists 10x8"):
         data.sample(2)

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressors.context import RunContext
-from compressors.distill.compiling import compiled
-from compressors.distill.engine import Engine
-from compressors.distill.schedule import Optimisation
+from compressors.distill.engine import Engine, compiled
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import RunContext
 from compressors.slimsam import SlimSam
 from tests.unit.tiny import Pictures, tiny_encoder, tiny_sam
 
-METHOD = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=Optimisation(rate=1e-3))
+METHOD = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=OptimizerConfig(rate=1e-3))
 
 
 @pytest.mark.slow

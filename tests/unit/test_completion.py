@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
 from evaluation.protocols import PROTOCOLS
 from experiments.cli.command_line import main
 from experiments.cli.completion.candidates import Candidates, candidates
@@ -192,7 +192,7 @@ def test_values_are_those_that_the_program_takes(known: Candidates) -> None:
         assert name in known.keys[command] if command else name in keys, f"{key}: no such setting any more"
     for optimizer in known.values["method.optimisation.optimizer"]:
         for schedule in known.values["method.optimisation.schedule"]:
-            assert Optimisation(optimizer=optimizer, schedule=schedule).schedule == schedule
+            assert OptimizerConfig(optimizer=optimizer, schedule=schedule).schedule == schedule
 
 
 def test_a_name_that_a_shell_would_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

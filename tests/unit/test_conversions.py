@@ -3,21 +3,24 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from compressors.ptq import Ptq
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Prompt
 from experiments.cli.command_line import main
 from experiments.commands.convert import LAYOUTS
+from experiments.config.mirrored_settings import mirror
 from experiments.result_file import read_rows
 from experiments.runs.checkpoints import Found, find_model
 from experiments.runs.identity import beginning, model_sha256
-from students.convert.mobile_sam import CONFIG as MOBILE_SAM
+from students.convert.layouts import CONFIG as MOBILE_SAM
 from students.files import read_about, save_model
 from students.kinds import build_model
 from students.pruned_vit import pruned_shape
@@ -181,11 +184,8 @@ def test_rows_call_a_student_that_was_read_again_what_it_is(student: Path, tmp_p
 
 @pytest.mark.parametrize("to", ENDINGS)
 def test_a_chain_goes_on_from_any_layout(to: str, student: Path, tmp_path: Path) -> None:
-    class Settings:
-        class method:
-            init = str(converted(student, to, tmp_path / f"a{ENDINGS[to]}"))
-
-    assert beginning(Settings) == ABOUT
+    method = mirror(Ptq, "compressors.ptq.Ptq")(init=str(converted(student, to, tmp_path / f"a{ENDINGS[to]}")))
+    assert beginning(SimpleNamespace(method=method)) == ABOUT
 
 
 def test_a_teacher_stays_a_teacher(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import RunContext
 from compressors.slimsam import SlimSam
 from evaluation.latency import measure_latency
 from teachers.attention import attend_by_definition, attend_folded
@@ -33,7 +33,7 @@ def test_the_fused_way_is_the_definition(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_training_on_the_device_ends_near_training_on_the_cpu(tmp_path: Path, precision: str) -> None:
-    method = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=Optimisation(rate=1e-3, clip=1.0))
+    method = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=OptimizerConfig(rate=1e-3, clip=1.0))
     losses = []
     for device, of in ((torch.device("cpu"), "float32"), (CUDA, precision)):
         folder = tmp_path / device.type

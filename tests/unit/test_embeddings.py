@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressors.distill.engine import Engine
-from compressors.distill.teacher_outputs import TeacherEmbeddings, keeper
+from compressors.distill.teacher_outputs import TeacherEmbeddings, embedding_cache
 from data.batches import ImageBatches
 from data.embeddings import DiskEmbeddings, MemoryEmbeddings
 from tests.unit.tiny import Pictures, tiny_encoder
@@ -158,7 +158,7 @@ def test_a_hit_equals_a_miss_whatever_the_neighbours(tmp_path: Path, mode: str, 
     batches = ImageBatches(Pictures(), 64, 4, 0)
     encoder, engine = tiny_encoder(), Engine(tmp_path, precision=precision)
     plain = TeacherEmbeddings(encoder, engine)(batches.of([0, 1, 2, 3]))
-    kept = TeacherEmbeddings(encoder, engine, keeper(mode, tmp_path / "cache", encoder))
+    kept = TeacherEmbeddings(encoder, engine, embedding_cache(mode, tmp_path / "cache", encoder))
     assert torch.equal(kept(batches.of([1, 0])), plain[[1, 0]])
     assert torch.equal(kept(batches.of([0, 1, 2, 3])), plain)
     assert kept.computed == (6 if mode == "off" else 4)
@@ -170,7 +170,7 @@ def test_other_weights_precisions_and_pictures_have_entries_of_their_own(tmp_pat
     makers = [(tiny_encoder(0), "float32"), (tiny_encoder(1), "float32"), (tiny_encoder(0), "bfloat16")]
     for encoder, precision in makers:
         engine = Engine(tmp_path, precision=precision)
-        kept = TeacherEmbeddings(encoder, engine, keeper("disk", tmp_path / "cache", encoder))
+        kept = TeacherEmbeddings(encoder, engine, embedding_cache("disk", tmp_path / "cache", encoder))
         assert torch.equal(kept(batch), TeacherEmbeddings(encoder, engine)(batch))
         assert kept.computed == 2
     assert len(DiskEmbeddings(tmp_path / "cache", CHANNELS, GRID)) == 6
@@ -182,7 +182,7 @@ def test_numbers_of_threads_have_entries_of_their_own(tmp_path: Path, monkeypatc
     computed = []
     for threads in (1, 2, 1):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        kept = TeacherEmbeddings(encoder, Engine(tmp_path), keeper("disk", tmp_path / "cache", encoder))
+        kept = TeacherEmbeddings(encoder, Engine(tmp_path), embedding_cache("disk", tmp_path / "cache", encoder))
         kept(batch)
         computed.append(kept.computed)
     assert computed == [2, 2, 0]

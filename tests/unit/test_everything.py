@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.protocols import Masks, Prompt
 from data.shapes import Shapes
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from evaluation.memory import peak_memory
+from evaluation.latency import peak_memory
 from teachers.weights import load_sam
 from tests.unit.tiny import tiny_sam
 

@@ -10,10 +10,8 @@ from torch.testing import assert_close
 from core.errors import InputError
 from core.geometry import upscale_logits
 from evaluation.everything import EverythingSettings
-from evaluation.everything.crops import crops_of, grid_points, shared_points
-from evaluation.everything.run_lengths import encode_windows, in_form
-from evaluation.everything.small_regions import without_small_regions
-from evaluation.everything.windows import axes, windows
+from evaluation.everything.filters import axes, crops_of, grid_points, shared_points, windows
+from evaluation.everything.run_lengths import encode_windows, in_form, without_small_regions
 from evaluation.mask_measures import mask_boxes, stability_scores
 
 WRONG = [

@@ -24,8 +24,7 @@ from data.images import to_frame
 from data.shapes import Shapes
 from evaluation.mask_measures import pairwise_iou
 from experiments.cli.command_line import main
-from students.export.checking import check_export
-from students.export.folder import export_model
+from students.export.folder import check_export, export_model
 from students.export.manifest import MANIFEST, read_manifest
 from students.export.onnx_files import exported, write_decoder
 from students.export.parts import DECODER_INPUTS, EncoderPart, example_prompts, prepared

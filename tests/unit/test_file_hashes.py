@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data import file_hashes
-from data.file_hashes import FileHashes
+from data import content
+from data.content import FileHashes
 
 FORK = multiprocessing.get_context("fork")
 
@@ -45,7 +45,7 @@ def test_a_second_start_reads_nothing(files: list[Path], tmp_path: Path, monkeyp
     # By another way to the same place, too.
     monkeypatch.chdir(tmp_path)
     again = [path.relative_to(tmp_path) for path in files]
-    monkeypatch.setattr(file_hashes, "_sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(content, "_sha256", lambda path: pytest.fail(f"{path} was read"))
     assert hashed(tmp_path / "kept", *again) == (expected, 0)
 
 

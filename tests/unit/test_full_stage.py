@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compressors.distill.losses import embedding_l1
-from compressors.full_stage import (
+from compressors.tinysam import (
     Truth,
     annotation_losses,
     hard_mask_weights,

@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.checkpoint import read_safetensors, read_torch, write_safetensors
+from core.checkpoint import read_safetensors, write_safetensors
 from core.errors import InputError
-from core.inert_pickle import read_inert
+from core.untrusted import read_inert, read_torch
 from students.files import load_model, read_about, save_model
 from tests.unit.mutations import damaged, spoiled
 from tests.unit.tiny import tiny_sam

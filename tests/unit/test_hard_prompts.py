@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compressors.hard_prompts import ITERATIONS, draw_iterations, draw_points, hard_points, mask_cells, point_prompt
+from compressors.tinysam import ITERATIONS, draw_iterations, draw_points, hard_points, mask_cells, point_prompt
 from core.protocols import Prompt
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam

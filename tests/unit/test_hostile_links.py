@@ -18,7 +18,7 @@ from data.embeddings import DiskEmbeddings
 from evaluation.records import ImageRecords, PartFile, write_records
 from experiments.cli.command_line import main
 from experiments.result_file import write_result
-from students.convert.hugging_face import save_hugging_face
+from students.convert.layouts import save_hugging_face
 from students.export.manifest import MANIFEST
 from students.export.placing import check_folder, replacing_folder
 from students.files import save_model

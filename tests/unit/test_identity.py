@@ -136,7 +136,7 @@ def test_what_an_image_is_replaced_by_counts_even_with_its_size_and_time(identif
 def test_hashes_lie_beside_the_runs_and_are_used(identify: Identify, monkeypatch: pytest.MonkeyPatch) -> None:
     before = identify(*SCRATCH)
     assert len(list(Path("runs", FOLDER).iterdir())) == 3
-    monkeypatch.setattr("data.file_hashes._sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("data.content._sha256", lambda path: pytest.fail(f"{path} was read"))
     assert identify(*SCRATCH) == before
 
 

@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import teachers.attention
-import teachers.attention_in_parts
 from teachers.attention import Attention, merge_windows, partition_windows
 from teachers.catalog import MODELS, vit
 from teachers.image_encoder import Block, EncoderConfig, ImageEncoder
@@ -190,7 +189,7 @@ class LargestOutput(TorchDispatchMode):
 @pytest.mark.parametrize(("small_map", "whole"), [(0, False), (10_000, True)], ids=["parts", "products"])
 def test_memory_of_a_global_block(monkeypatch: pytest.MonkeyPatch, small_map: int, whole: bool) -> None:
     monkeypatch.setattr(teachers.attention, "SMALL_MAP", small_map)
-    monkeypatch.setattr(teachers.attention_in_parts, "PART", 50)
+    monkeypatch.setattr(teachers.attention, "PART", 50)
     heads, grid, dim = 4, 20, 32
     block = randomised(Block(dim, heads, dim, dim, window=0, grid=grid)).requires_grad_(True)
     with LargestOutput() as largest:

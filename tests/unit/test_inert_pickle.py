@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.inert_pickle import Record, Reference, mentions, read_inert
+from core.untrusted import Record, Reference, mentions, read_inert
 from tests.unit.torch_files import FLOATS, PLAIN, named, refusal, storage, tensor, text, torch_zip
 
 

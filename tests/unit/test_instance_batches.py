@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from data.batches import ImageBatches
-from data.instance_batches import InstanceBatches, coverage_of
+from data.batches import ImageBatches, InstanceBatches, coverage_of
 from data.shapes import Shapes
 from tests.unit.tiny import LabelledPictures
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from core.protocols import Masks, Prompt
-from evaluation.latency import Latency, device_name, measure_latency
-from evaluation.memory import peak_memory
+from evaluation.latency import Latency, device_name, measure_latency, peak_memory
 from teachers.catalog import MODELS
 from teachers.sam import Sam, SamConfig
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
+from compressors.method import RunContext
 from compressors.ptq import ERRORS, Ptq
-from compressors.quantize.layer_errors import decibels, layer_error
-from compressors.quantize.recording import Record, Seen, recordable
+from compressors.quantize.recording import LayerTrace, TracedCall, recordable
+from compressors.quantize.search import decibels, layer_error
 from students.quantized.layers import QuantizedConvolution, QuantizedLinear, QuantizedProduct
 from students.quantized.plan import planned_copy
 from students.quantized.quantizers import UniformQuantizer
@@ -45,7 +45,7 @@ def test_a_layer_is_judged_with_its_grids_while_it_computes_in_float() -> None:
     x = torch.tensor([[1.4, 2.6]])
     # Steps of 1: the weight becomes (1, 3), the input (1, 3), their product 10.
     wanted = 1.2 * 1.4 + 2.9 * 2.6
-    seen = Seen({(0, 0): Record((x,), torch.tensor([[wanted]]))})
+    seen = LayerTrace({(0, 0): TracedCall((x,), torch.tensor([[wanted]]))})
     found = layer_error("path", layer, seen)
     assert (found["layer"], found["kind"], found["weight_bits"], found["activation_bits"]) == ("path", "linear", 8, 4)
     assert found["weight_sqnr_db"] == pytest.approx(10 * math.log10((1.2**2 + 2.9**2) / (0.2**2 + 0.1**2)), abs=1e-4)
@@ -58,13 +58,13 @@ def test_convolutions_and_products() -> None:
     layer = QuantizedConvolution((1, 1, 1, 1), None, UniformQuantizer(8, True), None, behind, **geometry)  # type: ignore[arg-type]
     layer.take(torch.ones(1, 1, 1, 1), None)
     # A record holds its padding already; the only error is that of the grid behind.
-    record = Record((torch.full((1, 1, 2, 2), 2.4),), torch.full((1, 1, 2, 2), 2.4))
-    found = layer_error("conv", layer, Seen({(0, 0): record}))
+    record = TracedCall((torch.full((1, 1, 2, 2), 2.4),), torch.full((1, 1, 2, 2), 2.4))
+    found = layer_error("conv", layer, LayerTrace({(0, 0): record}))
     assert found["kind"] == "convolution" and found["activation_bits"] is None and found["weight_sqnr_db"] is None
     assert found["output_sqnr_db"] == pytest.approx(20 * math.log10(2.4 / 0.4), abs=1e-4)
     product = QuantizedProduct(UniformQuantizer(6, False), UniformQuantizer(6, False))
     a, b = torch.full((1, 1, 2, 3), 1.25), torch.full((1, 1, 3, 2), 2.0)
-    found = layer_error("product", product, Seen({(0, 0): Record((a, b), a @ b)}))
+    found = layer_error("product", product, LayerTrace({(0, 0): TracedCall((a, b), a @ b)}))
     assert (found["kind"], found["weight_bits"], found["weight_sqnr_db"]) == ("product", None, None)
     assert found["activation_bits"] == 6 and found["output_sqnr_db"] == pytest.approx(20 * math.log10(5), abs=1e-4)
 

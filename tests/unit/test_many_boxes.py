@@ -10,7 +10,7 @@ PROGRAM = """
 import sys
 import numpy as np, torch
 from core.protocols import Masks, Prompt
-from core.resident_memory import peak_resident_bytes
+from core.memory import peak_resident_bytes
 from data.detections import ImageDetections
 from evaluation.protocols import PROTOCOLS
 from evaluation.scorer import Scorer

@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressors.context import RunContext
+from compressors import slimsam
 from compressors.distill.engine import Engine
-from compressors.prune import slimming
+from compressors.method import RunContext
 from compressors.prune.groups import find_groups
-from compressors.prune.masked import check_cut
 from compressors.prune.selection import keep_locally
-from compressors.prune.surgery import prune
+from compressors.prune.surgery import check_cut, prune
 from compressors.slimsam import SlimSam
 from core.errors import RunFailed
 from teachers.image_encoder import ImageEncoder
@@ -90,7 +89,7 @@ def test_slimsam_ends_where_its_cut_is_wrong(tmp_path: Path, monkeypatch: pytest
         _swapped(cut.neck[0].weight, 1)
         return cut
 
-    monkeypatch.setattr(slimming, "prune", wrong)
+    monkeypatch.setattr(slimsam, "prune", wrong)
     method = SlimSam(0.5, importance="magnitude", steps=1, batch=2)
     with pytest.raises(RunFailed, match="pruning: neck"):
         method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Engine
 from compressors.distill.losses import embedding_mse, embedding_rmse
-from compressors.distill.schedule import Optimisation
-from compressors.mask_distillation import ask, mask_loss
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.distill.teacher_outputs import mask_loss, teacher_masks
+from compressors.method import Compressed, RunContext
 from compressors.mobilesam import MobileSam
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, Killed, Pictures, TinyStudent, tiny_sam
 
-OPTIMISATION = Optimisation(rate=5e-3)
+OPTIMISATION = OptimizerConfig(rate=5e-3)
 
 
 METHOD = MobileSam(TinyStudent(), steps=3, batch=2, optimisation=OPTIMISATION)
@@ -129,7 +129,7 @@ def test_refused_settings() -> None:
         ({"padding": "crop"}, "method.padding=crop is not one of ignore, count"),
         ({"steps": 0}, "method.steps=0 must be at least 1"),
         ({"decoder_rate": -1.0}, r"method\.decoder_rate=-1\.0 must be above 0"),
-        ({"optimisation": Optimisation(schedule="plateau")}, "schedule=plateau goes by validation, which"),
+        ({"optimisation": OptimizerConfig(schedule="plateau")}, "schedule=plateau goes by validation, which"),
     ):
         with pytest.raises(InputError, match=words):
             replace(METHOD, **changes)  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ class TestMasksAsTargets:
         valid = torch.ones(2, 4, 4, dtype=torch.bool)
         valid[1, :, 2:] = False
         embeddings = teacher.encode(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-        return teacher, embeddings, valid, ask(teacher, embeddings, valid, 5, 0, 7)
+        return teacher, embeddings, valid, teacher_masks(teacher, embeddings, valid, 5, 0, 7)
 
     def test_points_fall_on_the_picture_and_boxes_enclose_the_answers(self) -> None:
         teacher, _, _, (points, boxes) = self.asked()
@@ -169,7 +169,7 @@ class TestMasksAsTargets:
 
     def test_prompts_are_those_of_the_seed_and_the_step(self) -> None:
         teacher, embeddings, valid, (points, _) = self.asked()
-        again, _ = ask(teacher, embeddings, valid, 5, 0, 7)
-        other, _ = ask(teacher, embeddings, valid, 5, 0, 8)
+        again, _ = teacher_masks(teacher, embeddings, valid, 5, 0, 7)
+        other, _ = teacher_masks(teacher, embeddings, valid, 5, 0, 8)
         assert torch.equal(again.prompt.points_xy, points.prompt.points_xy)
         assert not torch.equal(other.prompt.points_xy, points.prompt.points_xy)

@@ -16,11 +16,10 @@ from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmen
 from data.detections import Detections
 from data.images import to_frame
 from evaluation import preprocess
+from evaluation.adapters import PredictorSegmenter, TransformersSegmenter
 from evaluation.predictor import SamPredictor
-from evaluation.predictor_segmenter import PredictorSegmenter
 from evaluation.protocols import PROTOCOLS, ScoringProtocol, protocol_named
 from evaluation.scorer import Scored, Scorer
-from evaluation.transformers_segmenter import TransformersSegmenter
 from teachers.sam import Sam
 from tests.unit.tiny import LabelledPictures, tiny_sam
 

@@ -7,12 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressors.prune.gradients import disturbed_gradients, label_gradients
-from compressors.prune.groups import find_groups
-from compressors.prune.importance import hessian_scores, magnitude_scores, score, taylor_scores
+from compressors.prune.groups import find_groups, from_traceable, split_qkv, to_traceable
+from compressors.prune.importance import (
+    disturbed_gradients,
+    hessian_scores,
+    label_gradients,
+    magnitude_scores,
+    score,
+    taylor_scores,
+)
 from compressors.prune.selection import NORMALISATIONS, keep, keep_globally, keep_locally
 from compressors.prune.surgery import prune
-from compressors.prune.traceable import from_traceable, split_qkv, to_traceable
 from core.errors import InputError
 from data.batches import ImageBatch
 from data.sample import ImageSample

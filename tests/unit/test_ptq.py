@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Engine
+from compressors.method import Compressed, RunContext
 from compressors.ptq import ERRORS, Ptq
-from compressors.quantize.state import Found
+from compressors.quantize.calibration import GridCheckpoint
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from data.coco import Coco
@@ -89,16 +89,16 @@ def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
 ) -> None:
     method = replace(METHOD, order=order)
     undisturbed = compress(method, tmp_path / "a").student
-    monkeypatch.setattr("compressors.quantize.state.SAVE_EVERY_S", -1.0)
-    add, added = Found.add, list[str]()
+    monkeypatch.setattr("compressors.quantize.calibration.SAVE_EVERY_S", -1.0)
+    add, added = GridCheckpoint.add, list[str]()
 
-    def stopping(self: Found, layer: str, error: dict[str, Any]) -> None:
+    def stopping(self: GridCheckpoint, layer: str, error: dict[str, Any]) -> None:
         add(self, layer, error)
         added.append(layer)
         if len(added) == 7:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Found, "add", stopping)
+    monkeypatch.setattr(GridCheckpoint, "add", stopping)
     with pytest.raises(KeyboardInterrupt):
         compress(method, tmp_path / "b")
     resumed = compress(method, tmp_path / "b").student
@@ -109,7 +109,7 @@ def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
 
 
 def test_grids_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressors.quantize.state.SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr("compressors.quantize.calibration.SAVE_EVERY_S", -1.0)
     compress(METHOD, tmp_path)
     other = replace(METHOD, weight_bits=5)
     assert weights_sha256(compress(other, tmp_path).student) == weights_sha256(

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressors.quantize.calibration import Calibration
-from compressors.quantize.gradients import divergence, fisher_loss
-from compressors.quantize.metrics import best_of, distance
+from compressors.quantize.objective import best_of, distance, divergence, fisher_loss
 from compressors.quantize.recording import Recorder, recordable
 from compressors.quantize.search import Search, begin, search
 from core.protocols import Prompt

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from compressors.context import RunContext
 from compressors.distill.engine import Engine
+from compressors.method import RunContext
 from compressors.ptq import Ptq
 from core.protocols import Prompt
 from data.shapes import Shapes

@@ -12,9 +12,8 @@ from core.errors import InputError
 from core.protocols import Prompt
 from students.files import load_model, save_model
 from students.quantized.bit_operations import count_bit_operations
-from students.quantized.folding import fold, foldable
 from students.quantized.layers import QuantizedLayer, QuantizedProduct
-from students.quantized.plan import Plan, make_plan, pack, plan_of, planned_copy, set_quantizing
+from students.quantized.plan import Plan, fold, foldable, make_plan, pack, plan_of, planned_copy, set_quantizing
 from students.quantized.scheme import Scheme
 from students.student import Student
 from teachers.sam import Sam

@@ -7,13 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from students.quantized.packing import packed, packed_length, unpacked
 from students.quantized.quantizers import (
     GELU_LOWEST,
     TwinQuantizer,
     UniformQuantizer,
     code_range,
     make_quantizer,
+    packed,
+    packed_length,
+    unpacked,
 )
 
 

@@ -14,9 +14,9 @@ from pycocotools import mask as mask_api
 
 from core.errors import InputError
 from data.coco import Coco
+from data.exclusions import NO_ANNOTATIONS
 from data.lvis import Lvis
 from data.sample import UnreadableImage
-from data.skipped import NO_ANNOTATIONS
 
 HEIGHT, WIDTH = 8, 10
 LAYOUTS = {"coco": "instances_val2017.json", "v1": "lvis_v1_val.json", "v0.5": "lvis_v0.5_val.json"}

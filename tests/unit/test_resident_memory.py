@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from core.resident_memory import peak_resident_bytes
+from core.memory import peak_resident_bytes
 
 ROOT = Path(__file__).parents[2]
 MB = 1 << 20
@@ -24,7 +24,7 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
 
 def test_what_started_a_process_is_not_counted() -> None:
     assert torch.ones(300 * MB, dtype=torch.uint8).sum() > 0
-    program = "from core.resident_memory import peak_resident_bytes; print(peak_resident_bytes())"
+    program = "from core.memory import peak_resident_bytes; print(peak_resident_bytes())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     # An interpreter alone, started by this large process.
     assert MB < int(done.stdout) < 100 * MB

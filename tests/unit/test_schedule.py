@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressors.distill.muon import RoundingMuon, orthogonalised
-from compressors.distill.schedule import Optimisation, Paired
+from compressors.distill.optimizer import OptimizerConfig, Paired, RoundingMuon, orthogonalised
 
 MODELS = {
     "a plain CNN": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
@@ -18,7 +17,7 @@ KINDS = {"a plain CNN": torch.optim.AdamW, "linear layers without biases": torch
 @pytest.mark.parametrize("name", MODELS)
 def test_muon_takes_what_there_is(name: str) -> None:
     model = MODELS[name]
-    optimizer = Optimisation(0.1, "muon").build(model)
+    optimizer = OptimizerConfig(0.1, "muon").build(model)
     assert isinstance(optimizer, KINDS[name])
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
     before = [p.detach().clone() for p in model.parameters()]

@@ -10,14 +10,14 @@ from data.shapes import Shapes
 from experiments.cli.command_line import main
 from experiments.config.data_schema import CocoData, Sa1bData
 from experiments.result_file import read_rows
-from experiments.scorable import (
+from experiments.scoring import (
     has_instances,
     require_held_out,
     require_instances,
     require_points,
     require_records,
+    training_score,
 )
-from experiments.scoring import training_score
 from tests.unit import test_sa1b
 from tests.unit.test_coco import add, annotation, write
 

@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 
 from core.errors import InputError
 from data.shapes import Shapes
-from data.shapes_command import main
 from data.shapes_drawing import KINDS, fill_polygon
+from data.shapes_export import main
 
 FROZEN: dict[tuple[str, int], str] = {
     ("train", 0): "6668c6b70c071928",

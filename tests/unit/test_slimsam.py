@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressors.context import Compressed, Compressor, RunContext
 from compressors.distill.engine import Engine
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import Compressed, Compressor, RunContext
 from compressors.scratch import Scratch
 from compressors.slimsam import SlimSam
 from core import processes
@@ -20,7 +20,7 @@ from data.batches import ImageBatches
 from students.files import load_model
 from tests.unit.tiny import CONFIG, Killed, Pictures, tiny_sam
 
-OPTIMISATION = Optimisation(rate=0.01)
+OPTIMISATION = OptimizerConfig(rate=0.01)
 SLIM = SlimSam(0.5, importance_images=3, steps=4, batch=2, optimisation=OPTIMISATION)
 SCRATCH = Scratch(0.5, steps=4, batch=2, optimisation=OPTIMISATION)
 # Pictures read: 3 for the first importance, 8 in the first distillation, and the same again.
@@ -139,7 +139,7 @@ def test_processes_train_what_the_first_one_cut(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(processes, "is_first", lambda: False)
     monkeypatch.setattr(processes, "wait", until_the_first_is_here)
-    monkeypatch.setattr(SlimSam, "slim", lambda *_: pytest.fail("cut by itself"))
+    monkeypatch.setattr(SlimSam, "_slim", lambda *_: pytest.fail("cut by itself"))
     (tmp_path / "other").mkdir()
     assert weights_sha256(compress(SLIM, tmp_path / "other").student) == weights_sha256(first)
 
@@ -179,7 +179,7 @@ def test_settings_change_the_student(tmp_path: Path) -> None:
 
 def test_the_student_learns(tmp_path: Path) -> None:
     """After enough steps it is nearer to the teacher than where it was cut."""
-    method = replace(SLIM, steps=20, optimisation=Optimisation(rate=5e-3))
+    method = replace(SLIM, steps=20, optimisation=OptimizerConfig(rate=5e-3))
     # Half of the steps of each distillation are for the features.
     student = compress(method, tmp_path).student
     cut = load_model(tmp_path / "embedding_pruned.safetensors")
@@ -194,7 +194,7 @@ def test_the_control_sees_as_many_images_as_slimsam() -> None:
     assert slim.steps * slim.batch == scratch.steps * scratch.batch
     assert slim.optimisation == scratch.optimisation
     assert slim.shape(CONFIG) == scratch.shape(CONFIG)
-    assert slim.knobs == scratch.knobs == {"ratio"}
+    assert slim.shrinks and scratch.shrinks
 
 
 def test_the_highest_ratio_leaves_one_channel_a_head(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SlimSam(0.5, embedding_weights="fixed"), "method.embedding_weights=fixed is not one of constant, dynamic"),
     (lambda: SlimSam(0.5, validations=-1), "method.validations=-1 must be at least 0"),
     (
-        lambda: SlimSam(0.5, optimisation=Optimisation(schedule="plateau")),
+        lambda: SlimSam(0.5, optimisation=OptimizerConfig(schedule="plateau")),
         "schedule=plateau goes by validation; give method.validations=20",
     ),
     (lambda: SlimSam(0.5, rel_pos="drop"), "method.rel_pos=drop is not one of keep, reset"),
@@ -234,7 +234,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Scratch(2.0), r"ratio=2\.0 is outside \(0, 1\)"),
     (lambda: Scratch(0.5, steps=0), "method.steps=0 must be at least 1"),
     (lambda: Scratch(0.5, batch=0), "method.batch=0 must be at least 1"),
-    (lambda: Scratch(0.5, optimisation=Optimisation(schedule="plateau")), "schedule=plateau goes by validation, which"),
+    (
+        lambda: Scratch(0.5, optimisation=OptimizerConfig(schedule="plateau")),
+        "schedule=plateau goes by validation, which",
+    ),
 ]
 
 

@@ -20,8 +20,7 @@ from experiments.runs.checkpoints import find_model
 from students.initial_weights import load_imagenet
 from students.student import Student
 from teachers.convert import to_hugging_face
-from teachers.stored import read_stored
-from teachers.weights import load_sam
+from teachers.weights import load_sam, read_stored
 from tests.unit.tiny import CONFIG, tiny_sam
 
 State = dict[str, Tensor]
@@ -307,7 +306,8 @@ def test_the_weights_of_a_backbone_are_found_too(tmp_path: Path) -> None:
 
 def test_a_note_is_kept_by_torch_and_read_without_it(state: State, tmp_path: Path) -> None:
     """``_metadata`` is an attribute that ``state_dict()`` makes; what is not this project's text is dropped."""
-    from core.checkpoint import note_of, read_torch, write_torch
+    from core.checkpoint import note_of, write_torch
+    from core.untrusted import read_torch
 
     write_torch(tmp_path / "a.pth", state, json.dumps({"a": 1}))
     write_torch(tmp_path / "b.pth", state, json.dumps({"a": 1}))

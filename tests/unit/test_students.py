@@ -173,6 +173,6 @@ class TestImageNetWeights:
 
 
 def _microsoft(name: str) -> str:
-    from students.convert.mobile_sam import _from_timm
+    from students.convert.layouts import _from_timm
 
     return _from_timm(name).replace("head.fc.", "head.").replace("head.norm.", "norm_head.")

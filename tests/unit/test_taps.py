@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressors.distill.taps import Taps
+from compressors.aligning import Taps
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.checkpoint import read_torch
 from core.errors import InputError
+from core.untrusted import read_torch
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
 DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
-from core.inert_pickle import read_inert
+from core.untrusted import read_inert
 from tests.unit.torch_files import FLOATS, PLAIN, refusal, storage, tensor, torch_zip
 
 BAD_TENSORS = {

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from core.errors import InputError
-from data.annotated_pictures import AnnotatedPictures
+from data.annotated_images import AnnotatedImages
 from data.coco import Coco
 from data.detections import Detections
+from data.exclusions import NO_ANNOTATIONS
 from data.lvis import Lvis
 from data.sa1b import Sa1b
-from data.skipped import NO_ANNOTATIONS
 from evaluation.average_precision.figures import BACKENDS, average_precision
 from evaluation.protocols import PROTOCOLS
 from evaluation.scorer import Scorer
@@ -188,7 +188,7 @@ def test_figures_of_the_others_are_what_they_are_without(tmp_path: Path) -> None
 def test_average_precision_refuses_what_only_it_would_read(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "coco", drawn_labels(2))
     rewritten(root, lambda content: content["annotations"][2].update(iscrowd=1, segmentation=[[1, 1, 2, 2]]))
-    data: AnnotatedPictures = Coco(root)
+    data: AnnotatedImages = Coco(root)
     number = json.loads(data.truth_path.read_text())["annotations"][2]["id"]
     assert data.skipped["crowd"] == 1
     with pytest.raises(InputError) as caught:

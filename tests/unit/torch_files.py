@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import InputError
-from core.inert_pickle import read_inert
+from core.untrusted import read_inert
 
 FLOATS = struct.pack("<6f", *range(6))
 PLAIN = pickle.dumps({"a": 1}, protocol=2)

@@ -8,10 +8,10 @@ import torch
 from halving.drop_blocks import DropBlocks
 from torch import nn
 
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Engine
 from compressors.distill.losses import embedding_mse
-from compressors.distill.schedule import Optimisation
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import Compressed, RunContext
 from core.errors import InputError
 from data.shapes import Shapes
 from teachers.image_encoder import EncoderConfig
@@ -23,7 +23,7 @@ TEACHER = SamConfig(
     decoder_mlp_width=20,
     iou_width=12,
 )
-METHOD = DropBlocks(steps=1, batch=2, optimisation=Optimisation(rate=1e-2))
+METHOD = DropBlocks(steps=1, batch=2, optimisation=OptimizerConfig(rate=1e-2))
 
 
 def teacher() -> Sam:

@@ -22,7 +22,7 @@ SHELLS = ("bash", "zsh", "fish")
 """That have a script."""
 OPTIMIZERS = ("adam", "adamw", "muon")
 SCHEDULES = ("constant", "cosine", "step", "plateau")
-"""Of :class:`compressors.distill.schedule.Optimisation`."""
+"""Of :class:`compressors.distill.optimizer.OptimizerConfig`."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,14 @@ def _of_methods() -> dict[str, tuple[str, ...]]:
         target = yaml_values(CONF / "method" / f"{name}.yaml")["_target_"][0]
         module, _, class_name = target.rpartition(".")
         method = getattr(importlib.import_module(module), class_name)
-        for base in reversed(method.__mro__):
-            for key, allowed in getattr(importlib.import_module(base.__module__), "CHOICES", {}).items():
-                for group in ("method", *(["then"] if name in group_choices("then") else [])):
-                    found[f"{group}.{key}"] = _unique((*found.get(f"{group}.{key}", ()), *allowed))
+        for key, allowed in method.choices.items():
+            for group in ("method", *(["then"] if name in group_choices("then") else [])):
+                found[f"{group}.{key}"] = _unique((*found.get(f"{group}.{key}", ()), *allowed))
     return found
 
 
 def _checked() -> dict[str, tuple[str, ...]]:
     """Values by the constants that the program itself compares with."""
-    from compressors.aligning import WEIGHTS
     from evaluation.average_precision.figures import BACKENDS
     from evaluation.everything_settings import STRATEGIES
     from evaluation.latency import PRECISIONS
@@ -141,8 +139,7 @@ def _checked() -> dict[str, tuple[str, ...]]:
     from experiments.tracking.settings import MODES
     from students.catalog import RELEASED
     from students.export.manifest import PRECISIONS as EXPORTED
-    from students.export.requirements import WRITES
-    from students.export.runtimes import RUNTIMES
+    from students.export.runtimes import RUNTIMES, WRITES
     from students.kinds import KINDS
     from teachers.catalog import MODELS
 
@@ -168,8 +165,6 @@ def _checked() -> dict[str, tuple[str, ...]]:
         "precision": EXPORTED,
         "runtime": RUNTIMES,
         "generator.strategy": STRATEGIES,
-        "method.bottleneck_weights": WEIGHTS,
-        "method.embedding_weights": WEIGHTS,
         "logger.mode": MODES,
         "shell": SHELLS,
         "student.kind": [kind for kind in KINDS if kind != "vit"],

@@ -5,7 +5,7 @@ from experiments.cli.help.guides import GUIDES
 from experiments.cli.help.launchers import LAUNCHERS
 from experiments.cli.help.layout import listed, paragraph, single_lines
 from experiments.cli.help.protocol_lines import protocol_lines
-from experiments.cli.help.setting_lines import CONF, commands, group_choices
+from experiments.cli.help.setting_lines import commands, group_choices, group_file
 from experiments.cli.help.yaml_comments import first_comment
 from students.catalog import RELEASED
 
@@ -73,4 +73,4 @@ def owner_of(experiment: str) -> str:
 
 def choices(group: str) -> dict[str, str]:
     """The files of a group of ``conf/``, each with what its first comment says."""
-    return {name: first_comment(CONF / group / f"{name}.yaml") for name in group_choices(group)}
+    return {name: first_comment(group_file(group, name)) for name in group_choices(group)}

@@ -40,8 +40,17 @@ class SettingLine:
 
 @cache
 def group_choices(group: str) -> tuple[str, ...]:
-    """The names of the files of a group of ``conf/``, in order; none where there is no such group."""
-    return tuple(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+    """The names of the files of a group of ``conf/``, in order; none where there is no such group.
+
+    Those of ``then`` are the methods that can begin with a model.
+    """
+    names = sorted(path.stem for path in group_file(group, "").parent.glob("*.yaml"))
+    return tuple(n for n in names if group != "then" or "\ninit:" in group_file(group, n).read_text(encoding="utf-8"))
+
+
+def group_file(group: str, name: str) -> Path:
+    """The file of a choice; a second method has the settings of the first."""
+    return CONF / ("method" if group == "then" else group) / f"{name}.yaml"
 
 
 @cache

@@ -70,7 +70,7 @@ class Job:
 
     def _rows(self, cfg: DictConfig) -> list[Row]:
         # Here, so that neither --help nor a wrong word waits for PyTorch.
-        from core.device_memory import memory_told
+        from core.memory import memory_told
         from core.threads import threads_taken
         from experiments.commands import FUNCTIONS
         from experiments.config.validate import check_student, settings_of

@@ -6,11 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from compressors.context import Compressed, RunContext
 from compressors.distill.engine import Stage
 from compressors.distill.losses import embedding_mse
-from compressors.distill.schedule import Optimisation
-from compressors.settings import check_at_least
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import Compressed, Compressor, RunContext, check_at_least
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
 from teachers.image_encoder import EncoderConfig
@@ -18,7 +17,7 @@ from teachers.sam import Sam, SamConfig
 
 
 @dataclass(frozen=True)
-class DropBlocks:
+class DropBlocks(Compressor):
     """Of every few blocks only the last one stays, with its weights; the shorter encoder is distilled.
 
     Attributes:
@@ -31,10 +30,10 @@ class DropBlocks:
     every: int = 2
     steps: int = 500
     batch: int = 4
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     paper: ClassVar[str] = "none: the worked example of the documents"
-    knobs: ClassVar[frozenset[str]] = frozenset()
+    stages: ClassVar[tuple[str, ...]] = ("drop_blocks",)
 
     def __post_init__(self) -> None:
         check_at_least(self, every=2, steps=1, batch=1)

@@ -1,0 +1,185 @@
+"""Optimizers and learning rates, as plain settings."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights are updated.
+
+    Attributes:
+        rate: highest learning rate.
+        optimizer: ``adam``, ``adamw``, or ``muon`` (on the weights of linear layers, AdamW on the rest).
+        betas: of Adam.
+        weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
+        schedule: ``constant``, ``cosine`` (to zero at the last step), ``step`` (by ``factor`` at each milestone) or
+            ``plateau`` (by ``factor``, when validation stops rising).
+        milestones: shares of the steps after which ``step`` acts.
+        warmup: steps of linear warm-up.
+        clip: largest norm of the gradient; 0 for none.
+        accumulate: batches a step; their gradients are averaged.
+        patience: validations without a better figure before ``plateau`` acts.
+        factor: what ``plateau`` and ``step`` multiply the rate by.
+        ema: decay of an exponential moving average of the weights, with which the stage then ends; 0 for none.
+
+    Raises:
+        ValueError: a setting is none of its choices, or a number is out of its range.
+    """
+
+    rate: float = 1e-4
+    optimizer: str = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
+    clip: float = 0.0
+    accumulate: int = 1
+    patience: int = 4
+    factor: float = 0.5
+    milestones: tuple[float, ...] = (0.6, 0.85)
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("optimizer", self.optimizer, ("adam", "adamw", "muon")),
+            ("schedule", self.schedule, ("constant", "cosine", "step", "plateau")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        # Written so that NaN fails too.
+        for name, sound, range_ in (
+            ("rate", 0 < self.rate < math.inf, "above 0 and finite"),
+            ("betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("warmup", self.warmup >= 0, "at least 0"),
+            ("clip", 0 <= self.clip < math.inf, "at least 0"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
+            ("patience", self.patience >= 0, "at least 0"),
+            ("factor", 0 < self.factor <= 1, "in (0, 1]"),
+            ("milestones", all(0 <= share <= 1 for share in self.milestones), "shares of the steps, in [0, 1]"),
+            ("ema", 0 <= self.ema < 1, "in [0, 1)"),
+        ):
+            if not sound:
+                raise ValueError(f"{name}={getattr(self, name)} must be {range_}")
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over the model's trainable parameters."""
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        if self.optimizer == "muon":
+            linear = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
+            matrices = [p for p in trainable if id(p) in linear]
+            rest = [p for p in trainable if id(p) not in linear]
+            adam = partial(torch.optim.AdamW, lr=self.rate, betas=self.betas, weight_decay=0.0, fused=True)
+            if not matrices:
+                # A plain CNN has none, and Muon takes no empty list.
+                return adam(rest)
+            kind = torch.optim.Muon if has_bfloat16(matrices[0].device) else RoundingMuon
+            muon = kind(matrices, lr=self.rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw")
+            return Paired(muon, adam(rest)) if rest else muon
+        groups = [
+            {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        adam_kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return adam_kind([group for group in groups if group["params"]], lr=self.rate, betas=self.betas, fused=True)
+
+    def rate_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
+        """Learning rate of a step in ``[0, steps)``; ``plateau`` is the factor that schedule has reached."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "cosine":
+            return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if self.schedule == "step":
+            return self.rate * warm * self.factor ** sum(step >= share * steps for share in self.milestones)
+        return self.rate * warm * (plateau if self.schedule == "plateau" else 1.0)
+
+
+class Paired(torch.optim.Optimizer):
+    """Two optimizers over different parameters, used as one."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self.pair = (first, second)
+        self.param_groups = [*first.param_groups, *second.param_groups]
+
+    def step(self, closure: Any = None) -> Any:
+        """One step of both."""
+        for optimizer in self.pair:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of both."""
+        for optimizer in self.pair:
+            optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.pair)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the states of both back."""
+        for i, optimizer in enumerate(self.pair):
+            optimizer.load_state_dict(state_dict[str(i)])
+        # Loading replaces the groups.
+        self.param_groups = [group for optimizer in self.pair for group in optimizer.param_groups]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; without them it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class RoundingMuon(torch.optim.Muon):
+    """``torch.optim.Muon`` (Jordan et al. 2024, ``adjust_lr_fn="match_rms_adamw"``) without bfloat16 instructions.
+
+    PyTorch orthogonalises updates by matrix products in bfloat16, which a processor without such instructions emulates
+    at a fiftieth of its float32 speed. Here the products are float32, each rounded to bfloat16 as there: the same
+    values but for the order in which a product is summed up.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every weight that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight.grad)
+                momentum = state["momentum_buffer"]
+                momentum.lerp_(weight.grad, 1 - group["momentum"])
+                update = weight.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                update = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+        return loss
+
+
+def orthogonalised(update: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """The nearly orthogonal matrix of a Newton-Schulz iteration: float32 ``[m, n]`` to values of bfloat16."""
+    a, b, c = coefficients
+    x = _rounded(update)
+    if x.shape[0] > x.shape[1]:
+        x = x.T
+    x = _rounded(x / _rounded(x.norm()).clamp(min=eps))
+    for _ in range(steps):
+        gram = _rounded(x @ x.T)
+        change = _rounded(torch.addmm(gram, gram, gram, beta=b, alpha=c))
+        x = _rounded(torch.addmm(x, change, x, beta=a))
+    return x.T if update.shape[0] > update.shape[1] else x
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16().float()

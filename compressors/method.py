@@ -1,0 +1,227 @@
+"""What a compression method is: what it is given to work with, what it must and may say, and what it gives back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+
+from compressors.distill.engine import Engine
+from compressors.distill.optimizer import OptimizerConfig
+from compressors.distill.state import Progress
+from compressors.distill.teacher_outputs import TeacherEmbeddings, embedding_cache
+from core.errors import InputError
+from data.sample import ImageData
+from students.files import load_model
+from students.initial_weights import load_imagenet
+from students.student import Student
+from teachers.sam import Sam, SamConfig
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The surroundings of one compression run.
+
+    Attributes:
+        seed: the run's seed; every use of randomness derives its own from it by name.
+        folder: where stages keep their state; a rerun continues from it.
+        engine: the training loop, with its device and precision.
+        cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
+        cache_folder: where on disk; other runs find them there. None: in ``folder``.
+        validate: scores a model on labelled training pictures, higher being better; None where there are none.
+        load: reads a model by its file or its released name.
+        sha256: of all that the run depends on, its images too; empty where nobody says.
+    """
+
+    seed: int
+    folder: Path
+    engine: Engine
+    cache: str = "memory"
+    cache_folder: Path | None = None
+    validate: Callable[[Sam], float] | None = None
+    load: Callable[[str], Sam] = field(default=lambda name: load_model(Path(name)))
+    sha256: str = ""
+
+    def key(self, method: object) -> str:
+        """What saved work must have been begun with to be gone on with: this run's settings, weights and images.
+
+        Args:
+            method: whose settings stand for the run's where nobody says what it depends on.
+        """
+        return self.sha256 or f"{method} seed={self.seed}"
+
+    def teacher_embeddings(self, teacher: Sam) -> TeacherEmbeddings:
+        """The teacher's image embeddings, kept as the settings say."""
+        encoder = teacher.image_encoder
+        kept = embedding_cache(self.cache, self.cache_folder or self.folder / "embeddings", encoder)
+        return TeacherEmbeddings(encoder, self.engine, kept)
+
+    def encoder(self, student: Student, teacher: SamConfig) -> nn.Module:
+        """A student's image encoder on the device, its weights random (by the run's seed) or from the file it names.
+
+        Raises:
+            InputError: the file cannot be read, or is of another backbone.
+        """
+        encoder = student.make(teacher, self.seed).to(self.engine.device)
+        if student.weights is not None:
+            load_imagenet(encoder, student.weights)
+        return encoder
+
+    def initial(self, name: str, teacher: Sam) -> Sam:
+        """A model to begin with, which must take the teacher's pictures and answer in its terms.
+
+        Raises:
+            InputError: it cannot be read, or its frame, embedding or decoder are not the teacher's.
+        """
+        model = self.load(name)
+        mine, theirs = (_outside(m.config) for m in (model, teacher))
+        if differing := [f"{key} {mine[key]}, the teacher's {theirs[key]}" for key in mine if mine[key] != theirs[key]]:
+            raise InputError(f"method.init={name}: {'; '.join(differing)}; begin with a student of this teacher")
+        return model
+
+
+def _outside(config: SamConfig) -> dict[str, int]:
+    """What a student shares with its teacher."""
+    encoder = config.encoder
+    return {
+        "side of the frame": encoder.image_size,
+        "grid": encoder.grid,
+        "channels": encoder.out_channels,
+        "heads of the decoder": config.decoder_heads,
+        "width of the decoder's MLPs": config.decoder_mlp_width,
+        "width of the IoU head": config.iou_width,
+    }
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a method made.
+
+    Attributes:
+        student: the compressed model, in eval mode.
+        stages: what its training took, stage by stage.
+    """
+
+    student: Sam
+    stages: tuple[Progress, ...]
+
+    @property
+    def images_seen(self) -> int:
+        """Training images, counted as often as they were used."""
+        return sum(stage.images for stage in self.stages)
+
+    @property
+    def train_seconds(self) -> float:
+        """Time spent in training loops, over all runs of the stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def device_hours(self) -> float:
+        """The same in hours, of all devices together."""
+        return sum(stage.seconds * stage.devices for stage in self.stages) / 3600
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Most memory a training process needed (see :mod:`compressors.distill.engine`)."""
+        return max((stage.peak_memory_bytes for stage in self.stages), default=0)
+
+
+class Compressor(ABC):
+    """A way to compress SAM: a frozen dataclass of its settings, in a file of its own.
+
+    ``paper``, :meth:`shape` and :meth:`compress` must be there; all else has a default. Whoever runs, lists, logs or
+    tabulates methods asks nothing else of them.
+
+    Attributes:
+        paper: where it is published; stands in every result.
+        stages: names of all stages that it may train, in order; curves of logs are found by them.
+        choices: the values of settings that are words; others are refused.
+        shrinks: whether the student must have fewer parameters than its teacher, as after pruning.
+    """
+
+    paper: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]] = ()
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+    shrinks: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in self.choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InputError(f"method.{name}={value} is not one of {', '.join(allowed)}")
+
+    # What a method may have as a setting, in place of these.
+
+    @property
+    def init(self) -> str | None:
+        """A model to begin with; methods with this setting may follow another method (``then=``)."""
+        return None
+
+    @property
+    def validations(self) -> int:
+        """How often a stage is scored on labelled training images."""
+        return 0
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether masks of the training images are used."""
+        return self.validations > 0
+
+    @abstractmethod
+    def shape(self, teacher: SamConfig) -> SamConfig:
+        """The student's shape, without weights or data.
+
+        Raises:
+            NotImplementedError: the shape depends on weights under these settings.
+        """
+
+    @abstractmethod
+    def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
+        """Make a student from a frozen teacher and images; labels are read only where :attr:`reads_labels` says so."""
+
+
+def check_at_least(settings: object, **least: int) -> None:
+    """Refuse numbers below what each setting needs.
+
+    Raises:
+        InputError: the message has the least value.
+    """
+    for name, value in least.items():
+        if getattr(settings, name) < value:
+            raise InputError(f"method.{name}={getattr(settings, name)} must be at least {value}")
+
+
+def check_ratio(ratio: float) -> None:
+    """Refuse a share of channels that would leave all of them, or none.
+
+    Raises:
+        InputError: the message has two that work.
+    """
+    if not 0 < ratio < 1:
+        raise InputError(f"ratio={ratio} is outside (0, 1); try ratio=0.5 or ratio=0.77")
+
+
+def check_above_zero(settings: object, *names: str) -> None:
+    """Refuse numbers that are not above zero.
+
+    Raises:
+        InputError: the message has the key and the value.
+    """
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise InputError(f"method.{name}={getattr(settings, name)} must be above 0")
+
+
+def check_unvalidated(optimisation: OptimizerConfig) -> None:
+    """Refuse a schedule that goes by validation, of a method that has none.
+
+    Raises:
+        InputError: the message has the schedules that are left.
+    """
+    if optimisation.schedule == "plateau":
+        raise InputError(
+            "method.optimisation.schedule=plateau goes by validation, which this method has none of; "
+            "choose constant, cosine or step"
+        )

@@ -1,0 +1,294 @@
+"""One JSON file in COCO's format and folders of images: what COCO, LVIS and data sets like them share."""
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import InputError
+from core.plain_file import access_told
+from data.content import ReadFromFiles, stamp_of
+from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size
+from data.instances import Instance, Rules
+from data.json_fields import read_json, value, whole
+from data.sample import ImageSample, UnreadableImage
+
+
+@dataclass(slots=True)
+class Entry:
+    """One picture and its admitted instances.
+
+    Attributes:
+        image_id: the file's own id.
+        name: path of the picture, relative to the data set's folder.
+        size_hw: the size ``(h, w)`` that is listed, None where no annotations were read.
+        instances: in the order of the file.
+    """
+
+    image_id: int
+    name: str
+    size_hw: tuple[int, int] | None
+    instances: list[Instance] = field(default_factory=list)
+
+
+MOST_PIXELS = 2**31
+"""Listed sizes beyond this are no pictures'; pycocotools counts pixels in 32 bits."""
+
+
+def read_entries(
+    source: Path, rules: Rules, kind: str, name_of: Callable[[Mapping[str, Any], str], str], labels: bool = True
+) -> list[Entry]:
+    """The pictures that a file lists, ordered by image id.
+
+    Args:
+        source: the file.
+        rules: decide which annotations are instances, and count the others.
+        kind: name of the data set, for messages.
+        name_of: path of the picture that a listed image (and its place, for messages) stands for.
+        labels: False checks and reads the images alone.
+
+    Raises:
+        InputError: the file is missing or malformed, an id occurs twice, a listed size is beyond all pictures, or as
+            :meth:`data.instances.Rules.admit`.
+    """
+    with access_told(source):
+        if not source.is_file():
+            raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
+    rules.stamp = stamp_of(source)
+    # Without labels each annotation is dropped as it is read: together they fill the memory.
+    content = read_json(source, None if labels else lambda raw: None if "image_id" in raw else raw)
+    for key in ("images", "annotations"):
+        if not isinstance(value(content, key, str(source)), list):
+            raise InputError(f'{source}: "{key}" is not a list; give a {kind} instances file')
+    by_id: dict[int, Entry] = {}
+    for raw in content["images"]:
+        image_id = whole(raw, "id", f"{source}: an image")
+        where = f"{source}: image {image_id}"
+        if image_id in by_id:
+            raise InputError(f"{where}: the id occurs twice; give every image its own id")
+        name = name_of(raw, where)
+        by_id[image_id] = Entry(image_id, name, listed_size(raw, where))
+    if not by_id:
+        raise InputError(f"{source}: lists no images; give a {kind} instances file that does")
+    rules.categories = _listed_categories(content)
+    annotations = content["annotations"] if labels else ()
+    rules.categorised = any(isinstance(raw, dict) and "category_id" in raw for raw in annotations)
+
+    def size_of(raw: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+        entry = by_id.get(whole(raw, "image_id", where))
+        return entry.size_hw if entry else None
+
+    for raw in annotations:
+        if instance := rules.admit(raw, size_of, source):
+            by_id[raw["image_id"]].instances.append(instance)
+    if labels:
+        rules.skipped.count("image_without_instances", sum(not entry.instances for entry in by_id.values()))
+    return [by_id[image_id] for image_id in sorted(by_id)]
+
+
+def listed_size(raw: object, where: str) -> tuple[int, int]:
+    """The size ``(h, w)`` that an object lists.
+
+    Raises:
+        InputError: ``height`` or ``width`` is missing or no whole number from 1, or together they are beyond all
+            pictures.
+    """
+    height, width = whole(raw, "height", where, 1), whole(raw, "width", where, 1)
+    if height * width > MOST_PIXELS:
+        raise InputError(f"{where}: the listed size {width}x{height} is beyond any picture; correct the file")
+    return height, width
+
+
+def _listed_categories(content: Mapping[str, Any]) -> frozenset[int] | None:
+    """The ids of a file's categories; None where it lists none that could be told apart."""
+    listed = content.get("categories")
+    ids = [raw.get("id") for raw in listed if isinstance(raw, dict)] if isinstance(listed, list) else []
+    return frozenset(found for found in ids if type(found) is int) or None
+
+
+class AnnotatedImages(ReadFromFiles):
+    """Pictures with their instances (an :class:`data.sample.ImageData`), indexed once.
+
+    Pictures that cannot be used are refused, or, with rules that skip them, left out. Missing ones have no index then,
+    nor have those whose header tells the damage or another size (headers of large data sets are not read). The others
+    show when they are read: :meth:`image` and :meth:`sample` raise :class:`data.sample.UnreadableImage`.
+
+    Args:
+        folder: the entries' names are relative to it.
+        source: the annotation file.
+        entries: the pictures, in order.
+        present: the names known to exist; others are looked for one by one.
+        rules: those that made the entries.
+        labels: False where the entries hold no instances because none were read.
+
+    Attributes:
+        unusable_in_truth: how many annotations :meth:`truth` left out when it was last called.
+
+    Raises:
+        InputError: a picture that is needed is missing, unreadable or of another size than listed, or all are.
+    """
+
+    name: str
+
+    def __init__(
+        self, folder: Path, source: Path, entries: list[Entry], present: Collection[str], rules: Rules, labels: bool
+    ) -> None:
+        self.unusable_in_truth = 0
+        self._folder, self._source, self._rules, self._labels = folder, source, rules, labels
+        self._entries = self._usable(entries, present)
+        if not self._entries:
+            problem = f"none of the {len(entries)} pictures can be read; put them there or give another root"
+            raise InputError(f"{folder}: {problem}")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._entries)
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How often each of :data:`data.exclusions.REASONS` applied; some grow as samples are read."""
+        return self._rules.skipped.counts
+
+    @property
+    def truth_path(self) -> Path:
+        """The annotation file.
+
+        Raises:
+            InputError: the data set was made with ``labels=False``.
+        """
+        self._require_labels()
+        return self._source
+
+    def truth(self) -> Mapping[str, Any]:
+        """``images``, ``annotations`` and ``categories`` as in the file, whatever the rules leave out.
+
+        Only annotations that cannot be used, where such are skipped, and those of images that are not listed are
+        missing. Read anew at each call and not kept: in memory it takes several times the file's size.
+
+        Raises:
+            InputError: the file has no categories, the data set was made with ``labels=False``, or an annotation that
+                the rules leave out (of a crowd, small) cannot be used and such are refused.
+        """
+        content = read_json(self.truth_path)
+        if not isinstance(value(content, "categories", str(self._source)), list):
+            raise InputError(f'{self._source}: "categories" is not a list; give a file that lists its categories')
+        unusable = set(self._rules.unusable)
+        for place, size_hw in self._rules.left_out.items():
+            if size_hw is not None:
+                try:
+                    self._rules.check_left_out(content["annotations"][place], size_hw, self._source)
+                except InputError as problem:
+                    self._rules.skipped.require_skipping(problem)
+                    unusable.add(place)
+        self.unusable_in_truth = len(unusable)
+        unusable |= {place for place, size_hw in self._rules.left_out.items() if size_hw is None}
+        annotations = [raw for place, raw in enumerate(content["annotations"]) if place not in unusable]
+        return {"images": content["images"], "annotations": annotations, "categories": content["categories"]}
+
+    @property
+    def category_ids(self) -> frozenset[int] | None:
+        """The ids of the categories that the file lists; None where it lists none, or was not read."""
+        return self._rules.categories
+
+    def sizes_hw(self) -> dict[int, tuple[int, int]]:
+        """The listed size ``(h, w)`` of each picture that is not left out, by image id."""
+        self._require_labels()
+        return {entry.image_id: entry.size_hw for entry in self._entries if entry.size_hw}
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture, uint8 ``[H, W, 3]`` RGB.
+
+        Raises:
+            UnreadableImage: it is missing, damaged or not of the listed size, and such are skipped.
+            InputError: likewise, where such are refused.
+        """
+        entry = self._entries[index]
+        path = self._folder / entry.name
+        try:
+            image = read_image(path)
+            self._require_listed(entry, (image.shape[0], image.shape[1]))
+        except InputError as problem:
+            self._check_hashed(path)
+            self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
+            raise UnreadableImage(str(problem)) from None
+        self._check_hashed(path)
+        return image
+
+    @property
+    def refused(self) -> Collection[int]:
+        """The ids of pictures that were refused when they were read."""
+        return self._rules.skipped.refused
+
+    def instance_count(self, index: int) -> int:
+        """How many instances of a picture the rules admit; some may show no pixel when they are read."""
+        return len(self._entries[index].instances)
+
+    def without_point(self, index: int) -> int | None:
+        """The id of an instance of a picture that does not name the point it was made from; None if all do."""
+        instances = self._entries[index].instances
+        return next((instance.annotation_id for instance in instances if instance.point_xy is None), None)
+
+    def image_name(self, index: int) -> str:
+        """The file's path, relative to the folder of pictures."""
+        return self._entries[index].name
+
+    def image_id(self, index: int) -> int:
+        """The annotation file's id of a picture (its place in the folder where no annotations are read)."""
+        return self._entries[index].image_id
+
+    def image_file(self, index: int) -> Path:
+        """The file of an image."""
+        return self._folder / self._entries[index].name
+
+    def annotation_file(self, index: int) -> Path:
+        """The annotation file, which all images share."""
+        return self._source
+
+    def check_annotations(self) -> None:
+        """See :meth:`data.content.ReadFromFiles.check_annotations`."""
+        if self.hashes is not None and self._labels:
+            self.hashes.check(self._source, self._rules.stamp)
+
+    def sample(self, index: int) -> ImageSample:
+        """The picture with its instances in annotation order; instances whose mask is empty are left out.
+
+        Raises:
+            UnreadableImage, InputError: as :meth:`image`.
+            InputError: the data set was made with ``labels=False``.
+        """
+        self._require_labels()
+        entry = self._entries[index]
+        return self._rules.sample(entry.image_id, entry.name, self.image(index), entry.instances, self._source)
+
+    def _require_labels(self) -> None:
+        if not self._labels:
+            raise InputError(f"{self._folder}: was opened without annotations; use labels=True to read instances")
+
+    def _require_listed(self, entry: Entry, found_hw: tuple[int, int]) -> None:
+        require_size(self._folder / entry.name, found_hw, entry.size_hw or found_hw, self._source)
+
+    def _usable(self, entries: list[Entry], present: Collection[str]) -> list[Entry]:
+        """The entries less those left out, each picture looked for and, in small data sets, its header read."""
+        # Where a missing picture is refused, one that has nothing to score need not be there.
+        every = self._rules.skipped.skips_pictures or not self._labels
+        needed = [entry for entry in entries if every or entry.instances]
+        unusable: set[int] = set()
+        missing = [e for e in needed if e.name not in present and not os.path.isfile(self._folder / e.name)]
+        for entry in missing:
+            path, count = self._folder / entry.name, f"{len(missing)} of {len(needed)} are missing"
+            problem = InputError(f"{path}: no such image file ({count}); put the images there")
+            self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
+            unusable.add(entry.image_id)
+        for entry in needed if len(needed) <= HEADER_CHECK_LIMIT else ():
+            if entry.image_id in unusable:
+                continue
+            try:
+                self._require_listed(entry, image_size(self._folder / entry.name))
+            except InputError as problem:
+                self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
+                unusable.add(entry.image_id)
+        return [entry for entry in entries if entry.image_id not in unusable]
