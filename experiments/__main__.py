@@ -6,7 +6,7 @@ The arguments become an exit status in :mod:`experiments.cli.command_line`; ``--
 import sys
 
 from core.closed_pipes import outlive_closed_pipes
-from experiments.cli.help.command import asks_for_help, show_help
+from experiments.cli.help import asks_for_help, show_help
 
 OWN = ("core", "data", "teachers", "students", "compressors", "evaluation", "experiments", "conf", "hydra_plugins")
 """The packages of this project: what is missing of them is a defect, and keeps its traceback."""

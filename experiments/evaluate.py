@@ -29,7 +29,8 @@ from evaluation.latency import PRECISIONS, device_name
 from evaluation.protocols import ScoringProtocol, protocol_named
 from evaluation.records import PartialRecords, remove_parts, write_images, write_records
 from evaluation.scorer import Scored, Scorer
-from experiments.config.schema import EvaluateConfig, EvaluationConfig
+from experiments.config.groups import EvaluationConfig
+from experiments.config.schema import EvaluateConfig
 from experiments.evaluated_model import EvaluatedModel, find_evaluated_model
 from experiments.evaluation_rows import protocol_columns
 from experiments.recorded_evaluation import FOLDER

@@ -12,7 +12,7 @@ from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
 from evaluation.protocols import ScoringProtocol
 from evaluation.records import DetectionRecord, InstanceRecord
 from evaluation.scorer import Scored
-from experiments.config.schema import EvaluationConfig
+from experiments.config.groups import EvaluationConfig
 from experiments.scoring import EvaluationSet, require_records
 
 ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")

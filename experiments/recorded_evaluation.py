@@ -12,7 +12,7 @@ from core.result import ResultRow
 from data.content import ImageContent
 from evaluation.protocols import PROTOCOLS
 from evaluation.records import INSTANCES, InstanceRecord, read_images, read_instances
-from experiments.config.messages import nearest
+from experiments.config.files import nearest
 from experiments.result_file import NAME, read_result
 
 FOLDER = "evaluations"

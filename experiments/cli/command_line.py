@@ -1,4 +1,4 @@
-"""From arguments to an exit status: command word, Hydra, and every refusal in one line."""
+"""From arguments to an exit status: command word, settings, and every refusal in one line."""
 
 import json
 import os
@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
-from experiments.cli.help.command import asks_for_help, show_help
-from experiments.config.hydra_settings import check_before_hydra, run_jobs
-from experiments.config.hydra_words import hydra_words, quoted
-from experiments.config.messages import group_overrides, nearest, told
-from experiments.config.mirrored_settings import allow
-from experiments.config.own_settings import CONFIG_DIR, own_settings
-from experiments.config.schema import COMMANDS, CONF, OTHER_NAMES, WORDS, register
-from experiments.config.text_settings import text_settings
+from experiments.cli.help import asks_for_help, show_help
+from experiments.config.compose import compose, composing, known_settings, search_path
+from experiments.config.files import CONF, CONFIG_DIR, nearest, own_settings
+from experiments.config.messages import told
+from experiments.config.schema import COMMANDS, OTHER_NAMES, WORDS
+from experiments.config.targets import allow, register
 from experiments.config.validate import check_preset
-from experiments.config.yaml_texts import keep_texts
-from experiments.runs.sweeps.outcome import SWEPT, Outcome
+from experiments.config.words import hydra_words, text_settings
+from experiments.runs.job import Job, Outcome
+from experiments.runs.sweep import is_sweep, print_summary, run_job, run_sweep, sweep_jobs
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
@@ -144,59 +144,79 @@ def _check_flags(arguments: Sequence[str]) -> None:
 
 
 def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[str]) -> list[Outcome]:
-    """Compose the settings with Hydra, for one job or for each of a sweep, and call the command with them.
+    """Compose the settings, for one job or for each of a sweep, and call the command with them.
 
     Args:
         arguments: without the command's word, each setting by its own name.
         typed: the same as they were typed, to be recorded.
     """
-    # Here, so that neither --help nor a wrong word waits for PyTorch.
-    from core import processes
-    from experiments.everything.strategies import print_sweep
-    from experiments.paper_table import print_paper_table
-    from experiments.runs.sweeps.job import Job
-    from experiments.runs.sweeps.summary import print_summary
-
     if command == "cost" and not any(re.match(r"\+*(method|ratio|student)[.=]", word) for word in arguments):
         # Nothing is said of a student: teachers alone are counted.
         arguments = [*arguments, "~method"]
     folder, packages = own_settings(arguments)
     allow(packages)
     register(folder)
-    keep_texts()
-    SWEPT.clear()
-    options, overrides = _options_and_settings(arguments)
-    settings = hydra_words(command, overrides, _sweeps(options, overrides, folder))
+    options, given = _options_and_settings(arguments)
     job = Job(command, packages, () if folder is None else (CONFIG_DIR[0], str(folder)), tuple(typed))
-    name = "config" if command == "run" else command
-    try:
-        mode = check_before_hydra(name, settings, folder)
-        with _surroundings([*job.flags, *options, *settings]):
-            if set(options) <= _SWEEPING:
-                run_jobs(job, name, settings, folder, bool(options), mode)
-            else:
-                hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)()
-    except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
-        raise told(error, overrides, _known(name, overrides, folder)) from error
-    finally:
-        processes.leave()
-    outcomes = list(SWEPT) or job.outcomes
+    with composing(), _same_arguments():
+        try:
+            outcomes = _outcomes(job, options, given, folder)
+        except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
+            raise told(error, given, known_settings(command, given, folder)) from error
+        finally:
+            if "torch" in sys.modules:
+                from core import processes
+
+                processes.leave()
     if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
+        from experiments.everything.strategies import print_sweep
+        from experiments.paper_table import print_paper_table
+
         print_paper_table(outcomes[0].preset, outcomes[0].runs)
         print_sweep([row for outcome in outcomes for row in outcome.rows])
         print_summary(outcomes)
     return outcomes
 
 
+def _outcomes(job: Job, options: Sequence[str], given: Sequence[str], folder: Path | None) -> list[Outcome]:
+    """Do the jobs, or what an option asks for."""
+    words = hydra_words(job.command, given, sweep=_sweeps(options, given, folder))
+    several = is_sweep(words)
+    hydras = [word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    own = [word for word in words if word not in hydras]
+    first = compose(job.command, [*hydras, *(sweep_jobs(own, folder, say=False)[0] if several else own)], folder)
+    if not set(options) <= _SWEEPING:
+        with _hydras_arguments([*options, search_path(folder), *words]):
+            hydra.main(version_base="1.3", config_path=None, config_name=f"{job.command}_command")(job)()
+        return []
+    if options or first.hydra.mode == RunMode.MULTIRUN:
+        return run_sweep(job, first, words, folder)
+    if several:
+        key = next(word for word in words if is_sweep([word])).partition("=")[0]
+        raise InputError(f"{key} gives several values; add -m to run each of them")
+    return [run_job(job, first)]
+
+
 @contextmanager
-def _surroundings(arguments: Sequence[str]) -> Iterator[None]:
-    """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
-    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
+def _same_arguments() -> Iterator[None]:
+    """Jobs put what was typed into the process's arguments, where results read it."""
+    argv = sys.argv
+    sys.argv = [*argv]
     try:
         yield
     finally:
         sys.argv = argv
+
+
+@contextmanager
+def _hydras_arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
+    full = os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *arguments], "1"
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
@@ -231,14 +251,3 @@ def _sweeps(options: Sequence[str], settings: Sequence[str], folder: Path | None
     ]
     found = [path.read_text(encoding="utf-8") for path in presets if os.path.isfile(path)]
     return "-m" in options or "--multirun" in options or any("MULTIRUN" in text for text in found)
-
-
-def _known(name: str, overrides: Sequence[str], folder: Path | None) -> DictConfig | None:
-    """The settings with nothing but the valid choices of groups, to look up what a wrong key may have meant."""
-    roots = [CONF] if folder is None else [CONF, folder]
-    found = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
-    with hydra.initialize_config_module("conf", version_base="1.3"):
-        try:
-            return hydra.compose(name, [*group_overrides(overrides, roots), *found])
-        except (HydraException, OmegaConfBaseException):
-            return None

@@ -10,7 +10,7 @@ from core.checkpoint import write_torch
 from core.errors import InputError
 from core.plain_file import home_path
 from core.result import ResultRow
-from experiments.config.messages import nearest
+from experiments.config.files import nearest
 from experiments.config.schema import ConvertConfig
 from experiments.out_place import check_out, writing_to
 from experiments.runs.checkpoints import Found, check_encoder, chosen_model, say

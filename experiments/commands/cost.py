@@ -10,13 +10,13 @@ from core import provenance
 from core.errors import InputError
 from core.result import ResultRow
 from core.terminal import terminal
-from experiments.config.messages import nearest
+from experiments.config.files import nearest
 from experiments.config.schema import CostConfig
 from experiments.evaluated_model import cost_of_shape
 from experiments.reporting.run_report import print_comparison
 from experiments.runs.build import build_method
 from experiments.runs.identity import method_name
-from experiments.runs.sweeps.job import task_overrides
+from experiments.runs.job import task_overrides
 from students.pruned_vit import pruned_shape
 from teachers.catalog import MODELS
 from teachers.sam import SamConfig

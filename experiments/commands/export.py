@@ -7,7 +7,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.result import ResultRow
 from core.terminal import terminal
-from experiments.config.messages import nearest
+from experiments.config.files import nearest
 from experiments.config.schema import ExportConfig
 from experiments.out_place import check_out, writing_to
 from experiments.reporting.columns import size

@@ -4,7 +4,6 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -12,9 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, GrammarParseError, ValidationError
 
 from core.errors import InputError
-from experiments.cli.help.launchers import LAUNCHERS
-from experiments.cli.help.setting_lines import group_choices
-from experiments.config.schema import CONF
+from experiments.config.files import LAUNCHERS, group_choices, nearest
 
 
 def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
@@ -47,19 +44,12 @@ def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -
             return unknown(part.full_key, known)
     for text in overrides:
         key, _, value = text.partition("=")
-        if value in ("null", "") and (options := group_choices(key)):
-            return InputError(f"{text}: {nearest(value, options)}")
+        if value in ("null", "") and (names := group_choices(key)):
+            return InputError(f"{text}: {nearest(value, names)}")
     text = _line(error)
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return InputError(f"{match[1]} gives several values; add -m to run each of them")
     return InputError(text)
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """``did you mean ...?`` or the list of what there is."""
-    choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=2, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(choices)}"
 
 
 def _missing(error: MissingConfigException) -> InputError:
@@ -125,21 +115,3 @@ def _chain(error: BaseException | None) -> Iterable[BaseException]:
 def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__
-
-
-def group_overrides(overrides: Sequence[str], roots: Sequence[Path] = (CONF,)) -> list[str]:
-    """The overrides that choose from a group and name something that exists, each with its first value.
-
-    Composed alone they show which keys there are for the others.
-
-    Args:
-        roots: folders of settings.
-    """
-    kept = []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        first = value.split(",")[0]
-        # Of a name that is too long for a file, pathlib raises.
-        if any(os.path.isfile(root / ("method" if key == "then" else key) / f"{first}.yaml") for root in roots):
-            kept.append(f"{key}={first}")
-    return kept

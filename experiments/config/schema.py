@@ -1,74 +1,46 @@
-"""The types of every setting. A wrong name or type stops a command before anything else happens."""
+"""The types of every command's settings. A wrong name or type stops a command before anything else happens."""
 
-import re
-from dataclasses import dataclass, field, fields
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
-
-import conf
-from evaluation.everything_settings import EverythingSettings
-from experiments.config.data_schema import DATA, DataFolder
-from experiments.config.mirrored_settings import mirror, target_class
-from experiments.config.model_schema import CommandConfig, EngineConfig, ModelConfig, StudentConfig, TeacherConfig
-from experiments.tracking.settings import LOGGERS
-
-CONF = Path(conf.__file__).parent
-
-
-@dataclass
-class EvaluationConfig:
-    """What models are scored on, and how often their latency is taken.
-
-    Attributes:
-        protocol: prompts and choice of masks, of runs and of ``evaluate`` where ``protocols`` names none.
-        protocols: names of :data:`evaluation.protocols.PROTOCOLS`, all scored in one pass, a row each.
-        backend: of average precision: ``faster`` (faster-coco-eval) or ``official`` (pycocotools, lvis).
-        top: of a detector's boxes at most so many a picture, the best ones; null: all.
-        jitter: noise on ground-truth boxes, as a share of their sides; null: as the protocol has it.
-        reference: the model whose masks are the truth, of protocols that compare with a model's.
-        seed: of what protocols draw.
-        encoded: pictures encoded together; null: one on the CPU, eight on an accelerator.
-        workers: processes that read pictures ahead; null: none on the CPU, beside an accelerator up to eight.
-        images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 200 in a run.
-        batch: prompts decoded together.
-        latency_runs: timed rounds.
-        precision: what models compute in while they are scored and timed; ``float32`` is the reference.
-    """
-
-    protocol: str = "box_point@1"
-    protocols: list[str] = field(default_factory=list)
-    backend: str = "faster"
-    top: int | None = None
-    jitter: float | None = None
-    reference: str | None = None
-    seed: int = 0
-    encoded: int | None = None
-    workers: int | None = None
-    images: int | None = None
-    batch: int = 64
-    latency_runs: int = 20
-    precision: str = "float32"
-    data: Any = MISSING
+from experiments.config.groups import (
+    MISSING,
+    NO_IDENTITY,
+    DataFolder,
+    EngineConfig,
+    EvaluationConfig,
+    ProposalsConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 
 
 @dataclass
-class ProposalsConfig:
-    """What the masks of whole pictures are scored on.
+class CommandConfig:
+    """What every command has.
 
     Attributes:
-        protocol: what is compared with what.
-        images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 50.
-        precision: what models compute in.
+        format: ``table``, or ``json``: {"rows": [...]} on standard output, and nothing else there.
+        runs: folder of runs, of evaluations and of ``leaderboard.csv``.
     """
 
-    protocol: str = "everything@1"
-    images: int | None = None
-    precision: str = "float32"
-    data: Any = MISSING
+    format: str = field(default="table", metadata=NO_IDENTITY)
+    runs: str = field(default="runs", metadata=NO_IDENTITY)
+
+
+@dataclass
+class ModelConfig(CommandConfig):
+    """What every command about one model has.
+
+    Attributes:
+        checkpoint: a model's name or file.
+        decoder_heads: heads of the mask decoder, for a checkpoint that does not say them.
+        entry: which of several models in the checkpoint is meant.
+    """
+
+    checkpoint: str = MISSING
+    decoder_heads: int | None = None
+    entry: str | None = None
 
 
 @dataclass
@@ -88,20 +60,20 @@ class RunConfig(CommandConfig):
     """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    student: StudentConfig = field(default_factory=StudentConfig)
+    student: StudentConfig = field(default_factory=StudentConfig, metadata=NO_IDENTITY)
     method: Any = MISSING
     data: Any = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     ratio: float | None = None
     seed: int = 0
-    cache: str = "disk"
-    force: bool = False
-    name: str | None = None
-    processes: int = 1
-    packages: list[str] = field(default_factory=list)
-    logger: Any = MISSING
-    then: Any = None
+    cache: str = field(default="disk", metadata=NO_IDENTITY)
+    force: bool = field(default=False, metadata=NO_IDENTITY)
+    name: str | None = field(default=None, metadata=NO_IDENTITY)
+    processes: int = field(default=1, metadata=NO_IDENTITY)
+    packages: list[str] = field(default_factory=list, metadata=NO_IDENTITY)
+    logger: Any = field(default=MISSING, metadata=NO_IDENTITY)
+    then: Any = field(default=None, metadata=NO_IDENTITY)
 
 
 @dataclass
@@ -129,6 +101,7 @@ class CostConfig(CommandConfig):
 
     Attributes:
         method: null: the teacher alone.
+        ratio: share of the channels to cut, of methods that cut.
         packages: packages of one's own, whose classes a method's ``_target_`` may name.
     """
 
@@ -332,59 +305,3 @@ OTHER_NAMES = {
 """Settings that are typed by another name too: Hydra takes a key of the name of a folder in ``conf/`` for a file there
 and has no settings below one that is a text, and what ``evaluation`` scores is said by ``data`` like the folder that it
 lies in."""
-
-
-_methods: dict[str, type[Any]] = {}
-"""The settings of each method that :func:`register` found."""
-_stored: dict[str, type[Any]] = {}
-"""Those that Hydra has, which keeps what an earlier call found."""
-
-
-def method_classes() -> dict[str, type[Any]]:
-    """The settings of each method that :func:`register` found, by the method's name."""
-    return dict(_methods)
-
-
-def method_options() -> dict[str, frozenset[str]]:
-    """The names of the settings that each method has, by the method's name."""
-    return {
-        name: frozenset(part.name for part in fields(node)) - {"_target_"} for name, node in sorted(_methods.items())
-    }
-
-
-@cache
-def _register_own() -> None:
-    """What is the same in every call."""
-    store = ConfigStore.instance()
-    for name, node in COMMANDS.items():
-        store.store(group="schema", name=name, node=node)
-    for name, data in DATA.items():
-        store.store(group="schema/data", name=name, node=data)
-    for name, logger in LOGGERS.items():
-        store.store(group="schema/logger", name=name, node=logger)
-    # The command writes COCO's run lengths, whatever the generator could give.
-    store.store(group="schema", name="generator", node=mirror(EverythingSettings, without=("output",)))
-
-
-def register(folder: Path | None = None) -> None:
-    """Put every schema where the YAML files name it; below ``schema/``, so that none shows as a choice.
-
-    Args:
-        folder: of further settings, with files of its own in ``method/``; see ``--config-dir``.
-    """
-    _register_own()
-    store = ConfigStore.instance()
-    _methods.clear()
-    for root in [CONF] if folder is None else [CONF, folder]:
-        for path in sorted((root / "method").glob("*.yaml")):
-            text = path.read_text(encoding="utf-8")
-            found = re.search(r"^_target_:\s*(\S+)", text, re.MULTILINE)
-            if re.search(r"^init:", text, re.MULTILINE):
-                # What can begin with a model can follow another method.
-                store.store(group="then", name=path.stem, node={"defaults": [f"/method/{path.stem}@_here_"]})
-            if found:
-                target: type = target_class(found[1])
-                _methods[path.stem] = node = mirror(target, found[1])
-                if _stored.get(path.stem) is not node:
-                    store.store(group="schema/method", name=path.stem, node=node)
-                    _stored[path.stem] = node

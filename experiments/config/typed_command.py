@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 
 from core.provenance import impersonal
-from experiments.config.hydra_words import typed_value
 from experiments.config.schema import OTHER_NAMES, CommandConfig
+from experiments.config.words import typed_value
 
 
 def typed_command(word: str, settings: CommandConfig, keys: Sequence[str]) -> str:

@@ -9,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
-from experiments.cli.help.overview import choices, owner_of
-from experiments.config.messages import nearest
-from experiments.config.schema import EvaluationConfig, EverythingConfig, ProposalsConfig, RunConfig, TableConfig
-from experiments.runs.sweeps.combinations import refuse_option
+from core.plain_file import home_path
+from experiments.config.files import group_choices, nearest, owner_of
+from experiments.config.groups import DATA, EvaluationConfig, ProposalsConfig
+from experiments.config.schema import EverythingConfig, RunConfig, TableConfig
+from experiments.config.targets import build, settings_class
 from experiments.tracking.settings import check_logger
 
 FORMATS = ("table", "json")
@@ -74,6 +75,22 @@ def settings_of(cfg: DictConfig) -> Any:
     return settings
 
 
+def check_settings(settings: Any) -> None:
+    """What can be known to be wrong before PyTorch is imported: settings of methods, and folders of data sets.
+
+    Raises:
+        InputError: a value is out of range, or a folder is not there.
+    """
+    for key in ("method", "then"):
+        if (method := getattr(settings, key, None)) is not None:
+            build(method, key, settings_class)
+    for key, group in (("data", settings), ("evaluation.data", getattr(settings, "evaluation", None))):
+        data = getattr(group, "data", None)
+        root = getattr(data, "root", None)
+        if isinstance(data, tuple(DATA.values())) and root is not None and not os.path.isdir(home_path(root)):
+            raise InputError(f"{key}.root={root}: no such folder; give the one that holds the data set")
+
+
 def _check_ratio(cfg: DictConfig) -> None:
     """A ratio is given where, and only where, the method takes one."""
     if "ratio" not in cfg:
@@ -87,7 +104,8 @@ def _check_ratio(cfg: DictConfig) -> None:
     takes = "ratio" in cfg.method
     name = str(cfg.method._target_).rpartition(".")[2]
     if cfg.ratio is not None and not takes:
-        raise refuse_option("ratio", cfg.ratio, name, [key for key in cfg.method if key != "_target_"])
+        options = ", ".join(sorted(key for key in cfg.method if key != "_target_"))
+        raise InputError(f"ratio={cfg.ratio}: {name} takes no ratio; leave it out (it has {options})")
     if cfg.ratio is None and takes and OmegaConf.to_container(cfg.method, resolve=False)["ratio"] == "${ratio}":  # type: ignore[call-overload,index]
         raise InputError(f"ratio is missing: {name} needs the share of channels to cut, in (0, 1); try ratio=0.5")
 
@@ -122,7 +140,7 @@ def check_preset(command: str, arguments: Iterable[str]) -> None:
     """
     for text in arguments:
         key, _, name = text.partition("=")
-        if key != "experiment" or name not in choices("experiment"):
+        if key != "experiment" or name not in group_choices("experiment"):
             continue
         owner = owner_of(name)
         if owner != command:

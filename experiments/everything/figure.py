@@ -20,7 +20,7 @@ from core.storage import check_place
 from core.terminal import terminal
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from experiments.config.messages import told
-from experiments.config.schema import register
+from experiments.config.targets import register
 from experiments.config.validate import settings_of
 from experiments.everything.command import generator_settings
 from experiments.everything.drawing import painted, scaled

@@ -17,7 +17,8 @@ from core.terminal import terminal
 from data.content import IDENTITY
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import PRECISIONS, device_name
-from experiments.config.schema import EverythingConfig, ProposalsConfig
+from experiments.config.groups import ProposalsConfig
+from experiments.config.schema import EverythingConfig
 from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
 from experiments.everything.strategies import StrategyRow, read_row, strategies_table, strategy_name, write_row

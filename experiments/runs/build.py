@@ -1,9 +1,9 @@
 """From settings to objects: the only place where a name in a YAML file becomes code."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
@@ -15,47 +15,11 @@ from core.errors import InputError
 from core.threads import MOST_THREADS, allowed
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS
-from experiments.config.data_schema import DATA
-from experiments.config.mirrored_settings import allow, target_class
-from experiments.config.schema import (
-    EngineConfig,
-    EvaluationConfig,
-    ProposalsConfig,
-    TeacherConfig,
-    method_classes,
-    register,
-)
+from experiments.config.groups import DATA, EngineConfig, EvaluationConfig, ProposalsConfig, TeacherConfig
+from experiments.config.targets import allow, build, method_classes, register, target_class
 from experiments.runs.checkpoints import say
 from teachers.sam import Sam
 from teachers.weights import load_sam
-
-
-def build(settings: Any, key: str) -> Any:
-    """The object that settings with a ``_target_`` describe.
-
-    Args:
-        key: where the settings stand in the configuration, for messages.
-
-    Raises:
-        InputError: the target is not of this project, or refuses its arguments.
-    """
-    arguments = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
-    target = target_class(arguments.pop("_target_"))
-    hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
-    return target(**{name: _typed(value, hints.get(name), f"{key}.{name}") for name, value in arguments.items()})
-
-
-def _typed(value: Any, hint: Any, key: str) -> Any:
-    """A plain value as the field it is for wants it: nested settings as their class, lists as tuples."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        hints = get_type_hints(hint)
-        try:
-            return hint(**{name: _typed(part, hints.get(name), f"{key}.{name}") for name, part in value.items()})
-        except ValueError as error:
-            raise InputError(f"{key}: {error}") from None
-    return tuple(value) if isinstance(value, list) else value
 
 
 def build_method(settings: Any) -> Compressor:

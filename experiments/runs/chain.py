@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from core import processes
 from core.result import ResultRow
-from experiments.config.hydra_words import literal
 from experiments.config.schema import RunConfig
+from experiments.config.words import literal
 from experiments.runs.build import build_method
 from experiments.runs.run import STUDENT, run
 

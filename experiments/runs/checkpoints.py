@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.protocols import Segmenter
 from core.terminal import terminal
-from experiments.config.messages import nearest
+from experiments.config.files import nearest
 from experiments.config.schema import ModelConfig
 from experiments.runs.download import fetched, fetched_folder
 from students.catalog import RELEASED

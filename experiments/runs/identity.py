@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
 from core.plain_file import home_path
-from experiments.config.schema import RunConfig, TeacherConfig
+from experiments.config.groups import TeacherConfig
+from experiments.config.schema import RunConfig
 from experiments.runs.build import build_method, check_precision
 from experiments.runs.data_content import DataContent, contents_of_run
 from students.files import read_about

@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.errors import InputError
 from data.shapes import Shapes
-from experiments.cli.help.overview import choices
-from experiments.config.data_schema import DATA
-from experiments.config.mirrored_settings import target_class
-from experiments.config.schema import COMMANDS, CONF, register
+from experiments.config.files import CONF, choices
+from experiments.config.groups import DATA
+from experiments.config.schema import COMMANDS
+from experiments.config.targets import register, target_class
 from experiments.config.validate import settings_of
 from experiments.evaluate import chosen_protocols
 from experiments.everything.command import generator_settings

@@ -11,7 +11,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.cli.command_line import main
-from experiments.config.schema import COMMANDS, CONF
+from experiments.config.files import CONF
+from experiments.config.schema import COMMANDS
 from tests.smoke.documented import Command
 
 SMALL = {

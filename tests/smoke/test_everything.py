@@ -17,7 +17,7 @@ from core.storage import NotWritten
 from data.shapes import Shapes
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from experiments.cli.command_line import main
-from experiments.config.schema import CONF
+from experiments.config.files import CONF
 from experiments.everything import figure as everything_figure
 from tests.unit.truthful import drawn_labels, write_coco
 

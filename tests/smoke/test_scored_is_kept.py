@@ -17,7 +17,7 @@ from data.coco import Coco
 from evaluation.records import read_instances, read_parts
 from experiments import evaluate as evaluating
 from experiments.cli.command_line import main
-from experiments.config.schema import register
+from experiments.config.targets import register
 from experiments.config.validate import settings_of
 from experiments.evaluated_model import EvaluatedModel
 from experiments.result_file import read_rows

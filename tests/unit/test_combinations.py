@@ -3,11 +3,9 @@
 import itertools
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.config.schema import method_options, register
-from experiments.runs.sweeps.combinations import sensible, told
-from hydra_plugins.sampress_sweeper import Sweeper
+from experiments.config.targets import method_options, register
+from experiments.runs.sweep import drop_unsupported, left_out_lines, sweep_jobs
 
 OPTIONS = {
     "slimsam": {"ratio", "steps", "importance"},
@@ -25,13 +23,13 @@ def product(**values: list[str]) -> list[list[str]]:
 
 def test_what_a_method_does_not_have_is_left_out_and_its_runs_are_there_once() -> None:
     jobs = product(method=["slimsam", "mobilesam", "tinysam"], ratio=["0.5", "0.77"], seed=["0", "1", "2"])
-    kept, left_out = sensible(jobs, OPTIONS)
+    kept, left_out = drop_unsupported(jobs, OPTIONS)
     assert [words for words in kept if words[0] == "method=slimsam"] == jobs[:6]
     assert [words for words in kept if words[0] == "method=mobilesam"] == [
         ["method=mobilesam", f"seed={seed}"] for seed in range(3)
     ]
     assert len(kept) == 12 and left_out == {"ratio": ["mobilesam", "tinysam"]}
-    lines = told(len(jobs), len(kept), left_out)
+    lines = left_out_lines(len(jobs), len(kept), left_out)
     assert lines == [
         "ratio: mobilesam and tinysam have no such option; left out there",
         "12 different runs of 18 combinations",
@@ -40,7 +38,7 @@ def test_what_a_method_does_not_have_is_left_out_and_its_runs_are_there_once() -
 
 def test_settings_below_method_and_students_are_options_too() -> None:
     jobs = product(method=["slimsam", "tinysam"], **{"method.importance": ["taylor"], "student.name": ["resnet18"]})
-    kept, left_out = sensible(jobs, OPTIONS)
+    kept, left_out = drop_unsupported(jobs, OPTIONS)
     assert kept == [["method=slimsam", "method.importance=taylor"], ["method=tinysam", "student.name=resnet18"]]
     assert left_out == {"method.importance": ["tinysam"], "student.name": ["slimsam"]}
 
@@ -56,16 +54,14 @@ def test_settings_below_method_and_students_are_options_too() -> None:
     ],
 )
 def test_what_no_method_of_the_sweep_has_stays_to_be_refused(jobs: list[list[str]]) -> None:
-    assert sensible(jobs, OPTIONS) == (jobs, {})
+    assert drop_unsupported(jobs, OPTIONS) == (jobs, {})
 
 
 def test_hydras_own_syntax_for_values(capsys: pytest.CaptureFixture[str]) -> None:
     register()
     assert "ratio" in method_options()["slimsam"] and "ratio" not in method_options()["tinysam"]
     words = ["method=slimsam,tinysam", "ratio=0.5,0.77", "seed=range(2)"]
-    overrides = OverridesParser.create().parse_overrides(words)
-    (batch,) = Sweeper.split_arguments(overrides, None)
-    assert len(batch) == 6 and batch[-1] == ["method=tinysam", "seed=1"]
-    assert [len(part) for part in Sweeper.split_arguments(overrides, 4)] == [4, 2]
+    jobs = sweep_jobs(words)
+    assert len(jobs) == 6 and jobs[-1] == ["method=tinysam", "seed=1"]
     assert "ratio: tinysam have no such option" not in (said := capsys.readouterr().err)
     assert "ratio: tinysam has no such option; left out there" in said

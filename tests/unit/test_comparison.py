@@ -13,7 +13,7 @@ from evaluation.metrics import resampled_interval, size_classes
 from evaluation.protocols import PROTOCOLS
 from evaluation.records import InstanceRecord
 from evaluation.scorer import Scorer
-from experiments.config.hydra_words import quoted
+from experiments.config.words import quoted
 from experiments.reporting.comparison_images import window
 from teachers.weights import load_sam
 

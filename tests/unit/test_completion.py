@@ -11,9 +11,8 @@ from compressors.distill.optimizer import OptimizerConfig
 from evaluation.protocols import PROTOCOLS
 from experiments.cli.command_line import main
 from experiments.cli.completion.candidates import Candidates, candidates
-from experiments.cli.completion.command import SHELLS, script
-from experiments.cli.completion.tables import posix_tables
-from experiments.cli.help.overview import choices
+from experiments.cli.completion.command import SHELLS, posix_tables, script
+from experiments.config.files import choices
 from experiments.config.schema import COMMANDS
 
 SHELLS_HERE = {shell: shutil.which(shell) for shell in SHELLS}

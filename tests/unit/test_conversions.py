@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.protocols import Prompt
 from experiments.cli.command_line import main
 from experiments.commands.convert import LAYOUTS
-from experiments.config.mirrored_settings import mirror
+from experiments.config.targets import mirror
 from experiments.result_file import read_rows
 from experiments.runs.checkpoints import Found, find_model
 from experiments.runs.identity import beginning, model_sha256

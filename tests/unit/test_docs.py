@@ -16,7 +16,7 @@ import yaml
 
 from core.provenance import ROOT
 from evaluation.protocols import CHOICES, PROTOCOLS, ScoringProtocol
-from experiments.config.schema import CONF
+from experiments.config.files import CONF
 from experiments.readme import pages, with_tables
 from students.catalog import RELEASED
 from teachers.catalog import MODELS

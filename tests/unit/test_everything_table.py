@@ -9,8 +9,7 @@ import yaml
 
 from core.errors import InputError
 from evaluation.everything import EverythingSettings
-from experiments.cli.help.overview import choices
-from experiments.config.schema import CONF
+from experiments.config.files import CONF, choices
 from experiments.everything.files import json_safe
 from experiments.everything.strategies import (
     StrategyRow,

@@ -11,14 +11,12 @@ import pytest
 
 from evaluation.protocols import PROTOCOLS
 from experiments.cli.command_line import main
-from experiments.cli.help.class_text import class_settings, documented
-from experiments.cli.help.guides import GUIDES
-from experiments.cli.help.layout import WIDTH
-from experiments.cli.help.overview import choices, help_text
-from experiments.cli.help.setting_lines import CHOICES, choice_settings, command_settings, commands, method_settings
-from experiments.cli.help.yaml_comments import yaml_values
-from experiments.config.mirrored_settings import target_class
-from experiments.config.schema import COMMANDS, CONF, OTHER_NAMES
+from experiments.cli.guides import GUIDES
+from experiments.cli.help import WIDTH, help_text
+from experiments.cli.setting_lines import CHOICES, choice_settings, command_settings, method_settings, read_attributes
+from experiments.config.files import CONF, choices, first_comment, owner_of, read_settings
+from experiments.config.schema import COMMANDS, OTHER_NAMES
+from experiments.config.targets import target_class
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = sorted(choices("method"))
@@ -76,7 +74,7 @@ def test_every_setting_of_a_command_has_a_line(command: str, capsys: pytest.Capt
     assert wanted <= set(settings) | {"evaluation"}, "the schema's own settings"
     for key in wanted:
         setting = settings[key]
-        assert setting.line and setting.type, f"{key}: give it a line below Attributes: in schema.py"
+        assert setting.line and setting.type, f"{key}: give it a line below Attributes: of its class"
         assert f"  {key}={setting.type}" in text and words(setting.line) in words(text), key
         assert setting.default is None or f"default {setting.default})" in words(text), key
     assert f"writes {GUIDES[command].writes.split(' ')[0]}" in text
@@ -92,15 +90,15 @@ def test_a_methods_help_has_every_setting_of_its_class(name: str, capsys: pytest
     fields = {part.name for part in dataclasses.fields(target_class(_target(name)))}
     assert {setting.key.split(".")[1] for setting in settings} == fields
     for setting in settings:
-        assert setting.line, f"{name}: {setting.key} has neither a comment in its file nor a line in its class"
+        assert setting.line, f"{name}: {setting.key} has no line in its class"
         assert f"  {setting.key}=" in text and words(setting.line) in words(text), setting.key
     assert ("method.optimisation.ema=float" in text) == ("optimisation" in fields), "what the file leaves out"
 
 
 def test_the_file_of_a_method_says_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     text = words(printed(capsys, "method=slimsam", "--help"))
-    assert "method.noise=float of the disturbance (default 0.01)" in text
-    assert "method.steps=int of each of the two distillations (default <teacher.recipe.steps>)" in text
+    assert "method.noise=float standard deviation of the disturbance of the embedding (default 0.01)" in text
+    assert "(default <teacher.recipe.steps>)" in text, "the setting that a default is taken from"
     assert "data.difficulty=float" in text and "(default 0.5)" in text, "a constant by its value"
 
 
@@ -117,11 +115,19 @@ def test_run_help_without_a_method_lists_the_methods(capsys: pytest.CaptureFixtu
     assert all(f"method={name} --help" in text for name in METHODS) and "method.importance" not in text
 
 
-def test_a_method_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_method_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text("# Mine\n_target_: elsewhere.Mine\nstrength: 3 # how much\n")
-    text = printed(capsys, "--config-dir", str(tmp_path), "method=mine", "--help")
-    assert "method.strength" in text and "how much (default 3)" in text
+    (tmp_path / "method" / "mine.yaml").write_text("# Mine\n_target_: help_of_mine.Mine\nstrength: 3\n")
+    (tmp_path / "help_of_mine.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Mine:\n"
+        '    """Mine.\n\n    Attributes:\n        strength: how much.\n    """\n    strength: float = 1.0\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    line = ("--config-dir", str(tmp_path), "method=mine", "--help")
+    assert main(line) == 2 and "give packages=help_of_mine" in capsys.readouterr().err
+    assert "method.strength=float how much (default 3)" in words(printed(capsys, "packages=help_of_mine", *line))
 
 
 def test_lines_fit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,27 +154,28 @@ def test_help_for_nothing_is_refused(arguments: tuple[str, ...], said: str, caps
     assert not output.out and output.err.startswith(f"error: {said}") and output.err.count("\n") == 1
 
 
-def test_what_is_read_is_what_is_there() -> None:
-    assert list(commands()) == list(COMMANDS) == list(GUIDES)
-    assert list(commands().values()) == [schema.__name__ for schema in COMMANDS.values()]
-    for schema in COMMANDS.values():
-        found = [setting.name for setting in class_settings("experiments.config.schema", schema.__name__)]
-        assert found == [part.name for part in dataclasses.fields(schema)]
+def test_every_command_has_a_guide() -> None:
+    assert list(COMMANDS) == list(GUIDES)
 
 
 def test_docstrings_are_read_by_name() -> None:
     said = "Attributes:\n    a, b: of ``both``,\n        and more: this.\n    c: :class:`x.Y`."
     text = f"One.\n\n{said}\n\nRaises:\n    d: no."
-    assert documented(text) == {"a": "of both, and more: this", "b": "of both, and more: this", "c": "x.Y"}
+    assert read_attributes(text) == {"a": "of both, and more: this", "b": "of both, and more: this", "c": "x.Y"}
 
 
-def test_values_and_comments_of_a_file(tmp_path: Path) -> None:
+def test_what_a_file_says_of_itself_and_sets(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("# About\ndefaults:\n  - base\na: 1 # one\nb:\n  c: 'x' # in\nd: 2\n")
-    assert yaml_values(path) == {"a": ("1", "one"), "b": ("", ""), "b.c": ("'x'", "in"), "d": ("2", "")}
+    path.write_text("# @package _global_\n# About\ndefaults:\n  - base\na: 1 # one\n")
+    assert first_comment(path) == "About" and read_settings(path) == {"defaults": ["base"], "a": 1}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["method=tinysam", "--help"]])
+def test_a_prepared_experiment_is_for_a_command_that_takes_one() -> None:
+    assert owner_of("everything_pocket") == "everything" and owner_of("smoke") == "run"
+    assert owner_of("leaderboard_pocket") == "run", "named after a command that takes none"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
 def test_help_imports_neither_torch_nor_hydra(arguments: list[str]) -> None:
     code = (
         "import sys; from experiments.__main__ import command; sys.argv = ['x', *sys.argv[1:]]; status = command(); "
@@ -190,4 +197,4 @@ def test_the_console_script_is_the_same_program() -> None:
 
 
 def _target(name: str) -> str:
-    return yaml_values(CONF / "method" / f"{name}.yaml")["_target_"][0]
+    return str(read_settings(CONF / "method" / f"{name}.yaml")["_target_"])

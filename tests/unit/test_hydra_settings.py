@@ -1,5 +1,6 @@
 """Settings of others cannot make Hydra call anything but this project's commands."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ from hydra.errors import HydraException
 
 from core.errors import InputError
 from experiments.cli.command_line import main
-from experiments.config.hydra_settings import check_before_hydra
-from experiments.config.schema import register
+from experiments.config.compose import compose, composing
+from experiments.config.targets import register
 
 CALLBACK = "hydra: {callbacks: {x: {_target_: shutil.copyfile, src: here, dst: there}}}"
 SETTINGS = {
@@ -50,29 +51,31 @@ SETTINGS = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "experiment").mkdir()
     for name, (text, _) in SETTINGS.items():
         (tmp_path / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     register(tmp_path)
-    return tmp_path
+    yield tmp_path
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_that_would_run_something_are_refused(folder: Path, name: str) -> None:
-    with pytest.raises((InputError, HydraException), match=SETTINGS[name][1]):
-        check_before_hydra("config", [f"experiment={name}", "ratio=0.5"], folder)
+    with composing(), pytest.raises((InputError, HydraException), match=SETTINGS[name][1]):
+        compose("run", [f"experiment={name}", "ratio=0.5"], folder)
 
 
 def test_what_launchers_need_is_taken(folder: Path) -> None:
     for launcher in ("basic", "joblib", "submitit_local", "submitit_slurm"):
-        check_before_hydra("config", [f"hydra/launcher={launcher}", "seed=0,1", "experiment=smoke"], None)
+        with composing():
+            compose("run", [f"hydra/launcher={launcher}", "seed=0", "experiment=smoke"])
     more = [
         "hydra.launcher.timeout_min=5",
         "+hydra.job.env_set.OMP_NUM_THREADS=1",
         "hydra.launcher.setup=[module load cuda]",
     ]
-    check_before_hydra("config", ["hydra/launcher=submitit_slurm", *more], folder)
+    with composing():
+        compose("run", ["hydra/launcher=submitit_slurm", *more], folder)
 
 
 @pytest.mark.parametrize(

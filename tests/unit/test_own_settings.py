@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
-from experiments.config.mirrored_settings import allow, target_class
-from experiments.config.own_settings import own_settings
+from experiments.config.files import own_settings
+from experiments.config.targets import allow, target_class
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_methods").mkdir()
     (tmp_path / "own_methods" / "__init__.py").write_text("class Mine:\n    pass\n\nnumber = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("experiments.config.mirrored_settings._allowed", [])
+    monkeypatch.setattr("experiments.config.targets._allowed", [])
     return "own_methods"
 
 

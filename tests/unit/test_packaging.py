@@ -81,7 +81,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
     assert {name for name in names if ".dist-info/" not in name} == packaged()
     endings = {name.rpartition(".")[2] for name in names if name.startswith("experiments/reporting/")}
     assert endings == {"py", "css", "csv", "j2", "js"}
-    assert {"conf/base.yaml", "teachers/weights/sam_pocket.safetensors", "hydra_plugins/sampress_sweeper.py"} <= names
+    assert {"conf/base.yaml", "teachers/weights/sam_pocket.safetensors", "hydra_plugins/sampress_files.py"} <= names
     assert not [name for name in names if name.split("/")[0] in ("tests", "docs", "benchmarks", "results")]
 
 

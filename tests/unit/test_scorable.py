@@ -8,7 +8,7 @@ from core.errors import InputError
 from data.coco import Coco
 from data.shapes import Shapes
 from experiments.cli.command_line import main
-from experiments.config.data_schema import CocoData, Sa1bData
+from experiments.config.groups import CocoData, Sa1bData
 from experiments.result_file import read_rows
 from experiments.scoring import (
     has_instances,

@@ -16,7 +16,7 @@ from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.protocols import PROTOCOLS
 from experiments.cli.command_line import main
-from experiments.config.data_schema import DATA
+from experiments.config.groups import DATA
 from experiments.reporting import results
 from experiments.reporting.columns import MEASURED, MODEL_COLUMNS, PUBLISHED
 from experiments.reporting.documents import lines_of, table_csv, table_latex, table_markdown

@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from core import provenance
-from experiments import commands
 from experiments.cli.command_line import main
 from experiments.cli.completion.candidates import candidates
-from experiments.config.hydra_words import hydra_words, literal, quoted, typed_value, typed_words
-from experiments.config.schema import method_options, register
-from experiments.config.text_settings import any_text_settings, text_settings
-from experiments.runs.sweeps import torchrun
+from experiments.config.targets import method_options, register
+from experiments.config.words import (
+    any_text_settings,
+    hydra_words,
+    literal,
+    quoted,
+    text_settings,
+    typed_value,
+    typed_words,
+)
+from experiments.runs import torchrun
 
 NASTY = (
     *("é/coco", "日本語/图", "🐻", "photo (1).png", "epoch=3-step=5.png", "a,b", "it's; #1 & <x>", 'say "x"', "{x}[0]"),
@@ -102,8 +108,8 @@ def captured(
         jobs.append(SimpleNamespace(**vars(parsed), argv=provenance.command_line()))
         return []
 
-    for name in commands.FUNCTIONS:
-        monkeypatch.setitem(commands.FUNCTIONS, name, note)
+    monkeypatch.setattr("experiments.runs.job.function_of", lambda command: note)
+    monkeypatch.setattr("experiments.runs.job.check_settings", lambda settings: None)
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str, status: int = 0) -> list[Any]:
@@ -165,8 +171,8 @@ def test_the_home_folder(captured: Captured, tmp_path: Path, monkeypatch: pytest
     assert (job.runs, job.data.root, job.logger.project) == (str(tmp_path), str(tmp_path / "x"), "~x")
     (job,) = captured("compare", "~/a", "~")
     assert (job.first, job.second) == (str(tmp_path / "a"), str(tmp_path))
-    captured("-m", "ratio=0.5", "seed=0,1", "runs=~/swept")
-    assert (tmp_path / "swept").is_dir() and not (tmp_path / "~").exists()
+    jobs = captured("-m", "ratio=0.5", "seed=0,1", "runs=~/swept")
+    assert [job.runs for job in jobs] == [str(tmp_path / "swept")] * 2
 
 
 def test_signs_that_were_escaped_for_hydra_still_name_the_file_that_is_there(
@@ -255,7 +261,7 @@ def test_jobs_of_a_sweep_get_their_texts(captured: Captured) -> None:
         (("seed=range(0)",), "seed=range(0): gives no value, so nothing would run; give at least one"),
         (("method=glob(foo*)",), "method=glob(foo*): gives no value"),
         (("name=a,",), "name=a,: a value of the sweep is empty; give one, in quotes if a comma belongs to it"),
-        (("runs=a${x}", "seed=0,1"), "a sweep cannot write to a folder with ${ in its name"),
+        (("runs=a${x}", "hydra/launcher=joblib", "seed=0,1"), "a launcher cannot write to a folder with ${ in its"),
     ],
 )
 def test_an_empty_sweep_is_refused(

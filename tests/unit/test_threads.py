@@ -13,7 +13,7 @@ from core import processes, threads
 from core.errors import InputError
 from core.provenance import ROOT
 from core.threads import allowed, take_threads, threads_taken
-from experiments.config.schema import EngineConfig
+from experiments.config.groups import EngineConfig
 from experiments.runs.build import build_device
 from experiments.runs.kept_threads import keep_threads
 
@@ -174,7 +174,7 @@ ENTRIES = {
         for name in ("experiments.pretrain", "experiments.readme", "experiments.paper_table", "data.shapes")
     },
     "everything's figure": ("-m", "experiments.everything.figure"),
-    "a launcher's process": ("-c", "from experiments.runs.sweeps.job import Job; import experiments.commands"),
+    "a launcher's process": ("-c", "from experiments.runs.job import Job; import experiments.runs.run"),
     **{
         f"benchmarks.{file.stem}": ("-m", f"benchmarks.{file.stem}")
         for file in sorted((ROOT / "benchmarks").glob("[!_]*.py"))

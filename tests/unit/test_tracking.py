@@ -18,16 +18,15 @@ from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
 from data.shapes import Shapes
-from experiments.config.schema import register
+from experiments.config.targets import register
 from experiments.config.validate import settings_of
 from experiments.runs.build import method_stages
 from experiments.runs.identity import run_id
 from experiments.scoring import EvaluationSet, score_model
 from experiments.tracking.local_files import CsvFile, TensorboardFiles, metrics_csv
-from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import LOGGERS, CsvLogger, NoLogger, WandbLogger, check_installed, check_logger
 from experiments.tracking.stage_logs import CatchUp, read_log
-from experiments.tracking.tracking import Curve, tracked
+from experiments.tracking.tracking import Curve, Outcome, RunMetadata, tracked
 from experiments.tracking.wandb_report import layout, positions, report
 from experiments.tracking.wandb_report import main as report_main
 from tests.unit.tiny import tiny_sam

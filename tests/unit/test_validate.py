@@ -139,7 +139,7 @@ def test_a_refused_run_leaves_what_was_there(workplace: Path, capsys: pytest.Cap
 def test_runs_may_lie_at_home(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_module
 
-    from experiments.config.schema import register
+    from experiments.config.targets import register
     from experiments.config.validate import settings_of
 
     monkeypatch.setenv("HOME", str(workplace))

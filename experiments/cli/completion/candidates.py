@@ -1,22 +1,13 @@
 """What can stand at a place of the command line: command words, settings, and the values that are known."""
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.cli.help.launchers import LAUNCHERS
-from experiments.cli.help.setting_lines import (
-    CHOICES,
-    CONF,
-    SettingLine,
-    choice_settings,
-    command_settings,
-    commands,
-    group_choices,
-    method_settings,
-)
-from experiments.cli.help.yaml_comments import yaml_defaults, yaml_values
-from experiments.config.text_settings import PATHS
+from experiments.cli.setting_lines import CHOICES, SettingLine, choice_settings, command_settings, method_settings
+from experiments.config.files import CONF, LAUNCHERS, chosen_groups, group_choices, read_settings
+from experiments.config.schema import COMMANDS
+from experiments.config.targets import settings_class
+from experiments.config.words import PATHS
 
 SHELLS = ("bash", "zsh", "fish")
 """That have a script."""
@@ -48,7 +39,7 @@ class Candidates:
 
 def candidates() -> Candidates:
     """All of them, from the schema, from ``conf/`` and from the constants that values are checked against."""
-    own = {command: command_settings(command) for command in commands()}
+    own = {command: command_settings(command) for command in COMMANDS}
     below = {f"method={name}": method_settings(CONF / "method" / f"{name}.yaml") for name in group_choices("method")}
     below |= {f"then={name}": _renamed(below[f"method={name}"], "method", "then") for name in group_choices("then")}
     for group in CHOICES:
@@ -90,11 +81,11 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
 def _defaults(own: Mapping[str, Sequence[SettingLine]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for command in own:
-        chosen = yaml_defaults(CONF / f"{'config' if command == 'run' else command}.yaml")
+        chosen = chosen_groups(command)
         found |= {
             f"{command} {group}": chosen[group]
             for group in ("method", *CHOICES)
-            if group_choices(group) and group in chosen
+            if group_choices(group) and group in chosen and chosen[group] != "null"
         }
     return found
 
@@ -119,10 +110,8 @@ def _of_methods() -> dict[str, tuple[str, ...]]:
     """The choices of methods' settings, by what their classes are checked against."""
     found: dict[str, tuple[str, ...]] = {}
     for name in group_choices("method"):
-        target = yaml_values(CONF / "method" / f"{name}.yaml")["_target_"][0]
-        module, _, class_name = target.rpartition(".")
-        method = getattr(importlib.import_module(module), class_name)
-        for key, allowed in method.choices.items():
+        target = read_settings(CONF / "method" / f"{name}.yaml")["_target_"]
+        for key, allowed in getattr(settings_class(target), "choices", {}).items():
             for group in ("method", *(["then"] if name in group_choices("then") else [])):
                 found[f"{group}.{key}"] = _unique((*found.get(f"{group}.{key}", ()), *allowed))
     return found

@@ -1,13 +1,18 @@
 """The command ``completion``: a script for a shell, with everything it completes written into it."""
 
+import re
 import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import InputError
-from experiments.cli.completion.candidates import SHELLS, candidates
+from experiments.cli.completion.candidates import SHELLS, Candidates, candidates
 
 if TYPE_CHECKING:
     from experiments.config.schema import CompletionConfig
+
+_PLAIN = re.compile(r"[\w./=@+,-]+")
 
 
 def completion(settings: "CompletionConfig", cfg: Any) -> list[Any]:
@@ -25,8 +30,68 @@ def completion(settings: "CompletionConfig", cfg: Any) -> list[Any]:
 
 
 def script(shell: str) -> str:
-    """The script for one of :data:`SHELLS`."""
-    from experiments.cli.completion import bash, fish, zsh
+    """The script for one of :data:`SHELLS`: what it completes as functions, and the file beside this one."""
+    known = candidates()
+    tables = fish_tables(known) if shell == "fish" else posix_tables(known)
+    body = Path(__file__).with_name(f"sampress.{shell}").read_text(encoding="utf-8")
+    return f"# Completion of sampress for {shell}; made by: sampress completion {shell}\n{tables}\n{body}"
 
-    written = {"bash": bash.script, "zsh": zsh.script, "fish": fish.script}
-    return written[shell](candidates())
+
+def posix_tables(known: Candidates) -> str:
+    """For bash and zsh: ``_sampress_commands``, ``_sampress_keys COMMAND``, ``_sampress_below GROUP=NAME``,
+    ``_sampress_default 'COMMAND GROUP'``, ``_sampress_values COMMAND KEY``, ``_sampress_is_path KEY``.
+
+    Raises:
+        InputError: a name in ``conf/`` that a shell would read as more than a word.
+    """
+    values = {
+        (f"'{key}'" if " " in key else f"*' {key}'"): words
+        # Those of one command come first: the first case that fits counts.
+        for key, words in sorted(known.values.items(), key=lambda entry: " " not in entry[0])
+    }
+    return "\n".join(
+        [
+            f"_sampress_commands() {{ echo '{_words(known.commands)}'; }}",
+            _function("_sampress_keys", '"$1"', {f"'{key}'": words for key, words in known.keys.items()}),
+            _function("_sampress_below", '"$1"', {f"'{key}'": words for key, words in known.below.items()}),
+            _function("_sampress_default", '"$1"', {f"'{key}'": (word,) for key, word in known.defaults.items()}),
+            _function("_sampress_values", '"$1 $2"', values),
+            f'_sampress_is_path() {{ case "$1" in {"|".join(known.paths)}) return 0;; *) return 1;; esac; }}',
+        ]
+    )
+
+
+def fish_tables(known: Candidates) -> str:
+    """The same for fish, words on lines; names as in :func:`posix_tables`.
+
+    Raises:
+        InputError: as there.
+    """
+    parts = [f"function __sampress_commands\n    string split ' ' '{_words(known.commands)}'\nend"]
+    ordered = sorted(known.values.items(), key=lambda entry: " " not in entry[0])
+    values = {(key if " " in key else f"* {key}"): words for key, words in ordered}
+    for name, table in (
+        ("keys", known.keys),
+        ("below", known.below),
+        ("default", {key: (word,) for key, word in known.defaults.items()}),
+        ("values", values),
+    ):
+        lines = [
+            f"        case '{key}'\n            string split ' ' '{_words(words)}'" for key, words in table.items()
+        ]
+        parts.append(f'function __sampress_{name}\n    switch "$argv"\n' + "\n".join(lines) + "\n    end\nend")
+    parts.append(f"function __sampress_is_path\n    contains -- $argv[1] {_words(known.paths)}\nend")
+    return "\n".join(parts)
+
+
+def _function(name: str, subject: str, table: Mapping[str, Iterable[str]]) -> str:
+    cases = "\n".join(f"  {key}) echo '{_words(words)}';;" for key, words in table.items())
+    return f"{name}() {{\n  case {subject} in\n{cases}\n  esac\n}}"
+
+
+def _words(words: Iterable[str]) -> str:
+    words = [str(word) for word in words]
+    for word in words:
+        if not _PLAIN.fullmatch(word):
+            raise InputError(f"conf/ has the name {word!r}, which shells read as more than a word; rename it")
+    return " ".join(words)

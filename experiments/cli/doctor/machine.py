@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.threads import allowed
 from experiments.cli.doctor.finding import Finding
-from experiments.cli.help.class_text import ROOT
+from experiments.config.files import ROOT
 
 OLDEST = (3, 11)
 """The first Python that this project runs on."""

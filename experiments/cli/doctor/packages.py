@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from experiments.cli.doctor.finding import Finding
-from experiments.cli.help.class_text import ROOT
+from experiments.config.files import ROOT
 
 EXTRAS = {
     "export": "files of other runtimes: the command export",

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from experiments.cli.doctor.finding import Finding
 from experiments.cli.doctor.packages import pip, this_project
-from experiments.cli.help.launchers import LAUNCHERS
-from experiments.cli.help.setting_lines import group_choices
+from experiments.config.files import LAUNCHERS, group_choices
 
 _PACKAGES = {
     "joblib": "hydra-joblib-launcher",

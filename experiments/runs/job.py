@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,16 +16,36 @@ from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError, RunFailed
 from core.plain_file import home_path
 from core.storage import disk_told
-from experiments.config.hydra_words import typed_words
+from experiments.commands import function_of
 from experiments.config.messages import told
-from experiments.config.mirrored_settings import allow
+from experiments.config.targets import allow
+from experiments.config.validate import check_settings, check_student, settings_of
+from experiments.config.words import typed_words
 from experiments.rows import Row
-from experiments.runs.sweeps.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rows of one job, or the error that ended it.
+
+    Attributes:
+        overrides: what tells the job from others of its sweep, as it would be typed.
+        format: how rows are shown.
+        runs: the folder of runs.
+        preset: the name of the experiment, or ``None`` as a word.
+    """
+
+    overrides: tuple[str, ...]
+    format: str
+    runs: Path
+    preset: str
+    rows: Sequence[Row] = ()
+    error: Exception | None = None
 
 
 @dataclass
 class Job:
-    """What Hydra calls with the settings of each job.
+    """What is called with the settings of each job, here or in a launcher's process.
 
     Attributes:
         command: the word of the command.
@@ -32,7 +53,6 @@ class Job:
         flags: options of the command line that a process of its own needs too.
         typed: the arguments as they were typed, without the command's word; they are recorded.
         process: the process that was started by the user.
-        outcomes: of the jobs that ran in that process.
     """
 
     command: str
@@ -40,7 +60,6 @@ class Job:
     flags: tuple[str, ...] = ()
     typed: tuple[str, ...] = ()
     process: int = field(default_factory=os.getpid)
-    outcomes: list[Outcome] = field(default_factory=list)
 
     def __call__(self, cfg: DictConfig) -> Outcome:
         """Do the job. A sweep goes on with its other jobs, whatever becomes of this one."""
@@ -65,25 +84,23 @@ class Job:
                 # Its frames would hold on to models and their memory while the sweep goes on.
                 error.__traceback__ = error.__context__ = error.__cause__ = None
             outcome = Outcome(*shared, error=_sendable(error) if away else error)
-        self.outcomes.append(outcome)
         return outcome
 
     def _rows(self, cfg: DictConfig) -> list[Row]:
-        # Here, so that neither --help nor a wrong word waits for PyTorch.
-        from core.memory import memory_told
-        from core.threads import threads_taken
-        from experiments.commands import FUNCTIONS
-        from experiments.config.validate import check_student, settings_of
-        from experiments.runs.sweeps.torchrun import run_under_torchrun, wants_torchrun
-
         task = task_overrides(self.command)
         check_student(cfg, task)
         settings = settings_of(cfg)
+        check_settings(settings)
+        # Here, so that what is given wrong is refused without waiting for PyTorch.
+        from core.memory import memory_told
+        from core.threads import threads_taken
+        from experiments.runs.torchrun import run_under_torchrun, wants_torchrun
+
         if wants_torchrun(settings):
             return list(run_under_torchrun(settings, task, self.flags))
         fix = "give smaller batches (method.batch, evaluation.batch), a precision of bfloat16, or engine.device=cpu"
         with memory_told(self.command, fix), disk_told(_place(cfg)[1]), threads_taken():
-            return list(FUNCTIONS[self.command](settings, cfg))
+            return list(function_of(self.command)(settings, cfg))
 
     def _arrive(self) -> None:
         """Set up a launcher's process."""

@@ -1,9 +1,3 @@
-"""Completion for zsh."""
-
-from experiments.cli.completion.candidates import Candidates
-from experiments.cli.completion.tables import posix_tables
-
-_BODY = r"""
 # $1: the token at the cursor; the others: those before it.
 _sampress_complete() {
   local current=$1 command=run word key group choice
@@ -62,11 +56,3 @@ for _sampress_name in python python3 torchrun; do
 done
 unset _sampress_name
 compdef _sampress sampress
-"""
-
-
-def script(known: Candidates) -> str:
-    """The whole script, for ``sampress`` and ``python -m experiments``."""
-    return (
-        f"# Completion of sampress for zsh; made by: sampress completion zsh\n{posix_tables(known)}\n{_BODY.strip()}\n"
-    )

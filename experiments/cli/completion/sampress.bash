@@ -1,9 +1,3 @@
-"""Completion for bash."""
-
-from experiments.cli.completion.candidates import Candidates
-from experiments.cli.completion.tables import posix_tables
-
-_BODY = r"""
 # Files and folders that begin with $2, behind $1.
 _sampress_paths() {
   local IFS=$'\n' found
@@ -132,10 +126,3 @@ _sampress_wrap() {
 complete -F _sampress sampress
 for _sampress_name in python python3 torchrun; do _sampress_wrap "$_sampress_name"; done
 unset _sampress_name
-"""
-
-
-def script(known: Candidates) -> str:
-    """The whole script, for ``sampress`` and ``python -m experiments``."""
-    head = "# Completion of sampress for bash; made by: sampress completion bash"
-    return f"{head}\n{posix_tables(known)}\n{_BODY.strip()}\n"

@@ -1,9 +1,3 @@
-"""Completion for fish."""
-
-from experiments.cli.completion.candidates import Candidates
-from experiments.cli.completion.tables import fish_tables
-
-_BODY = r"""
 function __sampress_complete
     set -l current (commandline -ct)
     set -l before (commandline -opc)[2..-1]
@@ -59,11 +53,3 @@ complete -c sampress -f -a '(__sampress_complete)'
 complete -c sampress -s h -l help -d 'all settings'
 complete -c sampress -s m -d 'every combination of values'
 complete -c sampress -l cfg -x -a job -d 'show all settings'
-"""
-
-
-def script(known: Candidates) -> str:
-    """The whole script, for ``sampress``."""
-    return (
-        f"# Completion of sampress for fish; made by: sampress completion fish\n{fish_tables(known)}\n{_BODY.strip()}\n"
-    )

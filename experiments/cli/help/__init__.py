@@ -1,1 +1,0 @@
-"""The texts of ``--help``, made from the settings themselves."""

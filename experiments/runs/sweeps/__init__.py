@@ -1,1 +1,0 @@
-"""Many runs by one command: which combinations make sense, and where they run."""
