@@ -22,7 +22,7 @@ EXTRAS = {
     "test": "tests, lint and types",
 }
 """What each extra is for."""
-_MODULES = {"hydra-core": "hydra", "pillow": "PIL"}
+_MODULES = {"hydra-core": "hydra", "pillow": "PIL", "pyyaml": "yaml"}
 """Modules of packages where their names differ by more than a hyphen."""
 
 
