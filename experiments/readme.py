@@ -20,7 +20,7 @@ from experiments.reporting.text_tables import plain_table
 from students.quantized.bit_operations import FLOAT_BITS
 
 OWN_STUDENT = ", tiny_vit_pocket"
-"""MobileSAM's student of the pocket teacher, which is not named where no other is asked for."""
+"""MobileSAM's student of the pocket teacher, which is not named."""
 QUANTISED = "+ptq"
 """How the method of rows ends that belong to the table of quantised models."""
 ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobilesam", "scratch")

@@ -1,7 +1,7 @@
 """The columns of every table of results: ``columns.csv`` is the one list, and how a value is shown stands here."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,11 @@ TABLE_CSV = {
     "source": "paper",
 }
 """The header of the CSV of the command ``table``, which spells out units, and the columns behind it."""
+
+
+def known_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of ``leaderboard.csv`` in which some row has a value, in their order."""
+    return [name for name in LEADERBOARD_COLUMNS if any(row.get(name) not in (None, {}) for row in rows)]
 
 
 def documented() -> str:

@@ -38,7 +38,7 @@ def table(settings: TableConfig, cfg: DictConfig) -> list[PlainRow]:
     """Put every model into its table, and print or write it.
 
     Raises:
-        InputError: there is no row, or none of the protocol or data set that is asked for, or it cannot be written.
+        InputError: there is no row, or none of the chosen protocol or data set, or it cannot be written.
     """
     # Here, so that other commands do not wait for pandas.
     from experiments.reporting.documents import measured_first, table_rows
@@ -66,7 +66,7 @@ def table(settings: TableConfig, cfg: DictConfig) -> list[PlainRow]:
 
 
 def rendered(models: "pd.DataFrame", settings: TableConfig) -> str:
-    """The models in the format that is asked for."""
+    """The models in the chosen format."""
     from experiments.reporting import documents
     from experiments.reporting.terminal import print_tables
 
@@ -89,7 +89,7 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[PlainRow]:
     """Write CSV, Markdown and pages, and show the models; returns the rows.
 
     Raises:
-        InputError: there is no row, or none of the protocol or data set that is asked for, or nothing can be written.
+        InputError: there is no row, or none of the chosen protocol or data set, or nothing can be written.
     """
     from experiments.reporting.columns import LEADERBOARD_COLUMNS
     from experiments.reporting.documents import lines_of
@@ -137,7 +137,7 @@ def write_leaderboard(found: "Results", out: Path, command: str, pages: bool = T
 
 
 def narrowed(found: "Results", protocol: str | None, data: str | None) -> "Results":
-    """The rows and models of one protocol and one data set, if they are asked for.
+    """The rows and models of one protocol and one data set, if they are chosen.
 
     Args:
         protocol, data: a name, of a protocol with or without its version; None: all.

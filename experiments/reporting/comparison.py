@@ -90,7 +90,7 @@ def compare(settings: CompareConfig, cfg: DictConfig) -> list[PlainRow]:
 
 
 def _shared(first: RecordedEvaluation, second: RecordedEvaluation, protocol: str | None) -> list[str]:
-    """The protocols that both have, or the one that is asked for."""
+    """The protocols that both have, or the chosen one."""
     shared = [name for name in first.records if name in second.records]
     if not shared:
         one, other = (", ".join(evaluation.records) for evaluation in (first, second))
@@ -106,7 +106,7 @@ def _shared(first: RecordedEvaluation, second: RecordedEvaluation, protocol: str
 def _notes(
     first: RecordedEvaluation, second: RecordedEvaluation, comparisons: Mapping[str, Comparison]
 ) -> Iterator[str]:
-    """What is not known to be the same, has no counterpart, or was asked otherwise."""
+    """What is not known to be the same, has no counterpart, or had other prompts."""
     # Evaluations of earlier versions do not say what was scored.
     unknown = [side for side, evaluation in (("first", first), ("second", second)) if evaluation.is_unknown]
     if unknown:
@@ -145,7 +145,9 @@ def _write(compared: Compared, settings: CompareConfig) -> str:
     with writing_to(settings.out):
         write_text(out / "comparison.csv", csv_of(compared))
         try:
-            images, reason = draw_extremes(out, compared, settings), ""
+            # Under the first protocol.
+            name, comparison = next(iter(compared.by_protocol.items()))
+            images, reason = draw_extremes(out, dict(compared.sides), name, comparison, settings), ""
         except NotDrawn as error:
             images, reason = [], f"; no images were drawn: {error}"
         write_text(out / "comparison.md", markdown_of(compared, images))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from data.content import ImageContent
 from data.sample import ImageData, ImageSample
-from evaluation.comparison import InstancePair
+from evaluation.comparison import Comparison, InstancePair
 from evaluation.latency import PRECISIONS
 from evaluation.protocols import ScoringProtocol
 from evaluation.scorer import Scorer
@@ -21,7 +21,6 @@ from experiments.config.schema import CompareConfig, EvaluateConfig
 from experiments.evaluate import chosen_protocols
 from experiments.evaluated_model import EvaluatedModel, find_evaluated_model
 from experiments.recorded_evaluation import RecordedEvaluation
-from experiments.reporting.comparison import Compared
 from experiments.reporting.mask_images import border_of, grid, overlaid, save
 from experiments.runs.build import build_data
 from experiments.runs.data_content import data_content
@@ -56,33 +55,38 @@ class _Drawn:
     labels: tuple[str, ...]
 
 
-def draw_extremes(out: Path, compared: Compared, settings: CompareConfig) -> list[str]:
-    """Draw the largest losses and gains under the first protocol; returns the names of the files.
+def draw_extremes(
+    out: Path, sides: Mapping[str, RecordedEvaluation], name: str, comparison: Comparison, settings: CompareConfig
+) -> list[str]:
+    """Draw the largest losses and gains under one protocol; returns the names of the files.
+
+    Args:
+        sides: the first and the second, by what each is called.
+        name: of the protocol.
 
     Raises:
         NotDrawn: a model or the data cannot be opened again, or there is nothing to draw.
     """
-    name, comparison = next(iter(compared.by_protocol.items()))
-    chosen = {WORST: comparison.worst(compared.count), BEST: comparison.best(compared.count)}
+    chosen = {WORST: comparison.worst(settings.count), BEST: comparison.best(settings.count)}
     for file in chosen:
         # Of an earlier comparison.
         (out / file).unlink(missing_ok=True)
     if not any(chosen.values()):
-        raise NotDrawn("no instance was asked for" if compared.count == 0 else "no instance differs")
-    sides = [evaluation for _, evaluation in compared.sides]
+        raise NotDrawn("count=0" if settings.count == 0 else "no instance differs")
+    evaluations = list(sides.values())
     try:
-        protocols = [_protocol(evaluation, name) for evaluation in sides]
-        data = _data(compared.first, protocols[0], settings.data.root)
-        models = [_model(evaluation, settings) for evaluation in sides]
+        protocols = [_protocol(evaluation, name) for evaluation in evaluations]
+        data = _data(evaluations[0], protocols[0], settings.data.root)
+        models = [_model(evaluation, settings) for evaluation in evaluations]
         image_ids = {pair.first.image_id for pairs in chosen.values() for pair in pairs}
-        samples = _samples(data, image_ids, compared.first.images, Path(settings.runs))
+        samples = _samples(data, image_ids, evaluations[0].images, Path(settings.runs))
         drawn = {
-            file: [_drawn(pair, samples[pair.first.image_id], models, protocols, sides) for pair in pairs]
+            file: [_drawn(pair, samples[pair.first.image_id], models, protocols, evaluations) for pair in pairs]
             for file, pairs in chosen.items()
         }
     except InputError as error:
         raise NotDrawn(str(error)) from None
-    titles = ("ground truth", *(f"{side}: {evaluation.name()}" for side, evaluation in compared.sides))
+    titles = ("ground truth", *(f"{side}: {evaluation.name()}" for side, evaluation in sides.items()))
     written = [file for file, instances in drawn.items() if instances]
     for file in written:
         _draw(out / file, drawn[file], titles)

@@ -83,7 +83,7 @@ const board = (() => {
     conditions, models, costs, columns: known,
     // The keys of the items that are best for their cost, cheapest first: made in Python, as leaderboard.md's marks are.
     front: ({ rows: kind, condition, score, cost }, source) => fronts[[kind, condition, source, score, cost].join("|")] ?? [],
-    // Made when they are first asked for: thousands of rows are not always looked at.
+    // Made at their first use: thousands of rows are not always looked at.
     items: (kind) => kind === "means"
       ? (means ??= [...models.map(ofModel), ...unscored.map(ofRow)])
       : (runs ??= every.map(ofRow)),

@@ -10,13 +10,13 @@ from core import provenance
 from experiments.reporting.columns import (
     COLUMNS,
     LEADERBOARD,
-    LEADERBOARD_COLUMNS,
     MEASURED,
     MODEL_COLUMNS,
     POCKET,
     POCKET_NOTE,
     SPREADS,
     Column,
+    known_columns,
 )
 from experiments.reporting.documents import counted, lines_of
 from experiments.reporting.models import COSTS, front_of
@@ -106,10 +106,8 @@ def _column(column: Column, usual: bool) -> dict[str, Any]:
 def columnar(rows: pd.DataFrame) -> dict[str, Any]:
     """Columns in which some row has a value, as lists; words that repeat as places in a list of different ones."""
     found: dict[str, Any] = {}
-    for name in LEADERBOARD_COLUMNS:
+    for name in known_columns(lines_of(rows)):
         values = rows[name].tolist()
-        if all(value is None or value == {} for value in values):
-            continue
         if all(isinstance(value, str | dict | None) for value in values):
             words = [plain_cell(value) for value in values]
             place = {word: number for number, word in enumerate(dict.fromkeys(words))}

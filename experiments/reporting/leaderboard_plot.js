@@ -1,5 +1,5 @@
 "use strict";
-// A colour and a shape for each method: either alone tells them apart. Quantised models have a dot in their method's own.
+// A colour and a shape for each method: either alone distinguishes them. Quantised models have a dot in their method's own.
 const marks = (() => {
   const known = {
     teacher: ["--c7", "star"], slimsam: ["--c0", "circle"], mobilesam: ["--c1", "square"], tinysam: ["--c2", "diamond"],

@@ -72,15 +72,15 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
             # A model that was evaluated later was trained on as many images as its run says.
             row["images_seen"] = seen.get(row["run_id"])
     scored = [row for row in records if is_scored(row)]
-    told, lines = _differing_axes(scored), list[Record]()
+    differing, lines = _differing_axes(scored), list[Record]()
     for group in _same_models(scored):
         repeats = _repeats(group)
-        # Where a seed has several scores, or runs had other settings, rows differ in what no column tells: each alone.
+        # Where a seed has several scores, or runs had other settings, rows differ in what no column says: each alone.
         alone = len(repeats) > len({again[0]["seed"] for again in repeats})
         alone = alone or are_different(row["settings"] for row in group if row["method"] not in COMPARISONS)
         parts = [(again[:1], again) for again in repeats] if alone else [([again[0] for again in repeats], group)]
         for part, behind in parts:
-            line = _line(part, part if alone else group, told[part[0]["data"], part[0]["protocol"]])
+            line = _line(part, part if alone else group, differing[part[0]["data"], part[0]["protocol"]])
             if alone and part[0]["run_id"]:
                 line["model"] += f", {part[0]['run_id']}"
             lines.append({**line, "scored_on": _scored_on(part[0]), "rows": tuple(row["place"] for row in behind)})
@@ -98,7 +98,7 @@ def is_scored(row: Mapping[str, Any]) -> bool:
 
 
 def are_different(settings: Iterable[Mapping[str, str] | None]) -> bool:
-    """Whether two of them give one thing different values; a thing that older files do not name tells nothing."""
+    """Whether two of them give one thing different values; a thing that older files do not name says nothing."""
     known: dict[str, str] = {}
     return any(known.setdefault(name, value) != value for given in settings for name, value in (given or {}).items())
 
@@ -141,19 +141,19 @@ def _is_same(row: Record, other: Record) -> bool:
     return all((a is None) == (b is None) and abs((a or 0) - (b or 0)) <= SAME for a, b in pairs)
 
 
-def _line(rows: Sequence[Record], timed: Sequence[Record], told: Collection[str]) -> Record:
+def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection[str]) -> Record:
     """Means over seeds.
 
     Args:
         rows: one a seed.
         timed: the measurements whose latencies count.
-        told: the choices in which rows of one table differ.
+        differing: the choices in which rows of one table differ.
     """
     first = rows[0]
     metric = "miou" if first["miou"] is not None else "ap"
     latencies = [row["encoder_latency_ms"] for row in timed if row["encoder_latency_ms"] is not None]
     # Of a hash the first digits.
-    axes = [(k, v[:12] if k.endswith("_sha256") else v) for k, v in (first["axes"] or {}).items() if k in told]
+    axes = [(k, v[:12] if k.endswith("_sha256") else v) for k, v in (first["axes"] or {}).items() if k in differing]
     figures = {"small": f"{metric}_small", "medium": f"{metric}_medium", "large": f"{metric}_large"}
     means = {name: _mean(rows, column) for name, column in (figures | {"point": "miou_point"}).items()}
     whole = {name: _mean(rows, name) for name in ("parameters", "macs_full", "macs_modules", "size_bytes")}

@@ -137,8 +137,8 @@ def read_records(runs: Path | None, results: bool) -> list[Record]:
         run = rows[-1].run_id if rows[-1].status in ("finished", "failed") else None
         if run is not None:
             settings[run] = settings_behind(about)
-        told = {"path": path, "result_file": shown, **_told(about, run, rows)}
-        found += [{**vars(row), "source": MEASURED, "model": model_label(vars(row)), **told} for row in rows]
+        beside = {"path": path, "result_file": shown, **_beside_rows(about, run, rows)}
+        found += [{**vars(row), "source": MEASURED, "model": model_label(vars(row)), **beside} for row in rows]
     # An evaluation of a run's student is of what that run was given.
     return [{**dict.fromkeys(_READ), **row, "settings": settings.get(row["run_id"])} for row in found]
 
@@ -159,7 +159,7 @@ def _result_files(runs: Path | None, results: bool) -> Iterator[tuple[Path, str]
         yield path, path.relative_to(ROOT).as_posix()
 
 
-def _told(about: Mapping[str, Any], run: str | None, rows: list[ResultRow]) -> Record:
+def _beside_rows(about: Mapping[str, Any], run: str | None, rows: list[ResultRow]) -> Record:
     """Columns from what stands beside the rows; what is not there, or of another type, is unknown."""
     provenance = _mapping(about.get("provenance"))
     versions = _mapping(provenance.get("versions"))
@@ -196,7 +196,7 @@ def settings_behind(about: Mapping[str, Any]) -> dict[str, str]:
     found = {name: json.dumps(value, sort_keys=True) for name, value in _flat(parts) if name not in _PATHS}
     if isinstance(about.get("teacher_sha256"), str):
         found["teacher"] = about["teacher_sha256"]
-    # Earlier files have a hash of names there, which tells less than the settings.
+    # Earlier files have a hash of names there, which says less than the settings.
     if about.get("identity") == IDENTITY and isinstance(about.get("training_pictures_sha256"), str):
         found["images"] = about["training_pictures_sha256"]
     return found

@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 
 from core.checkpoint import write_text
-from core.result import COLUMNS as ROW
 from core.result import ResultRow
 from core.terminal import terminal
 from experiments.reporting.bars import quantisation_part, widths_part
 from experiments.reporting.charts import stage_charts
-from experiments.reporting.columns import COLUMNS, POCKET, POCKET_NOTE, count, share, size
+from experiments.reporting.columns import COLUMNS, POCKET, POCKET_NOTE, count, known_columns, share, size
 from experiments.reporting.pages import link, render
 from experiments.reporting.run_record import PAGE, RunRecord, read_run
 from experiments.reporting.run_report import COST, PROTOCOL, QUALITY, TRAINING, conditions, figures, heading
@@ -192,8 +191,8 @@ def _comparison(record: RunRecord) -> dict[str, Any] | None:
         heads = [heading(row).replace("\n", " ") for row in rows]
         groups = (QUALITY, COST, TRAINING)
         lines = [line for names in groups for line in figures(rows, names, record.teacher)]
-    columns = {name: [getattr(row, name) for row in rows] for name in ROW if name not in _OF_ROW}
-    raw = [(name, values) for name, values in columns.items() if any(value is not None for value in values)]
+    names = [name for name in known_columns([vars(row) for row in rows]) if name not in _OF_ROW]
+    raw = [(name, [getattr(row, name) for row in rows]) for name in names]
     return {"heads": heads, "lines": lines, "raw_heads": [str(row.student or row.method) for row in rows], "raw": raw}
 
 

@@ -12,9 +12,10 @@ import torch
 from compressors.distill.stage import Callback
 from core import processes
 from core.protocols import Segmenter, device_of
-from core.result import COLUMNS, ResultRow
+from core.result import ResultRow
 from evaluation.metrics import mean_iou
 from evaluation.scorer import Scorer
+from experiments.reporting.columns import known_columns
 from experiments.scoring import BOX_POINT, EvaluationSet
 from experiments.tracking.settings import CsvLogger, TensorboardLogger, WandbLogger
 from experiments.tracking.stage_logs import Entry
@@ -64,7 +65,7 @@ class Outcome:
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """The rows as columns and lines of numbers and words; columns that are empty everywhere are left out."""
         raw = [row.to_dict() for row in self.rows]
-        names = [name for name in COLUMNS if any(line[name] not in (None, {}) for line in raw)]
+        names = known_columns(raw)
         return names, [[_plain(line[name]) for name in names] for line in raw]
 
 

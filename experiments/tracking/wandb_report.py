@@ -14,6 +14,7 @@ from typing import Any
 
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
+from experiments.reporting.columns import COLUMNS
 from experiments.runs.build import method_stages
 
 WIDTHS = {"line": 8, "scatter": 12, "parallel": 24, "table": 24, "pictures": 24}
@@ -66,8 +67,8 @@ def layout(stages: Sequence[str]) -> tuple[Section, ...]:
     """
     compared = (
         Panel("table", "Students, teachers and filled prompts", keys=("comparison",)),
-        Panel("scatter", "mIoU with boxes by MACs, counter full", "macs_full", ("miou",)),
-        Panel("scatter", "mIoU with one point by MACs, counter full", "macs_full", ("miou_point",)),
+        Panel("scatter", f"mIoU with boxes by {COLUMNS['macs_full'].label}", "macs_full", ("miou",)),
+        Panel("scatter", f"mIoU with one point by {COLUMNS['macs_full'].label}", "macs_full", ("miou_point",)),
         Panel("parallel", "What was chosen, and what came out", keys=TRADE_OFF),
         Panel("pictures", "Boxes, ground truth, teacher and student", keys=("masks/comparison",)),
     )

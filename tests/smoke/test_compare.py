@@ -124,7 +124,7 @@ def test_without_pictures_a_line_says_why(call: Call, runs: Path) -> None:
         "teacher silent": "result.json holds no settings of an evaluation",
         "one_elsewhere other_elsewhere": "result.json names no data set of this version",
         "teacher teacher": "no images were drawn: no instance differs",
-        "teacher noisy count=0": "no images were drawn: no instance was asked for",
+        "teacher noisy count=0": "no images were drawn: count=0",
     }.items():
         status, out, err = call(*words.split(" "), "out=out")
         assert status == 0 and not err and said in out.splitlines()[-1], out
