@@ -50,8 +50,9 @@ from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
 from experiments.scoring import EvaluationSet, require_held_out, score_fillings, score_model, training_score
 from experiments.tracking.local_files import METRICS, metrics_csv
+from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import CsvLogger, check_installed
-from experiments.tracking.tracking import Outcome, RunMetadata, Tracking, tracked
+from experiments.tracking.tracking import Tracking, tracked
 from experiments.widths import widths_of
 from students.files import load_model, save_model
 from students.self_check import encoder_problem

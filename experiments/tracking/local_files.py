@@ -9,8 +9,8 @@ from typing import Any
 
 from core.checkpoint import write_text
 from experiments.reporting.text_tables import markdown_table
+from experiments.tracking.logger import Outcome
 from experiments.tracking.stage_logs import CatchUp, Entry, figures, read_log, stages_in
-from experiments.tracking.tracking import Outcome
 
 METRICS = "metrics.csv"
 HEADER = ("stage", "step", "metric", "value")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.tracking.logger import Outcome
 from experiments.tracking.settings import artifact_name, shortened
-from experiments.tracking.tracking import Outcome
 
 LONGEST_IN_A_FILE = 100
 """Characters of an image's name: the package makes a file's name of it."""

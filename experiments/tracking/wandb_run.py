@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoint import write_text
+from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import LONGEST_RUN, LONGEST_TAG, WandbLogger, shortened
 from experiments.tracking.stage_logs import CatchUp, Entry, figures
-from experiments.tracking.tracking import Outcome, RunMetadata
 
 FOLDER = "wandb"
 NAME = "run_id.txt"

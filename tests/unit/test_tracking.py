@@ -24,9 +24,10 @@ from experiments.runs.build import method_stages
 from experiments.runs.identity import run_id
 from experiments.scoring import EvaluationSet, score_model
 from experiments.tracking.local_files import CsvFile, TensorboardFiles, metrics_csv
+from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import LOGGERS, CsvLogger, NoLogger, WandbLogger, check_installed, check_logger
 from experiments.tracking.stage_logs import CatchUp, read_log
-from experiments.tracking.tracking import Curve, Outcome, RunMetadata, tracked
+from experiments.tracking.tracking import Curve, tracked
 from experiments.tracking.wandb_report import layout, positions, report
 from experiments.tracking.wandb_report import main as report_main
 from tests.unit.tiny import tiny_sam

@@ -16,8 +16,8 @@ from PIL import Image
 from core.result import ResultRow
 from data.shapes import Shapes
 from experiments.scoring import EvaluationSet
+from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import LONGEST_RUN, WandbLogger, artifact_name, flaw_of, shortened
-from experiments.tracking.tracking import Outcome, RunMetadata
 from experiments.tracking.wandb_results import numbered
 from experiments.tracking.wandb_run import WandbRun
 from tests.unit.tiny import tiny_sam
