@@ -176,6 +176,10 @@ class TinySam(Compressor):
         return terms
 
 
+# Online hard prompt sampling (section 3.3, eqs. 8 and 9): ``M_i = D(E_prompt(P_i), E_img(I))`` is the student's answer
+# to a point, and ``P_(i+1)`` is drawn from ``M_gt \ M_i`` and replaces it. The iteration whose point is trained on is
+# drawn uniformly from 0 to 9.
+
 ITERATIONS = 10
 """Points ``P_0`` to ``P_9``."""
 
@@ -255,6 +259,10 @@ def hard_points(student: Sam, embeddings: Tensor, coverage: Tensor, iterations: 
 def point_prompt(points_xy: Tensor) -> Prompt:
     """Foreground points ``[B, K, 2]`` as ``B * K`` prompts, those of one picture together."""
     return Prompt.foreground(points_xy.flatten(0, 1)[:, None])
+
+
+# The losses (section 3.2): what the student's decoder says against its teacher's, and against the annotated masks. All
+# are means over an image's prompts, and then over images; one without annotations adds nothing.
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ from students.quantized.quantizers import TwinQuantizer, UniformQuantizer
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
 
+Call = tuple[Tensor, tuple[Prompt, Prompt]]
+"""An image ``[1, 3, S, S]``, its points and its boxes."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -61,92 +64,72 @@ class Calibration:
         """
         layers = recordable(model)
         set_quantizing(model, False)
-        all_prompts = [self._ask(model, picture, number) for number, picture in enumerate(pictures)]
+        calls = [(picture.images, self._prompts(model, picture, number)) for number, picture in enumerate(pictures)]
         recorder = Recorder(layers, self.seed)
         with progress_bar("observation", len(pictures), 0) as show:
-            self._observe(model, pictures, all_prompts, recorder, lambda done: show(done, {}, 0.0))
+            self._observe(model, calls, recorder, lambda done: show(done, {}, 0.0))
         found = GridCheckpoint(state, key, model)
         with progress_bar("calibration", len(layers), len(found.done)) as show:
             for number, (path, layer) in enumerate(layers.items()):
                 if path not in found.done:
-                    seen = recorder.seen[path]
+                    trace = recorder.traces[path]
                     if self.order == "sequential":
-                        self._look_again(model, pictures, all_prompts, path, seen)
-                    search(layer, seen, self.search)
-                    found.add(path, layer_error(path, layer, seen))
+                        self._observe_again(model, calls, path, trace)
+                    search(layer, trace, self.search)
+                    found.add(path, layer_error(path, layer, trace))
                 layer.quantizing = self.order == "sequential"
                 show(number + 1, {}, 0.0)
         set_quantizing(model, True)
         return found.errors
 
-    def _ask(self, model: Sam, picture: ImageBatch, number: int) -> tuple[Prompt, Prompt]:
+    def _prompts(self, model: Sam, picture: ImageBatch, number: int) -> tuple[Prompt, Prompt]:
         with torch.no_grad():
             embedding = model.encode(picture.images)
         points, boxes = teacher_masks(model, embedding, picture.valid, self.prompts, self.seed, number)
         return points.prompt, boxes.prompt
 
-    def _observe(
-        self,
-        model: Sam,
-        pictures: Sequence[ImageBatch],
-        all_prompts: Sequence[tuple[Prompt, Prompt]],
-        recorder: Recorder,
-        show: Callable[[int], None],
-    ) -> None:
-        """What all layers see in the float model, and the gradients where the metric wants them."""
+    def _observe(self, model: Sam, calls: Sequence[Call], recorder: Recorder, show: Callable[[int], None]) -> None:
+        """What all layers see in the float model, and the gradients where the metric needs them."""
         hessian = self.search.metric == "hessian"
-        for number, (picture, prompts) in enumerate(zip(pictures, all_prompts, strict=True)):
+        for number, call in enumerate(calls):
             if hessian and self.gradient == "fisher":
                 generator = generator_for(self.seed, "fisher", number)
                 with recorder.on(number, gradients=True):
-                    answers = _answers(model, picture.images.clone().requires_grad_(), prompts)
-                    torch.stack([fisher_loss(answer, generator) for answer in answers]).sum().backward()
+                    torch.stack([fisher_loss(a, generator) for a in _answers(model, call, True)]).sum().backward()
             else:
                 with torch.no_grad(), recorder.on(number):
-                    _answers(model, picture.images, prompts)
+                    _answers(model, call)
             show(number + 1)
         if hessian and self.gradient != "fisher":
-            self._differ(model, pictures, all_prompts, recorder)
+            self._differ(model, calls, recorder)
 
-    def _differ(
-        self,
-        model: Sam,
-        pictures: Sequence[ImageBatch],
-        all_prompts: Sequence[tuple[Prompt, Prompt]],
-        recorder: Recorder,
-    ) -> None:
+    def _differ(self, model: Sam, calls: Sequence[Call], recorder: Recorder) -> None:
         """Gradients of the divergence from the float model: of the perturbed one, or, as published, of itself."""
         for path, layer in recorder.layers.items():
-            begin(layer, recorder.seen[path])
-        for number, (picture, prompts) in enumerate(zip(pictures, all_prompts, strict=True)):
+            begin(layer, recorder.traces[path])
+        for number, call in enumerate(calls):
             with torch.no_grad():
-                reference = _answers(model, picture.images, prompts)
+                reference = _answers(model, call)
             set_quantizing(model, self.gradient == "perturbed")
             with recorder.on(number, values=False, gradients=True):
-                answers = _answers(model, picture.images.clone().requires_grad_(), prompts)
-                torch.stack([divergence(a, r) for a, r in zip(answers, reference, strict=True)]).sum().backward()
+                pairs = zip(_answers(model, call, True), reference, strict=True)
+                torch.stack([divergence(answer, other) for answer, other in pairs]).sum().backward()
             set_quantizing(model, False)
 
-    def _look_again(
-        self,
-        model: Sam,
-        pictures: Sequence[ImageBatch],
-        all_prompts: Sequence[tuple[Prompt, Prompt]],
-        path: str,
-        seen: LayerTrace,
-    ) -> None:
-        """Replace what a layer saw by what the quantised layers before it give it."""
+    def _observe_again(self, model: Sam, calls: Sequence[Call], path: str, trace: LayerTrace) -> None:
+        """Replace what a layer saw by what the quantised layers before it give it; its float output stays."""
         again = Recorder({path: recordable(model)[path]}, self.seed)
-        for number, (picture, prompts) in enumerate(zip(pictures, all_prompts, strict=True)):
+        for number, call in enumerate(calls):
             with torch.no_grad(), again.on(number):
-                _answers(model, picture.images, prompts)
-        for call, record in again.seen[path].records.items():
-            seen.records[call].inputs = record.inputs
-        seen.lowest, seen.highest = again.seen[path].lowest, again.seen[path].highest
+                _answers(model, call)
+        for key, record in again.traces[path].records.items():
+            trace.records[key].inputs = record.inputs
+        trace.lowest, trace.highest = again.traces[path].lowest, again.traces[path].highest
 
 
-def _answers(model: Sam, images: Tensor, prompts: tuple[Prompt, ...]) -> list[Decoded]:
-    embedding = model.encode(images)
+def _answers(model: Sam, call: Call, with_gradient: bool = False) -> list[Decoded]:
+    images, prompts = call
+    embedding = model.encode(images.clone().requires_grad_() if with_gradient else images)
     return [model.decode_frame(embedding, prompt) for prompt in prompts]
 
 

@@ -70,7 +70,7 @@ class Recorder:
 
     def __init__(self, layers: Mapping[str, QuantizedLayer | QuantizedProduct], seed: int) -> None:
         self.layers, self.seed = dict(layers), seed
-        self.seen: dict[str, LayerTrace] = {path: LayerTrace() for path in layers}
+        self.traces: dict[str, LayerTrace] = {path: LayerTrace() for path in layers}
 
     @contextmanager
     def on(self, picture: int, values: bool = True, gradients: bool = False) -> Iterator[None]:
@@ -102,19 +102,19 @@ class Recorder:
         values: bool,
         gradients: bool,
     ) -> None:
-        seen, operands = self.seen[path], tuple(x.detach() for x in args)
+        trace, operands = self.traces[path], tuple(x.detach() for x in args)
         part = _part_of(module, operands, output, generator_for(self.seed, "calibration", path, *key))
         if values:
             product = isinstance(module, QuantizedProduct)
-            seen.widen(operands if product else (*operands, output.detach()), by_head=product)
-            seen.records[key] = TracedCall(part.inputs(operands), part.output(output.detach()).float())
+            trace.widen(operands if product else (*operands, output.detach()), by_head=product)
+            trace.records[key] = TracedCall(part.inputs(operands), part.output(output.detach()).float())
         if gradients:
             if not output.requires_grad:
                 # The decoder's first layers depend on the prompt alone: nothing before them asks for a gradient.
                 output.requires_grad_()
 
             def keep_gradient(gradient: Tensor) -> None:
-                seen.records[key].gradient = part.output(gradient.detach()).float()
+                trace.records[key].gradient = part.output(gradient.detach()).float()
 
             output.register_hook(keep_gradient)
 

@@ -45,8 +45,8 @@ class Search:
         return [1.0, *(self.lowest + i * step for i in range(self.candidates + 1))]
 
 
-def begin(module: QuantizedLayer | QuantizedProduct, seen: LayerTrace) -> None:
-    """Let every grid of a layer cover the full range of what was seen."""
+def begin(module: QuantizedLayer | QuantizedProduct, trace: LayerTrace) -> None:
+    """Let every grid of a layer cover the full range of what was trace."""
     if isinstance(module, QuantizedLayer):
         if module.weight is not None:
             lowest, highest = _weight_range(module)
@@ -54,28 +54,28 @@ def begin(module: QuantizedLayer | QuantizedProduct, seen: LayerTrace) -> None:
         grids: list[Quantizer | None] = [module.input_quantizer, module.output_quantizer]
     else:
         grids = [module.left, module.right]
-    for quantizer, low, high in zip(grids, seen.lowest, seen.highest, strict=True):
+    for quantizer, low, high in zip(grids, trace.lowest, trace.highest, strict=True):
         if quantizer is not None:
             _cover(quantizer, low, high, 1.0)
 
 
-def search(module: QuantizedLayer | QuantizedProduct, seen: LayerTrace, how: Search) -> None:
-    """Find the grids of one layer, in place, from what it has seen; begins with :func:`begin`."""
-    begin(module, seen)
-    if how.metric == "minmax" or not seen.records:
+def search(module: QuantizedLayer | QuantizedProduct, trace: LayerTrace, how: Search) -> None:
+    """Find the grids of one layer, in place, from what it has trace; begins with :func:`begin`."""
+    begin(module, trace)
+    if how.metric == "minmax" or not trace.records:
         return
-    records = _stacked(list(seen.records.values()))
+    records = _stacked(list(trace.records.values()))
     for _ in range(how.rounds):
         if isinstance(module, QuantizedProduct):
-            _search_operand(module.left, 0, module, seen, records, how)
-            _search_operand(module.right, 1, module, seen, records, how)
+            _search_operand(module.left, 0, module, trace, records, how)
+            _search_operand(module.right, 1, module, trace, records, how)
         else:
             _search_weight(module, records, how)
             if module.input_quantizer is not None:
-                _search_input(module, seen, records, how)
+                _search_input(module, trace, records, how)
     if isinstance(module, QuantizedLayer) and module.output_quantizer is not None:
         # It takes no turn: the grids before it do not depend on it.
-        _search_output(module, seen, records, how)
+        _search_output(module, trace, records, how)
 
 
 def _search_weight(layer: QuantizedLayer, records: list[TracedCall], how: Search) -> None:
@@ -97,7 +97,7 @@ def _search_weight(layer: QuantizedLayer, records: list[TracedCall], how: Search
     quantizer.scale.copy_(best_of(candidates, score))
 
 
-def _search_input(layer: QuantizedLayer, seen: LayerTrace, records: list[TracedCall], how: Search) -> None:
+def _search_input(layer: QuantizedLayer, trace: LayerTrace, records: list[TracedCall], how: Search) -> None:
     quantizer, weight = layer.input_quantizer, layer.effective_weight()
     assert quantizer is not None
 
@@ -105,10 +105,10 @@ def _search_input(layer: QuantizedLayer, seen: LayerTrace, records: list[TracedC
         found = [computed(layer, quantizer(record.inputs[0]), weight) for record in records]
         return _in_all(found, records, how.metric)
 
-    _search_range(quantizer, seen.lowest[0], seen.highest[0], how, error)
+    _search_range(quantizer, trace.lowest[0], trace.highest[0], how, error)
 
 
-def _search_output(layer: QuantizedLayer, seen: LayerTrace, records: list[TracedCall], how: Search) -> None:
+def _search_output(layer: QuantizedLayer, trace: LayerTrace, records: list[TracedCall], how: Search) -> None:
     quantizer, weight = layer.output_quantizer, layer.effective_weight()
     assert quantizer is not None
     outputs = [computed(layer, quantized(layer.input_quantizer, record.inputs[0]), weight) for record in records]
@@ -116,14 +116,14 @@ def _search_output(layer: QuantizedLayer, seen: LayerTrace, records: list[Traced
     def error() -> Tensor:
         return _in_all([quantizer(output) for output in outputs], records, how.metric)
 
-    _search_range(quantizer, seen.lowest[1], seen.highest[1], how, error)
+    _search_range(quantizer, trace.lowest[1], trace.highest[1], how, error)
 
 
 def _search_operand(
     quantizer: Quantizer,
     index: int,
     product: QuantizedProduct,
-    seen: LayerTrace,
+    trace: LayerTrace,
     records: list[TracedCall],
     how: Search,
 ) -> None:
@@ -138,7 +138,7 @@ def _search_operand(
             found.append(moving @ constant if index == 0 else constant @ moving)
         return _in_all(found, records, how.metric, by_head)
 
-    _search_range(quantizer, seen.lowest[index], seen.highest[index], how, error)
+    _search_range(quantizer, trace.lowest[index], trace.highest[index], how, error)
 
 
 def _search_range(
@@ -261,7 +261,7 @@ def _joined(
 
 
 @torch.no_grad()
-def layer_error(path: str, layer: QuantizedLayer | QuantizedProduct, seen: LayerTrace) -> dict[str, Any]:
+def layer_error(path: str, layer: QuantizedLayer | QuantizedProduct, trace: LayerTrace) -> dict[str, Any]:
     """One line of ``quantisation.json``, of a layer whose grids are found and whose weight is not packed yet.
 
     Ratios are in decibels: ``10 log10(sum of squares of the float values / sum of squared errors)``, over everything
@@ -269,14 +269,14 @@ def layer_error(path: str, layer: QuantizedLayer | QuantizedProduct, seen: Layer
 
     Args:
         path: of the layer in its model.
-        seen: what the search used. In sequential order its inputs come from layers that are quantised already, so the
+        trace: what the search used. In sequential order its inputs come from layers that are quantised already, so the
             output's error holds theirs too.
 
     Returns:
         ``layer``, ``kind`` (``linear``, ``convolution``, ``transposed convolution`` or ``product``), ``weight_bits``,
         ``activation_bits`` (None: float), ``weight_sqnr_db``, ``output_sqnr_db``.
     """
-    records = list(seen.records.values())
+    records = list(trace.records.values())
     outputs = [(record.output, _answer(layer, record)) for record in records]
     line: dict[str, Any] = {"layer": path, "kind": _kind(layer), "weight_bits": None, "activation_bits": None}
     weight_sqnr = None

@@ -65,7 +65,7 @@ def test_what_is_recorded_gives_the_recorded_output_again(name: str) -> None:
     make, shape = LAYERS[name]
     layer = layer_of(make())
     recorder = seen_by(layer, torch.randn(shape))
-    (record,) = recorder.seen["layer"].records.values()
+    (record,) = recorder.traces["layer"].records.values()
     padding = ((0, 0),) if name != "linear" else ()
     again = layer.compute(record.inputs[0], layer.effective_weight(), *padding)  # type: ignore[call-arg]
     torch.testing.assert_close(again, record.output)
@@ -78,7 +78,7 @@ def test_a_search_is_never_worse_than_the_full_range_by_its_own_measure(name: st
     make, shape = LAYERS[name]
     layer = layer_of(make(), given={**UNIFORM, "symmetric": False})
     recorder = seen_by(layer, torch.randn(shape), torch.randn(5) if name == "linear" else None)
-    (record,) = recorder.seen["layer"].records.values()
+    (record,) = recorder.traces["layer"].records.values()
     layer.quantizing = True
 
     def error() -> float:
@@ -88,9 +88,9 @@ def test_a_search_is_never_worse_than_the_full_range_by_its_own_measure(name: st
         dims = tuple(range(found.ndim))
         return float(distance(metric, found, record.output, record.gradient, dims))
 
-    begin(layer, recorder.seen["layer"])
+    begin(layer, recorder.traces["layer"])
     before = error()
-    search(layer, recorder.seen["layer"], Search(metric, 40, 0.2, 1.2, 2))
+    search(layer, recorder.traces["layer"], Search(metric, 40, 0.2, 1.2, 2))
     assert error() <= before * (1 + 1e-5) + 1e-7
 
 
@@ -108,7 +108,7 @@ def test_per_channel_beats_per_tensor_where_channels_differ() -> None:
     for by_channel in (True, False):
         layer = layer_of(linear, by_channel)
         recorder = seen_by(layer, x.clone())
-        search(layer, recorder.seen["layer"], Search("mse", 50, 0.2, 1.2, 1))
+        search(layer, recorder.traces["layer"], Search("mse", 50, 0.2, 1.2, 1))
         layer.quantizing = True
         relative = (layer(x) - linear(x)).square().sum(0) / (linear(x) - linear.bias).square().sum(0)
         errors.append(float(relative.mean().detach()))
@@ -126,7 +126,7 @@ def test_the_hessian_metric_spends_its_grid_where_the_gradient_is() -> None:
     for metric in ("mse", "hessian"):
         layer = layer_of(linear, bits=8, given=UNIFORM)
         recorder = seen_by(layer, x.clone(), weighted)
-        search(layer, recorder.seen["layer"], Search(metric, 100, 0.01, 1.2, 1))
+        search(layer, recorder.traces["layer"], Search(metric, 100, 0.01, 1.2, 1))
         assert layer.input_quantizer is not None
         steps[metric] = float(layer.input_quantizer.scale)
     assert steps["hessian"] < 0.3 * steps["mse"]
@@ -154,13 +154,13 @@ class TestGradients:
         batches = ImageBatches(Pictures(), 64, 4, 0)
         calibration = Calibration(Search(), gradient, prompts=2)
         set_quantizing(model, False)
-        pictures = [batches(range(1))]
-        asked = [calibration._ask(model, pictures[0], 0)]
+        image = batches(range(1))
+        calls = [(image.images, calibration._prompts(model, image, 0))]
         recorder = Recorder(recordable(model), 0)
-        calibration._observe(model, pictures, asked, recorder, lambda done: None)
+        calibration._observe(model, calls, recorder, lambda done: None)
         return {
             path: max(float(r.gradient.square().mean().sqrt()) for r in seen.records.values() if r.gradient is not None)
-            for path, seen in recorder.seen.items()
+            for path, seen in recorder.traces.items()
             if any(record.gradient is not None for record in seen.records.values())
         }
 
@@ -206,4 +206,4 @@ def test_prompts_reach_every_layer_of_the_decoder() -> None:
     with torch.no_grad(), recorder.on(0):
         embedding = model.encode(torch.randn(1, 3, 64, 64))
         model.decode_frame(embedding, Prompt(boxes_xyxy=torch.tensor([[1.0, 2.0, 30.0, 40.0]])))
-    assert all(seen.records for seen in recorder.seen.values())
+    assert all(seen.records for seen in recorder.traces.values())
