@@ -45,7 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_told(what: str, fix: str) -> Iterator[None]:
+def reraise_oom(what: str, fix: str) -> Iterator[None]:
     """A block whose lack of memory ends the run in one line.
 
     Args:

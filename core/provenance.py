@@ -29,7 +29,7 @@ def capture(device: str, argv: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         device: name of the processor or accelerator in use.
-        argv: the command's arguments; what is personal is taken out of them, as :func:`impersonal` tells.
+        argv: the command's arguments; what is personal is taken out of them, as :func:`redact_paths` tells.
     """
     constraints = ROOT / "constraints.txt"
     return {
@@ -42,7 +42,7 @@ def capture(device: str, argv: Sequence[str] = ()) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
-        "argv": impersonal(list(argv)),
+        "argv": redact_paths(list(argv)),
         "constraints_sha256": hashlib.sha256(constraints.read_bytes()).hexdigest() if constraints.is_file() else None,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -81,7 +81,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def impersonal(value: Any) -> Any:
+def redact_paths(value: Any) -> Any:
     """Plain values without the folders of one person and without credentials.
 
     In every string, paths below the working directory become relative to it, and so do those in the folder that holds

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from core.provenance import impersonal
+from core.provenance import redact_paths
 from data.annotated_images import AnnotatedImages
 from data.detections import DETECTION_REASONS
 from evaluation.average_precision.figures import figures_of
@@ -39,7 +39,7 @@ def protocol_columns(
     """
     axes = protocol.axes() | ({} if held.data_sha256 is None else {"data_sha256": held.data_sha256})
     if evaluation.reference is not None and protocol.truth == "reference":
-        axes["reference"] = str(impersonal(evaluation.reference))
+        axes["reference"] = str(redact_paths(evaluation.reference))
         axes["reference_sha256"] = str(hashes["reference_sha256"])
     shared: dict[str, Any] = {
         "data": held.name,

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.plain_file import home_path
-from core.provenance import impersonal
+from core.provenance import redact_paths
 from core.result import ResultRow
 from data.content import ImageContent
 from evaluation.protocols import PROTOCOLS
@@ -72,7 +72,7 @@ class RecordedEvaluation:
     def about(self) -> str:
         """The model, its file if it has one, and what it computed on, in a line."""
         row, checkpoint = self.rows[0], self.setting("checkpoint")
-        file = impersonal(checkpoint) if isinstance(checkpoint, str) and checkpoint != self.name() else None
+        file = redact_paths(checkpoint) if isinstance(checkpoint, str) and checkpoint != self.name() else None
         seed = None if row.seed is None else f"seed {row.seed}"
         return ", ".join(part for part in (self.name(), file, seed, row.variant, row.device, row.precision) if part)
 

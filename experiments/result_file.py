@@ -9,7 +9,7 @@ from typing import Any
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
-from core.provenance import impersonal
+from core.provenance import redact_paths
 from core.result import ResultRow
 
 NAME = "result.json"
@@ -19,7 +19,7 @@ EVALUATE = "evaluate"
 
 def write_result(path: Path, rows: Sequence[ResultRow], about: Mapping[str, Any]) -> None:
     """Write rows and what goes with them (settings, provenance, hashes), atomically, without what is personal."""
-    content = impersonal({"rows": [row.to_dict() for row in rows], **about})
+    content = redact_paths({"rows": [row.to_dict() for row in rows], **about})
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

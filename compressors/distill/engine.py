@@ -20,7 +20,7 @@ from compressors.distill.log import StageLog, StepLosses, TrainingDiverged, chec
 from compressors.distill.stage import B, Batch, Callback, Stage, chunks, prefetch
 from compressors.distill.state import Progress, load_state, save_state
 from core import processes
-from core.memory import memory_told, peak_resident_bytes
+from core.memory import peak_resident_bytes, reraise_oom
 
 __all__ = ["Batch", "Engine", "Stage", "TrainingDiverged"]
 
@@ -100,7 +100,7 @@ class Engine:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 losses = StepLosses(stage.name, progress.step, path)
-                with memory_told(f"stage {stage.name}, step {losses.step}", _smaller(stage)):
+                with reraise_oom(f"stage {stage.name}, step {losses.step}", _smaller(stage)):
                     self._step(stage, losses, following, optimizer, scaler)
                 if average:
                     average.update_parameters(stage.model)

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from core.provenance import impersonal
+from core.provenance import redact_paths
 from experiments.config.schema import OTHER_NAMES, CommandConfig
 from experiments.config.words import typed_value
 
@@ -22,4 +22,4 @@ def typed_command(word: str, settings: CommandConfig, keys: Sequence[str]) -> st
         if value != getattr(usual, key):
             shown = str(value).lower() if isinstance(value, bool) else typed_value(value)
             words.append(f"{typed.get(key, key)}={shown}")
-    return shlex.join(impersonal(words))
+    return shlex.join(redact_paths(words))

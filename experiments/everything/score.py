@@ -77,7 +77,7 @@ def score_strategy(
         )
         row = StrategyRow(
             run_id=name,
-            checkpoint=str(provenance.impersonal(settings.checkpoint)),
+            checkpoint=str(provenance.redact_paths(settings.checkpoint)),
             model=model.name,
             method=found.about.get("method"),
             ratio=found.about.get("ratio"),
@@ -91,7 +91,7 @@ def score_strategy(
             settings=made.to_dict()["settings"],
             git_sha=provenance.git_sha(),
         )
-        config = provenance.impersonal(resolved(cfg))
+        config = provenance.redact_paths(resolved(cfg))
         about = {
             "config": {**config, "generator": row.settings},
             "provenance": provenance.capture(row.device, provenance.command_line()),

@@ -12,7 +12,7 @@ from typing import Any
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
-from core.provenance import ROOT, impersonal
+from core.provenance import ROOT, redact_paths
 from evaluation.everything import EverythingSettings
 from experiments.out_place import writing_to
 from experiments.reporting.columns import share, size
@@ -106,7 +106,7 @@ def write_row(path: Path, row: StrategyRow, about: Mapping[str, Any]) -> None:
         InputError: the file cannot be written.
     """
     with writing_to(path.parent):
-        content = impersonal({"rows": [row.to_dict()], **about})
+        content = redact_paths({"rows": [row.to_dict()], **about})
         write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

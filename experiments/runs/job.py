@@ -92,14 +92,14 @@ class Job:
         settings = settings_of(cfg)
         check_settings(settings)
         # Here, so that what is given wrong is refused without waiting for PyTorch.
-        from core.memory import memory_told
+        from core.memory import reraise_oom
         from core.threads import threads_taken
         from experiments.runs.torchrun import run_under_torchrun, wants_torchrun
 
         if wants_torchrun(settings):
             return list(run_under_torchrun(settings, task, self.flags))
         fix = "give smaller batches (method.batch, evaluation.batch), a precision of bfloat16, or engine.device=cpu"
-        with memory_told(self.command, fix), disk_told(_place(cfg)[1]), threads_taken():
+        with reraise_oom(self.command, fix), disk_told(_place(cfg)[1]), threads_taken():
             return list(function_of(self.command)(settings, cfg))
 
     def _arrive(self) -> None:

@@ -15,7 +15,7 @@ from compressors.method import Compressed, Compressor, RunContext
 from core import processes, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.errors import InputError
-from core.memory import memory_told
+from core.memory import reraise_oom
 from core.protocols import Segmenter
 from core.result import ResultRow
 from core.seeding import seed_for
@@ -154,7 +154,7 @@ def _is_newer(result: Path, leaderboard: Path) -> bool:
 
 
 def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
-    config = provenance.impersonal(config)
+    config = provenance.redact_paths(config)
     about = {"config": config, "provenance": provenance.capture(device_name(parts.device), provenance.command_line())}
     if processes.is_first():
         for name in (FAILED, PAGE):
@@ -213,7 +213,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     problem = encoder_problem(teacher, PRECISIONS[engine.precision], "engine.precision")
     if problem is not None:
         raise InputError(f"{teacher.name}: {problem}")
-    with memory_told(f"{parts.run_id}", "give a smaller method.batch, or engine.precision=bfloat16"):
+    with reraise_oom(f"{parts.run_id}", "give a smaller method.batch, or engine.precision=bfloat16"):
         compressed = parts.method.compress(teacher, parts.data, context)
     file = parts.folder / STUDENT
     facts = {

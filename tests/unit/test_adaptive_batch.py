@@ -13,7 +13,7 @@ from compressors.distill.engine import Engine
 from compressors.distill.optimizer import OptimizerConfig
 from compressors.method import RunContext
 from compressors.scratch import Scratch
-from core.memory import OutOfDeviceMemory, is_out_of_memory, memory_told
+from core.memory import OutOfDeviceMemory, is_out_of_memory, reraise_oom
 from core.protocols import Masks, Prompt
 from data.detections import ImageDetections
 from evaluation.adaptive_batch import AdaptiveBatch
@@ -161,7 +161,7 @@ def test_the_ways_in_which_memory_is_missing() -> None:
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes")) and not is_out_of_memory(ValueError("no"))
-    with pytest.raises(OutOfDeviceMemory) as told, memory_told("this", "do that"):
+    with pytest.raises(OutOfDeviceMemory) as told, reraise_oom("this", "do that"):
         torch.empty(1 << 60, dtype=torch.uint8)
     assert str(told.value) == "this: the device has too little memory; do that"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.provenance import ROOT, capture, impersonal
+from core.provenance import ROOT, capture, redact_paths
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -46,25 +46,25 @@ def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_string(typed: str, written: str, person: Path) -> None:
     here = str(person)
-    assert impersonal(typed.replace("HOME", here).replace("ROOT", str(ROOT))) == written.replace("HOME", here)
+    assert redact_paths(typed.replace("HOME", here).replace("ROOT", str(ROOT))) == written.replace("HOME", here)
 
 
 def test_every_string_of_a_tree(person: Path) -> None:
     tree = {"a": [f"{person}/a", {"b": f"{person}/b"}], "c": (1, None, f"{person}/c"), "d": 0.5}
-    assert impersonal(tree) == {"a": ["~/a", {"b": "~/b"}], "c": [1, None, "~/c"], "d": 0.5}
+    assert redact_paths(tree) == {"a": ["~/a", {"b": "~/b"}], "c": [1, None, "~/c"], "d": 0.5}
 
 
 def test_a_home_behind_a_link(person: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = person.parent / "link"
     link.symlink_to(person)
     monkeypatch.setenv("HOME", str(link))
-    assert impersonal([f"{link}/a", f"{person}/a"]) == ["~/a", "~/a"]
+    assert redact_paths([f"{link}/a", f"{person}/a"]) == ["~/a", "~/a"]
 
 
 def test_a_home_that_is_the_root_folder_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/")
     monkeypatch.chdir("/")
-    assert impersonal("data.root=/srv/coco") == "data.root=/srv/coco"
+    assert redact_paths("data.root=/srv/coco") == "data.root=/srv/coco"
 
 
 def test_a_command_is_kept_without_them(person: Path) -> None:
