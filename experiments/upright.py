@@ -1,4 +1,4 @@
-"""A picture as viewers show it, for commands that take one from whoever has looked at it."""
+"""An image as viewers show it, for commands that take one from whoever has looked at it."""
 
 import contextlib
 import warnings
@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from data.images import read_image
 
-# What brings a picture from the orientation that EXIF names to upright.
+# What brings an image from the orientation that EXIF names to upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,7 +23,7 @@ _UPRIGHT = {
 
 
 def upright_image(path: Path) -> NDArray[np.uint8]:
-    """A picture uint8 ``[H, W, 3]``, RGB, as viewers show it: turned as its EXIF data say.
+    """An image uint8 ``[H, W, 3]``, RGB, as viewers show it: turned as its EXIF data say.
 
     Whoever types a coordinate has read it off a viewer. Data sets, on the other hand, annotate stored pixels.
 
@@ -33,9 +33,9 @@ def upright_image(path: Path) -> NDArray[np.uint8]:
     image = read_image(path)
     orientation = None
     # The pixels are whole; damaged EXIF data are treated as none.
-    with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as picture:
+    with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as opened:
         warnings.simplefilter("ignore")
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+        orientation = opened.getexif().get(ExifTags.Base.Orientation)
     if orientation not in _UPRIGHT:
         return image
     return np.array(Image.fromarray(image).transpose(_UPRIGHT[orientation]))

@@ -1,1 +1,1 @@
-"""All masks of pictures: files, drawings and scores."""
+"""All masks of images: files, drawings and scores."""

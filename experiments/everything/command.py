@@ -1,4 +1,4 @@
-"""The command ``everything``: all masks of pictures as files, or how well they find the objects of a data set."""
+"""The command ``everything``: all masks of images as files, or how well they find the objects of a data set."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from core.errors import InputError
 from evaluation.everything import EverythingSettings
 from experiments.config.schema import EverythingConfig
-from experiments.everything.folder import segment_pictures
+from experiments.everything.folder import segment_images
 from experiments.everything.score import score_strategy
 from experiments.rows import Row
 from experiments.runs.build import build_device
@@ -19,16 +19,16 @@ def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:
     """Segment everything in ``image``, or score what that finds on ``evaluation``.
 
     Returns:
-        A :class:`experiments.everything.folder.SegmentedPicture` a picture, or one
+        A :class:`experiments.everything.folder.SegmentedImage` an image, or one
         :class:`experiments.everything.strategies.StrategyRow`.
 
     Raises:
-        InputError: a setting is out of range, the model or the data set cannot be read, or no picture at all.
+        InputError: a setting is out of range, the model or the data set cannot be read, or no image at all.
     """
     generator = generator_settings(settings.generator)
     device = build_device(settings.engine)
     if settings.image is not None:
-        return segment_pictures(settings, settings.image, generator, device)
+        return segment_images(settings, settings.image, generator, device)
     assert settings.evaluation is not None, "checked with the other settings"
     return [score_strategy(settings, settings.evaluation, generator, cfg, device)]
 

@@ -1,4 +1,4 @@
-"""A picture under all its masks, as Segment Anything's are known: translucent colours with thin outlines."""
+"""An image under all its masks, as Segment Anything's are known: translucent colours with thin outlines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from experiments.everything.files import SHOWS
 from experiments.reporting.mask_images import COLOURS, save
 
 LARGEST, SMALLEST = 1024, 512
-"""Longer side of a drawing in pixels; a picture beyond these is scaled before."""
+"""Longer side of a drawing in pixels; an image beyond these is scaled before."""
 NARROWEST = 300
 """Width of a drawing with its title in pixels, at least."""
 TITLE = 30
@@ -31,7 +31,7 @@ _PALETTE = np.concatenate([COLOURS, 0.5 * COLOURS + 0.5 * _WHITE, 0.6 * COLOURS]
 def draw_everything(
     path: Path, image: NDArray[np.uint8], records: Sequence[Mapping[str, Any]], shows: str = ""
 ) -> None:
-    """Draw all masks of a picture ``[H, W, 3]`` over it, the largest first, under a line that says how many.
+    """Draw all masks of an image ``[H, W, 3]`` over it, the largest first, under a line that says how many.
 
     Args:
         records: of :class:`evaluation.everything.Everything`, their segmentations COCO's run lengths.
@@ -45,7 +45,7 @@ def draw_everything(
     whole_hw = height + TITLE, max(width, NARROWEST)
     dpi = 100
     figure = Figure(figsize=(whole_hw[1] / dpi, whole_hw[0] / dpi), dpi=dpi)
-    # One pixel of the file a pixel of the picture.
+    # One pixel of the file a pixel of the image.
     figure.figimage(shown, (whole_hw[1] - width) // 2, 0, origin="upper")
     title = f"{len(records):,} mask{'' if len(records) == 1 else 's'}"
     figure.text(0.5, 1 - TITLE / 2 / whole_hw[0], title, ha="center", va="center", fontsize=11)
@@ -53,7 +53,7 @@ def draw_everything(
 
 
 def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Size ``(h, w)`` of what is drawn of a picture, its longer side between :data:`SMALLEST` and :data:`LARGEST`."""
+    """Size ``(h, w)`` of what is drawn of an image, its longer side between :data:`SMALLEST` and :data:`LARGEST`."""
     longer = max(size_hw)
     scale = min(max(longer, SMALLEST), LARGEST) / longer
     return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
@@ -62,12 +62,12 @@ def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
 def painted(
     image: NDArray[np.uint8], records: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """A picture scaled to a size, its masks over it: uint8 ``[h, w, 3]``.
+    """An image scaled to a size, its masks over it: uint8 ``[h, w, 3]``.
 
     Where masks overlap the smallest is seen.
 
     Raises:
-        InputError: a segmentation is damaged or of another picture's size.
+        InputError: a segmentation is damaged or of another image's size.
     """
     base = scaled(image, size_hw).astype(np.float64)
     shown = base.copy()
@@ -85,7 +85,7 @@ def painted(
         colours[window][inside] = colour
         tint = _PALETTE[colour]
         shown[window][inside] = (1 - OPACITY) * base[window][inside] + OPACITY * tint
-        # The picture's own edge is no outline.
+        # The image's own edge is no outline.
         border = inside & ~binary_erosion(inside, border_value=1)
         shown[window][border] = 0.45 * tint + 0.55 * _WHITE
     return shown.round().clip(0, 255).astype(np.uint8)

@@ -31,14 +31,14 @@ from experiments.scoring import counted
 from experiments.upright import upright_image
 
 WIDTH = 440
-"""Of a picture in pixels."""
+"""Of an image in pixels."""
 DPI = 100
 PRESET = "everything_pocket"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture as a model segments it: uint8 ``[h, w, 3]``, and how many masks there are."""
+    """An image as a model segments it: uint8 ``[h, w, 3]``, and how many masks there are."""
 
     shown: NDArray[np.uint8]
     masks: int
@@ -72,7 +72,7 @@ def heading(found: Found) -> str:
 
 
 def draw(path: Path, headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Write the figure: a row a picture, a column a model, the number of masks below each."""
+    """Write the figure: a row an image, a column a model, the number of masks below each."""
     gap, top, below = 12, 34, 26
     heights = [row[0].shown.shape[0] for row in rows]
     whole = len(headings) * (WIDTH + gap) - gap, top + sum(heights) + len(rows) * below
@@ -95,7 +95,7 @@ def draw(path: Path, headings: Sequence[str], rows: Sequence[Sequence[Cell]]) ->
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, segment, and write the figure."""
     parser = argparse.ArgumentParser(prog="python -m experiments.everything.figure", description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="a picture, or a folder of pictures")
+    parser.add_argument("--images", type=Path, required=True, help="an image, or a folder of images")
     parser.add_argument("--checkpoints", nargs="+", required=True, help="models by name or file, one a column")
     parser.add_argument("--out", type=Path, required=True, help="the figure's file, .png")
     parser.add_argument("settings", nargs="*", metavar="key=value", help=f"changes to experiment={PRESET}")
@@ -103,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_place(options.out)
         settings = settings_from(options.settings)
-        pictures = [place.picture for place in places(options.images, options.out.parent, draw=False)[0]]
+        files = [place.image for place in places(options.images, options.out.parent, draw=False)[0]]
         models = [find_model(checkpoint) for checkpoint in options.checkpoints]
         cells: list[list[Cell]] = []
-        with counted("segmenting", len(pictures) * len(models)) as done:
-            for picture in pictures:
-                image = upright_image(picture)
+        with counted("segmenting", len(files) * len(models)) as done:
+            for file in files:
+                image = upright_image(file)
                 # As small as it is shown: masks of a small model gain nothing from more pixels, and each takes time.
                 image = scaled(image, (max(1, round(image.shape[0] * WIDTH / image.shape[1])), WIDTH))
                 cells.append([])

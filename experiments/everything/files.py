@@ -1,4 +1,4 @@
-"""Which pictures are segmented, where their files go, and what stands in them."""
+"""Which images are segmented, where their files go, and what stands in them."""
 
 import hashlib
 import json
@@ -21,26 +21,26 @@ from evaluation.everything import EverythingSettings
 SHOWS = "Source"
 """The text in a drawing's file that says of what it is."""
 LONGEST = 256 << 20
-"""Bytes of the longest annotation file that is read; ten thousand masks of a large picture have a quarter of it."""
+"""Bytes of the longest annotation file that is read; ten thousand masks of a large image have a quarter of it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A picture and the two files made of it."""
+    """An image and the two files made of it."""
 
-    picture: Path
+    image: Path
     annotations: Path
     drawing: Path
 
 
 def places(given: Path, out: Path, draw: bool) -> tuple[list[Place], int]:
-    """The pictures a path stands for, by name, and how many entries of a folder are none.
+    """The images a path stands for, by name, and how many entries of a folder are none.
 
-    A file's stem names what is made of it. Where two pictures share a stem, whatever the case, their whole names do.
+    A file's stem names what is made of it. Where two images share a stem, whatever the case, their whole names do.
 
     Raises:
-        InputError: nothing there, no picture in the folder, or a drawing would take the place of a picture or join
-            the pictures.
+        InputError: nothing there, no image in the folder, or a drawing would take the place of an image or join
+            the images.
     """
     if not given.exists():
         raise InputError(f"image={given}: no such file or folder; check the path")
@@ -51,9 +51,7 @@ def places(given: Path, out: Path, draw: bool) -> tuple[list[Place], int]:
         found = [path for path in entries if is_image(path.name) and not path.is_dir()]
         others = len(entries) - len(found)
         if not found:
-            raise InputError(
-                f"image={given}: no picture among its {others} entries; give a folder of .jpg or .png files"
-            )
+            raise InputError(f"image={given}: no image among its {others} entries; give a folder of .jpg or .png files")
     made = [
         Place(path, out / f"{name}.json", out / f"{name}.png") for path, name in zip(found, _names(found), strict=True)
     ]
@@ -71,10 +69,10 @@ def _names(found: list[Path]) -> list[str]:
 
 def _check_drawings(made: list[Place], given: Path, out: Path) -> None:
     if given.is_dir() and out.resolve() == given.resolve():
-        raise InputError(f"out={out}: drawings would join the pictures of image={given}; give another folder")
+        raise InputError(f"out={out}: drawings would join the images of image={given}; give another folder")
     for place in made:
-        if place.drawing.resolve() == place.picture.resolve():
-            raise InputError(f"out={out}: the drawing would replace the picture {place.picture}; give another folder")
+        if place.drawing.resolve() == place.image.resolve():
+            raise InputError(f"out={out}: the drawing would replace the image {place.image}; give another folder")
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ class Made:
         settings = {key: value for key, value in asdict(self.settings).items() if key != "output"}
         return {"model": self.model, "weights_sha256": self.weights_sha256, "settings": json_safe(settings)}
 
-    def sha256(self, picture_sha256: str) -> str:
-        """Of a picture and all that its masks depend on."""
-        return hashlib.sha256(json.dumps([self.to_dict(), picture_sha256], sort_keys=True).encode()).hexdigest()
+    def sha256(self, image_sha256: str) -> str:
+        """Of an image and all that its masks depend on."""
+        return hashlib.sha256(json.dumps([self.to_dict(), image_sha256], sort_keys=True).encode()).hexdigest()
 
 
 def json_safe(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,21 +111,21 @@ def write_annotations(
     """Write ``{"image", "model", "weights_sha256", "settings", "prompts", "annotations"}``, atomically.
 
     Args:
-        image: ``file``, ``sha256``, ``height`` and ``width`` of the picture as it was segmented: upright.
+        image: ``file``, ``sha256``, ``height`` and ``width`` of the image as it was segmented: upright.
         annotations: SAM's records; segmentations are COCO's run lengths with counts as text.
     """
     content = {"image": dict(image), **made.to_dict(), "prompts": prompts, "annotations": annotations}
     write_text(place.annotations, json.dumps(content, allow_nan=False) + "\n")
 
 
-def finished_annotations(place: Place, made: Made, picture_sha256: str) -> dict[str, Any] | None:
-    """What stands in a picture's annotation file; None if it is not there, damaged, or made of or with other things."""
+def finished_annotations(place: Place, made: Made, image_sha256: str) -> dict[str, Any] | None:
+    """What stands in an image's annotation file; None if it is not there, damaged, or made of or with other things."""
     try:
         if not place.annotations.is_file() or place.annotations.stat().st_size > LONGEST:
             return None
         content = parse_json(place.annotations.read_bytes())
         same = all(content[key] == value for key, value in made.to_dict().items())
-        same = same and content["image"]["sha256"] == picture_sha256
+        same = same and content["image"]["sha256"] == image_sha256
         whole = isinstance(content["annotations"], list) and isinstance(content["prompts"], int)
         return content if same and whole else None
     except (OSError, ValueError, KeyError, TypeError):

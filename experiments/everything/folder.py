@@ -1,4 +1,4 @@
-"""One picture or a folder of them, segmented: a file of masks and a drawing each."""
+"""One image or a folder of them, segmented: a file of masks and a drawing each."""
 
 import contextlib
 import dataclasses
@@ -30,14 +30,14 @@ OUT = "everything"
 
 
 @dataclass(frozen=True)
-class SegmentedPicture:
-    """What became of a picture.
+class SegmentedImage:
+    """What became of an image.
 
     Attributes:
         image, annotations, drawing: files; None where it was not made.
         model: the model's name.
         status: ``segmented`` now, ``kept`` as an earlier call left it, or ``unreadable`` for ``reason``.
-        masks, prompts: how many were found, and how many points were asked.
+        masks, prompts: how many were found, and how many point prompts there were.
         seconds: of encoding, decoding and filtering; None where that was earlier.
         device: where that was.
     """
@@ -58,18 +58,18 @@ class SegmentedPicture:
         return dataclasses.asdict(self)
 
 
-def segment_pictures(
+def segment_images(
     settings: EverythingConfig, image: str, generator: EverythingSettings, device: torch.device
-) -> list[SegmentedPicture]:
-    """Write ``<stem>.json`` and ``<stem>.png`` of each picture that has none made alike, and say what is in them.
+) -> list[SegmentedImage]:
+    """Write ``<stem>.json`` and ``<stem>.png`` of each image that has none made alike, and say what is in them.
 
-    Pictures are read one after the other. In a folder an unreadable one is told and left out.
+    Images are read one after the other. In a folder an unreadable one is named on standard error and left out.
 
     Args:
-        image: a picture's file, or a folder of pictures.
+        image: an image's file, or a folder of images.
 
     Raises:
-        InputError: no picture, none that can be read, or nothing can be written.
+        InputError: no image, none that can be read, or nothing can be written.
     """
     given, out = home_path(image), home_path(settings.out or OUT)
     work, others = places(given, out, settings.draw)
@@ -78,7 +78,7 @@ def segment_pictures(
     check_encoder(settings.checkpoint, model)
     made = Made(model.name, model_sha256(model), generator)
     segment = _Segmenting(EverythingGenerator(model, generator), made, settings, device)
-    rows: list[SegmentedPicture] = []
+    rows: list[SegmentedImage] = []
     folder = given.is_dir()
     bar = counted(f"segmenting with {model.name}", len(work)) if folder else contextlib.nullcontext(lambda count: None)
     with bar as done:
@@ -88,43 +88,43 @@ def segment_pictures(
             except InputError as error:
                 if not folder or isinstance(error, _NotWritten):
                     raise
-                row = SegmentedPicture(str(place.picture), "unreadable", model.name, reason=str(error))
+                row = SegmentedImage(str(place.image), "unreadable", model.name, reason=str(error))
                 print(f"left out: {error}", file=sys.stderr)
             rows.append(row)
             if settings.format == "table" and row.status != "unreadable":
                 print(_line(row))
             done(len(rows))
     if all(row.status == "unreadable" for row in rows):
-        raise InputError(f"image={image}: none of its {len(rows)} pictures can be read; give a folder of pictures")
+        raise InputError(f"image={image}: none of its {len(rows)} images can be read; give a folder of images")
     if settings.format == "table" and folder:
         print(_summary(rows, others))
     return rows
 
 
 class _NotWritten(InputError):
-    """Of the folder for what is made, whereas other input errors are of one picture."""
+    """Of the folder for what is made, whereas other input errors are of one image."""
 
 
 @dataclass(frozen=True)
 class _Segmenting:
-    """What is done to each picture."""
+    """What is done to each image."""
 
     generator: EverythingGenerator
     made: Made
     settings: EverythingConfig
     device: torch.device
 
-    def __call__(self, place: Place) -> SegmentedPicture:
+    def __call__(self, place: Place) -> SegmentedImage:
         try:
-            digest = file_sha256(place.picture)
+            digest = file_sha256(place.image)
         except OSError:
             # It will not be read either, and that has the better words.
             digest = ""
         found = None if self.settings.force else finished_annotations(place, self.made, digest)
-        row = SegmentedPicture(str(place.picture), "kept", self.made.model, annotations=str(place.annotations))
-        # A drawing may be an earlier picture's of this name, which was segmented again without drawing it.
+        row = SegmentedImage(str(place.image), "kept", self.made.model, annotations=str(place.annotations))
+        # A drawing may be an earlier image's of this name, which was segmented again without drawing it.
         if found is None or (self.settings.draw and not self._is_drawn(place, digest)):
-            image = upright_image(place.picture)
+            image = upright_image(place.image)
             if found is None:
                 start = time.perf_counter()
                 everything = self.generator.run(image)
@@ -132,7 +132,7 @@ class _Segmenting:
                     torch.cuda.synchronize(self.device)
                 spent = time.perf_counter() - start
                 row = dataclasses.replace(row, status="segmented", seconds=spent, device=device_name(self.device))
-                size = {"file": place.picture.name, "height": image.shape[0], "width": image.shape[1]}
+                size = {"file": place.image.name, "height": image.shape[0], "width": image.shape[1]}
                 found = {
                     "image": size | {"sha256": digest},
                     "prompts": everything.prompts,
@@ -157,14 +157,14 @@ class _Segmenting:
             if self.settings.draw:
                 draw_everything(place.drawing, image, found["annotations"], self.made.sha256(digest))
             if new:
-                # Last, because its presence says that the picture is done.
+                # Last, because its presence says that the image is done.
                 write_annotations(place, self.made, found["image"], found["prompts"], found["annotations"])
         except OSError as error:
             out = place.annotations.parent
             raise _NotWritten(f"out={out}: cannot be written ({error.strerror}); give another folder") from None
 
 
-def _line(row: SegmentedPicture) -> str:
+def _line(row: SegmentedImage) -> str:
     spent = "kept from an earlier call" if row.seconds is None else seconds(row.seconds)
     files = ", ".join(file for file in (row.annotations, row.drawing) if file is not None)
     hint = ""
@@ -174,8 +174,8 @@ def _line(row: SegmentedPicture) -> str:
     return f"{row.image}: {row.masks:,} masks from {row.prompts:,} points, {spent}; {files}{hint}"
 
 
-def _summary(rows: list[SegmentedPicture], others: int) -> str:
+def _summary(rows: list[SegmentedImage], others: int) -> str:
     counts = {status: sum(row.status == status for row in rows) for status in ("segmented", "kept", "unreadable")}
     parts = [f"{count:,} {status}" for status, count in counts.items() if count]
     rest = f"; {others:,} other entries of the folder left alone" if others else ""
-    return f"{len(rows):,} pictures: {', '.join(parts)}{rest}"
+    return f"{len(rows):,} images: {', '.join(parts)}{rest}"

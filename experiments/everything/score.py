@@ -30,7 +30,7 @@ from experiments.runs.identity import model_sha256, resolved
 from experiments.scoring import require_instances
 
 ENDLESS_IMAGES = 50
-"""Pictures scored on where the data set has no natural end (``shapes``)."""
+"""Images scored on where the data set has no natural end (``shapes``)."""
 
 
 def score_strategy(
@@ -42,7 +42,7 @@ def score_strategy(
 ) -> StrategyRow:
     """Score a strategy and write ``<out>/<model>-<strategy>-<hash>.json``, or read it if it is there.
 
-    Every picture is encoded anew, so that strategies can be timed one after the other in one sweep.
+    Every image is encoded anew, so that strategies can be timed one after the other in one sweep.
 
     Raises:
         InputError: the model or the data set cannot be read, has no instances, or nothing can be written.
@@ -108,7 +108,7 @@ def score_strategy(
 
 
 def _run_id(made: Made, measured_on: dict[str, Any]) -> str:
-    """The same settings, weights and pictures give the same name, on every machine."""
+    """The same settings, weights and images give the same name, on every machine."""
     content = json.dumps({**made.to_dict(), **measured_on}, sort_keys=True)
     name = f"{made.model}-{strategy_name(made.settings)}".replace(" ", "-").replace("/", "-")
     return re.sub(r"[^\w.-]", "", name) + "-" + hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -206,7 +206,7 @@ def _conditions(row: StrategyRow, varied: Sequence[str]) -> str:
     return (
         f"`{row.model}`, protocol `{row.protocol}` on `{row.data}`{part}, {row.instances:,} instances in "
         f"{row.images:,} images; {kept}{row.device}, {row.precision}, {row.threads} thread{'s' * (row.threads != 1)}; "
-        f"masks and prompts a picture on average, median seconds{of_processor} a picture."
+        f"masks and prompts an image on average, median seconds{of_processor} an image."
     )
 
 

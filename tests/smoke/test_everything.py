@@ -110,7 +110,7 @@ def test_a_folder_goes_on(call: Call, folder: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(path.name for path in Path("made").glob("*.json")) == ["a.jpg.json", "a.png.json"]
     status, out, _ = call(*QUICK, f"image={folder}", "out=made")
     assert status == 0 and len(pictures) == 3
-    assert out.splitlines()[-1] == "3 pictures: 2 kept, 1 unreadable; 2 other entries of the folder left alone"
+    assert out.splitlines()[-1] == "3 images: 2 kept, 1 unreadable; 2 other entries of the folder left alone"
     status, out, _ = call(*QUICK, f"image={folder}", "out=made", "force=true", "draw=false")
     assert status == 0 and len(pictures) == 5 and "2 segmented" in out
 
@@ -244,7 +244,7 @@ REFUSED = [
     ("image=a.png", ["checkpoint is missing", "sam_pocket"]),
     ("checkpoint=sam_pocket image=b.png", ["b.png: truncated or damaged"]),
     ("checkpoint=sam_pocket image=nowhere.png", ["image=", "nowhere.png: no such file or folder"]),
-    ("checkpoint=sam_pocket image=below", ["no picture among its 0 entries"]),
+    ("checkpoint=sam_pocket image=below", ["no image among its 0 entries"]),
     (f"{GIVEN} out=notes.txt", ["out=", "notes.txt", "cannot be written"]),
     (f"{GIVEN} generator=sparse", ["generator=sparse is unknown", "dense"]),
     (f"{GIVEN} generator.points_per_side=0", ["generator.points_per_side is 0", "at least 1"]),
@@ -283,7 +283,7 @@ def test_a_folder_without_a_readable_picture(call: Call, folder: Path) -> None:
     for name in ("a.png", "a.jpg"):
         (folder / name).unlink()
     status, _, err = call(*QUICK, f"image={folder}")
-    assert status == 2 and "none of its 1 pictures can be read" in err and "left out" in err
+    assert status == 2 and "none of its 1 images can be read" in err and "left out" in err
 
 
 def test_fields_of_the_group_are_those_of_the_generator() -> None:

@@ -42,21 +42,21 @@ def test_other_files_are_counted_and_hidden_ones_are_not_seen(tmp_path: Path) ->
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     found, others = places(tmp_path, tmp_path / "out", draw=True)
-    assert [place.picture.name for place in found] == ["a.jpg"] and others == 2
+    assert [place.image.name for place in found] == ["a.jpg"] and others == 2
     # A file that is given by itself may be called anything.
     assert len(places(tmp_path / "notes.txt", tmp_path / "out", draw=True)[0]) == 1
 
 
 def test_no_drawing_replaces_or_joins_the_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    with pytest.raises(InputError, match="would join the pictures"):
+    with pytest.raises(InputError, match="would join the images"):
         places(tmp_path, tmp_path / "." / "", draw=True)
-    with pytest.raises(InputError, match="would replace the picture"):
+    with pytest.raises(InputError, match="would replace the image"):
         places(tmp_path / "a.png", tmp_path, draw=True)
     assert places(tmp_path, tmp_path, draw=False)[0][0].annotations == tmp_path / "a.json"
 
 
-@pytest.mark.parametrize(("path", "said"), [("nowhere", "no such file or folder"), ("", "no picture among its 1")])
+@pytest.mark.parametrize(("path", "said"), [("nowhere", "no such file or folder"), ("", "no image among its 1")])
 def test_nothing_to_do_is_refused(path: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=said):
