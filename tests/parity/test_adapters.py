@@ -138,7 +138,7 @@ def assert_alike(found: Scored, expected: Scored) -> None:
 
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_the_figures_are_our_models(kind: str, ours: Sam, expected: Scored, detections: Detections) -> None:
-    assert_alike(scored(WRAPPED[kind](ours), detections, encoded=4), expected)
+    assert_alike(scored(WRAPPED[kind](ours), detections, image_batch_size=4), expected)
 
 
 def test_what_is_compared_is_worth_it(expected: Scored) -> None:
