@@ -20,7 +20,6 @@ TeacherEmbedding = Callable[[ImageBatch], Tensor]
 
 ALIGNED_SHARE = 0.5
 """Features are aligned in the first half of the steps (epochs 0 to 9 of the published 20)."""
-WEIGHTS = ("constant", "dynamic", "released", "none")
 
 
 def feature_weight(kind: str, step: int, steps: int) -> float:

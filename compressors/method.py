@@ -1,7 +1,7 @@
 """What a compression method is: what it is given to work with, what it must and may say, and what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -9,15 +9,25 @@ from typing import ClassVar
 from torch import nn
 
 from compressors.distill.engine import Engine
-from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import TeacherEmbeddings, embedding_cache
+from compressors.settings import MethodSettings, check_above_zero, check_at_least, check_ratio, check_unvalidated
 from core.errors import InputError
 from data.sample import ImageData
 from students.files import load_model
 from students.initial_weights import load_imagenet
 from students.student import Student
 from teachers.sam import Sam, SamConfig
+
+__all__ = [
+    "Compressed",
+    "Compressor",
+    "RunContext",
+    "check_above_zero",
+    "check_at_least",
+    "check_ratio",
+    "check_unvalidated",
+]
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ class Compressed:
         return max((stage.peak_memory_bytes for stage in self.stages), default=0)
 
 
-class Compressor(ABC):
+class Compressor(MethodSettings, ABC):
     """A way to compress SAM: a frozen dataclass of its settings, in a file of its own.
 
     ``paper``, :meth:`shape` and :meth:`compress` must be there; all else has a default. Whoever runs, lists, logs or
@@ -137,37 +147,12 @@ class Compressor(ABC):
     Attributes:
         paper: where it is published; stands in every result.
         stages: names of all stages that it may train, in order; curves of logs are found by them.
-        choices: the values of settings that are words; others are refused.
         shrinks: whether the student must have fewer parameters than its teacher, as after pruning.
     """
 
     paper: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ()
-    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
     shrinks: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for name, allowed in self.choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise InputError(f"method.{name}={value} is not one of {', '.join(allowed)}")
-
-    # What a method may have as a setting, in place of these.
-
-    @property
-    def init(self) -> str | None:
-        """A model to begin with; methods with this setting may follow another method (``then=``)."""
-        return None
-
-    @property
-    def validations(self) -> int:
-        """How often a stage is scored on labelled training images."""
-        return 0
-
-    @property
-    def reads_labels(self) -> bool:
-        """Whether masks of the training images are used."""
-        return self.validations > 0
 
     @abstractmethod
     def shape(self, teacher: SamConfig) -> SamConfig:
@@ -180,48 +165,3 @@ class Compressor(ABC):
     @abstractmethod
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """Make a student from a frozen teacher and images; labels are read only where :attr:`reads_labels` says so."""
-
-
-def check_at_least(settings: object, **least: int) -> None:
-    """Refuse numbers below what each setting needs.
-
-    Raises:
-        InputError: the message has the least value.
-    """
-    for name, value in least.items():
-        if getattr(settings, name) < value:
-            raise InputError(f"method.{name}={getattr(settings, name)} must be at least {value}")
-
-
-def check_ratio(ratio: float) -> None:
-    """Refuse a share of channels that would leave all of them, or none.
-
-    Raises:
-        InputError: the message has two that work.
-    """
-    if not 0 < ratio < 1:
-        raise InputError(f"ratio={ratio} is outside (0, 1); try ratio=0.5 or ratio=0.77")
-
-
-def check_above_zero(settings: object, *names: str) -> None:
-    """Refuse numbers that are not above zero.
-
-    Raises:
-        InputError: the message has the key and the value.
-    """
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise InputError(f"method.{name}={getattr(settings, name)} must be above 0")
-
-
-def check_unvalidated(optimisation: OptimizerConfig) -> None:
-    """Refuse a schedule that goes by validation, of a method that has none.
-
-    Raises:
-        InputError: the message has the schedules that are left.
-    """
-    if optimisation.schedule == "plateau":
-        raise InputError(
-            "method.optimisation.schedule=plateau goes by validation, which this method has none of; "
-            "choose constant, cosine or step"
-        )

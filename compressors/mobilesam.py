@@ -1,6 +1,6 @@
 """MobileSAM: distil the image encoder alone into a light one (Zhang et al. 2023, arXiv 2306.14289)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,63 +11,19 @@ from compressors.distill.losses import embedding_mse, embedding_rmse
 from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import mask_loss, teacher_masks
-from compressors.method import (
-    Compressed,
-    Compressor,
-    RunContext,
-    check_above_zero,
-    check_at_least,
-    check_unvalidated,
-)
+from compressors.method import Compressed, Compressor, RunContext
+from compressors.settings import MobileSamSettings
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
-from students.student import Student
 from teachers.sam import Sam, SamConfig
 
 
 @dataclass(frozen=True)
-class MobileSam(Compressor):
-    """A student regresses the teacher's image embeddings; prompt encoder and mask decoder are the teacher's.
-
-    Attributes:
-        student: the image encoder to be distilled.
-        distillation: ``decoupled`` (section 3.2: the embedding is the target), ``coupled`` (the counter-example: masks
-            are the target, image encoder and mask decoder learn together), ``semi_coupled`` (the decoder stays frozen).
-        loss: of ``decoupled``: ``mse``, or ``root``, the third-party training code's root of the squared error summed
-            over channels.
-        padding: ``ignore`` leaves out the cells of zero padding, ``count`` does not.
-        prompts: points, and as many boxes, a picture, where masks are the target.
-        steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
-        decoder_steps: optimizer steps of fine-tuning the mask decoder afterwards on the teacher's masks; 0 for none.
-        batch: pictures a batch.
-        optimisation: of the distillation.
-        decoder_rate: highest learning rate of fine-tuning the decoder.
-    """
-
-    student: Student = field(default_factory=Student)
-    distillation: str = "decoupled"
-    loss: str = "mse"
-    padding: str = "ignore"
-    prompts: int = 4
-    steps: int = 250
-    decoder_steps: int = 0
-    batch: int = 12
-    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder_rate: float = 1e-4
+class MobileSam(MobileSamSettings, Compressor):
+    """A student regresses the teacher's image embeddings; prompt encoder and mask decoder are the teacher's."""
 
     paper: ClassVar[str] = "arXiv 2306.14289"
     stages: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "distillation": ("decoupled", "coupled", "semi_coupled"),
-        "loss": ("mse", "root"),
-        "padding": ("ignore", "count"),
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1)
-        check_above_zero(self, "decoder_rate")
-        check_unvalidated(self.optimisation)
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """The student's encoder beside the teacher's decoder."""

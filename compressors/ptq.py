@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
-from compressors.method import Compressed, Compressor, RunContext, check_at_least
+from compressors.method import Compressed, Compressor, RunContext
 from compressors.quantize.calibration import Calibration
-from compressors.quantize.objective import GRADIENTS, METRICS
 from compressors.quantize.search import Search
+from compressors.settings import PtqSettings
 from core import processes
 from core.checkpoint import write_text
 from core.errors import InputError
@@ -22,52 +22,10 @@ ERRORS = "quantisation.json"
 
 
 @dataclass(frozen=True)
-class Ptq(Scheme, Compressor):
-    """A scheme, and how its grids are found on a few pictures without labels.
-
-    Attributes:
-        init: the model to quantise (a file of any layout, or a released model's name); None: the teacher itself.
-        metric: what grids are judged by; see :func:`compressors.quantize.objective.distance`.
-        gradient: of the hessian metric; see :mod:`compressors.quantize.objective`.
-        order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
-            layers before them do (``sequential``).
-        candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
-        images: pictures to calibrate on.
-        prompts: points, and as many boxes, a picture.
-    """
-
-    init: str | None = None
-    metric: str = "hessian"
-    gradient: str = "fisher"
-    order: str = "parallel"
-    candidates: int = 100
-    lowest: float = 0.01
-    highest: float = 1.2
-    rounds: int = 3
-    images: int = 8
-    prompts: int = 8
+class Ptq(PtqSettings, Compressor):
+    """A scheme, and how its grids are found on a few pictures without labels."""
 
     paper: ClassVar[str] = "arXiv 2312.13789"
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "metric": METRICS,
-        "gradient": GRADIENTS[:2],
-        "order": ("parallel", "sequential"),
-        "weights": ("channel", "tensor"),
-        "activations": ("asymmetric", "symmetric"),
-        "products": ("tensor", "head", "float"),
-        "convolution_outputs": ("quantized", "float"),
-        "decoder": ("quantized", "float"),
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, candidates=1, rounds=1, images=1, prompts=1)
-        for name, allowed in (("weight_bits", range(2, 9)), ("activation_bits", (*range(2, 9), 32))):
-            if getattr(self, name) not in allowed:
-                more = ", or 32 for none" if 32 in allowed else ""
-                raise InputError(f"method.{name}={getattr(self, name)} must be 2 to 8{more}")
-        if not 0 < self.lowest <= self.highest:
-            raise InputError(f"method.lowest={self.lowest} must be above 0 and at most method.highest={self.highest}")
 
     def scheme(self) -> Scheme:
         """What is quantised, and how."""

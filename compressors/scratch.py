@@ -1,14 +1,14 @@
 """The control of SlimSAM's table 2, "scratch distillation": the pruned shape, filled at random, distilled alike."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from compressors.distill.engine import Stage
 from compressors.distill.losses import embedding_mse
-from compressors.distill.optimizer import OptimizerConfig
-from compressors.method import Compressed, Compressor, RunContext, check_at_least, check_ratio, check_unvalidated
+from compressors.method import Compressed, Compressor, RunContext
+from compressors.settings import ScratchSettings
 from core.seeding import seed_for
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
@@ -19,29 +19,12 @@ from teachers.sam import Sam, SamConfig
 
 
 @dataclass(frozen=True)
-class Scratch(Compressor):
-    """A randomly initialised encoder of the widths that SlimSAM would leave, distilled on the image embedding.
-
-    Attributes:
-        ratio: share of the channels missing from every width, in (0, 1).
-        steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
-        batch: pictures a batch.
-        optimisation: of the distillation.
-    """
-
-    ratio: float
-    steps: int = 250
-    batch: int = 12
-    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
+class Scratch(ScratchSettings, Compressor):
+    """A randomly initialised encoder of the widths that SlimSAM would leave, distilled on the image embedding."""
 
     paper: ClassVar[str] = "arXiv 2312.05284, Table 2"
     shrinks: ClassVar[bool] = True
     stages: ClassVar[tuple[str, ...]] = ("scratch",)
-
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        check_at_least(self, steps=1, batch=1)
-        check_unvalidated(self.optimisation)
 
     def shape(self, teacher: SamConfig) -> SamConfig:
         """The student's shape, SlimSAM's at the same ratio."""

@@ -2,29 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import ClassVar
 
-from compressors.aligning import WEIGHTS, Loss, bottleneck_aligning, embedding_aligning, embedding_only
+from compressors.aligning import Loss, bottleneck_aligning, embedding_aligning, embedding_only
 from compressors.distill.engine import Stage
 from compressors.distill.log import progress_bar
-from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
-from compressors.method import Compressed, Compressor, RunContext, check_at_least, check_ratio
+from compressors.method import Compressed, Compressor, RunContext
 from compressors.prune.groups import find_groups
 from compressors.prune.importance import (
-    IMPORTANCE,
     LABELLED,
     Gradients,
     disturbed_gradients,
     label_gradients,
     score,
 )
-from compressors.prune.selection import NORMALISATIONS, keep_globally, keep_locally
+from compressors.prune.selection import keep_globally, keep_locally
 from compressors.prune.surgery import check_cut, prune
+from compressors.settings import SlimSamSettings
 from core import processes
-from core.errors import InputError
 from core.seeding import seed_for
 from data.batches import ImageBatches
 from data.exclusions import first_readable
@@ -36,74 +34,15 @@ from teachers.sam import Sam, SamConfig
 
 
 @dataclass(frozen=True)
-class SlimSam(Compressor):
+class SlimSam(SlimSamSettings, Compressor):
     """Alternate slimming: prune the embedding, align the bottlenecks; prune the bottlenecks, align the embedding.
 
     Both steps use one ratio (section 3.2).
-
-    Attributes:
-        ratio: share of the channels removed, in (0, 1).
-        importance: ``disturbed_taylor`` (SlimSAM, section 3.3), ``taylor`` or ``hessian`` (both read labels),
-            ``magnitude``, ``random``.
-        importance_images: pictures behind the gradients.
-        noise: standard deviation of the disturbance of the embedding.
-        scope: ``local`` cuts every block alike; ``global`` cuts where scores are lowest, and leaves ragged blocks.
-        normalisation: how ``global`` makes the scores of blocks comparable.
-        embedding: ``free`` keeps the best channels of the residual stream; ``tied`` keeps one pattern in every head's
-            slice of it, as the released code does.
-        rel_pos: ``keep`` indexes the tables of relative positions by the kept channels; ``reset`` zeroes them.
-        softmax: ``fold`` keeps the temperature of attention when heads get narrower; ``rescale`` lets it change.
-        alternate: two steps of cutting and distilling; false cuts everything at once and distils the embedding.
-        bottleneck_weights, embedding_weights: how the weight of intermediate features goes in step 1 and in step 2;
-            see :func:`compressors.aligning.feature_weight`. ``none`` aligns the final embedding alone.
-        align_global_qkv: whether q/k/v of global blocks are aligned in step 1; the released code leaves them out.
-        steps: optimizer steps of each of the two distillations (of one that cuts at once: half of its steps).
-        batch: pictures a batch.
-        validations: how often each distillation is scored on labelled training pictures; its best weights are kept,
-            and the plateau schedule goes by them. 0 for never.
-        optimisation: of both distillations.
     """
-
-    ratio: float
-    importance: str = "disturbed_taylor"
-    importance_images: int = 256
-    noise: float = 0.01
-    scope: str = "local"
-    normalisation: str = "gaussian"
-    embedding: str = "free"
-    rel_pos: str = "keep"
-    softmax: str = "fold"
-    alternate: bool = True
-    bottleneck_weights: str = "constant"
-    embedding_weights: str = "dynamic"
-    align_global_qkv: bool = True
-    steps: int = 250
-    batch: int = 12
-    validations: int = 0
-    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     paper: ClassVar[str] = "arXiv 2312.05284"
     shrinks: ClassVar[bool] = True
     stages: ClassVar[tuple[str, ...]] = ("bottleneck_aligning", "embedding_aligning", "one_step")
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "importance": IMPORTANCE,
-        "scope": ("local", "global"),
-        "normalisation": NORMALISATIONS,
-        "embedding": ("free", "tied"),
-        "rel_pos": ("keep", "reset"),
-        "softmax": ("fold", "rescale"),
-        "bottleneck_weights": WEIGHTS,
-        "embedding_weights": WEIGHTS,
-    }
-
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        super().__post_init__()
-        check_at_least(self, importance_images=1, steps=1, batch=1, validations=0)
-        if not self.noise > 0:
-            raise InputError(f"method.noise={self.noise} must be above 0, or every channel scores the same")
-        if self.optimisation.schedule == "plateau" and not self.validations:
-            raise InputError("method.optimisation.schedule=plateau goes by validation; give method.validations=20")
 
     @property
     def reads_labels(self) -> bool:

@@ -1,7 +1,7 @@
 """TinySAM: distil at every stage, on the prompts and masks that are hard (Shu et al. 2023, arXiv 2312.13789)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -9,22 +9,13 @@ from torch import Tensor
 
 from compressors.distill.engine import Stage
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_l1, focal_loss, mask_iou
-from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.teacher_outputs import best_of_three
-from compressors.method import (
-    Compressed,
-    Compressor,
-    RunContext,
-    check_above_zero,
-    check_at_least,
-    check_unvalidated,
-)
-from core.errors import InputError
+from compressors.method import Compressed, Compressor, RunContext
+from compressors.settings import TinySamSettings
 from core.protocols import Prompt
 from core.seeding import generator_for
 from data.batches import InstanceBatch, InstanceBatches
 from data.sample import ImageData
-from students.student import Student
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam, SamConfig
 
@@ -33,59 +24,15 @@ BOX_JITTER = 0.04
 
 
 @dataclass(frozen=True)
-class TinySam(Compressor):
+class TinySam(TinySamSettings, Compressor):
     """Full-stage distillation (section 3.2), hard prompt sampling and hard mask weighting (section 3.3).
 
     The total loss is ``embedding * L_embedding + token * L_token + output * L_output + annotations * (focal + dice +
     IoU)`` (eqs. 4, 5, 7). What the paper leaves open is a setting.
-
-    Attributes:
-        student: the image encoder to be distilled, from random weights.
-        init: a model to begin with instead (a file of any layout, or a released model's name), decoder included.
-        embedding, token, output: weights of the three distances to the teacher; the paper does not give them.
-        annotations: weight of the losses against annotated masks.
-        hard_prompts: each point is where the student's mask is missing; false draws it anywhere in the mask.
-        hard_masks: the output's distance weighs more where the student is behind its teacher.
-        epsilon: of that weight.
-        prompts: masks a picture, each prompted by a point, a box, or both.
-        boxes: box prompts: ``none`` (the paper describes points alone), ``also``, ``alone``. Without them
-            the single-mask answer to boxes is forgotten.
-        decoder: whether the student's mask decoder is ``trained`` or ``frozen``.
-        steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
-        batch: pictures a batch.
-        optimisation: of everything.
     """
-
-    student: Student = field(default_factory=Student)
-    init: str | None = None
-    embedding: float = 1.0
-    token: float = 1.0
-    output: float = 0.1
-    annotations: float = 1.0
-    hard_prompts: bool = True
-    hard_masks: bool = True
-    epsilon: float = 1e-6
-    prompts: int = 64
-    boxes: str = "also"
-    decoder: str = "trained"
-    steps: int = 250
-    batch: int = 1
-    optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     paper: ClassVar[str] = "arXiv 2312.13789"
     stages: ClassVar[tuple[str, ...]] = ("full_stage",)
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "boxes": ("none", "also", "alone"),
-        "decoder": ("trained", "frozen"),
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, embedding=0, token=0, output=0, annotations=0, prompts=1, steps=1, batch=1)
-        check_above_zero(self, "epsilon")
-        check_unvalidated(self.optimisation)
-        if not (self.embedding or self.token or self.output or self.annotations):
-            raise InputError("method.embedding, token, output and annotations are all 0; give one of them a weight")
 
     @property
     def reads_labels(self) -> bool:

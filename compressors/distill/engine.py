@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from compressors.distill.log import StageLog, StepLosses, TrainingDiverged, check_weights, progress_bar
+from compressors.distill.optimizer import build_optimizer
 from compressors.distill.stage import B, Batch, Callback, Stage, chunks, prefetch
 from compressors.distill.state import Progress, load_state, save_state
 from core import processes
@@ -68,7 +69,7 @@ class Engine:
             raise ValueError(f"stage {stage.name}: the plateau schedule needs a validation")
         processes.share(stage.places(0))
         path = self.folder / f"{stage.name}.state"
-        optimizer = stage.optimisation.build(stage.model)
+        optimizer = build_optimizer(stage.optimisation, stage.model)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         parts: dict[str, Any] = {"model": stage.model, "optimizer": optimizer, "scaler": scaler}
         average = None

@@ -1,103 +1,35 @@
-"""Optimizers and learning rates, as plain settings."""
+"""Optimizers, as the settings have them."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compressors.settings import OptimizerConfig
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How weights are updated.
 
-    Attributes:
-        rate: highest learning rate.
-        optimizer: ``adam``, ``adamw``, or ``muon`` (on the weights of linear layers, AdamW on the rest).
-        betas: of Adam.
-        weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
-        schedule: ``constant``, ``cosine`` (to zero at the last step), ``step`` (by ``factor`` at each milestone) or
-            ``plateau`` (by ``factor``, when validation stops rising).
-        milestones: shares of the steps after which ``step`` acts.
-        warmup: steps of linear warm-up.
-        clip: largest norm of the gradient; 0 for none.
-        accumulate: batches a step; their gradients are averaged.
-        patience: validations without a better figure before ``plateau`` acts.
-        factor: what ``plateau`` and ``step`` multiply the rate by.
-        ema: decay of an exponential moving average of the weights, with which the stage then ends; 0 for none.
-
-    Raises:
-        ValueError: a setting is none of its choices, or a number is out of its range.
-    """
-
-    rate: float = 1e-4
-    optimizer: str = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    warmup: int = 0
-    clip: float = 0.0
-    accumulate: int = 1
-    patience: int = 4
-    factor: float = 0.5
-    milestones: tuple[float, ...] = (0.6, 0.85)
-    ema: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("optimizer", self.optimizer, ("adam", "adamw", "muon")),
-            ("schedule", self.schedule, ("constant", "cosine", "step", "plateau")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        # Written so that NaN fails too.
-        for name, sound, range_ in (
-            ("rate", 0 < self.rate < math.inf, "above 0 and finite"),
-            ("betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
-            ("warmup", self.warmup >= 0, "at least 0"),
-            ("clip", 0 <= self.clip < math.inf, "at least 0"),
-            ("accumulate", self.accumulate >= 1, "at least 1"),
-            ("patience", self.patience >= 0, "at least 0"),
-            ("factor", 0 < self.factor <= 1, "in (0, 1]"),
-            ("milestones", all(0 <= share <= 1 for share in self.milestones), "shares of the steps, in [0, 1]"),
-            ("ema", 0 <= self.ema < 1, "in [0, 1)"),
-        ):
-            if not sound:
-                raise ValueError(f"{name}={getattr(self, name)} must be {range_}")
-
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the model's trainable parameters."""
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        if self.optimizer == "muon":
-            linear = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
-            matrices = [p for p in trainable if id(p) in linear]
-            rest = [p for p in trainable if id(p) not in linear]
-            adam = partial(torch.optim.AdamW, lr=self.rate, betas=self.betas, weight_decay=0.0, fused=True)
-            if not matrices:
-                # A plain CNN has none, and Muon takes no empty list.
-                return adam(rest)
-            kind = torch.optim.Muon if has_bfloat16(matrices[0].device) else RoundingMuon
-            muon = kind(matrices, lr=self.rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw")
-            return Paired(muon, adam(rest)) if rest else muon
-        groups = [
-            {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        adam_kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
-        return adam_kind([group for group in groups if group["params"]], lr=self.rate, betas=self.betas, fused=True)
-
-    def rate_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
-        """Learning rate of a step in ``[0, steps)``; ``plateau`` is the factor that schedule has reached."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        if self.schedule == "cosine":
-            return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        if self.schedule == "step":
-            return self.rate * warm * self.factor ** sum(step >= share * steps for share in self.milestones)
-        return self.rate * warm * (plateau if self.schedule == "plateau" else 1.0)
+def build_optimizer(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over the model's trainable parameters."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if settings.optimizer == "muon":
+        linear = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
+        matrices = [p for p in trainable if id(p) in linear]
+        rest = [p for p in trainable if id(p) not in linear]
+        adam = partial(torch.optim.AdamW, lr=settings.rate, betas=settings.betas, weight_decay=0.0, fused=True)
+        if not matrices:
+            # A plain CNN has none, and Muon takes no empty list.
+            return adam(rest)
+        kind = torch.optim.Muon if has_bfloat16(matrices[0].device) else RoundingMuon
+        muon = kind(matrices, lr=settings.rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+        return Paired(muon, adam(rest)) if rest else muon
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    adam_kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return adam_kind([group for group in groups if group["params"]], lr=settings.rate, betas=settings.betas, fused=True)
 
 
 class Paired(torch.optim.Optimizer):

@@ -138,7 +138,6 @@ def _trainable(encoder: ImageEncoder) -> Iterator[None]:
 
 
 Weights = Mapping[str, Tensor]
-IMPORTANCE = ("disturbed_taylor", "taylor", "hessian", "magnitude", "random")
 LABELLED = ("taylor", "hessian")
 """Those that rest on the gradients of a loss on annotated masks."""
 
@@ -170,7 +169,7 @@ def score(importance: str, group: Group, encoder: ImageEncoder, gradients: Gradi
     """Scores of a group by the name of the criterion.
 
     Args:
-        importance: one of :data:`IMPORTANCE`.
+        importance: one of :data:`compressors.settings.IMPORTANCE`.
         gradients: of the encoder's parameters; not needed by ``magnitude`` and ``random``.
     """
     if importance == "random":

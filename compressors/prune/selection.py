@@ -8,8 +8,6 @@ from torch import Tensor
 from compressors.prune.groups import Group
 from students.pruned_vit import kept_width
 
-NORMALISATIONS = ("mean", "max", "sum", "gaussian", "standardization")
-
 
 def keep(scores: Tensor, count: int, slices: int) -> Tensor:
     """The channels to keep, in their order: int64 ``[count]``.
@@ -43,7 +41,7 @@ def keep_globally(
 
     Args:
         scores: by group name, ``attention.<block>`` and ``mlp.<block>``.
-        normalisation: one of :data:`NORMALISATIONS`.
+        normalisation: one of :data:`compressors.settings.NORMALISATIONS`.
         heads: number of attention heads.
     """
     kept = {}

@@ -67,9 +67,6 @@ def _drawn(probability: Tensor, generator: torch.Generator) -> Tensor:
     return (chance < probability).float()
 
 
-METRICS = ("hessian", "mse", "cosine", "minmax")
-
-
 def distance(metric: str, found: Tensor, expected: Tensor, gradient: Tensor | None, dims: tuple[int, ...]) -> Tensor:
     """The distance over some dimensions; smaller is better.
 

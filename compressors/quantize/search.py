@@ -27,7 +27,7 @@ class Search:
     """What is tried, and how it is judged.
 
     Attributes:
-        metric: one of :data:`compressors.quantize.objective.METRICS`; ``minmax`` covers the range and tries nothing.
+        metric: one of :data:`compressors.settings.METRICS`; ``minmax`` covers the range and tries nothing.
         candidates: how many grids are tried beside the full range.
         lowest, highest: the first and the last, as shares of the full range.
         rounds: how often operands take turns.

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from compressors import settings as built_in
 from core.errors import InputError
 from evaluation.everything_settings import EverythingSettings
 from experiments.config.files import CONF, config_name, read_settings
@@ -136,6 +137,10 @@ def settings_class(target: str) -> type[Any]:
     Raises:
         InputError: as :func:`target_class`.
     """
+    module, _, name = target.rpartition(".")
+    found: type[Any] | None = getattr(built_in, f"{name}Settings", None)
+    if found is not None and module.startswith("compressors.") and importlib.util.find_spec(module) is not None:
+        return found
     return target_class(target)
 
 

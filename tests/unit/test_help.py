@@ -175,7 +175,7 @@ def test_a_prepared_experiment_is_for_a_command_that_takes_one() -> None:
     assert owner_of("leaderboard_pocket") == "run", "named after a command that takes none"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["method=tinysam", "--help"]])
 def test_help_imports_neither_torch_nor_hydra(arguments: list[str]) -> None:
     code = (
         "import sys; from experiments.__main__ import command; sys.argv = ['x', *sys.argv[1:]]; status = command(); "

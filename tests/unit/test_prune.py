@@ -16,8 +16,9 @@ from compressors.prune.importance import (
     score,
     taylor_scores,
 )
-from compressors.prune.selection import NORMALISATIONS, keep, keep_globally, keep_locally
+from compressors.prune.selection import keep, keep_globally, keep_locally
 from compressors.prune.surgery import prune
+from compressors.settings import NORMALISATIONS
 from core.errors import InputError
 from data.batches import ImageBatch
 from data.sample import ImageSample

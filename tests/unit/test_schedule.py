@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressors.distill.optimizer import OptimizerConfig, Paired, RoundingMuon, orthogonalised
+from compressors.distill.optimizer import OptimizerConfig, Paired, RoundingMuon, build_optimizer, orthogonalised
 
 MODELS = {
     "a plain CNN": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
@@ -17,7 +17,7 @@ KINDS = {"a plain CNN": torch.optim.AdamW, "linear layers without biases": torch
 @pytest.mark.parametrize("name", MODELS)
 def test_muon_takes_what_there_is(name: str) -> None:
     model = MODELS[name]
-    optimizer = OptimizerConfig(0.1, "muon").build(model)
+    optimizer = build_optimizer(OptimizerConfig(0.1, "muon"), model)
     assert isinstance(optimizer, KINDS[name])
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
     before = [p.detach().clone() for p in model.parameters()]
