@@ -13,7 +13,7 @@ from torch import Tensor
 from core.errors import InputError, RunFailed
 
 PATIENCE = datetime.timedelta(hours=12)
-"""How long processes wait for each other: the first one may score a large data set while the others idle."""
+"""How long processes wait for each other: the first one may fetch weights or measure latency while the others idle."""
 
 T = TypeVar("T")
 _GONE = ("connection", "timed out", "timeout", "socket", "remote process exited", "aborted")
