@@ -93,7 +93,7 @@ class StudentConfig:
     kind: str = MISSING
     name: str = MISSING
     stages: list[int] = field(default_factory=list)
-    weights: str | None = None
+    weights: str | None = field(default=None, metadata=BY_CONTENT)
 
 
 @dataclass

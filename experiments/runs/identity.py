@@ -1,5 +1,6 @@
 """What makes two runs the same run: settings, weights and data, but no paths and no ways of reporting."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
@@ -18,16 +19,11 @@ from experiments.runs.data_content import DataContent, contents_of_run
 from students.files import read_about
 from teachers.catalog import MODELS
 
-_REPORTING = ("format", "runs", "force", "name", "cache", "then", "logger", "processes", "packages")
-_OF_EVALUATE = ("protocols", "backend", "top", "jitter", "reference", "seed", "encoded", "workers")
-"""Settings of ``evaluation`` that runs do not use."""
-_ADMITTING = {"crowd": False, "least_area": 1.0, "missing": "refuse", "unusable": "refuse"}
-_WEIGHTS = ("init", "weights", "checkpoint")
-"""Names of settings of methods that name files of weights."""
-_PATHS = (("teacher", "checkpoint"), ("data", "root"), ("data", "annotations"), ("data", "images"))
+VERSION = 3
+"""Of what :func:`run_sha256` is made of: with another, every run is another one."""
 
 
-def run_id(settings: RunConfig, cfg: DictConfig, device: torch.device, sha256: str | None = None) -> str:
+def run_id(settings: RunConfig, device: torch.device, sha256: str | None = None) -> str:
     """``<method>-r<ratio>-s<seed>-<hash>``: the same command gives the same name, on every machine.
 
     Instead of the paths of weights and images, what lies there counts.
@@ -36,7 +32,7 @@ def run_id(settings: RunConfig, cfg: DictConfig, device: torch.device, sha256: s
         sha256: of the run, by :func:`run_sha256`, where that is known.
     """
     if sha256 is None:
-        sha256 = run_sha256(settings, cfg, device, contents_of_run(settings))
+        sha256 = run_sha256(settings, device, contents_of_run(settings))
     method = method_name(settings)
     # A named run keeps its name; what it began with still shows.
     parts = [
@@ -61,35 +57,32 @@ def beginning(settings: Any) -> dict[str, Any]:
     return read_about(path) if path is not None and path.exists() else {}
 
 
-def run_sha256(settings: RunConfig, cfg: DictConfig, device: torch.device, contents: Iterable[DataContent]) -> str:
-    """Hexadecimal SHA-256 of all that a run depends on: settings, and the content of weights and images."""
-    content: dict[str, Any] = resolved(cfg)
-    for key in _REPORTING:
-        del content[key]
-    for part in (content, content["evaluation"]):
-        for group, key in _PATHS:
-            part.get(group, {}).pop(key, None)
-    content["engine"] = {
+def run_sha256(settings: RunConfig, device: torch.device, contents: Iterable[DataContent]) -> str:
+    """Hexadecimal SHA-256 of all that a run depends on: settings, and the content of weights and images.
+
+    Which settings those are is said where they are declared, see :mod:`experiments.config.groups`.
+    """
+    content = {
+        "version": VERSION,
+        "settings": _identity(settings),
         "device": device.type,
         "precision": check_precision("engine.precision", settings.engine.precision, device),
-        "compile": settings.engine.compile,
+        "weights": weights_identity(settings.teacher),
+        "images": [images.identity() for images in contents],
     }
-    if settings.engine.threads is not None:
-        content["engine"]["threads"] = settings.engine.threads
-    del content["evaluation"]["latency_runs"]
-    for key in _OF_EVALUATE:
-        del content["evaluation"][key]
-    for data in (content["data"], content["evaluation"]["data"]):
-        # Settings that came later name a run only where they say something.
-        for key, default in _ADMITTING.items():
-            if data.get(key) == default:
-                del data[key]
-    # The method's own settings hold what it takes of these; the teacher's file only proposes.
-    del content["student"], content["teacher"]["student"], content["teacher"]["recipe"]
-    content["weights"] = weights_identity(settings.teacher)
-    content["method"] = _by_content(content["method"])
-    content["pictures"] = [images.identity() for images in contents]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _identity(node: Any) -> Any:
+    """Settings without those that make no other run, and with the hash of the files that some name."""
+    if not dataclasses.is_dataclass(node):
+        return node
+    found = {}
+    for part in dataclasses.fields(node):
+        kind, value = part.metadata.get("identity", True), getattr(node, part.name)
+        if kind:
+            found[part.name] = file_identity(value) if kind == "content" and value is not None else _identity(value)
+    return found
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -109,14 +102,6 @@ def weights_identity(settings: TeacherConfig) -> str | None:
     if model is not None and model.packaged is not None and model.packaged.is_file():
         return file_sha256(model.packaged)
     return model.release.sha256 if model is not None and model.release is not None else None
-
-
-def _by_content(part: Any) -> Any:
-    """Settings of a method, nested ones too, with the hash of the weights that they name instead of their path."""
-    if not isinstance(part, dict):
-        return part
-    named = {key: value for key, value in part.items() if key in _WEIGHTS and isinstance(value, str)}
-    return {key: _by_content(value) for key, value in part.items()} | {k: file_identity(v) for k, v in named.items()}
 
 
 def file_identity(name: str) -> str:

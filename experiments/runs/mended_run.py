@@ -4,15 +4,15 @@ import contextlib
 import json
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig
 
 from core import processes
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
+from experiments.config.schema import RunConfig
 from experiments.runs.data_content import DataContent
 from experiments.runs.folder import held_folder, holds_nothing
 
@@ -20,12 +20,11 @@ NAME = "stopped_by.json"
 """Of a run that was refused: the key of its states, what it was of, and the places of the images that stopped it."""
 
 
-def whatever_is_damaged(cfg: DictConfig) -> DictConfig:
-    """The settings of a run without what becomes of images that cannot be read: it is the same until one is met."""
-    content = cfg.copy()
-    if "missing" in content.data:
-        content.data.missing = "refuse"
-    return content
+def whatever_is_damaged(settings: RunConfig) -> RunConfig:
+    """A run without what becomes of images that cannot be read: it is the same until one is met."""
+    if not hasattr(settings.data, "missing"):
+        return settings
+    return replace(settings, data=replace(settings.data, missing="refuse"))
 
 
 def take_over(folder: Path, apart: str, images: DataContent) -> None:

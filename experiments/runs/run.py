@@ -104,8 +104,8 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     # Of several processes the first reads the images, and tells the others.
     processes.join(device)
     trained_on, scored_on = contents_of_run(settings)
-    sha256 = run_sha256(settings, cfg, device, (trained_on, scored_on))
-    name = run_id(settings, cfg, device, sha256)
+    sha256 = run_sha256(settings, device, (trained_on, scored_on))
+    name = run_id(settings, device, sha256)
     folder = Path(settings.runs) / name
     finished = (folder / NAME).is_file() and not settings.force
     if finished:
@@ -123,7 +123,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         promised_parameters(method, teacher)
         require_held_out(settings.data, settings.evaluation.data)
-        apart = run_sha256(settings, whatever_is_damaged(cfg), device, (scored_on,))
+        apart = run_sha256(whatever_is_damaged(settings), device, (scored_on,))
         if processes.is_first() and not settings.force:
             take_over(folder, apart, trained_on)
         # Everybody has looked for the finished run before the first process begins it.

@@ -66,7 +66,7 @@ def identify(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ide
 
     def identified(*words: str) -> str:
         cfg = composed(*words)
-        return run_id(settings_of(cfg), cfg, torch.device("cpu"))
+        return run_id(settings_of(cfg), torch.device("cpu"))
 
     return identified
 
@@ -211,3 +211,35 @@ def test_a_name_that_is_no_file_stands_for_itself(tmp_path: Path) -> None:
     assert file_identity(str(tmp_path)) == before
     os.rename(tmp_path / "a.pth", tmp_path / "b.pth")
     assert file_identity(str(tmp_path)) != before
+
+
+# One of every kind of setting that makes no other run, and one of every kind that does.
+SAME = (
+    "runs=other",
+    "force=true",
+    "cache=off",
+    "engine.workers=3",
+    "engine.cache_folder=x",
+    "evaluation.latency_runs=3",
+)
+OTHER = (
+    "seed=1",
+    "method.steps=3",
+    "engine.threads=3",
+    "engine.compile=true",
+    "evaluation.images=2",
+    "data.missing=skip",
+)
+
+
+def test_which_settings_make_another_run(identify: Identify) -> None:
+    before = identify(*SCRATCH)
+    assert {word: identify(*SCRATCH, word) for word in SAME} == dict.fromkeys(SAME, before)
+    others = [identify(*SCRATCH, word).rpartition("-")[2] for word in OTHER]
+    assert len({*others, before.rpartition("-")[2]}) == len(OTHER) + 1
+
+
+def test_what_a_teacher_proposes_counts_only_where_a_method_takes_it(identify: Identify) -> None:
+    before = identify(*SCRATCH)
+    assert identify(*SCRATCH, "teacher.recipe.prompts=3") == before == identify(*SCRATCH, "teacher.student=tiny_vit_5m")
+    assert identify(*SCRATCH, "teacher.recipe.steps=3") != before

@@ -105,14 +105,14 @@ def test_a_logger_is_not_part_of_a_runs_name(hydra: None, name: str) -> None:
     settings = settings_of(chosen)
     assert type(settings.logger) is LOGGERS[name]
     device = torch.device("cpu")
-    assert run_id(settings, chosen, device) == run_id(settings_of(plain), plain, device)
+    assert run_id(settings, device) == run_id(settings_of(plain), device)
 
 
 def test_a_number_of_threads_that_is_given_is_part_of_a_runs_name(hydra: None) -> None:
     names = set()
     for words in ([], ["engine.threads=1"], ["engine.threads=2"]):
         chosen = compose("config", ["ratio=0.5", *words])
-        names.add(run_id(settings_of(chosen), chosen, torch.device("cpu")))
+        names.add(run_id(settings_of(chosen), torch.device("cpu")))
     assert len(names) == 3
 
 
