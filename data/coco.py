@@ -64,25 +64,25 @@ class Coco(AnnotatedImages):
         if split not in FOLDERS:
             raise InputError(f'COCO has no split "{split}"; choose one of {", ".join(FOLDERS)}')
         root, folder = Path(root), FOLDERS[split]
-        pictures = Path(images or root / folder)
+        files = Path(images or root / folder)
         source = Path(annotations or root / annotations_name(split))
-        with access_told(pictures):
-            if not pictures.is_dir():
-                raise InputError(f"{pictures}: no such folder; put COCO 2017's images there or give another root")
+        with access_told(files):
+            if not files.is_dir():
+                raise InputError(f"{files}: no such folder; put COCO 2017's images there or give another root")
             is_listed = labels or annotations is not None or (images is None and source.exists())
         if is_listed:
             entries = read_entries(source, rules, "COCO", _listed_name, labels)
-            present = files_beside(pictures, (entry.name for entry in entries))
+            present = files_beside(files, (entry.name for entry in entries))
             listed = {posixpath.normpath(entry.name) for entry in entries}
             beside = {posixpath.normpath(name) for name in present if is_image(name)}
             rules.skipped.count("unlisted_image", len(beside - listed))
         else:
-            names, others = images_below(pictures)
+            names, others = images_below(files)
             if not names:
-                raise InputError(f"{pictures}: no image among its {others} files; put images there (.jpg, .png ...)")
+                raise InputError(f"{files}: no image among its {others} files; put images there (.jpg, .png ...)")
             entries, present = [Entry(index, name, None) for index, name in enumerate(names)], set(names)
             rules.skipped.count("other_file", others)
-        super().__init__(pictures, source, entries, present, rules, labels)
+        super().__init__(files, source, entries, present, rules, labels)
 
 
 def _listed_name(raw: Mapping[str, Any], where: str) -> str:

@@ -157,10 +157,10 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
         InputError: the file is missing, empty, truncated, too large, or not an image; the message names it.
     """
     path = Path(path)
-    with _opened(path) as picture:
-        orientation = turned_by_pillow(picture)
-        picture.load()
-        image = _rgb(picture, path)
+    with _opened(path) as opened:
+        orientation = turned_by_pillow(opened)
+        opened.load()
+        image = _rgb(opened, path)
         if (flaw := flaw_of(path.read_bytes())) is not None:
             raise InputError(f"{path}: truncated or damaged image ({flaw}); fetch the file again")
         return image if orientation == 1 else turned_back(image, orientation)

@@ -51,10 +51,10 @@ def write_data_set(
         InputError: ``out`` is a file, or the folders already hold a data set and ``overwrite`` is false.
     """
     sa1b, coco = out / "sa1b", out / "coco"
-    pictures, listing = coco / FOLDERS[data.split], coco / annotations_name(data.split)
-    for folder in (sa1b, pictures, listing.parent):
+    files, listing = coco / FOLDERS[data.split], coco / annotations_name(data.split)
+    for folder in (sa1b, files, listing.parent):
         _make_folder(folder)
-    earlier = [path for folder in (sa1b, pictures) for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]
+    earlier = [path for folder in (sa1b, files) for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]
     if earlier and not overwrite:
         raise InputError(f"{earlier[0].parent} already holds a data set; choose another --out or add --overwrite")
     # All of it goes first: a shorter run must not leave the tail of a longer one behind.
@@ -74,7 +74,7 @@ def write_data_set(
         }
         write_text(sa1b / f"{stem}.json", json.dumps(record))
         name = f"{index:012d}.png"
-        write_picture(pictures / name, sample.image, "PNG")
+        write_picture(files / name, sample.image, "PNG")
         images.append({"id": index, "width": width, "height": height, "file_name": name})
         for k, kind in enumerate(kinds):
             annotations.append(_coco_annotation(sample, k, runs[k], KINDS.index(kind) + 1))

@@ -44,8 +44,8 @@ def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: Evalu
     problem = encoder_problem(student, PRECISIONS[held.precision], "evaluation.precision")
     if problem is not None:
         raise RunFailed(f"{run_id}: {problem}")
-    _, picture = first_readable(held.data, held.indices[0], held.data.image)
-    image = to_frame(picture, student.input_size)[None].to(device_of(student))
+    _, pixels = first_readable(held.data, held.indices[0], held.data.image)
+    image = to_frame(pixels, student.input_size)[None].to(device_of(student))
     with torch.inference_mode():
         found, wanted = student.encode(image), teacher.encode(image)
     if found.shape != wanted.shape or not found.isfinite().all():

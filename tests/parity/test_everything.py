@@ -59,7 +59,7 @@ def pair() -> tuple[Any, Sam]:
     return meta_sam(ours), ours
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
+def resized_image(height: int, width: int) -> NDArray[np.uint8]:
     """Figures, stretched to a size."""
     return np.array(Image.fromarray(Shapes("validation", 2, difficulty=0.2).image(1)).resize((width, height)))
 
@@ -74,7 +74,7 @@ def components(mask: NDArray[np.uint8], connectivity: int) -> tuple[int, NDArray
 def test_the_masks_are_metas(pair: tuple[Any, Sam], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(connectedComponentsWithStats=components))
     size_hw, changes, least = CASES[name]
-    settings, image = {**LENIENT, **changes}, picture(*size_hw)
+    settings, image = {**LENIENT, **changes}, resized_image(*size_hw)
     theirs = SamAutomaticMaskGenerator(pair[0], output_mode="coco_rle", **settings).generate(image)
     ours = EverythingGenerator(pair[1], EverythingSettings(**settings)).generate(image)
     assert len(theirs) >= least and len(ours) == len(theirs)
@@ -99,7 +99,7 @@ def test_the_masks_are_metas(pair: tuple[Any, Sam], name: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("output", ["binary_mask", "uncompressed_rle", "coco_rle"])
 def test_forms_of_a_mask(pair: tuple[Any, Sam], output: str) -> None:
-    image = picture(90, 60)
+    image = resized_image(90, 60)
     settings = {**LENIENT, "points_per_side": 3}
     theirs = SamAutomaticMaskGenerator(pair[0], output_mode=output, **settings).generate(image)
     ours = EverythingGenerator(pair[1], EverythingSettings(output=output, **settings)).generate(image)

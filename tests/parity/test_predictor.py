@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.protocols import Masks, Prompt
 from evaluation.predictor import PROMPTS_AT_ONCE, SamPredictor
 from teachers.sam import Sam
-from tests.parity.test_segment_anything import CONFIG, GRID, close, meta_sam, picture, randomise
+from tests.parity.test_segment_anything import CONFIG, GRID, close, meta_sam, randomise, resized_image
 
 SIDE = 4 * GRID
 SIZE = (90, 140)
@@ -49,7 +49,7 @@ def pair() -> tuple[Any, SamPredictor]:
 def ready(pair: tuple[Any, SamPredictor]) -> tuple[Any, SamPredictor]:
     """Both with the same picture set."""
     for predictor in pair:
-        predictor.set_image(picture(*SIZE))
+        predictor.set_image(resized_image(*SIZE))
     return pair
 
 
@@ -88,7 +88,7 @@ def test_defaults_and_order_of_arguments(ready: tuple[Any, SamPredictor]) -> Non
 def test_pictures(pair: tuple[Any, SamPredictor], size_hw: tuple[int, int], image_format: str) -> None:
     theirs, ours = pair
     for predictor in pair:
-        predictor.set_image(picture(*size_hw), image_format)
+        predictor.set_image(resized_image(*size_hw), image_format)
     close(ours.get_image_embedding(), theirs.get_image_embedding())
     assert (ours.original_size, ours.input_size) == (tuple(theirs.original_size), tuple(theirs.input_size))
     assert ours.is_image_set and ours.device == theirs.device
@@ -99,11 +99,11 @@ def test_pictures(pair: tuple[Any, SamPredictor], size_hw: tuple[int, int], imag
 
 def test_the_channels_matter(pair: tuple[Any, SamPredictor]) -> None:
     ours = pair[1]
-    ours.set_image(picture(*SIZE), "BGR")
+    ours.set_image(resized_image(*SIZE), "BGR")
     swapped = ours.get_image_embedding()
-    ours.set_image(picture(*SIZE)[..., ::-1])
+    ours.set_image(resized_image(*SIZE)[..., ::-1])
     assert_close(ours.get_image_embedding(), swapped, rtol=0, atol=0)
-    ours.set_image(picture(*SIZE))
+    ours.set_image(resized_image(*SIZE))
     assert (ours.get_image_embedding() - swapped).abs().max() > 0.01
 
 
@@ -143,7 +143,7 @@ def test_tensors_in_the_frame(ready: tuple[Any, SamPredictor], kind: str) -> Non
 @pytest.mark.parametrize("size_hw", [(90, 140), (300, 200), (64, 64), (31, 400)])
 def test_the_transform_is_metas(pair: tuple[Any, SamPredictor], size_hw: tuple[int, int]) -> None:
     theirs, ours = pair[0].transform, pair[1].transform
-    image, boxes = picture(*size_hw), np.random.default_rng(3).uniform(0, 90, (5, 4))
+    image, boxes = resized_image(*size_hw), np.random.default_rng(3).uniform(0, 90, (5, 4))
     sizes = {type(transform).get_preprocess_shape(*size_hw, 64) for transform in (theirs, ours)}
     assert ours.target_length == theirs.target_length and len(sizes) == 1
     resized = ours.apply_image(image)
@@ -170,7 +170,7 @@ def test_tensors_are_resized_by_height_and_width(pair: tuple[Any, SamPredictor])
     assert found.shape == (6, 9, 85, 128)
     colours = torch.rand(2, 3, *SIZE)
     assert ours.apply_image_torch(colours).shape == (2, 3, 82, 128)
-    image = picture(300, 200)
+    image = resized_image(300, 200)
     smooth = ours.apply_image_torch(torch.from_numpy(image).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0)
     assert_close(smooth, torch.from_numpy(ours.apply_image(image)).float(), rtol=0, atol=1.5)
 
@@ -178,13 +178,13 @@ def test_tensors_are_resized_by_height_and_width(pair: tuple[Any, SamPredictor])
 @pytest.mark.parametrize("kind", ["apply_image", "apply_image_torch"])
 def test_an_image_that_is_resized_already(pair: tuple[Any, SamPredictor], kind: str) -> None:
     theirs, ours = pair
-    pixels = torch.from_numpy(picture(*SIZE)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(resized_image(*SIZE)).permute(2, 0, 1)[None]
     # uint8 [h, w, 3], as the official notebooks give it, and float32
-    resized = torch.as_tensor(ours.transform.apply_image(picture(*SIZE))).permute(2, 0, 1)[None]
+    resized = torch.as_tensor(ours.transform.apply_image(resized_image(*SIZE))).permute(2, 0, 1)[None]
     if kind == "apply_image_torch":
         resized = ours.transform.apply_image_torch(pixels.float())
     for predictor in pair:
-        predictor.set_image(picture(64, 64))
+        predictor.set_image(resized_image(64, 64))
         predictor.set_torch_image(resized, SIZE)
     close(ours.get_image_embedding(), theirs.get_image_embedding())
     assert (ours.is_image_set, ours.original_size, ours.input_size) == (True, SIZE, tuple(theirs.input_size))
@@ -198,9 +198,9 @@ def test_an_embedding_that_was_kept(ready: tuple[Any, SamPredictor]) -> None:
     for order in (names, names[::-1]):
         answers = []
         for predictor in ready:
-            predictor.set_image(picture(*SIZE))
+            predictor.set_image(resized_image(*SIZE))
             kept = {name: getattr(predictor, name) for name in order}
-            predictor.set_image(picture(64, 64))
+            predictor.set_image(resized_image(64, 64))
             predictor.is_image_set = False
             predictor.reset_image()
             for name, value in kept.items():
@@ -245,7 +245,7 @@ ASKED = [
 @pytest.mark.parametrize("multimask", [True, False], ids=["multi", "single"])
 def test_a_batch_equals_one_by_one(pair: tuple[Any, SamPredictor], multimask: bool) -> None:
     ours = pair[1]
-    images = [picture(*size) for size in SIZES]
+    images = [resized_image(*size) for size in SIZES]
     ours.set_images(images)
     assert ours.get_image_embedding().shape[0] == 3 and ours.original_sizes == SIZES
     together = ours.predict_batch(ASKED, multimask_output=multimask)
@@ -265,7 +265,7 @@ def test_a_model_in_half_precision(pair: tuple[Any, SamPredictor]) -> None:
     half = Sam(CONFIG).eval().requires_grad_(False)
     half.load_state_dict(pair[1].model.state_dict())  # type: ignore[attr-defined]
     predictor = SamPredictor(half.to(torch.bfloat16))
-    predictor.set_image(picture(*SIZE))
+    predictor.set_image(resized_image(*SIZE))
     assert predictor.get_image_embedding().dtype == torch.bfloat16
     masks, iou, low_res = predictor.predict(box=BOX)
     assert (masks.dtype, iou.dtype, low_res.dtype) == (np.bool_, np.float32, np.float32)
@@ -288,7 +288,7 @@ class Recorder:
 
 def test_any_segmenter_will_do() -> None:
     predictor = SamPredictor(Recorder())
-    predictor.set_image(picture(20, 40))
+    predictor.set_image(resized_image(20, 40))
     assert predictor.device == torch.device("cpu") and predictor.input_size == (16, 32)
     assert predictor.predict(box=[1, 2, 10, 12])[0].all()
 
@@ -319,7 +319,7 @@ def test_without_an_image(ready: tuple[Any, SamPredictor], name: str) -> None:
 
 def test_predict_wants_one_image(pair: tuple[Any, SamPredictor]) -> None:
     ours = pair[1]
-    ours.set_images([picture(*SIZE), picture(64, 64)])
+    ours.set_images([resized_image(*SIZE), resized_image(64, 64)])
     with pytest.raises(RuntimeError, match="2 images are set; predict_batch"):
         ours.predict(box=BOX)
     with pytest.raises(InputError, match="3 prompts for 2 images"):

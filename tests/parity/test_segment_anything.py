@@ -179,14 +179,14 @@ def test_masks_at_the_original_size(pair: tuple[MetaSam, Sam], size_hw: tuple[in
     assert bool((binary == (expected > 0))[expected.abs() > 1e-5].all())
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
+def resized_image(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("size_hw", [(90, 128), (300, 200), (61, 100)])
 def test_from_picture_to_masks(pair: tuple[MetaSam, Sam], size_hw: tuple[int, int]) -> None:
     theirs, ours = pair
-    image = picture(*size_hw)
+    image = resized_image(*size_hw)
     predictor = SamPredictor(theirs)
     predictor.set_image(image)
     embedding = ours.encode(to_frame(image, FRAME)[None])

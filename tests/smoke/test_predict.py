@@ -121,8 +121,8 @@ def test_any_size_is_drawn(size_hw: tuple[int, int], tmp_path: Path) -> None:
     image, masks = np.zeros((*size_hw, 3), np.uint8), np.ones((3, *size_hw), np.bool_)
     prompt = TypedPrompt(np.array([0, 0, 1, 1.0]), np.array([[0, 0.0], [0.5, 0.5]]), np.array([1, 0]))
     draw_prediction(tmp_path / "drawn.png", image, masks, np.array([0.5, 0.25, 1], np.float32), prompt)
-    with Image.open(tmp_path / "drawn.png") as picture:
-        assert picture.width >= 900 and picture.height >= 300
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.width >= 900 and drawn.height >= 300
 
 
 GIVEN = "checkpoint=sam_pocket image=scene.png"

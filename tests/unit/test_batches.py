@@ -86,9 +86,9 @@ def test_pictures_and_valid_cells_match_the_names() -> None:
         assert batch.images.shape == (3, 3, 64, 64)
         assert batch.valid.shape == (3, 4, 4)
         for name, image, valid in zip(batch.names, batch.images, batch.valid, strict=True):
-            picture = data.image(int(name.removeprefix("picture-")))
-            assert torch.equal(image, to_frame(picture, 64))
-            assert torch.equal(valid, valid_cells(picture.shape[:2], 64, 4))
+            stored = data.image(int(name.removeprefix("picture-")))
+            assert torch.equal(image, to_frame(stored, 64))
+            assert torch.equal(valid, valid_cells(stored.shape[:2], 64, 4))
 
 
 def test_only_the_pictures_asked_for_are_read() -> None:

@@ -100,8 +100,8 @@ def test_any_size_is_drawn(size_hw: tuple[int, int], tmp_path: Path) -> None:
     draw_everything(tmp_path / "drawn.png", image, [record(np.ones(size_hw))])
     height, width = drawn_size(size_hw)
     assert 512 <= max(height, width) <= 1024
-    with Image.open(tmp_path / "drawn.png") as picture:
-        assert picture.size == (max(width, 300), height + TITLE)
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (max(width, 300), height + TITLE)
 
 
 def test_the_smallest_is_seen_and_neighbours_differ() -> None:

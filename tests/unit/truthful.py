@@ -39,12 +39,12 @@ def drawn_labels(count: int, seed: int = 0) -> list[NDArray[np.int64]]:
     return pictures
 
 
-def write_coco(root: Path, pictures: Sequence[NDArray[np.int64]], order: Sequence[int] | None = None) -> Path:
+def write_coco(root: Path, labelled: Sequence[NDArray[np.int64]], order: Sequence[int] | None = None) -> Path:
     """The pictures as ``root/val2017`` with annotations; ``order`` permutes those in the file."""
     (root / "val2017").mkdir(parents=True)
     (root / "annotations").mkdir()
     images, annotations = [], []
-    for number, labels in enumerate(pictures):
+    for number, labels in enumerate(labelled):
         name, size = f"{number:012d}.png", labels.shape
         Image.fromarray((40 * labels[..., None].repeat(3, 2)).astype(np.uint8)).save(root / "val2017" / name)
         images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
