@@ -44,7 +44,7 @@ def check_export(model: Sam, exported: ExportedSam) -> dict[str, float]:
         RunFailed: one is beyond what the precision explains.
     """
     noise = torch.randn(1, 3, model.input_size, model.input_size, generator=torch.Generator().manual_seed(0))
-    picture = to_frame(Shapes("validation", 1).image(0), model.input_size)[None]
+    shapes = to_frame(Shapes("validation", 1).image(0), model.input_size)[None]
     found: dict[str, float] = dict.fromkeys(("encoder", "decoder_masks", "decoder_ious"), 0.0)
     encoder, decoder = EncoderPart(model), DecoderPart(model)
 
@@ -52,7 +52,7 @@ def check_export(model: Sam, exported: ExportedSam) -> dict[str, float]:
         found[key] = max(found[key], relative_difference(answer, expected))
 
     with torch.inference_mode():
-        for image in (noise, picture):
+        for image in (noise, shapes):
             embedding = encoder(image)
             note("encoder", exported.encode(image), embedding)
         # The decoder is asked about the picture's own embedding: with masks for some prompts, and with none.
