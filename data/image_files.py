@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -121,3 +122,11 @@ def require_plain(folder: Path, name: str) -> str:
     if not is_plain(name):
         raise InputError(f"{folder}: the file name {name!a} has characters that are no text; rename the file")
     return name
+
+
+SA1B_FILE = re.compile(r"sa_(\d+)\.(\w+)", re.ASCII | re.IGNORECASE)
+
+
+def is_sa1b_image(name: str) -> bool:
+    """Whether a path's last part is that of an image of SA-1B."""
+    return is_image(name) and SA1B_FILE.fullmatch(name.rpartition("/")[2]) is not None

@@ -1,6 +1,5 @@
 """SA-1B: a folder of ``sa_<number>.jpg`` with one ``sa_<number>.json`` each, in shards or not."""
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -11,19 +10,13 @@ from core.errors import InputError
 from core.plain_file import access_told
 from data.annotated_images import listed_size
 from data.content import ReadFromFiles
-from data.image_files import files_below, is_image, require_plain
+from data.image_files import SA1B_FILE, files_below, is_image, require_plain
 from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size, wrong_size
 from data.instances import Instance, Rules
 from data.json_fields import read_json, value
 from data.sample import ImageSample, UnreadableImage
 
-_FILE = re.compile(r"sa_(\d+)\.(\w+)", re.ASCII | re.IGNORECASE)
 _MOST_DIGITS = 18
-
-
-def is_sa1b_image(name: str) -> bool:
-    """Whether a path's last part is that of an image of SA-1B."""
-    return is_image(name) and _FILE.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path], int]:
@@ -42,7 +35,7 @@ def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path], int]:
     sources: dict[int, Path] = {}
     others = 0
     for name in files_below(root):
-        match = _FILE.fullmatch(name.rpartition("/")[2])
+        match = SA1B_FILE.fullmatch(name.rpartition("/")[2])
         of_kind = images if match and is_image(name) else sources if match and match[2].lower() == "json" else None
         if match is None or of_kind is None:
             others += 1

@@ -24,6 +24,8 @@ def command() -> int:
     try:
         # Here, so that --help answers at once.
         from experiments.cli.command_line import main
+
+        return main(argv)
     except ImportError as error:
         if error.name is None or error.name.split(".")[0] in OWN:
             raise
@@ -33,7 +35,6 @@ def command() -> int:
             return doctor_alone(argv)
         print(f"error: {error}; see what to install: python -m experiments doctor", file=sys.stderr)
         return 1
-    return main(argv)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from core.plain_file import home_path
-from data.image_files import files_below, is_image
-from data.sa1b import is_sa1b_image
+from data.image_files import files_below, is_image, is_sa1b_image
 from experiments.cli.doctor.finding import Finding
 
 _COCO = "http://images.cocodataset.org"
