@@ -6,26 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from students.quantized.layers import QuantizedProduct
-from students.tiny_vit import FreshBiases
 from teachers.attention import SMALL_MAP, Attention, position_bias
 from teachers.two_way_transformer import CrossAttention
-
-
-class QuantizedTinyVitAttention(FreshBiases):
-    """TinyViT's windowed attention with a bias for each pair of positions."""
-
-    scores: QuantizedProduct
-    mixing: QuantizedProduct
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Windows ``[B, tokens, C]``, shape unchanged."""
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, -1)
-        # [B, heads, tokens, d] each
-        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))
-        logits = self.scores(q * self.scale, k.transpose(-1, -2)) + self.get_attention_biases(x.device)
-        mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.out_dim))
 
 
 class QuantizedAttention(Attention):
@@ -71,7 +53,7 @@ def with_products(attention: nn.Module) -> type[nn.Module] | None:
         return QuantizedCrossAttention
     if kind.__module__ == "students.tiny_vit":
         # timm takes seconds to import, which only a model that has it waits for.
-        from students.quantized.attention import FreshBiases, QuantizedTinyVitAttention
+        from students.quantized.tiny_vit_attention import FreshBiases, QuantizedTinyVitAttention
 
         return QuantizedTinyVitAttention if kind is FreshBiases else None
     return None
