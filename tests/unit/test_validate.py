@@ -175,3 +175,19 @@ def test_as_a_command(program: list[str], arguments: list[str], tmp_path: Path) 
     assert not done.stdout
     assert done.stderr.count("\n") == 1 and arguments[-1].partition("=")[0] in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+LIGHT = """
+import sys
+from experiments.__main__ import command
+status = command()
+sys.exit("imports torch" if "torch" in sys.modules else status)
+"""
+
+
+@pytest.mark.parametrize("words", ["method=slimsam ratio=2", "methd=slimsam", "ratio=0.5 data=coco data.root=/nowhere"])
+def test_what_is_wrong_with_settings_is_said_without_waiting_for_pytorch(words: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIGHT, *words.split()]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
