@@ -1,13 +1,13 @@
 """SlimSAM's training step: this engine against the plain loop of the reference.
 
-``python -m benchmarks.distill``. The plain loop is the published one as it is described: float32, one picture at a time
-and gradients added up over the step, the frozen teacher run for every picture of every epoch, attention with all its
-logits in memory, Adam parameter by parameter. Both do the work of the same step: ``--pictures`` pictures, forward,
+``python -m benchmarks.distill``. The plain loop is the published one as it is described: float32, one image at a time
+and gradients added up over the step, the frozen teacher run for every image of every epoch, attention with all its
+logits in memory, Adam parameter by parameter. Both do the work of the same step: ``--images`` images, forward,
 losses, backward, update. Four kinds of step are timed: both stages, in the half where intermediate features are aligned
 and in the half where they are not; stages and halves are equally long in the recipe, so their sum is the cost of
 training.
 
-The engine's steps are timed twice: *cold*, each picture seen for the first time, so that the teacher encodes it for the
+The engine's steps are timed twice: *cold*, each image seen for the first time, so that the teacher encodes it for the
 cache; and *warm*, as in every later epoch (the published recipe has twenty).
 """
 
@@ -131,21 +131,21 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.77)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--precision", default="bfloat16", choices=tuple(PRECISIONS))
-    parser.add_argument("--pictures", type=int, default=4, help="pictures a step; the engine takes them as one batch")
+    parser.add_argument("--images", type=int, default=4, help="images a step; the engine takes them as one batch")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     device = torch.device(options.device)
     models = encoders(options.model, options.ratio, device)
     size, grid = models[0].config.image_size, models[0].config.grid
-    images = torch.randn(options.pictures, 3, size, size, device=device)
-    valid = torch.ones(options.pictures, grid, grid, dtype=torch.bool, device=device)
-    names = tuple(f"picture {i}" for i in range(options.pictures))
+    images = torch.randn(options.images, 3, size, size, device=device)
+    valid = torch.ones(options.images, grid, grid, dtype=torch.bool, device=device)
+    names = tuple(f"image {i}" for i in range(options.images))
     batch = ImageBatch(names, images, valid, tuple(name.encode() for name in names))
 
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(Path(folder), device, options.precision)
         where = f"{machine(device)}, {options.precision}"
-        print(f"{options.model} at {size}, ratio {options.ratio}, {options.pictures} pictures a step; {where}")
+        print(f"{options.model} at {size}, ratio {options.ratio}, {options.images} images a step; {where}")
         print(f"{'step':34} {'plain':>9} {'cold':>9} {'warm':>9} {'cold':>7} {'warm':>7}")
         totals = dict.fromkeys(("plain", "cold", "warm"), 0.0)
         for stage in (1, 2):

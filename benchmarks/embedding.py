@@ -1,6 +1,6 @@
 """Filling the teacher's cache: images a second, and the share of the processor's measured matrix-product peak.
 
-``python -m benchmarks.embedding --model sam_vit_h --device cuda --compile``. Pictures of random numbers, weights of
+``python -m benchmarks.embedding --model sam_vit_h --device cuda --compile``. Images of random numbers, weights of
 random numbers; nothing but the encoder is timed. The peak is measured in the same run, as square bfloat16 products of
 ``--peak-size``; the encoder's operations are those of the counter ``full``, two a multiply-add. Published beside it, on
 an A100 40 GB: segment-anything-fast, ViT-H 25.2 and ViT-B 94.9 images/s (batch 32, encoder and decoder, compiled,
@@ -25,7 +25,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="sam_vit_b", choices=sorted(MODELS))
     parser.add_argument("--device", default=default_device())
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="pictures at one time")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at one time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak-size", type=int, default=4096, help="rows of the matrices behind the peak")
     parser.add_argument("--compile", action="store_true", help="also compiled")

@@ -1,7 +1,7 @@
 """The image encoder against Meta's, Hugging Face's and timm's: same weights, outputs compared.
 
 ``python -m benchmarks.encoder``; needs the extra ``test`` (``make test`` installs it). Every implementation encodes one
-picture of random numbers in float32 and in bfloat16; this project's also compiled where ``--compile`` is given. The
+image of random numbers in float32 and in bfloat16; this project's also compiled where ``--compile`` is given. The
 ratio is Meta's float32 time to the row's. Memory is what one encoding needs beside weights and input, and, for this
 project, what one global block adds.
 """

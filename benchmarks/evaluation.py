@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.evaluation --coco ROOT``; needs the extra ``test``. The published way (as TinySAM's and other
 scripts): ``predictor.set_image``, then ``predictor.predict`` one box at a time, each full-resolution mask brought to
-the host and encoded, then pycocotools. The same model, pictures, boxes and choice of masks; both end to end, pictures
-read from disk. Without ``--coco`` pictures of shapes are written to a temporary folder in COCO's layout. Boxes are
-annotated ones, moved by noise, ``--boxes`` a picture. The time outside the model is what a pass takes beyond its calls
+the host and encoded, then pycocotools. The same model, images, boxes and choice of masks; both end to end, images
+read from disk. Without ``--coco`` images of shapes are written to a temporary folder in COCO's layout. Boxes are
+annotated ones, moved by noise, ``--boxes`` an image. The time outside the model is what a pass takes beyond its calls
 of ``encode`` and ``decode``.
 """
 
@@ -104,7 +104,7 @@ def this_way(model: Segmenter, data: Coco, boxes: Detections, workers: int, enco
 
 
 def write_boxes(path: Path, data: Coco, count: int) -> Path:
-    """So many boxes a picture: annotated ones, moved by noise, with scores of their own."""
+    """So many boxes an image: annotated ones, moved by noise, with scores of their own."""
     rng, entries = np.random.default_rng(0), []
     by_image: dict[int, list[Any]] = {}
     for annotation in data.truth()["annotations"]:
@@ -134,10 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     parser.add_argument("--model", default="sam_pocket", help="sam_pocket, or sam_vit_b with random weights")
     parser.add_argument("--coco", type=Path, help="a folder of COCO's layout; its validation split is used")
-    parser.add_argument("--boxes", type=int, default=10, help="a picture")
+    parser.add_argument("--boxes", type=int, default=10, help="an image")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures ahead")
-    parser.add_argument("--encoded", type=int, default=1, help="pictures encoded together")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images ahead")
+    parser.add_argument("--encoded", type=int, default=1, help="images encoded together")
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--write", type=Path, help="write the boxes to this file and stop")
     options = parser.parse_args()
@@ -170,7 +170,7 @@ def main() -> None:
             "sampress": timed("sampress", lambda: this_way(model, data, boxes, options.workers, options.encoded)),
         }
         seconds = seconds_in_turns(works, device, options.rounds)
-        print(f"{options.model}, {len(data)} pictures, {len(boxes)} boxes, {options.rounds} rounds; {machine(device)}")
+        print(f"{options.model}, {len(data)} images, {len(boxes)} boxes, {options.rounds} rounds; {machine(device)}")
         print(f"{'way':12} {'seconds':>8} {'ratio':>6} {'images/s':>9} {'boxes/s':>8} {'outside the model':>18}  AP")
         for name in works:
             outside = 1 - sorted(inside[name])[len(inside[name]) // 2] / seconds[name]

@@ -1,7 +1,7 @@
 """Segment everything: hierarchical against dense, and dense against segment-anything's generator on the same weights.
 
 ``python -m benchmarks.everything``; needs the extra ``test`` (``make test`` installs it). The model is the packaged
-``sam_pocket`` on validation pictures of ``shapes``; its thresholds are lower than SAM's, because the borders of its
+``sam_pocket`` on validation images of ``shapes``; its thresholds are lower than SAM's, because the borders of its
 masks are as blurred as its grid is coarse, and the same in both strategies. Another ``--model`` gets random weights,
 and thresholds that let about half of its masks pass: for the second comparison only. All implementations take turns.
 """
@@ -121,7 +121,7 @@ def strategies(sam: Sam, samples: list[ImageSample], each: Mapping[str, Everythi
 
 
 def against_meta(sam: Sam, image: NDArray[np.uint8], settings: EverythingSettings, rounds: int) -> None:
-    """Print the times of both generators on a picture, their ratio, and how far the masks agree."""
+    """Print the times of both generators on an image, their ratio, and how far the masks agree."""
     device = device_of(sam)
     works = {
         "segment-anything": partial(meta_generate(sam, settings, device), image),
@@ -141,13 +141,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.everything", description=__doc__)
     parser.add_argument("--model", default=TRAINED, choices=sorted(MODELS))
     parser.add_argument("--device", default=default_device())
-    parser.add_argument("--images", type=int, default=20, help="pictures on which the strategies are compared")
+    parser.add_argument("--images", type=int, default=20, help="images on which the strategies are compared")
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--coarse", type=int, nargs="+", default=[8], help="points a side of the coarse grid")
     parser.add_argument("--high-score", type=float, nargs="+", default=[8.5], help="logits above it cover their pixels")
     parser.add_argument("--pred-iou", type=float, default=0.7)
     parser.add_argument("--stability", type=float, default=0.8)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[128, 640], help="pictures for segment-anything")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[128, 640], help="images for segment-anything")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     device = torch.device(options.device)

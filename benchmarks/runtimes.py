@@ -1,13 +1,13 @@
 """The same model in PyTorch, ONNX Runtime and OpenVINO: latency of the image encoder, bytes, mIoU of the files.
 
 ``python -m benchmarks.runtimes``; needs the extra ``export``. Exports a SAM with TinyViT-5M at 1024 pixels and random
-weights, or ``--model NAME|FILE``, and lets all of them encode one picture of random numbers on the CPU, in turns. The
+weights, or ``--model NAME|FILE``, and lets all of them encode one image of random numbers on the CPU, in turns. The
 ratio is the time of ONNX Runtime in float32 to the row's. The difference is relative (root mean squares), to PyTorch in
 float32.
 
 Files given by ``--int8 DIR`` (an export of the model, quantised) are a row for every runtime that opens them; with
 ``--quantise`` the model is quantised here, quickly (grids over the full range), which is enough for time and bytes.
-``--images N`` scores every row on N held-out pictures of shapes, or of ``--coco ROOT``: mIoU with ground-truth boxes.
+``--images N`` scores every row on N held-out images of shapes, or of ``--coco ROOT``: mIoU with ground-truth boxes.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def model_of(name: str) -> Sam:
 
 
 def quickly_quantised(model: Sam, folder: Path) -> Path:
-    """A folder of int8 files of the model, its grids over the full range of one picture."""
+    """A folder of int8 files of the model, its grids over the full range of one image."""
     context = RunContext(0, folder / "ptq", Engine(folder / "ptq"))
     student = Ptq(metric="minmax", images=1, prompts=1).compress(model, Shapes(count=1), context).student
     export_model(student, folder / "onnx-int8", "onnx", "int8")
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--int8", action="append", default=[], help="an exported folder of the model, quantised")
     parser.add_argument("--quantise", action="store_true", help="quantise the model here, for time and bytes alone")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=0, help="score all rows on so many pictures")
+    parser.add_argument("--images", type=int, default=0, help="score all rows on so many images")
     parser.add_argument("--coco", type=Path, help="of COCO's layout at this folder, not of shapes")
     options = parser.parse_args()
     model = model_of(options.model)
@@ -120,7 +120,7 @@ def main() -> None:
         seconds = seconds_in_turns(works, torch.device("cpu"), options.rounds)
         reference = model.encode(images)
         print(f"{model.name} at {model.input_size}, {options.rounds} rounds; {machine(torch.device('cpu'))}")
-        scored = f"  mIoU, {options.images} pictures of {data.name}" if options.images else ""
+        scored = f"  mIoU, {options.images} images of {data.name}" if options.images else ""
         print(f"{'image encoder':24} {'seconds':>9} {'ratio':>7} {'file':>10}  difference{scored}")
         for name, row in rows.items():
             ratio = seconds["onnxruntime, fp32"] / seconds[name]

@@ -40,7 +40,7 @@ class RunContext:
         engine: the training loop, with its device and precision.
         cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
         cache_folder: where on disk; other runs find them there. None: in ``folder``.
-        validate: scores a model on labelled training pictures, higher being better; None where there are none.
+        validate: scores a model on labelled training images, higher being better; None where there are none.
         load: reads a model by its file or its released name.
         sha256: of all that the run depends on, its images too; empty where nobody says.
     """
@@ -80,7 +80,7 @@ class RunContext:
         return encoder
 
     def initial(self, name: str, teacher: Sam) -> Sam:
-        """A model to begin with, which must take the teacher's pictures and answer in its terms.
+        """A model to begin with, which must take the teacher's images and answer in its terms.
 
         Raises:
             InputError: it cannot be read, or its frame, embedding or decoder are not the teacher's.

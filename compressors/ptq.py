@@ -23,7 +23,7 @@ ERRORS = "quantisation.json"
 
 @dataclass(frozen=True)
 class Ptq(PtqSettings, Compressor):
-    """A scheme, and how its grids are found on a few pictures without labels."""
+    """A scheme, and how its grids are found on a few images without labels."""
 
     paper: ClassVar[str] = "arXiv 2312.13789"
 
@@ -39,13 +39,13 @@ class Ptq(PtqSettings, Compressor):
         return teacher
 
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
-        """Calibrate on the first pictures of the training order, then keep codes instead of weights."""
+        """Calibrate on the first images of the training order, then keep codes instead of weights."""
         if len(data) < self.images:
-            raise InputError(f"method.images={self.images}: {data.name} has only {len(data)} training pictures")
+            raise InputError(f"method.images={self.images}: {data.name} has only {len(data)} training images")
         model = teacher if self.init is None else context.initial(self.init, teacher).to(context.engine.device)
         student = planned_copy(model, self.scheme())
         batches = ImageBatches(data, model.input_size, model.config.encoder.grid, context.seed)
-        pictures = [batches(range(i, i + 1)).to(context.engine.device) for i in range(self.images)]
+        images = [batches(range(i, i + 1)).to(context.engine.device) for i in range(self.images)]
         calibration = Calibration(
             Search(self.metric, self.candidates, self.lowest, self.highest, self.rounds),
             self.gradient,
@@ -54,9 +54,9 @@ class Ptq(PtqSettings, Compressor):
             context.seed,
         )
         state = context.folder / "calibration.safetensors"
-        errors = calibration.run(student, pictures, state, context.key(replace(self, init=None)))
+        errors = calibration.run(student, images, state, context.key(replace(self, init=None)))
         if processes.is_first():
-            about = {"pictures": self.images, "metric": self.metric, "order": self.order, "layers": errors}
+            about = {"images": self.images, "metric": self.metric, "order": self.order, "layers": errors}
             write_text(context.folder / ERRORS, json.dumps(about, indent=1, allow_nan=False) + "\n")
         pack(student)
         student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}"

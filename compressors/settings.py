@@ -131,7 +131,7 @@ class SlimSamSettings(MethodSettings):
         ratio: share of the channels removed, in (0, 1).
         importance: ``disturbed_taylor`` (SlimSAM, section 3.3), ``taylor`` or ``hessian`` (both read labels),
             ``magnitude``, ``random``.
-        importance_images: pictures behind the gradients.
+        importance_images: images behind the gradients.
         noise: standard deviation of the disturbance of the embedding.
         scope: ``local`` cuts every block alike; ``global`` cuts where scores are lowest, and leaves ragged blocks.
         normalisation: how ``global`` makes the scores of blocks comparable.
@@ -144,8 +144,8 @@ class SlimSamSettings(MethodSettings):
             see :func:`compressors.aligning.feature_weight`. ``none`` aligns the final embedding alone.
         align_global_qkv: whether q/k/v of global blocks are aligned in step 1; the released code leaves them out.
         steps: optimizer steps of each of the two distillations (of one that cuts at once: half of its steps).
-        batch: pictures a batch.
-        validations: how often each distillation is scored on labelled training pictures; its best weights are kept,
+        batch: images a batch.
+        validations: how often each distillation is scored on labelled training images; its best weights are kept,
             and the plateau schedule goes by them. 0 for never.
         optimisation: of both distillations.
     """
@@ -196,7 +196,7 @@ class ScratchSettings(MethodSettings):
     Attributes:
         ratio: share of the channels missing from every width, in (0, 1).
         steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
-        batch: pictures a batch.
+        batch: images a batch.
         optimisation: of the distillation.
     """
 
@@ -222,10 +222,10 @@ class MobileSamSettings(MethodSettings):
         loss: of ``decoupled``: ``mse``, or ``root``, the third-party training code's root of the squared error summed
             over channels.
         padding: ``ignore`` leaves out the cells of zero padding, ``count`` does not.
-        prompts: points, and as many boxes, a picture, where masks are the target.
+        prompts: points, and as many boxes, an image, where masks are the target.
         steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
         decoder_steps: optimizer steps of fine-tuning the mask decoder afterwards on the teacher's masks; 0 for none.
-        batch: pictures a batch.
+        batch: images a batch.
         optimisation: of the distillation.
         decoder_rate: highest learning rate of fine-tuning the decoder.
     """
@@ -266,12 +266,12 @@ class TinySamSettings(MethodSettings):
         hard_prompts: each point is where the student's mask is missing; false draws it anywhere in the mask.
         hard_masks: the output's distance weighs more where the student is behind its teacher.
         epsilon: of that weight.
-        prompts: masks a picture, each prompted by a point, a box, or both.
+        prompts: masks an image, each prompted by a point, a box, or both.
         boxes: box prompts: ``none`` (the paper describes points alone), ``also``, ``alone``. Without them
             the single-mask answer to boxes is forgotten.
         decoder: whether the student's mask decoder is ``trained`` or ``frozen``.
         steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
-        batch: pictures a batch.
+        batch: images a batch.
         optimisation: of everything.
     """
 
@@ -316,8 +316,8 @@ class PtqSettings(Scheme, MethodSettings):
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
             layers before them do (``sequential``).
         candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
-        images: pictures to calibrate on.
-        prompts: points, and as many boxes, a picture.
+        images: images to calibrate on.
+        prompts: points, and as many boxes, an image.
     """
 
     init: str | None = None

@@ -51,12 +51,12 @@ class TinySam(TinySamSettings, Compressor):
         teacher_embeddings = context.teacher_embeddings(teacher)
 
         def loss(batch: InstanceBatch, step: int) -> dict[str, Tensor]:
-            pictures = batch.pictures
-            targets, embeddings = teacher_embeddings(pictures), student.encode(pictures.images)
+            images = batch.images
+            targets, embeddings = teacher_embeddings(images), student.encode(images.images)
             terms: dict[str, Tensor] = {}
             if self.embedding:
-                terms["embedding"] = self.embedding * embedding_l1(embeddings, targets, pictures.valid)
-            truth = truth_of(batch.coverage, pictures.valid, batch.labelled)
+                terms["embedding"] = self.embedding * embedding_l1(embeddings, targets, images.valid)
+            truth = truth_of(batch.coverage, images.valid, batch.labelled)
             for kind, prompt in self._prompts(student, embeddings, batch, context.seed):
                 of_kind = self._prompted(teacher, targets, student, embeddings, prompt, truth)
                 terms |= {f"{kind}_{name}": term for name, term in of_kind.items()}
@@ -132,13 +132,13 @@ ITERATIONS = 10
 
 
 def draw_iterations(seed: int, places: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-    """What chance decides for the pictures at some places of the training order, on the CPU.
+    """What chance decides for the images at some places of the training order, on the CPU.
 
     Args:
-        count: points a picture.
+        count: points an image.
 
     Returns:
-        The iteration of each picture, int64 ``[B]``, and uniform numbers, float32 ``[B, ITERATIONS, count]``.
+        The iteration of each image, int64 ``[B]``, and uniform numbers, float32 ``[B, ITERATIONS, count]``.
     """
     generators = [generator_for(seed, "hard prompts", place) for place in places]
     iterations = [torch.randint(ITERATIONS, (), generator=generator) for generator in generators]
@@ -181,7 +181,7 @@ def draw_points(cells: Tensor, chance: Tensor, frame: int) -> Tensor:
 
 @torch.no_grad()
 def hard_points(student: Sam, embeddings: Tensor, coverage: Tensor, iterations: Tensor, chances: Tensor) -> Tensor:
-    """The point of each mask at its picture's iteration; where nothing is missing any more, a point stays.
+    """The point of each mask at its image's iteration; where nothing is missing any more, a point stays.
 
     Args:
         embeddings: the student's, ``[B, C, g, g]``.
@@ -204,7 +204,7 @@ def hard_points(student: Sam, embeddings: Tensor, coverage: Tensor, iterations: 
 
 
 def point_prompt(points_xy: Tensor) -> Prompt:
-    """Foreground points ``[B, K, 2]`` as ``B * K`` prompts, those of one picture together."""
+    """Foreground points ``[B, K, 2]`` as ``B * K`` prompts, those of one image together."""
     return Prompt.foreground(points_xy.flatten(0, 1)[:, None])
 
 
@@ -218,8 +218,8 @@ class Truth:
 
     Attributes:
         coverage: float ``[N, l, l]`` in [0, 1].
-        valid: bool ``[N, l, l]``, the cells that hold picture.
-        weight: float ``[N]``, 1 / N, or 0 for prompts on pictures without annotations.
+        valid: bool ``[N, l, l]``, the cells that hold image.
+        weight: float ``[N]``, 1 / N, or 0 for prompts on images without annotations.
     """
 
     coverage: Tensor
@@ -235,10 +235,10 @@ def truth_of(coverage: Tensor, valid: Tensor, labelled: Tensor) -> Truth:
         valid: bool ``[B, g, g]``, of the embedding's cells.
         labelled: bool ``[B]``.
     """
-    pictures, prompts, side = coverage.shape[:3]
+    images, prompts, side = coverage.shape[:3]
     per_cell = side // valid.shape[-1]
     fine = valid.repeat_interleave(per_cell, 1).repeat_interleave(per_cell, 2)
-    weight = labelled.float().repeat_interleave(prompts) / (pictures * prompts)
+    weight = labelled.float().repeat_interleave(prompts) / (images * prompts)
     return Truth(coverage.flatten(0, 1), fine.repeat_interleave(prompts, 0), weight)
 
 
@@ -258,7 +258,7 @@ def token_loss(student: Decoded, teacher: Decoded, truth: Truth) -> Tensor:
 
 
 def output_loss(student: Decoded, teacher: Decoded, truth: Truth, epsilon: float | None) -> Tensor:
-    """L1 distance of the mask logits of all four candidates, over the cells that hold picture (eq. 3).
+    """L1 distance of the mask logits of all four candidates, over the cells that hold image (eq. 3).
 
     Args:
         epsilon: of hard mask weighting, each candidate having its own weight (eq. 6, 7); None weighs all alike.

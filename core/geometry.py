@@ -1,6 +1,6 @@
 """Frames: the original image, the square frame a model sees, and the low-resolution logits it returns.
 
-A picture of size ``(h, w)`` is resized so that its longer side fills the frame, and padded with zeros at the bottom
+An image of size ``(h, w)`` is resized so that its longer side fills the frame, and padded with zeros at the bottom
 and at the right. Points and boxes are ``(x, y)`` pixels; sizes are ``(h, w)``.
 """
 
@@ -15,7 +15,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 def resized_size(size_hw: tuple[int, int], frame: int) -> tuple[int, int]:
-    """Size ``(h, w)`` of a picture after its longer side was brought to ``frame`` (rounded half up, at least 1)."""
+    """Size ``(h, w)`` of an image after its longer side was brought to ``frame`` (rounded half up, at least 1)."""
     scale = frame / max(size_hw)
     return max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
 
@@ -33,7 +33,7 @@ def boxes_to_frame(boxes_xyxy: Tensor, size_hw: tuple[int, int], frame: int) -> 
 
 
 def normalise(pixels: Tensor, frame: int) -> Tensor:
-    """A resized picture ``[3, h, w]`` (0..255) as the model's input ``[3, frame, frame]``: normalised, zero-padded."""
+    """A resized image ``[3, h, w]`` (0..255) as the model's input ``[3, frame, frame]``: normalised, zero-padded."""
     mean = torch.tensor(PIXEL_MEAN, device=pixels.device)[:, None, None]
     std = torch.tensor(PIXEL_STD, device=pixels.device)[:, None, None]
     normalised = (pixels.to(torch.float32) - mean) / std
@@ -41,9 +41,9 @@ def normalise(pixels: Tensor, frame: int) -> Tensor:
 
 
 def valid_cells(size_hw: tuple[int, int], frame: int, grid: int) -> Tensor:
-    """Which cells of the embedding grid hold picture rather than padding: bool ``[grid, grid]``.
+    """Which cells of the embedding grid hold image rather than padding: bool ``[grid, grid]``.
 
-    A cell counts as valid when its centre lies inside the resized picture; the first row and column always do.
+    A cell counts as valid when its centre lies inside the resized image; the first row and column always do.
     """
     new_h, new_w = resized_size(size_hw, frame)
     centres = (torch.arange(grid) + 0.5) * (frame / grid)

@@ -108,7 +108,7 @@ def share(places: range) -> range:
     parts = count()
     if len(places) % parts:
         raise InputError(
-            f"{len(places)} pictures a step cannot be shared by {parts} processes; "
+            f"{len(places)} images a step cannot be shared by {parts} processes; "
             "choose a batch (times accumulated batches) that they divide"
         )
     part = len(places) // parts

@@ -97,7 +97,7 @@ class Segmenter(Protocol):
 
 
 @dataclass(frozen=True)
-class PictureMasks:
+class ImageMasks:
     """Answers to ``N`` prompts, ``M`` candidates each, at the original image's size already.
 
     Attributes:
@@ -110,22 +110,22 @@ class PictureMasks:
 
 
 @runtime_checkable
-class PictureSegmenter(Protocol):
-    """A promptable model that takes pictures as they are: how it scales and normalises them is its own affair.
+class ImageSegmenter(Protocol):
+    """A promptable model that takes images as they are: how it scales and normalises them is its own affair.
 
     ``evaluation``'s passes score it like a :class:`Segmenter`; of a model that is both, they use this side.
     """
 
     name: str
 
-    def encode_picture(self, image: NDArray[np.uint8]) -> Any:
-        """A picture uint8 ``[H, W, 3]``, RGB, to whatever :meth:`decode` needs of it. Several may be held at a time."""
+    def encode_image(self, image: NDArray[np.uint8]) -> Any:
+        """An image uint8 ``[H, W, 3]``, RGB, to whatever :meth:`decode` needs of it. Several may be held at a time."""
         ...
 
     def decode(
         self, embedding: Any, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False
-    ) -> Masks | PictureMasks:
-        """Answer prompts (in original pixels) on one encoded picture of size ``size_hw``.
+    ) -> Masks | ImageMasks:
+        """Answer prompts (in original pixels) on one encoded image of size ``size_hw``.
 
         ``multimask=False`` gives one candidate a prompt (M = 1), ``multimask=True`` as many as the model has (SAM 3).
         """

@@ -20,11 +20,11 @@ from data.sample import ImageSample, UnreadableImage
 
 @dataclass(slots=True)
 class Entry:
-    """One picture and its admitted instances.
+    """One image and its admitted instances.
 
     Attributes:
         image_id: the file's own id.
-        name: path of the picture, relative to the data set's folder.
+        name: path of the image, relative to the data set's folder.
         size_hw: the size ``(h, w)`` that is listed, None where no annotations were read.
         instances: in the order of the file.
     """
@@ -36,23 +36,23 @@ class Entry:
 
 
 MOST_PIXELS = 2**31
-"""Listed sizes beyond this are no pictures'; pycocotools counts pixels in 32 bits."""
+"""Listed sizes beyond this are no images'; pycocotools counts pixels in 32 bits."""
 
 
 def read_entries(
     source: Path, rules: Rules, kind: str, name_of: Callable[[Mapping[str, Any], str], str], labels: bool = True
 ) -> list[Entry]:
-    """The pictures that a file lists, ordered by image id.
+    """The images that a file lists, ordered by image id.
 
     Args:
         source: the file.
         rules: decide which annotations are instances, and count the others.
         kind: name of the data set, for messages.
-        name_of: path of the picture that a listed image (and its place, for messages) stands for.
+        name_of: path of the image that a listed image (and its place, for messages) stands for.
         labels: False checks and reads the images alone.
 
     Raises:
-        InputError: the file is missing or malformed, an id occurs twice, a listed size is beyond all pictures, or as
+        InputError: the file is missing or malformed, an id occurs twice, a listed size is beyond all images, or as
             :meth:`data.instances.Rules.admit`.
     """
     with access_told(source):
@@ -95,11 +95,11 @@ def listed_size(raw: object, where: str) -> tuple[int, int]:
 
     Raises:
         InputError: ``height`` or ``width`` is missing or no whole number from 1, or together they are beyond all
-            pictures.
+            images.
     """
     height, width = whole(raw, "height", where, 1), whole(raw, "width", where, 1)
     if height * width > MOST_PIXELS:
-        raise InputError(f"{where}: the listed size {width}x{height} is beyond any picture; correct the file")
+        raise InputError(f"{where}: the listed size {width}x{height} is beyond any image; correct the file")
     return height, width
 
 
@@ -111,16 +111,16 @@ def _listed_categories(content: Mapping[str, Any]) -> frozenset[int] | None:
 
 
 class AnnotatedImages(ReadFromFiles):
-    """Pictures with their instances (an :class:`data.sample.ImageData`), indexed once.
+    """Images with their instances (an :class:`data.sample.ImageData`), indexed once.
 
-    Pictures that cannot be used are refused, or, with rules that skip them, left out. Missing ones have no index then,
+    Images that cannot be used are refused, or, with rules that skip them, left out. Missing ones have no index then,
     nor have those whose header tells the damage or another size (headers of large data sets are not read). The others
     show when they are read: :meth:`image` and :meth:`sample` raise :class:`data.sample.UnreadableImage`.
 
     Args:
         folder: the entries' names are relative to it.
         source: the annotation file.
-        entries: the pictures, in order.
+        entries: the images, in order.
         present: the names known to exist; others are looked for one by one.
         rules: those that made the entries.
         labels: False where the entries hold no instances because none were read.
@@ -129,7 +129,7 @@ class AnnotatedImages(ReadFromFiles):
         unusable_in_truth: how many annotations :meth:`truth` left out when it was last called.
 
     Raises:
-        InputError: a picture that is needed is missing, unreadable or of another size than listed, or all are.
+        InputError: an image that is needed is missing, unreadable or of another size than listed, or all are.
     """
 
     name: str
@@ -141,7 +141,7 @@ class AnnotatedImages(ReadFromFiles):
         self._folder, self._source, self._rules, self._labels = folder, source, rules, labels
         self._entries = self._usable(entries, present)
         if not self._entries:
-            problem = f"none of the {len(entries)} pictures can be read; put them there or give another root"
+            problem = f"none of the {len(entries)} images can be read; put them there or give another root"
             raise InputError(f"{folder}: {problem}")
 
     def __len__(self) -> int:
@@ -195,12 +195,12 @@ class AnnotatedImages(ReadFromFiles):
         return self._rules.categories
 
     def sizes_hw(self) -> dict[int, tuple[int, int]]:
-        """The listed size ``(h, w)`` of each picture that is not left out, by image id."""
+        """The listed size ``(h, w)`` of each image that is not left out, by image id."""
         self._require_labels()
         return {entry.image_id: entry.size_hw for entry in self._entries if entry.size_hw}
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture, uint8 ``[H, W, 3]`` RGB.
+        """The image, uint8 ``[H, W, 3]`` RGB.
 
         Raises:
             UnreadableImage: it is missing, damaged or not of the listed size, and such are skipped.
@@ -220,24 +220,24 @@ class AnnotatedImages(ReadFromFiles):
 
     @property
     def refused(self) -> Collection[int]:
-        """The ids of pictures that were refused when they were read."""
+        """The ids of images that were refused when they were read."""
         return self._rules.skipped.refused
 
     def instance_count(self, index: int) -> int:
-        """How many instances of a picture the rules admit; some may show no pixel when they are read."""
+        """How many instances of an image the rules admit; some may show no pixel when they are read."""
         return len(self._entries[index].instances)
 
     def without_point(self, index: int) -> int | None:
-        """The id of an instance of a picture that does not name the point it was made from; None if all do."""
+        """The id of an instance of an image that does not name the point it was made from; None if all do."""
         instances = self._entries[index].instances
         return next((instance.annotation_id for instance in instances if instance.point_xy is None), None)
 
     def image_name(self, index: int) -> str:
-        """The file's path, relative to the folder of pictures."""
+        """The file's path, relative to the folder of images."""
         return self._entries[index].name
 
     def image_id(self, index: int) -> int:
-        """The annotation file's id of a picture (its place in the folder where no annotations are read)."""
+        """The annotation file's id of an image (its place in the folder where no annotations are read)."""
         return self._entries[index].image_id
 
     def image_file(self, index: int) -> Path:
@@ -254,7 +254,7 @@ class AnnotatedImages(ReadFromFiles):
             self.hashes.check(self._source, self._rules.stamp)
 
     def sample(self, index: int) -> ImageSample:
-        """The picture with its instances in annotation order; instances whose mask is empty are left out.
+        """The image with its instances in annotation order; instances whose mask is empty are left out.
 
         Raises:
             UnreadableImage, InputError: as :meth:`image`.
@@ -272,9 +272,9 @@ class AnnotatedImages(ReadFromFiles):
         require_size(self._folder / entry.name, found_hw, entry.size_hw or found_hw, self._source)
 
     def _usable(self, entries: list[Entry], present: Collection[str]) -> list[Entry]:
-        """The entries less those left out, each picture looked for and, in small data sets, its header read."""
-        # Where a missing picture is refused, one that has nothing to score need not be there.
-        every = self._rules.skipped.skips_pictures or not self._labels
+        """The entries less those left out, each image looked for and, in small data sets, its header read."""
+        # Where a missing image is refused, one that has nothing to score need not be there.
+        every = self._rules.skipped.skips_images or not self._labels
         needed = [entry for entry in entries if every or entry.instances]
         unusable: set[int] = set()
         missing = [e for e in needed if e.name not in present and not os.path.isfile(self._folder / e.name)]

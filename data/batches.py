@@ -1,4 +1,4 @@
-"""Label-free training batches: pictures at given places of an endless training order, drawn from a seed alone."""
+"""Label-free training batches: images at given places of an endless training order, drawn from a seed alone."""
 
 import hashlib
 import threading
@@ -20,11 +20,11 @@ from data.prompts import jitter_boxes
 from data.sample import ImageData, ImageSample
 
 CACHE_BYTES = 512_000_000
-"""Decoded pictures are kept up to this size: small data sets are decoded once, large ones always anew."""
+"""Decoded images are kept up to this size: small data sets are decoded once, large ones always anew."""
 
 
-class PictureCache:
-    """Decoded pictures by index, up to a size; what does not fit is read each time. Threads may share it.
+class ImageCache:
+    """Decoded images by index, up to a size; what does not fit is read each time. Threads may share it.
 
     Args:
         limit: bytes.
@@ -36,26 +36,26 @@ class PictureCache:
         self._lock = threading.Lock()
 
     def get(self, index: int, read: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """The picture of an index, read if it is not kept: uint8 ``[H, W, 3]``."""
+        """The image of an index, read if it is not kept: uint8 ``[H, W, 3]``."""
         if index in self.kept:
             return self.kept[index]
-        picture = read(index)
+        image = read(index)
         with self._lock:
-            if index not in self.kept and picture.nbytes <= self.free:
-                self.free -= picture.nbytes
-                self.kept[index] = picture
-        return picture
+            if index not in self.kept and image.nbytes <= self.free:
+                self.free -= image.nbytes
+                self.kept[index] = image
+        return image
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Pictures in the model's frame.
+    """Images in the model's frame.
 
     Attributes:
-        names: of the pictures, for messages.
+        names: of the images, for messages.
         images: float32 ``[B, 3, S, S]``, normalised and zero-padded.
-        valid: bool ``[B, g, g]``, the cells of the embedding grid that hold picture.
-        digests: SHA-256 of each picture's size and pixels as decoded, by which what a model made of it is kept.
+        valid: bool ``[B, g, g]``, the cells of the embedding grid that hold image.
+        digests: SHA-256 of each image's size and pixels as decoded, by which what a model made of it is kept.
     """
 
     names: tuple[str, ...]
@@ -75,55 +75,55 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """A data set's pictures, every picture once an epoch, in an order drawn for each epoch.
+    """A data set's images, every image once an epoch, in an order drawn for each epoch.
 
     Attributes:
-        data: the pictures; annotations are never read.
+        data: the images; annotations are never read.
         frame: side of the model's square input.
         grid: side of its embedding.
         seed: of the order.
-        pictures: those read so far: a second stage sees the first one's again.
+        images: those read so far: a second stage sees the first one's again.
     """
 
     data: ImageData
     frame: int
     grid: int
     seed: int
-    pictures: PictureCache = field(default_factory=lambda: PictureCache(CACHE_BYTES))
+    images: ImageCache = field(default_factory=lambda: ImageCache(CACHE_BYTES))
 
     def __call__(self, places: range) -> ImageBatch:
         """The batch at consecutive places of the order; it may run on across the end of an epoch."""
         return self.of(self.indices(places))
 
     def indices(self, places: range) -> list[int]:
-        """Which pictures stand at consecutive places of the order."""
+        """Which images stand at consecutive places of the order."""
         count = len(self.data)
         return [_order(self.seed, place // count, count)[place % count] for place in places]
 
     def of(self, indices: Sequence[int]) -> ImageBatch:
-        """The batch of chosen pictures. In place of one that is left out comes the next in the data set.
+        """The batch of chosen images. In place of one that is left out comes the next in the data set.
 
         Raises:
-            InputError: a picture cannot be read and such are refused, or none can be read.
+            InputError: an image cannot be read and such are refused, or none can be read.
         """
-        read = [first_readable(self.data, index, self._picture) for index in indices]
-        return self.made([index for index, _ in read], [picture for _, picture in read])
+        read = [first_readable(self.data, index, self._image) for index in indices]
+        return self.made([index for index, _ in read], [image for _, image in read])
 
-    def made(self, indices: Sequence[int], pictures: Sequence[NDArray[np.uint8]]) -> ImageBatch:
-        """The batch of pictures (uint8 ``[H, W, 3]`` each) that were read, at their places in the data set."""
+    def made(self, indices: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> ImageBatch:
+        """The batch of images (uint8 ``[H, W, 3]`` each) that were read, at their places in the data set."""
         return ImageBatch(
             names=tuple(self.data.image_name(index) for index in indices),
-            images=torch.stack([to_frame(picture, self.frame) for picture in pictures]),
-            valid=torch.stack([valid_cells((p.shape[0], p.shape[1]), self.frame, self.grid) for p in pictures]),
-            digests=tuple(_digest(picture) for picture in pictures),
+            images=torch.stack([to_frame(image, self.frame) for image in images]),
+            valid=torch.stack([valid_cells((p.shape[0], p.shape[1]), self.frame, self.grid) for p in images]),
+            digests=tuple(_digest(image) for image in images),
         )
 
-    def _picture(self, index: int) -> NDArray[np.uint8]:
-        return self.pictures.get(index, self.data.image)
+    def _image(self, index: int) -> NDArray[np.uint8]:
+        return self.images.get(index, self.data.image)
 
 
-def _digest(picture: NDArray[np.uint8]) -> bytes:
-    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
 @lru_cache(maxsize=2)
@@ -133,17 +133,17 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class InstanceBatch:
-    """``B`` pictures with ``K`` instances each.
+    """``B`` images with ``K`` instances each.
 
     Attributes:
-        pictures: in the model's frame.
-        places: of the pictures in the endless training order; randomness of a step is drawn by them.
+        images: in the model's frame.
+        places: of the images in the endless training order; randomness of a step is drawn by them.
         coverage: float32 ``[B, K, l, l]`` in [0, 1]: the share of each cell of the low-res logits that is mask.
         boxes_xyxy: float32 ``[B, K, 4]``, jittered, in the frame.
-        labelled: bool ``[B]``: pictures that have instances; the others carry empty ones.
+        labelled: bool ``[B]``: images that have instances; the others carry empty ones.
     """
 
-    pictures: ImageBatch
+    images: ImageBatch
     places: tuple[int, ...]
     coverage: Tensor
     boxes_xyxy: Tensor
@@ -151,30 +151,30 @@ class InstanceBatch:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the pictures, for messages."""
-        return self.pictures.names
+        """Of the images, for messages."""
+        return self.images.names
 
     def pin_memory(self) -> "InstanceBatch":
         """The same batch in page-locked memory."""
         parts = (part.pin_memory() for part in (self.coverage, self.boxes_xyxy, self.labelled))
-        return InstanceBatch(self.pictures.pin_memory(), self.places, *parts)
+        return InstanceBatch(self.images.pin_memory(), self.places, *parts)
 
     def to(self, device: torch.device) -> "InstanceBatch":
         """The same batch on a device; from page-locked memory without waiting."""
         parts = (part.to(device, non_blocking=True) for part in (self.coverage, self.boxes_xyxy, self.labelled))
-        return InstanceBatch(self.pictures.to(device), self.places, *parts)
+        return InstanceBatch(self.images.to(device), self.places, *parts)
 
 
 @dataclass(frozen=True)
 class InstanceBatches:
-    """A data set's pictures in a drawn order, each with ``count`` of its instances, drawn anew at every place.
+    """A data set's images in a drawn order, each with ``count`` of its instances, drawn anew at every place.
 
     Attributes:
-        data: the pictures with their annotations.
+        data: the images with their annotations.
         frame: side of the model's square input.
         grid: side of its embedding; low-res logits have four cells for each of its.
         seed: of order, instances and jitter.
-        count: instances a picture; where there are fewer, some come several times.
+        count: instances an image; where there are fewer, some come several times.
         box_jitter: noise of a box's sides as a share of their length (Segment Anything, appendix A).
     """
 
@@ -184,22 +184,22 @@ class InstanceBatches:
     seed: int
     count: int
     box_jitter: float = 0.0
-    pictures: ImageBatches = field(init=False)
+    images: ImageBatches = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pictures", ImageBatches(self.data, self.frame, self.grid, self.seed))
+        object.__setattr__(self, "images", ImageBatches(self.data, self.frame, self.grid, self.seed))
 
     def __call__(self, places: range) -> InstanceBatch:
         """The batch at consecutive places of the order; see :class:`data.batches.ImageBatches`."""
-        indices, pictures, drawn = [], [], []
-        for wanted, place in zip(self.pictures.indices(places), places, strict=True):
+        indices, images, drawn = [], [], []
+        for wanted, place in zip(self.images.indices(places), places, strict=True):
             index, sample = first_readable(self.data, wanted, self.data.sample)
             indices.append(index)
-            pictures.append(sample.image)
+            images.append(sample.image)
             drawn.append(self._draw(sample, place))
         coverage, boxes = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         labelled = coverage.flatten(1).any(1)
-        return InstanceBatch(self.pictures.made(indices, pictures), tuple(places), coverage, boxes, labelled)
+        return InstanceBatch(self.images.made(indices, images), tuple(places), coverage, boxes, labelled)
 
     def _draw(self, sample: ImageSample, place: int) -> tuple[Tensor, Tensor]:
         side, size_hw = 4 * self.grid, (sample.image.shape[0], sample.image.shape[1])
@@ -218,9 +218,9 @@ def coverage_of(masks: NDArray[np.bool_], chosen: Sequence[int], side: int) -> T
     """Masks as shares of the cells of a square grid over the frame.
 
     Args:
-        masks: bool ``[N, H, W]`` at a picture's own size.
+        masks: bool ``[N, H, W]`` at an image's own size.
         chosen: which of them; one that comes several times is reduced once.
-        side: cells along the picture's longer side.
+        side: cells along the image's longer side.
 
     Returns:
         float32 ``[len(chosen), side, side]`` in [0, 1], zero in the padding.
@@ -228,7 +228,7 @@ def coverage_of(masks: NDArray[np.bool_], chosen: Sequence[int], side: int) -> T
     height, width = masks.shape[1:]
     longer = max(height, width)
     reduced = {}
-    # One after the other: as float32 the masks of a large picture do not fit into memory together.
+    # One after the other: as float32 the masks of a large image do not fit into memory together.
     for index in sorted(set(chosen)):
         square = F.pad(torch.from_numpy(masks[index]).float(), (0, longer - width, 0, longer - height))
         reduced[index] = F.adaptive_avg_pool2d(square[None], side)[0]

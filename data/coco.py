@@ -88,5 +88,5 @@ class Coco(AnnotatedImages):
 def _listed_name(raw: Mapping[str, Any], where: str) -> str:
     name = value(raw, "file_name", where)
     if not is_below(name):
-        raise InputError(f'{where}: "file_name" is {str(name)[:60]!r}, not a path below the pictures; fix it')
+        raise InputError(f'{where}: "file_name" is {str(name)[:60]!r}, not a path below the images; fix it')
     return name

@@ -1,7 +1,7 @@
-"""What a frozen teacher made of pictures, kept: computed once, on disk or in memory, found by content.
+"""What a frozen teacher made of images, kept: computed once, on disk or in memory, found by content.
 
 A record is one image embedding in float16 with the map of its valid (non-padded) cells, under a key of 32 bytes that
-its maker derives from picture, preprocessing, weights and precision. On disk, records of one shape and one maker lie
+its maker derives from image, preprocessing, weights and precision. On disk, records of one shape and one maker lie
 in *shards*: files that one process appends to and any process may read. Every record ends in a checksum, so
 a record that was torn by a kill, cut off by a full disk or damaged later is not returned, and is made again.
 """

@@ -12,7 +12,7 @@ REASONS = {
     "crowd": "iscrowd is 1: a region, not an instance (never where crowds are admitted)",
     "area_below_1": "the annotated area is below the least admitted, which the name gives (1 pixel unless told)",
     "empty_box": "the box has no width or no height, or lies outside the image",
-    "unreadable_image": "the picture is missing, damaged or of another size than listed, and such are skipped",
+    "unreadable_image": "the image is missing, damaged or of another size than listed, and such are skipped",
     "unusable_annotation": "a field that is needed is missing, malformed or not of the image, and such are skipped",
     "empty_mask": "the segmentation covers no pixel (known once the sample was read)",
     "clipped_box": "kept, with its box cut to the image",
@@ -55,7 +55,7 @@ class Exclusions:
         for name, given in (("missing", missing), ("unusable", unusable)):
             if given not in ON_MISSING:
                 raise InputError(f"{name}={given} is unknown; choose one of {', '.join(ON_MISSING)}")
-        self.skips_pictures, self._skips_annotations = missing == "skip", unusable == "skip"
+        self.skips_images, self._skips_annotations = missing == "skip", unusable == "skip"
         self.small_area = f"area_below_{least_area:.15g}"
         self._counts = {self.small_area if reason == "area_below_1" else reason: 0 for reason in REASONS}
         # Kept by id, so that threads may count too.
@@ -66,8 +66,8 @@ class Exclusions:
     @property
     def counts(self) -> dict[str, int]:
         """How often each of :data:`REASONS` applied so far (a copy)."""
-        pictures = {"image_left_out": len(self._left_out), "unreadable_image": sum(list(self._left_out.values()))}
-        return {**self._counts, "empty_mask": len(self._empty), **pictures}
+        images = {"image_left_out": len(self._left_out), "unreadable_image": sum(list(self._left_out.values()))}
+        return {**self._counts, "empty_mask": len(self._empty), **images}
 
     def count(self, reason: str, cases: int = 1) -> None:
         """Count one or more cases of a reason."""
@@ -96,12 +96,12 @@ class Exclusions:
             raise InputError(f"{problem}, or give data.unusable=skip") from None
 
     def leave_out(self, image_id: int, instances: int, problem: InputError) -> None:
-        """Count a picture that cannot be used, with its admitted instances; once however often it is tried.
+        """Count an image that cannot be used, with its admitted instances; once however often it is tried.
 
         Raises:
-            InputError: ``problem``, and the setting that skips, unless such pictures are skipped.
+            InputError: ``problem``, and the setting that skips, unless such images are skipped.
         """
-        if not self.skips_pictures:
+        if not self.skips_images:
             self.refused.add(image_id)
             raise InputError(f"{problem}, or give data.missing=skip") from None
         self._left_out[image_id] = instances
@@ -111,10 +111,10 @@ T = TypeVar("T")
 
 
 def readable_samples(data: ImageData, indices: Sequence[int]) -> Iterator[tuple[int, ImageSample | None]]:
-    """Each index with its sample, or with None where the picture is left out (and counted in ``data.skipped``).
+    """Each index with its sample, or with None where the image is left out (and counted in ``data.skipped``).
 
     Raises:
-        InputError: a picture cannot be read and such are refused.
+        InputError: an image cannot be read and such are refused.
     """
     for index in indices:
         try:
@@ -124,10 +124,10 @@ def readable_samples(data: ImageData, indices: Sequence[int]) -> Iterator[tuple[
 
 
 def first_readable(data: ImageData, index: int, read: Callable[[int], T]) -> tuple[int, T]:
-    """The picture of an index, or in place of one that is left out the next of the data set, and after the last the
+    """The image of an index, or in place of one that is left out the next of the data set, and after the last the
     first.
 
-    It depends on the files alone: whoever draws the same index sees the same picture.
+    It depends on the files alone: whoever draws the same index sees the same image.
 
     Args:
         read: ``data.image``, ``data.sample`` or what stands for it.
@@ -136,7 +136,7 @@ def first_readable(data: ImageData, index: int, read: Callable[[int], T]) -> tup
         The index that was read, and what was read.
 
     Raises:
-        InputError: a picture cannot be read and such are refused, or all of them were left out.
+        InputError: an image cannot be read and such are refused, or all of them were left out.
     """
     count = len(data)
     for step in range(count):
@@ -145,4 +145,4 @@ def first_readable(data: ImageData, index: int, read: Callable[[int], T]) -> tup
             return place, read(place)
         except UnreadableImage as problem:
             last = problem
-    raise InputError(f"{data.name}: none of the {count} pictures can be read, such as {last}") from None
+    raise InputError(f"{data.name}: none of the {count} images can be read, such as {last}") from None

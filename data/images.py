@@ -1,4 +1,4 @@
-"""Reading pictures as stored, and bringing them into the square frame a model sees."""
+"""Reading images as stored, and bringing them into the square frame a model sees."""
 
 import os
 import struct
@@ -61,7 +61,7 @@ def flaw_of(content: bytes) -> str | None:
     """What is wrong with a JPEG or PNG file that decoders say nothing of, in a few words; None for other files too.
 
     Decoders stop when they have all rows, and JPEG's fill in what is missing. So a file that was given its length
-    before its content, or lost its middle, may be read as a picture of something else.
+    before its content, or lost its middle, may be read as an image of something else.
     """
     if content.startswith(b"\xff\xd8"):
         return _jpeg_flaw(content)
@@ -86,7 +86,7 @@ def _png_flaw(content: bytes) -> str | None:
 
 
 def _jpeg_flaw(content: bytes) -> str | None:
-    """Whether the segments of the first picture follow each other to its end; coded data has no checksum.
+    """Whether the segments of the first image follow each other to its end; coded data has no checksum.
 
     In coded data 0xFF is followed by 0x00, and what else follows is a marker.
     """
@@ -116,16 +116,16 @@ def _jpeg_flaw(content: bytes) -> str | None:
     return "it has no end"
 
 
-def turned_by_pillow(picture: Image.Image) -> int:
+def turned_by_pillow(image: Image.Image) -> int:
     """The EXIF orientation that Pillow applies on its own: of TIFF files, and of no others. 1 is none."""
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return 1
-    orientation = picture.tag_v2.get(ExifTags.Base.Orientation, 1)
+    orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1)
     return orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else 1
 
 
 def turned_back(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A picture ``[H, W, 3]`` that was turned upright by its orientation, as it is stored."""
+    """An image ``[H, W, 3]`` that was turned upright by its orientation, as it is stored."""
     if orientation in (5, 7):
         image = image.transpose(1, 0, 2)
     quarter_turns = {3: 2, 6: 1, 7: 2, 8: 3}.get(orientation, 0)
@@ -134,9 +134,9 @@ def turned_back(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]
 
 
 MAX_PIXELS = 89_478_485
-"""Pictures with more pixels than this (Pillow's own limit) are refused as decompression bombs."""
+"""Images with more pixels than this (Pillow's own limit) are refused as decompression bombs."""
 HEADER_CHECK_LIMIT = 2_000
-"""Data sets of up to so many pictures open every header when they are made; in larger ones damage shows on reading."""
+"""Data sets of up to so many images open every header when they are made; in larger ones damage shows on reading."""
 
 # What Pillow's decoders raise on damaged files, beside OSError; it differs from format to format.
 _DAMAGED = (
@@ -146,7 +146,7 @@ _DAMAGED = (
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
-    """Read a picture as uint8 ``[H, W, 3]``, RGB, in stored pixels.
+    """Read an image as uint8 ``[H, W, 3]``, RGB, in stored pixels.
 
     EXIF orientation is not applied, because COCO and SA-1B annotate stored pixels. Grayscale is repeated over the
     channels, palettes are looked up, CMYK is converted, 16 bits are scaled to 8, transparency is dropped, and of an
@@ -172,13 +172,13 @@ def image_size(path: Path | str) -> tuple[int, int]:
     Raises:
         InputError: as :func:`read_image`, except for damage behind the header.
     """
-    with _opened(Path(path)) as picture:
-        size_hw = picture.height, picture.width
-        return size_hw[::-1] if turned_by_pillow(picture) >= 5 else size_hw
+    with _opened(Path(path)) as image:
+        size_hw = image.height, image.width
+        return size_hw[::-1] if turned_by_pillow(image) >= 5 else size_hw
 
 
 def require_size(path: Path, found_hw: tuple[int, int], listed_hw: tuple[int, int], source: Path) -> None:
-    """Refuse a picture whose size is not the one its annotations were made for.
+    """Refuse an image whose size is not the one its annotations were made for.
 
     Raises:
         InputError: ``found_hw`` and ``listed_hw`` differ; the message gives both.
@@ -190,16 +190,16 @@ def require_size(path: Path, found_hw: tuple[int, int], listed_hw: tuple[int, in
 def wrong_size(path: Path, found_hw: tuple[int, int], listed_hw: tuple[int, int], source: Path) -> InputError:
     """What :func:`require_size` raises."""
     return InputError(
-        f"{path}: the picture is {found_hw[1]}x{found_hw[0]} (width x height) but {source} lists "
-        f"{listed_hw[1]}x{listed_hw[0]}; restore the picture that was annotated"
+        f"{path}: the image is {found_hw[1]}x{found_hw[0]} (width x height) but {source} lists "
+        f"{listed_hw[1]}x{listed_hw[0]}; restore the image that was annotated"
     )
 
 
 def to_frame(image: NDArray[np.uint8], frame: int) -> Tensor:
-    """A picture uint8 ``[H, W, 3]`` as the model's input: float32 ``[3, frame, frame]``.
+    """An image uint8 ``[H, W, 3]`` as the model's input: float32 ``[3, frame, frame]``.
 
     The longer side is resized to ``frame`` with Pillow's bilinear filter on uint8 (as SAM's ``ResizeLongestSide``),
-    then the picture is normalised and padded with zeros at the bottom and at the right.
+    then the image is normalised and padded with zeros at the bottom and at the right.
 
     Raises:
         ValueError: not a uint8 ``[H, W, 3]`` array.
@@ -217,25 +217,25 @@ def resized_image(image: NDArray[np.uint8], frame: int) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture opened by Pillow, with everything that can go wrong told as InputError."""
+    """The image opened by Pillow, with everything that can go wrong told as InputError."""
     try:
         # Between one and two times the limit Pillow only warns; our own check below refuses both alike. It warns of
         # damaged metadata too, of which nothing is used.
-        with WITHOUT_PILLOWS_WARNINGS, Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                size = f"{picture.width}x{picture.height}"
-                raise InputError(f"{path}: {size} is more than {MAX_PIXELS} pixels; scale the picture down")
-            yield picture
+        with WITHOUT_PILLOWS_WARNINGS, Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width}x{image.height}"
+                raise InputError(f"{path}: {size} is more than {MAX_PIXELS} pixels; scale the image down")
+            yield image
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such image file; check the path or fetch the file again") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: is a folder, not an image file; give the path of a picture") from None
+        raise InputError(f"{path}: is a folder, not an image file; give the path of an image") from None
     except PermissionError:
         raise InputError(f"{path}: may not be read; change the file's permissions") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path}: more than {MAX_PIXELS} pixels; scale the picture down") from None
+        raise InputError(f"{path}: more than {MAX_PIXELS} pixels; scale the image down") from None
     except UnidentifiedImageError:
         what = "is empty" if path.stat().st_size == 0 else "is not an image (or of a format Pillow cannot read)"
         raise InputError(f"{path}: {what}; fetch the file again or remove it") from None
@@ -244,17 +244,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: truncated or damaged image ({reason}); fetch the file again") from None
 
 
-def _rgb(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """A loaded picture of any mode as uint8 ``[H, W, 3]``."""
-    if picture.mode == "F":
-        raise InputError(f"{path}: floating-point pixels have no defined range; save the picture with 8 bits a channel")
-    if picture.mode.startswith("I"):
+def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """A loaded image of any mode as uint8 ``[H, W, 3]``."""
+    if image.mode == "F":
+        raise InputError(f"{path}: floating-point pixels have no defined range; save the image with 8 bits a channel")
+    if image.mode.startswith("I"):
         # Pillow hands out 16-bit gray as "I;16*" or "I", and its own conversion to RGB would clip it at 255.
-        gray = np.asarray(picture).astype(np.int64)
+        gray = np.asarray(image).astype(np.int64)
         if gray.min() < 0 or gray.max() > 65535:
-            raise InputError(f"{path}: pixels beyond 16 bits; save the picture with 8 bits a channel")
+            raise InputError(f"{path}: pixels beyond 16 bits; save the image with 8 bits a channel")
         return np.repeat(((gray + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
-    if picture.mode == "P" and "transparency" in picture.info:
+    if image.mode == "P" and "transparency" in image.info:
         # Converting such a palette straight to RGB warns; by way of RGBA the colours are the same.
-        picture = picture.convert("RGBA")
-    return np.array(picture.convert("RGB"))
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))

@@ -46,7 +46,7 @@ class Rules:
     Args:
         crowd: True admits crowd regions like any instance.
         least_area: annotations whose ``area`` is below are left out, in pixels.
-        missing: one of :data:`data.exclusions.ON_MISSING`, about pictures that are missing, damaged or of another size
+        missing: one of :data:`data.exclusions.ON_MISSING`, about images that are missing, damaged or of another size
             than listed.
         unusable: likewise, about annotations that cannot be used.
 
@@ -177,7 +177,7 @@ class Rules:
     def sample(
         self, image_id: int, name: str, image: NDArray[np.uint8], instances: Iterable[Instance], source: Path
     ) -> ImageSample:
-        """A picture and its instances, masks decoded at the picture's size."""
+        """An image and its instances, masks decoded at the image's size."""
         size_hw = (image.shape[0], image.shape[1])
         pairs = self.with_pixels(instances, size_hw, source)
         masks = np.zeros((len(pairs), *size_hw), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""LVIS v1 and v0.5: annotation files of their own on the pictures of COCO 2017, each split on both its folders."""
+"""LVIS v1 and v0.5: annotation files of their own on the images of COCO 2017, each split on both its folders."""
 
 import os
 import re
@@ -17,16 +17,16 @@ SPLITS = {"train": "train", "validation": "val"}
 VERSIONS = ("v1", "v0.5")
 """The annotations of a split are ``annotations/lvis_<version>_<train or val>.json``, of the first version there is."""
 FOLDERS = tuple(coco.FOLDERS.values())
-"""The folders of pictures below the root, those of COCO 2017."""
+"""The folders of images below the root, those of COCO 2017."""
 
-# COCO of 2014 numbered its pictures as COCO 2017 does, behind a prefix; files of v0.5 still name them so.
+# COCO of 2014 numbered its images as COCO 2017 does, behind a prefix; files of v0.5 still name them so.
 _PREFIX = re.compile(r"^COCO_(train|val|test)2014_")
 
 
 class Lvis(AnnotatedImages):
     """The images of one split, ordered by image id, with their instances (an :class:`data.sample.ImageData`).
 
-    A picture is the one that ``coco_url`` names (``.../val2017/000000397133.jpg``); failing that, a file in either
+    An image is the one that ``coco_url`` names (``.../val2017/000000397133.jpg``); failing that, a file in either
     folder that is named as the URL or as ``file_name``, with its prefix (``COCO_val2014_000000397133.jpg``) or without.
 
     Args:
@@ -57,11 +57,11 @@ class Lvis(AnnotatedImages):
         with access_told(root):
             source = Path(annotations) if annotations else _source(root / "annotations", SPLITS[split])
             folders = [folder for folder in FOLDERS if (root / folder).is_dir()]
-            # One listing of each folder instead of look-ups for each picture.
+            # One listing of each folder instead of look-ups for each image.
             present = {f"{folder}/{name}" for folder in folders for name in os.listdir(root / folder)}
         if not folders:
             both = f"nor {FOLDERS[1]} beside it"
-            raise InputError(f"{root / FOLDERS[0]}: no such folder, {both}; put COCO 2017's pictures in both")
+            raise InputError(f"{root / FOLDERS[0]}: no such folder, {both}; put COCO 2017's images in both")
 
         def name_of(raw: Mapping[str, Any], where: str) -> str:
             candidates = _candidates(raw, where)
@@ -82,7 +82,7 @@ def _source(folder: Path, split: str) -> Path:
 
 
 def _candidates(raw: Mapping[str, Any], where: str) -> list[str]:
-    """Where a picture may lie, relative to the root, the likeliest first."""
+    """Where an image may lie, relative to the root, the likeliest first."""
     names: list[str] = []
     first: list[str] = []
     for key in ("coco_url", "file_name"):
@@ -94,6 +94,6 @@ def _candidates(raw: Mapping[str, Any], where: str) -> list[str]:
         if path.parent.name in FOLDERS:
             first += [f"{path.parent.name}/{path.name}"]
     if not names:
-        problem = 'neither "coco_url" nor "file_name" names a picture'
+        problem = 'neither "coco_url" nor "file_name" names an image'
         raise InputError(f"{where}: {problem}; fetch the file again")
     return first + [f"{folder}/{name}" for name in names for folder in FOLDERS]

@@ -59,25 +59,25 @@ SPLITS = ("train", "validation", "all")
 class Sa1b(ReadFromFiles):
     """The images of one split, ordered by number, with their instances (an :class:`data.sample.ImageData`).
 
-    SA-1B has no official splits. Here the last ``validation_count`` pictures, but at most half of all, are
+    SA-1B has no official splits. Here the last ``validation_count`` images, but at most half of all, are
     ``"validation"``, and the others are ``"train"``. Where training and validation lie in folders of their own, as
-    SlimSAM has them, ``"all"`` takes the whole of either. Pictures alone decide, so the split is the same with and
+    SlimSAM has them, ``"all"`` takes the whole of either. Images alone decide, so the split is the same with and
     without labels. Annotations are checked at construction and read again with each sample: together they fill the
     memory.
 
     Args:
         root: folder of the files, or of shards (``sa_000000/`` ...) that hold them, at any depth.
         split: ``"validation"``, ``"train"`` or ``"all"``.
-        validation_count: how many pictures are kept for validation.
+        validation_count: how many images are kept for validation.
         labels: False reads no JSON, and :meth:`sample` refuses.
-        missing: pictures that are missing, damaged, of another size than listed or without a JSON that can be read are
+        missing: images that are missing, damaged, of another size than listed or without a JSON that can be read are
             refused (``"refuse"``), or left out and counted with their instances (``"skip"``). They count in the split.
         unusable: annotations that cannot be used are refused, or left out and counted, likewise.
 
     Raises:
-        InputError: no pictures, an annotation that cannot be used and is refused, an id that occurs twice, a value is
-            none of those above, or a picture without its JSON, a JSON that is damaged or without its picture, or a
-            picture that is unreadable or of another size than listed and is refused.
+        InputError: no images, an annotation that cannot be used and is refused, an id that occurs twice, a value is
+            none of those above, or an image without its JSON, a JSON that is damaged or without its image, or an
+            image that is unreadable or of another size than listed and is refused.
     """
 
     name = "sa1b"
@@ -95,27 +95,27 @@ class Sa1b(ReadFromFiles):
         if split not in SPLITS:
             raise InputError(f'SA-1B has no split "{split}"; choose one of {", ".join(SPLITS)}')
         if validation_count < 1:
-            raise InputError(f"validation_count is {validation_count}; keep at least 1 picture for validation")
-        self._pictures, self._sources, others = find_files(Path(root))
+            raise InputError(f"validation_count is {validation_count}; keep at least 1 image for validation")
+        self._images, self._sources, others = find_files(Path(root))
         self._rules.skipped.count("other_file", others)
         self._labels = labels
         self._without_point: dict[int, int] = {}
-        numbers = sorted(self._pictures)
+        numbers = sorted(self._images)
         kept = len(numbers) - min(validation_count, len(numbers) // 2)
         own = {"train": numbers[:kept], "validation": numbers[kept:], "all": numbers}[split]
         if not own:
-            problem = f'{len(numbers)} picture(s) leave none for "{split}"'
+            problem = f'{len(numbers)} image(s) leave none for "{split}"'
             raise InputError(f"{root}: {problem}; put at least 2 there, or give split=all")
-        for number in sorted(self._sources.keys() - self._pictures.keys()) if labels else ():
+        for number in sorted(self._sources.keys() - self._images.keys()) if labels else ():
             path = self._sources[number].with_suffix(".jpg")
-            problem = f"{path}: no such image file beside its JSON; fetch the picture or remove the JSON"
+            problem = f"{path}: no such image file beside its JSON; fetch the image or remove the JSON"
             in_training = kept == len(numbers) or number < numbers[kept]
-            if not self._rules.skipped.skips_pictures or split in ("all", "train" if in_training else "validation"):
+            if not self._rules.skipped.skips_images or split in ("all", "train" if in_training else "validation"):
                 self._rules.skipped.leave_out(number, self._listed_instances(number), InputError(problem))
         small = len(own) <= HEADER_CHECK_LIMIT
         counts = {number: count for number in own if (count := self._check(number, small)) is not None}
         if not counts:
-            raise InputError(f"{root}: none of the {len(own)} pictures can be used; put others there")
+            raise InputError(f"{root}: none of the {len(own)} images can be used; put others there")
         self._numbers, self._instance_counts = list(counts), counts
 
     def __len__(self) -> int:
@@ -128,13 +128,13 @@ class Sa1b(ReadFromFiles):
         return self._rules.skipped.counts
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture, uint8 ``[H, W, 3]`` RGB.
+        """The image, uint8 ``[H, W, 3]`` RGB.
 
         Raises:
             UnreadableImage: it is missing or damaged, and such are skipped.
             InputError: likewise, where such are refused.
         """
-        path = self._pictures[self._numbers[index]]
+        path = self._images[self._numbers[index]]
         try:
             image = read_image(path)
         except InputError as problem:
@@ -145,35 +145,35 @@ class Sa1b(ReadFromFiles):
 
     @property
     def refused(self) -> Collection[int]:
-        """The ids of pictures that were refused when they were read."""
+        """The ids of images that were refused when they were read."""
         return self._rules.skipped.refused
 
     def instance_count(self, index: int) -> int:
-        """How many instances of a picture the rules admit; some may show no pixel when they are read."""
+        """How many instances of an image the rules admit; some may show no pixel when they are read."""
         return self._instance_counts[self._numbers[index]]
 
     def without_point(self, index: int) -> int | None:
-        """The id of an instance of a picture that does not name the point it was made from; None if all do."""
+        """The id of an instance of an image that does not name the point it was made from; None if all do."""
         return self._without_point.get(self._numbers[index])
 
     def image_name(self, index: int) -> str:
         """The file name, ``sa_<number>.jpg``."""
-        return self._pictures[self._numbers[index]].name
+        return self._images[self._numbers[index]].name
 
     def image_id(self, index: int) -> int:
-        """The number in a picture's name."""
+        """The number in an image's name."""
         return self._numbers[index]
 
     def image_file(self, index: int) -> Path:
         """The file of an image."""
-        return self._pictures[self._numbers[index]]
+        return self._images[self._numbers[index]]
 
     def annotation_file(self, index: int) -> Path | None:
         """The JSON beside an image; None where there is none."""
         return self._sources.get(self._numbers[index])
 
     def sample(self, index: int) -> ImageSample:
-        """The picture with its instances in annotation order; instances whose mask is empty are left out.
+        """The image with its instances in annotation order; instances whose mask is empty are left out.
 
         Raises:
             UnreadableImage, InputError: as :meth:`image`; likewise if it is not of the listed size.
@@ -188,7 +188,7 @@ class Sa1b(ReadFromFiles):
         source, size_hw, raws = self._opened(number)
         self._check_hashed(source)
         instances = _admitted(raws, size_hw, source, again)
-        image, path = self.image(index), self._pictures[number]
+        image, path = self.image(index), self._images[number]
         try:
             require_size(path, (image.shape[0], image.shape[1]), size_hw, source)
         except InputError as problem:
@@ -196,14 +196,14 @@ class Sa1b(ReadFromFiles):
         return self._rules.sample(number, path.name, image, instances, source)
 
     def _left_out(self, index: int, problem: InputError) -> UnreadableImage:
-        """What to raise about a picture, once it is counted; raises ``problem`` where such are refused."""
+        """What to raise about an image, once it is counted; raises ``problem`` where such are refused."""
         number = self._numbers[index]
         self._rules.skipped.leave_out(number, self._instance_counts[number], problem)
         return UnreadableImage(str(problem))
 
     def _check(self, number: int, with_header: bool) -> int | None:
         """Read what can be checked before the first sample; how many instances there are, None if it is left out."""
-        path, count = self._pictures[number], 0
+        path, count = self._images[number], 0
         found_hw: tuple[int, int] | None = None
         problems: list[InputError] = []
         if with_header:
@@ -213,7 +213,7 @@ class Sa1b(ReadFromFiles):
                 problems.append(problem)
         if self._labels and number not in self._sources:
             missing = path.with_suffix(".json")
-            problems.append(InputError(f"{missing}: no such file beside its picture; fetch it"))
+            problems.append(InputError(f"{missing}: no such file beside its image; fetch it"))
         elif self._labels:
             try:
                 source, listed_hw, raws = self._opened(number)

@@ -39,7 +39,7 @@ class ImageSample:
 
 
 class UnreadableImage(InputError):
-    """A picture that cannot be used, of a data set that was told to go on without such: leave the picture out.
+    """An image that cannot be used, of a data set that was told to go on without such: leave the image out.
 
     ``skipped`` has counted it when this is raised.
     """
@@ -55,7 +55,7 @@ class ImageData(Protocol):
         ...
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture alone, uint8 ``[H, W, 3]`` RGB: all that label-free distillation reads.
+        """The image alone, uint8 ``[H, W, 3]`` RGB: all that label-free distillation reads.
 
         Raises:
             InputError: the file is missing or is not an image; the message names it.
@@ -84,10 +84,10 @@ class ImageData(Protocol):
         ...
 
     def sample(self, index: int) -> ImageSample:
-        """The picture with its instances (perhaps none).
+        """The image with its instances (perhaps none).
 
         Raises:
-            UnreadableImage: the picture is to be left out (only where the data set was asked to skip such).
+            UnreadableImage: the image is to be left out (only where the data set was asked to skip such).
             InputError: as :meth:`image`, or an annotation cannot be read.
         """
         ...

@@ -1,4 +1,4 @@
-"""The procedural data set ``shapes``: pictures with exact masks, made from a seed, the same on every machine."""
+"""The procedural data set ``shapes``: images with exact masks, made from a seed, the same on every machine."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +22,13 @@ class Shapes:
     """Figures painted back to front on a textured ground, with the masks of what is seen of each.
 
     Item ``i`` depends on the split, the seed, the size and the difficulty, not on ``count`` or on other items.
-    Nothing is kept: each call makes its picture anew, which takes a few milliseconds.
+    Nothing is kept: each call makes its image anew, which takes a few milliseconds.
 
     Args:
         split: ``train`` or ``validation``, two independent streams.
-        count: number of pictures.
+        count: number of images.
         seed: of the whole data set.
-        size: the longer side in pixels; half of the pictures are square, the others 4:3 or 3:4.
+        size: the longer side in pixels; half of the images are square, the others 4:3 or 3:4.
         difficulty: 0 (flat, clear fills on a plain ground) to 1 (texture, shade, clutter, noise, kindred colours).
 
     Raises:
@@ -43,7 +43,7 @@ class Shapes:
         if split not in SPLITS:
             raise InputError(f"shapes: unknown split {split!r}; use one of {', '.join(SPLITS)}")
         if count < 1:
-            raise InputError(f"shapes: count is {count}; give at least 1 picture")
+            raise InputError(f"shapes: count is {count}; give at least 1 image")
         if size < SMALLEST_SIZE:
             raise InputError(f"shapes: size is {size} pixels; give at least {SMALLEST_SIZE}")
         if not 0.0 <= difficulty <= 1.0:
@@ -55,11 +55,11 @@ class Shapes:
         self.difficulty = float(difficulty)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return self.count
 
     def scene(self, index: int) -> Scene:
-        """Picture, labels and kinds of figure of one item.
+        """Image, labels and kinds of figure of one item.
 
         Raises:
             IndexError: ``index`` is outside the data set.
@@ -74,7 +74,7 @@ class Shapes:
         return scene.image, scene.labels
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture alone, uint8 ``[H, W, 3]`` RGB."""
+        """The image alone, uint8 ``[H, W, 3]`` RGB."""
         return self.scene(index).image
 
     def image_name(self, index: int) -> str:
@@ -97,7 +97,7 @@ class Shapes:
         return {name: getattr(self, name) for name in ("split", "seed", "size", "difficulty")}
 
     def sample(self, index: int) -> ImageSample:
-        """The picture with its instances, the rearmost first; masks are disjoint and boxes are tight."""
+        """The image with its instances, the rearmost first; masks are disjoint and boxes are tight."""
         scene = self.scene(index)
         masks = scene.labels[None] == np.arange(1, len(scene.kinds) + 1, dtype=np.uint8)[:, None, None]
         boxes = np.stack([tight_box(mask) for mask in masks])

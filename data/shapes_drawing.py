@@ -18,13 +18,13 @@ _TURN_STEPS = 3600
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure drawn in the part of the picture that its outline can reach.
+    """A figure drawn in the part of the image that its outline can reach.
 
     Attributes:
         kind: one of :data:`KINDS`.
-        top, left: the window's first row and column in the picture.
+        top, left: the window's first row and column in the image.
         mask: bool ``[h, w]``, the figure inside the window.
-        center: ``(x, y)`` in pixels of the picture.
+        center: ``(x, y)`` in pixels of the image.
         radius: the outline stays within this distance of the centre, in pixels.
     """
 
@@ -37,7 +37,7 @@ class Figure:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the picture that :attr:`mask` covers."""
+        """Rows and columns of the image that :attr:`mask` covers."""
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
@@ -61,9 +61,9 @@ def draw_figure(
     Args:
         rng: source of the proportions.
         kind: one of :data:`KINDS`.
-        center: ``(x, y)`` in pixels; may lie so that the figure runs off the picture.
+        center: ``(x, y)`` in pixels; may lie so that the figure runs off the image.
         radius: bound of the outline's distance from the centre, in pixels.
-        height, width: of the picture.
+        height, width: of the image.
     """
     x, y = center
     top, bottom = max(0, math.floor(y - radius)), min(height, math.ceil(y + radius) + 1)

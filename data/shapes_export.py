@@ -34,15 +34,15 @@ def write_data_set(
 ) -> tuple[Path, Path]:
     """Write every item under ``out/sa1b`` and ``out/coco``.
 
-    SA-1B's layout has a JPEG and a JSON file for each picture (``sa_000000.jpg``). COCO's has
+    SA-1B's layout has a JPEG and a JSON file for each image (``sa_000000.jpg``). COCO's has
     ``annotations/instances_train2017.json`` beside ``train2017/``, or ``val2017`` for the validation split; its
-    pictures are PNG, so that pixels are exactly those of :class:`data.shapes.Shapes`.
+    images are PNG, so that pixels are exactly those of :class:`data.shapes.Shapes`.
 
     Args:
         data: what to write.
         out: folder, made if need be.
         overwrite: replace what an earlier run left in the two folders.
-        advance: called after each picture.
+        advance: called after each image.
 
     Returns:
         The folders ``out/sa1b`` and ``out/coco``.
@@ -67,14 +67,14 @@ def write_data_set(
         height, width = sample.image.shape[:2]
         runs = [rle_as_text(encode_rle(mask)) for mask in sample.masks]
         stem = f"sa_{index:06d}"
-        write_picture(sa1b / f"{stem}.jpg", sample.image, "JPEG", quality=95, subsampling=0)
+        write_image(sa1b / f"{stem}.jpg", sample.image, "JPEG", quality=95, subsampling=0)
         record = {
             "image": {"image_id": index, "width": width, "height": height, "file_name": f"{stem}.jpg"},
             "annotations": [_sa1b_annotation(sample, k, runs[k]) for k in range(len(runs))],
         }
         write_text(sa1b / f"{stem}.json", json.dumps(record))
         name = f"{index:012d}.png"
-        write_picture(files / name, sample.image, "PNG")
+        write_image(files / name, sample.image, "PNG")
         images.append({"id": index, "width": width, "height": height, "file_name": name})
         for k, kind in enumerate(kinds):
             annotations.append(_coco_annotation(sample, k, runs[k], KINDS.index(kind) + 1))
@@ -134,7 +134,7 @@ def _coco_annotation(sample: ImageSample, k: int, runs: dict[str, Any], category
 
 
 def contact_sheet(data: Shapes) -> NDArray[np.uint8]:
-    """Pictures beside the same pictures with masks outlined.
+    """Images beside the same images with masks outlined.
 
     Args:
         data: the first ``COLUMNS * ROWS`` items are shown, fewer if it has fewer.
@@ -158,7 +158,7 @@ def contact_sheet(data: Shapes) -> NDArray[np.uint8]:
     return sheet
 
 
-def write_picture(path: Path, image: NDArray[np.uint8], form: str, **options: Any) -> None:
+def write_image(path: Path, image: NDArray[np.uint8], form: str, **options: Any) -> None:
     """Encode uint8 ``[H, W, 3]`` as ``PNG`` or ``JPEG`` and put the file in place whole."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=form, **options)
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write both layouts into")
-    parser.add_argument("--count", type=int, metavar="N", help="number of pictures (needed with --out)")
+    parser.add_argument("--count", type=int, metavar="N", help="number of images (needed with --out)")
     parser.add_argument("--split", default="train", help=f"{' or '.join(SPLITS)} (default: train)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole data set (default: 0)")
     parser.add_argument("--size", type=int, default=128, help="longer side in pixels (default: 128)")
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--contact-sheet",
         type=Path,
         metavar="FILE",
-        help=f"write a PNG of the first {COLUMNS * ROWS} pictures, masks outlined",
+        help=f"write a PNG of the first {COLUMNS * ROWS} images, masks outlined",
     )
     options = parser.parse_args(arguments)
     try:
@@ -218,7 +218,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.out is None and options.contact_sheet is None:
         raise InputError("nothing to write; give --out DIR with --count N, or --contact-sheet FILE")
     if options.out is not None and options.count is None:
-        raise InputError("--out needs --count N, the number of pictures")
+        raise InputError("--out needs --count N, the number of images")
     count = COLUMNS * ROWS if options.count is None else options.count
     data = Shapes(options.split, count, options.seed, options.size, options.difficulty)
     if options.out is not None:
@@ -232,9 +232,9 @@ def _run(options: argparse.Namespace) -> None:
         with progress:
             task = progress.add_task(f"shapes {data.split}", total=len(data))
             folders = write_data_set(data, options.out, options.overwrite, lambda: progress.advance(task))
-        print(f"wrote {len(data)} pictures into {folders[0]} and {folders[1]}")
+        print(f"wrote {len(data)} images into {folders[0]} and {folders[1]}")
     if options.contact_sheet is not None:
         if os.path.isdir(options.contact_sheet) or not os.path.isdir(options.contact_sheet.parent):
             raise InputError(f"cannot write {options.contact_sheet}; name a file in a folder that exists")
-        write_picture(options.contact_sheet, contact_sheet(data), "PNG")
+        write_image(options.contact_sheet, contact_sheet(data), "PNG")
         print(f"wrote {options.contact_sheet}")

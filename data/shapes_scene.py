@@ -1,4 +1,4 @@
-"""Composition of one picture of the ``shapes`` data set: which figures, in which order, in which colours."""
+"""Composition of one image of the ``shapes`` data set: which figures, in which order, in which colours."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ def pattern(rng: np.random.Generator, kind: str, height: int, width: int, scale:
         rng: source of direction, period and phase.
         kind: one of :data:`PATTERNS`.
         height, width: of the surface.
-        scale: pixels of this picture to one pixel of a 128-pixel picture.
+        scale: pixels of this image to one pixel of a 128-pixel image.
     """
     if kind == "flat":
         return np.zeros((height, width))
@@ -149,8 +149,8 @@ def photograph(rng: np.random.Generator, canvas: NDArray[np.float64], difficulty
 
 
 MOST_OBJECTS = 7
-LEAST_PICTURE_SHARE = (3, 100)
-"""Every instance shows at least 3 % of the picture."""
+LEAST_IMAGE_SHARE = (3, 100)
+"""Every instance shows at least 3 % of the image."""
 LEAST_OWN_SHARE = (4, 10)
 """Every instance shows at least 40 % of what was drawn of it."""
 _ATTEMPTS = 40
@@ -159,7 +159,7 @@ _RECOLOURINGS = 6
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and its instances.
+    """One image and its instances.
 
     Attributes:
         image: uint8 ``[H, W, 3]``, RGB.
@@ -173,7 +173,7 @@ class Scene:
 
 
 def compose(seed: int, size: int, difficulty: float) -> Scene:
-    """Make the picture that belongs to a seed.
+    """Make the image that belongs to a seed.
 
     Args:
         seed: any non-negative integer.
@@ -238,7 +238,7 @@ def _place(rng: np.random.Generator, height: int, width: int) -> Figure:
 
 def _fits(labels: NDArray[np.uint8], placed: list[Figure], figure: Figure) -> bool:
     """Whether the figure and all it would cover stay within the limits of visibility."""
-    most, of = LEAST_PICTURE_SHARE
+    most, of = LEAST_IMAGE_SHARE
     if int(np.count_nonzero(figure.mask)) * of < most * labels.size:
         return False
     hidden = np.bincount(labels[figure.window][figure.mask], minlength=len(placed) + 1)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 from core.geometry import boxes_to_frame, points_to_frame
-from core.protocols import Masks, PictureMasks, Prompt
+from core.protocols import ImageMasks, Masks, Prompt
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """A picture uint8 ``[H, W, 3]``, RGB, that the predictor is given when it is asked about it."""
+    """An image uint8 ``[H, W, 3]``, RGB, that the predictor is given when it is asked about it."""
 
     image: NDArray[np.uint8]
 
@@ -25,11 +25,11 @@ class EncodedImage:
 class PredictorSegmenter:
     """Any object with the ``set_image`` and ``predict`` of ``segment_anything.SamPredictor``, to be scored.
 
-    Pictures are scaled, prompts placed and masks brought back by the predictor itself: what is scored is what its users
-    get. Nobody else may set its picture meanwhile.
+    Images are scaled, prompts placed and masks brought back by the predictor itself: what is scored is what its users
+    get. Nobody else may set its image meanwhile.
 
     Args:
-        predictor: in evaluation mode. ``set_image`` takes a picture uint8 ``[H, W, 3]``, RGB. ``predict`` takes one
+        predictor: in evaluation mode. ``set_image`` takes an image uint8 ``[H, W, 3]``, RGB. ``predict`` takes one
             prompt by the keywords ``point_coords`` ``[P, 2]``, ``point_labels`` ``[P]``, ``box`` ``[4]`` (original
             pixels) and ``mask_input`` ``[1, l, l]``, of which it is given those that the prompt has, and
             ``multimask_output``. Of what it returns the first are masks ``[M, H, W]`` at the original size and
@@ -59,14 +59,14 @@ class PredictorSegmenter:
         model = getattr(self.predictor, "model", None)
         return model.parameters() if isinstance(model, nn.Module) else iter(())
 
-    def encode_picture(self, image: NDArray[np.uint8]) -> EncodedImage:
-        """A picture uint8 ``[H, W, 3]``, RGB, held until :meth:`decode` is asked about it."""
+    def encode_image(self, image: NDArray[np.uint8]) -> EncodedImage:
+        """An image uint8 ``[H, W, 3]``, RGB, held until :meth:`decode` is asked about it."""
         return EncodedImage(image)
 
     def decode(
         self, embedding: EncodedImage, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False
-    ) -> PictureMasks:
-        """Answer prompts (in original pixels) on one picture of size ``size_hw``.
+    ) -> ImageMasks:
+        """Answer prompts (in original pixels) on one image of size ``size_hw``.
 
         Raises:
             InputError: the predictor's answer is not of the shapes or values told above.
@@ -78,7 +78,7 @@ class PredictorSegmenter:
         answer = self._asked_together if self.batched else self._asked_in_turn
         masks, iou_pred = answer(prompt, size_hw, multimask)
         self._check(masks, iou_pred, size_hw, multimask)
-        return PictureMasks(self._cut(masks), iou_pred.float())
+        return ImageMasks(self._cut(masks), iou_pred.float())
 
     def _asked_in_turn(self, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> tuple[Tensor, Tensor]:
         """Masks ``[N, M, H, W]`` and IoUs ``[N, M]``."""
@@ -112,7 +112,7 @@ class PredictorSegmenter:
     def _check(self, masks: Tensor, iou_pred: Tensor, size_hw: tuple[int, int], multimask: bool) -> None:
         told = f"{self.name}: predict gave masks {list(masks.shape[1:])}"
         if masks.ndim != 4 or masks.shape[2:] != size_hw:
-            raise InputError(f"{told} on a picture of {list(size_hw)}; give [M, H, W] at the picture's size")
+            raise InputError(f"{told} on an image of {list(size_hw)}; give [M, H, W] at the image's size")
         if masks.shape[1] < 1 or (masks.shape[1] > 1 and not multimask):
             raise InputError(f"{told} for multimask_output={multimask}; give one mask there, or more with True only")
         if iou_pred.shape != masks.shape[:2]:
@@ -138,7 +138,7 @@ class TransformersSegmenter:
 
     It gets this project's frames in place of its processor's: the longer side resized to ``input_size``, normalised and
     padded with zeros at the bottom and at the right, as its processor does. Models with other habits, such as
-    ``Sam2Model``, whose processor squashes pictures into a square, are not for this.
+    ``Sam2Model``, whose processor squashes images into a square, are not for this.
 
     Args:
         model: in evaluation mode, on any device, in any precision.

@@ -75,7 +75,7 @@ class AdaptiveBatch:
 
 def prompt_batch(size: int) -> AdaptiveBatch:
     """For prompts that are decoded together."""
-    return AdaptiveBatch(size, "prompts", "evaluation.batch")
+    return AdaptiveBatch(size, "prompts", "evaluation.prompt_batch_size")
 
 
 def point_batch(points_per_batch: int) -> AdaptiveBatch:
@@ -85,4 +85,4 @@ def point_batch(points_per_batch: int) -> AdaptiveBatch:
 
 def image_batch(size: int) -> AdaptiveBatch:
     """For images that are encoded together."""
-    return AdaptiveBatch(size, "pictures", "evaluation.encoded")
+    return AdaptiveBatch(size, "images", "evaluation.image_batch_size")

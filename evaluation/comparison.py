@@ -31,7 +31,7 @@ class PairedFigures:
     """What a group of pairs says.
 
     Attributes:
-        instances, images: how many pairs, and pictures that hold them.
+        instances, images: how many pairs, and images that hold them.
         first, second: mIoU over instances.
         difference: mean of second less first.
         low, high: its 95 % bootstrap interval over images; None where all pairs lie in one image.

@@ -1,4 +1,4 @@
-"""What a search for all masks of a picture can be told."""
+"""What a search for all masks of an image can be told."""
 
 import math
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ class EverythingSettings:
         stability_score_thresh: masks are kept whose stability is at least this; 0 and below keeps all.
         stability_score_offset: in logits. Stability is the IoU of the masks cut this much above and below.
         box_nms_thresh: of two masks of a crop whose boxes overlap more, the better predicted is kept.
-        crop_n_layers: layer ``i`` of these searches ``4 ** i`` overlapping crops; layer 0, the picture, always is.
+        crop_n_layers: layer ``i`` of these searches ``4 ** i`` overlapping crops; layer 0, the image, always is.
         crop_nms_thresh: of two masks of different crops whose boxes overlap more, that of the smaller crop is kept.
-        crop_overlap_ratio: of the crops of layer 1, as a share of the picture's shorter side.
+        crop_overlap_ratio: of the crops of layer 1, as a share of the image's shorter side.
         crop_n_points_downscale_factor: grids of layer ``i`` have ``factor ** i`` times fewer points a side.
         min_mask_region_area: holes and separate parts of fewer pixels are removed; 0 leaves masks as they are.
         mask_threshold: logits above it are mask.

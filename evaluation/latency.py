@@ -144,7 +144,7 @@ def measure_latency(
         raise ValueError(f"latency is measured on {' or '.join(_CLOCKS)}, not on {device.type}")
     size = model.input_size
     image = torch.randn(1, 3, size, size, generator=generator_for(seed, "latency")).to(device)
-    # The middle half of the picture in each direction.
+    # The middle half of the image in each direction.
     box = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * size
     cast = PRECISIONS[precision]
 

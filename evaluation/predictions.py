@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter
+from core.protocols import ImageMasks, ImageSegmenter, Masks, Prompt, Segmenter
 from data.prompts import deepest_pixel
 from evaluation.mask_measures import pairwise_iou
 from evaluation.preprocess import placed_prompt, upscaled_in_parts
@@ -19,7 +19,7 @@ class Predictions:
     """What a model answers to some prompts on one image; decoded once, however many protocols need it.
 
     Args:
-        embedding: ``[1, C, g, g]``, or what ``encode_picture`` gave.
+        embedding: ``[1, C, g, g]``, or what ``encode_image`` gave.
         prompt: in original pixels.
         size_hw: of the original image.
         rounding: of the image's sides in the frame; see :class:`ScoringProtocol`.
@@ -27,19 +27,19 @@ class Predictions:
 
     def __init__(
         self,
-        model: Segmenter | PictureSegmenter,
+        model: Segmenter | ImageSegmenter,
         embedding: Any,
         prompt: Prompt,
         size_hw: tuple[int, int],
         rounding: str = "nearest",
     ) -> None:
         self.model, self.embedding, self.size_hw = model, embedding, size_hw
-        if not isinstance(model, PictureSegmenter):
+        if not isinstance(model, ImageSegmenter):
             prompt = placed_prompt(prompt, size_hw, model.input_size, rounding)
         self.prompt = prompt.to(embedding.device) if isinstance(embedding, Tensor) else prompt
-        self._known: dict[bool, Masks | PictureMasks] = {}
+        self._known: dict[bool, Masks | ImageMasks] = {}
 
-    def candidates(self, choice: str) -> Masks | PictureMasks:
+    def candidates(self, choice: str) -> Masks | ImageMasks:
         """Those that a choice is among: one, three, or all four."""
         if choice == "best_of_4":
             one, three = self._decoded(False), self._decoded(True)
@@ -47,7 +47,7 @@ class Predictions:
             return replace(one, logits=logits, iou_pred=iou_pred)
         return self._decoded(choice != "single")
 
-    def _decoded(self, multimask: bool) -> Masks | PictureMasks:
+    def _decoded(self, multimask: bool) -> Masks | ImageMasks:
         if multimask not in self._known:
             self._known[multimask] = self.model.decode(self.embedding, self.prompt, self.size_hw, multimask)
         return self._known[multimask]
@@ -106,7 +106,7 @@ def chosen_masks(predictions: Predictions, protocol: ScoringProtocol) -> Tensor:
 
 
 def predict_with_clicks(
-    model: Segmenter | PictureSegmenter,
+    model: Segmenter | ImageSegmenter,
     embedding: Any,
     prompt: Prompt,
     size_hw: tuple[int, int],

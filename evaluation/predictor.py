@@ -95,9 +95,9 @@ PROMPTS_AT_ONCE = 64
 
 
 class SamPredictor:
-    """Encodes a picture once, then answers prompts on it. Computes on the model's device, without gradients.
+    """Encodes an image once, then answers prompts on it. Computes on the model's device, without gradients.
 
-    Beyond Meta's: several boxes in one :meth:`predict`, and several pictures at once by :meth:`set_images` and
+    Beyond Meta's: several boxes in one :meth:`predict`, and several images at once by :meth:`set_images` and
     :meth:`predict_batch`.
 
     Args:
@@ -119,7 +119,7 @@ class SamPredictor:
 
     @property
     def is_image_set(self) -> bool:
-        """Whether there is a picture to answer prompts on."""
+        """Whether there is an image to answer prompts on."""
         return self.features is not None
 
     @is_image_set.setter
@@ -129,7 +129,7 @@ class SamPredictor:
 
     @property
     def original_size(self) -> tuple[int, int]:
-        """Size ``(h, w)`` of the picture as it was given."""
+        """Size ``(h, w)`` of the image as it was given."""
         return self._single()[1]
 
     @original_size.setter
@@ -138,7 +138,7 @@ class SamPredictor:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Size ``(h, w)`` of the picture in the model's frame, without the padding."""
+        """Size ``(h, w)`` of the image in the model's frame, without the padding."""
         return resized_size(self.original_size, self.model.input_size)
 
     @input_size.setter
@@ -147,12 +147,12 @@ class SamPredictor:
             self._check_input_size(tuple(size_hw), original)
 
     def reset_image(self) -> None:
-        """Forget the picture, or the pictures."""
+        """Forget the image, or the images."""
         self.features = None
         self.original_sizes = []
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
-        """Encode a picture uint8 ``[H, W, 3]``; ``BGR`` is how OpenCV reads.
+        """Encode an image uint8 ``[H, W, 3]``; ``BGR`` is how OpenCV reads.
 
         Raises:
             InputError: another type, shape or format.
@@ -161,7 +161,7 @@ class SamPredictor:
 
     @torch.inference_mode()
     def set_images(self, images: Sequence[NDArray[np.uint8]], image_format: str = "RGB") -> None:
-        """Encode pictures uint8 ``[H, W, 3]`` of any sizes in one batch, for :meth:`predict_batch`.
+        """Encode images uint8 ``[H, W, 3]`` of any sizes in one batch, for :meth:`predict_batch`.
 
         Raises:
             InputError: none is given, or one has another type, shape or format.
@@ -203,7 +203,7 @@ class SamPredictor:
         self.original_sizes = [size_hw]
 
     def get_image_embedding(self) -> Tensor:
-        """The embedding ``[1, C, g, g]`` of the picture, or ``[B, C, g, g]`` of the pictures.
+        """The embedding ``[1, C, g, g]`` of the image, or ``[B, C, g, g]`` of the images.
 
         Raises:
             RuntimeError: no image is set.
@@ -220,7 +220,7 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-        """Answer a prompt on the picture; what is given together is one prompt.
+        """Answer a prompt on the image; what is given together is one prompt.
 
         Args:
             point_coords: xy in original pixels, ``[P, 2]``.
@@ -284,17 +284,17 @@ class SamPredictor:
 
     @torch.inference_mode()
     def predict_batch(self, prompts: Sequence[Prompt], multimask_output: bool = True) -> list[Masks]:
-        """Answer ``N`` prompts a picture, in the order of :meth:`set_images`.
+        """Answer ``N`` prompts an image, in the order of :meth:`set_images`.
 
         Args:
-            prompts: one :class:`Prompt` a picture, in pixels of that original picture; may be of length 0.
+            prompts: one :class:`Prompt` an image, in pixels of that original image; may be of length 0.
 
         Returns:
             The answers to each; ``answer.binary(size_hw)`` gives masks ``[N, C, H, W]`` at the original size.
 
         Raises:
             RuntimeError: no image is set.
-            InputError: not as many prompts as pictures.
+            InputError: not as many prompts as images.
         """
         features = self._features()
         if len(prompts) != len(features):
@@ -311,7 +311,7 @@ class SamPredictor:
     def _decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> Masks:
         prompt = prompt.to(self.device)
         if not len(prompt):
-            # A picture in which a detector found nothing; not every decoder takes a batch of none.
+            # An image in which a detector found nothing; not every decoder takes a batch of none.
             side = LOGITS_PER_CELL * embedding.shape[-1]
             candidates = embedding.new_zeros(0, 3 if multimask else 1)
             return Masks(candidates[..., None, None].expand(-1, -1, side, side), candidates, self.model.input_size)
@@ -354,7 +354,7 @@ class SamPredictor:
 def _at_original_size(answer: Masks, size_hw: tuple[int, int], logits: bool) -> list[Tensor]:
     """Masks ``[C, H, W]`` of each prompt: bool, or float32 logits.
 
-    One prompt after the other, because on the way each is as large as the frame and as the picture.
+    One prompt after the other, because on the way each is as large as the frame and as the image.
     """
     each = zip(answer.logits.split(1), answer.iou_pred.split(1), strict=True)
     if logits:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.errors import InputError, RunFailed
 from core.geometry import normalise, resized_size, upscale_logits
-from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter
+from core.protocols import ImageMasks, ImageSegmenter, Masks, Prompt, Segmenter
 from data.images import to_frame
 from data.sample import ImageData, ImageSample, UnreadableImage
 from evaluation.protocols import ScoringProtocol
@@ -36,7 +36,7 @@ def pixels_at_once(device: torch.device) -> int:
 
 
 def resized_in_frame(size_hw: tuple[int, int], frame: int, rounding: str) -> tuple[int, int]:
-    """Size ``(h, w)`` of a picture whose longer side was brought to the frame."""
+    """Size ``(h, w)`` of an image whose longer side was brought to the frame."""
     if rounding == "nearest":
         return resized_size(size_hw, frame)
     scale = frame / max(size_hw)
@@ -44,7 +44,7 @@ def resized_in_frame(size_hw: tuple[int, int], frame: int, rounding: str) -> tup
 
 
 def preprocess(image: NDArray[np.uint8], frame: int, how: tuple[str, str]) -> Tensor:
-    """A picture uint8 ``[H, W, 3]`` as the model's input, float32 ``[3, frame, frame]``.
+    """An image uint8 ``[H, W, 3]`` as the model's input, float32 ``[3, frame, frame]``.
 
     Args:
         how: :attr:`ScoringProtocol.preprocessing`.
@@ -72,9 +72,9 @@ def placed_prompt(prompt: Prompt, size_hw: tuple[int, int], frame: int, rounding
     return Prompt(boxes, points, prompt.labels, prompt.mask_logits)
 
 
-def upscaled(masks: Masks | PictureMasks, size_hw: tuple[int, int], protocol: ScoringProtocol) -> Tensor:
+def upscaled(masks: Masks | ImageMasks, size_hw: tuple[int, int], protocol: ScoringProtocol) -> Tensor:
     """Logits at the original size, float32 ``[N, M, H, W]``; as they are where they have that size already."""
-    if isinstance(masks, PictureMasks):
+    if isinstance(masks, ImageMasks):
         return masks.logits
     if (protocol.rounding, protocol.upscaling) == ("nearest", "frame"):
         return upscale_logits(masks.logits, size_hw, masks.frame)
@@ -88,7 +88,7 @@ def upscaled(masks: Masks | PictureMasks, size_hw: tuple[int, int], protocol: Sc
 
 
 def upscaled_in_parts(
-    masks: Masks | PictureMasks, size_hw: tuple[int, int], protocol: ScoringProtocol
+    masks: Masks | ImageMasks, size_hw: tuple[int, int], protocol: ScoringProtocol
 ) -> Iterator[tuple[slice, Tensor]]:
     """Which prompts, and their :func:`upscaled` logits, so few at a time that memory stays bounded."""
     count, candidates = masks.logits.shape[:2]
@@ -101,27 +101,27 @@ def upscaled_in_parts(
         yield part, upscaled(some, size_hw, protocol)
 
 
-def most_prompts(model: Segmenter | PictureSegmenter, size_hw: tuple[int, int]) -> int | None:
+def most_prompts(model: Segmenter | ImageSegmenter, size_hw: tuple[int, int]) -> int | None:
     """How many prompts to decode at a time, at most, where answers may have the original size; else None."""
-    if not isinstance(model, PictureSegmenter):
+    if not isinstance(model, ImageSegmenter):
         return None
     return max(1, PIXELS_AT_ONCE["cpu"] // (_MOST_CANDIDATES * size_hw[0] * size_hw[1]))
 
 
-def check_preprocessing(model: Segmenter | PictureSegmenter, protocols: Sequence[ScoringProtocol]) -> None:
-    """Refuse protocols that say how pictures come into the frame, of a model that takes pictures as they are.
+def check_preprocessing(model: Segmenter | ImageSegmenter, protocols: Sequence[ScoringProtocol]) -> None:
+    """Refuse protocols that say how images come into the frame, of a model that takes images as they are.
 
     Raises:
         InputError: there is such a protocol.
     """
-    if not isinstance(model, PictureSegmenter):
+    if not isinstance(model, ImageSegmenter):
         return
     for protocol in protocols:
         for axis, value in _ABOUT_THE_FRAME.items():
             if getattr(protocol, axis) == value:
                 raise InputError(
                     f"{protocol.name}: {axis}={value} needs a model that is given frames, but {model.name} takes "
-                    "pictures as they are; choose another protocol"
+                    "images as they are; choose another protocol"
                 )
 
 
@@ -134,15 +134,15 @@ def truth_in_frame(truth: Tensor, frame: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One picture, ready to be encoded.
+    """One image, ready to be encoded.
 
     Attributes:
         place: among the indices that were asked for.
         index: in the data set.
-        size_hw: of the original; None where the picture is left out.
+        size_hw: of the original; None where the image is left out.
         sample: with its instances, where masks are wanted.
         frames: the model's inputs ``[3, S, S]`` by :attr:`ScoringProtocol.preprocessing`.
-        image: uint8 ``[H, W, 3]``, where a model takes pictures as they are.
+        image: uint8 ``[H, W, 3]``, where a model takes images as they are.
         skipped: what the data set's rules left out when it was read, by reason.
     """
 
@@ -254,8 +254,8 @@ def _next(coming: Iterator[LoadedImage | InputError]) -> LoadedImage | None:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise RunFailed(
-            f"a process that reads pictures died ({str(error).splitlines()[0].strip()}), often for lack of "
-            "memory; the same command goes on from the pictures that are done; give a smaller evaluation.workers"
+            f"a process that reads images died ({str(error).splitlines()[0].strip()}), often for lack of "
+            "memory; the same command goes on from the images that are done; give a smaller evaluation.workers"
         ) from None
     if isinstance(found, InputError):
         raise found
@@ -268,7 +268,7 @@ def _signals_as_before() -> Iterator[None]:
 
     It would raise at any moment, in whatever this process is doing, and run at the end of every process that is started
     later; with libraries that change the stack of signal handlers (seen with OpenVINO's) it ended this process.
-    Without it, the loader notices within seconds that a worker is gone, when it waits for pictures.
+    Without it, the loader notices within seconds that a worker is gone, when it waits for images.
     """
     first = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGCHLD) if first else None

@@ -18,7 +18,7 @@ def prompts_of(sample: ImageSample, protocol: ScoringProtocol, seed: int = 0) ->
     """One prompt an instance, in original pixels: a box, or the first point.
 
     Args:
-        seed: of the noise on boxes, together with the image's id: each picture has its own, whatever the order.
+        seed: of the noise on boxes, together with the image's id: each image has its own, whatever the order.
     """
     if protocol.prompt == "box":
         boxes = sample.boxes_xyxy

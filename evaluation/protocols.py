@@ -36,7 +36,7 @@ class ScoringProtocol:
         choice: ``single``: the single-mask answer; ``best_of_3``: of the multimask answer the best predicted;
             ``best_of_4``: of all four; ``oracle``: the best of the three by the ground truth, an upper bound.
         resize: ``pillow``: bilinear with antialiasing on bytes, as SAM; ``tensor``: the same on floating point.
-        rounding: of the resized picture's sides: to the ``nearest``, half up, or ``floor``.
+        rounding: of the resized image's sides: to the ``nearest``, half up, or ``floor``.
         upscaling: of the answer: by the model's ``frame`` to the original, as SAM; or ``direct``.
         truth: the ``original`` mask; the same brought to the model's ``frame`` and back, a little dilated (EdgeSAM); or
             the answer of a ``reference`` model to the same prompt (MobileSAM's paper).

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core import processes
 from core.errors import InputError, RunFailed
-from core.protocols import PictureSegmenter, Prompt, Segmenter, device_of
+from core.protocols import ImageSegmenter, Prompt, Segmenter, device_of
 from data.detections import Detections, ImageDetections
 from data.sample import ImageData, ImageSample
 from evaluation.adaptive_batch import AdaptiveBatch, image_batch, prompt_batch
@@ -31,9 +31,9 @@ from evaluation.prompt_rules import prompts_of
 from evaluation.protocols import ScoringProtocol
 from evaluation.records import DetectionRecord, ImageRecords, InstanceRecord, PartFile, PartialRecords, read_parts
 
-Model = Segmenter | PictureSegmenter
+Model = Segmenter | ImageSegmenter
 Embeddings = Mapping[tuple[str, str], Any]
-"""``[1, C, g, g]``, or what ``encode_picture`` gave, by :attr:`ScoringProtocol.preprocessing`."""
+"""``[1, C, g, g]``, or what ``encode_image`` gave, by :attr:`ScoringProtocol.preprocessing`."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Scorer:
             raise ValueError(f"{protocol.name} takes its truth from a reference model")
         size_hw = (sample.image.shape[0], sample.image.shape[1])
         frames = {}
-        if not isinstance(self.model, PictureSegmenter):
+        if not isinstance(self.model, ImageSegmenter):
             frames = {protocol.preprocessing: preprocess(sample.image, self.model.input_size, protocol.preprocessing)}
         with torch.inference_mode():
             loaded = LoadedImage(0, 0, size_hw, sample, frames, {}, sample.image)
@@ -251,11 +251,11 @@ class Scorer:
 
     def _loaded(self, data: ImageData, places: Sequence[tuple[int, int]]) -> Iterator[list[LoadedImage]]:
         models = [model for model in (self.model, self.reference) if model is not None]
-        sizes = [model.input_size for model in models if not isinstance(model, PictureSegmenter)]
+        sizes = [model.input_size for model in models if not isinstance(model, ImageSegmenter)]
         hows: list[tuple[str, str]] = []
-        if not isinstance(self.model, PictureSegmenter):
+        if not isinstance(self.model, ImageSegmenter):
             hows += dict.fromkeys(protocol.preprocessing for protocol in self.protocols)
-        reference_is_framed = self.reference is not None and not isinstance(self.reference, PictureSegmenter)
+        reference_is_framed = self.reference is not None and not isinstance(self.reference, ImageSegmenter)
         if reference_is_framed and DEFAULT_PREPROCESSING not in hows:
             hows.append(DEFAULT_PREPROCESSING)
         return load_images(
@@ -291,10 +291,10 @@ class Scorer:
         return found
 
     def _embeddings(self, model: Model, images: list[LoadedImage]) -> dict[tuple[str, str], dict[int, Any]]:
-        """By preprocessing, and by the image's number: ``[1, C, g, g]``, or what ``encode_picture`` gives."""
-        if isinstance(model, PictureSegmenter):
+        """By preprocessing, and by the image's number: ``[1, C, g, g]``, or what ``encode_image`` gives."""
+        if isinstance(model, ImageSegmenter):
             shown = {number: image.image for number, image in enumerate(images) if image.image is not None}
-            return {DEFAULT_PREPROCESSING: {number: model.encode_picture(image) for number, image in shown.items()}}
+            return {DEFAULT_PREPROCESSING: {number: model.encode_image(image) for number, image in shown.items()}}
         device, found = device_of(model), {}
         for how in {how for image in images for how in image.frames}:
             numbers = [number for number, image in enumerate(images) if how in image.frames]
@@ -337,7 +337,7 @@ class Scorer:
             return lambda place: masks[place]
         if protocol.truth == "frame":
             # check_preprocessing has refused others.
-            assert not isinstance(self.model, PictureSegmenter)
+            assert not isinstance(self.model, ImageSegmenter)
             frame = self.model.input_size
             return lambda place: truth_in_frame(masks[place], frame)
         reference = self.reference

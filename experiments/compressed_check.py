@@ -33,7 +33,7 @@ def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: Evalu
 
     Args:
         student: on the teacher's device.
-        held: the pictures it is going to be scored on; one of them is looked at.
+        held: the images it is going to be scored on; one of them is looked at.
         run_id: for messages.
 
     Raises:

@@ -103,8 +103,8 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         protocols,
         detections,
         reference,
-        prompt_batch_size=evaluation.batch,
-        image_batch_size=evaluation.encoded or (8 if cuda else 1),
+        prompt_batch_size=evaluation.prompt_batch_size,
+        image_batch_size=evaluation.image_batch_size or (8 if cuda else 1),
         workers=(min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers,
         seed=evaluation.seed,
         autocast=PRECISIONS[subject.precision],
@@ -119,7 +119,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             return []
         if len(scored.left_out) == len(indices):
             raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")
-        about = (evaluation.batch, evaluation.protocol, subject.precision, content.column())
+        about = (evaluation.prompt_batch_size, evaluation.protocol, subject.precision, content.column())
         held = EvaluationSet(data, data_name(evaluation.data), indices, *about)
         rows = _rows(settings, subject, held, protocols, scored, hashes, truth)
         # An earlier evaluation in this folder goes first: its rows never stand beside these records.
@@ -200,7 +200,8 @@ def _detections(settings: EvaluateConfig, data: ImageData, protocols: Sequence[S
         raise InputError(f"detections is missing: {needing[0]} needs a detector's boxes; give detections=FILE.json")
     if not isinstance(data, AnnotatedImages):
         raise InputError(f"{needing[0]}: {data.name} has no image ids that detections name; give COCO or LVIS")
-    return Detections(home_path(settings.detections), data.sizes_hw(), settings.evaluation.top, data.category_ids)
+    most = settings.evaluation.max_detections
+    return Detections(home_path(settings.detections), data.sizes_hw(), most, data.category_ids)
 
 
 def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequence[int]) -> GroundTruth:
@@ -229,7 +230,7 @@ def _reference(evaluation: EvaluationConfig, subject: EvaluatedModel) -> Segment
     model = find_model(evaluation.reference).model.to(subject.device)
     if model.input_size != subject.model.input_size:
         raise InputError(
-            f"evaluation.reference={evaluation.reference}: takes pictures of {model.input_size} pixels, "
+            f"evaluation.reference={evaluation.reference}: takes images of {model.input_size} pixels, "
             f"{subject.model.name} of {subject.model.input_size}; give a reference of the same input size"
         )
     return model
@@ -248,7 +249,10 @@ def _key(
         "identity": IDENTITY,
         "data": [data.name, described],
         "protocols": [protocol.axes() for protocol in protocols],
-        "settings": [evaluation.top, evaluation.seed, evaluation.batch, evaluation.encoded],
+        "settings": [
+            *(evaluation.max_detections, evaluation.seed),
+            *(evaluation.prompt_batch_size, evaluation.image_batch_size),
+        ],
         "computed": [subject.device.type, subject.precision],
         **hashes,
     }
@@ -317,7 +321,8 @@ def protocol_columns(
     }
     if protocol.is_detected:
         axes["detections_sha256"] = str(hashes["detections_sha256"])
-        axes |= {"backend": evaluation.backend, "boxes": "all" if evaluation.top is None else f"best {evaluation.top}"}
+        boxes = "all" if evaluation.max_detections is None else f"best {evaluation.max_detections}"
+        axes |= {"backend": evaluation.backend, "boxes": boxes}
         most = "300 an image" if held.name == "lvis" else "100 a category and image"
         axes |= {"ranked_by": "the detector's score", "most_detections": most}
         # The evaluator has rules of its own about annotations, to the letter those of COCO or LVIS.

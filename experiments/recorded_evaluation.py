@@ -19,7 +19,7 @@ FOLDER = "evaluations"
 """Below the folder of runs."""
 # What was scored is compared image by image.
 _CITATIONS = ("source", "interval", "data_sha256")
-# Where pictures lie and how many were scored: instances are paired by their ids, and single ones are counted.
+# Where images lie and how many were scored: instances are paired by their ids, and single ones are counted.
 _NOT_CONTENT = ("root", "annotations", "images", "count", "validation_count", "labels", "missing")
 
 
@@ -137,7 +137,7 @@ def check_comparable(first: RecordedEvaluation, second: RecordedEvaluation) -> N
 
 
 def _content(evaluation: RecordedEvaluation) -> dict[str, Any]:
-    """The settings that say which pictures and annotations a data set holds."""
+    """The settings that say which images and annotations a data set holds."""
     data = evaluation.setting("evaluation", "data")
     return {k: v for k, v in data.items() if k not in _NOT_CONTENT} if isinstance(data, Mapping) else {}
 

@@ -108,16 +108,16 @@ BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Pictures that models are scored on.
+    """Images that models are scored on.
 
     Attributes:
         data: the data set, with labels.
         name: of the data set in rows.
-        indices: which pictures.
+        indices: which images.
         batch: prompts decoded together.
         protocol: name and version of prompts and choice of masks.
         precision: what models compute in while they are scored.
-        data_sha256: of the pictures and their annotations; None where they are made and not read.
+        data_sha256: of the images and their annotations; None where they are made and not read.
     """
 
     data: ImageData
@@ -145,9 +145,9 @@ def score_model(model: Sam, held: EvaluationSet, folder: Path | None = None) -> 
 
 
 def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:
-    """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training pictures.
+    """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training images.
 
-    These are the last of the training set. EvaluationSet-out pictures never choose anything.
+    These are the last of the training set. EvaluationSet-out images never choose anything.
 
     Args:
         is_used: whether the method is known to ask for it: what it would refuse is refused now.
@@ -157,7 +157,7 @@ def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callabl
     """
     protocol = PROTOCOLS["point_single@1"]
     indices = range(max(0, len(data) - VALIDATION_IMAGES), len(data))
-    nothing = InputError(f"{data.name}: the last {len(indices)} training pictures have no instances to validate on")
+    nothing = InputError(f"{data.name}: the last {len(indices)} training images have no instances to validate on")
     if is_used and not has_instances(data, indices):
         raise nothing
 
@@ -223,7 +223,7 @@ def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
         return
     console, total = terminal(stderr=True), -(-total // processes.count())
     if not console.is_terminal:
-        console.print(f"{what}: {total} pictures", soft_wrap=True)
+        console.print(f"{what}: {total} images", soft_wrap=True)
         yield lambda count: None
         return
     shown = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

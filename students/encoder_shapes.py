@@ -25,7 +25,7 @@ class TinyVitConfig:
     out_channels: int = 256
 
     def __post_init__(self) -> None:
-        # Pictures are cut to a fourth by the patch embedding; each later stage may halve once more.
+        # Images are cut to a fourth by the patch embedding; each later stage may halve once more.
         if self.image_size not in [self.grid * 4 * 2**halvings for halvings in range(len(self.depths))]:
             raise InputError(
                 f"a TinyViT cannot bring {self.image_size} pixels to a grid of {self.grid}: the ratio must be "

@@ -1,6 +1,6 @@
-"""What is looked at before a model is believed: two pictures through its image encoder, as it is going to compute.
+"""What is looked at before a model is believed: two images through its image encoder, as it is going to compute.
 
-Four ways in which an encoder has gone wrong without a word: it gives every picture the same embedding; numbers overflow
+Four ways in which an encoder has gone wrong without a word: it gives every image the same embedding; numbers overflow
 in half precision, though not in float32; weights are not finite; and values that were kept from earlier weights answer
 for the new ones, as TinyViT's attention biases do in evaluation mode.
 """
@@ -16,7 +16,7 @@ from core.protocols import Segmenter, device_of
 from core.seeding import generator_for
 
 SAME = 1e-6
-"""Embeddings of two pictures that differ by less than this part of their largest value are one."""
+"""Embeddings of two images that differ by less than this part of their largest value are one."""
 _ROUNDING = 1e-5
 
 
@@ -28,12 +28,12 @@ def encoder_problem(model: Segmenter, precision: torch.dtype | None = None, sett
         precision: what autocast is going to compute in; None is none.
         setting: of the precision, for the line.
     """
-    pictures = _two_pictures(model)
-    found = _embeddings(model, pictures, precision)
+    images = _two_images(model)
+    found = _embeddings(model, images, precision)
     named = str(precision).removeprefix("torch.") if precision is not None else "float32"
     problem = _problem(found)
     if problem is not None:
-        exact = None if precision is None else _problem(_embeddings(model, pictures, None))
+        exact = None if precision is None else _problem(_embeddings(model, images, None))
         if precision is not None and exact is None:
             others = "float32" if precision == torch.bfloat16 else "float32 or bfloat16"
             return f"in {named} its image encoder {problem}, in float32 it does not; give {setting}={others}"
@@ -42,7 +42,7 @@ def encoder_problem(model: Segmenter, precision: torch.dtype | None = None, sett
     if stale:
         return (
             f"{stale[0]} answers with values kept from earlier weights{_more(stale)}; load the weights before the "
-            "first picture, or call train() and eval() after loading"
+            "first image, or call train() and eval() after loading"
         )
     return None
 
@@ -55,34 +55,34 @@ def stale_modules(model: object) -> list[str]:
     if not kept:
         return []
     with _kept_anew(model), torch.inference_mode():
-        _embeddings(model, _two_pictures(model)[:1], None)  # type: ignore[arg-type]
+        _embeddings(model, _two_images(model)[:1], None)  # type: ignore[arg-type]
         anew = _kept_tensors(model)
     return sorted({name for (name, key), old in kept.items() if not _equal(old, anew.get((name, key)))})
 
 
 def _problem(found: Tensor) -> str | None:
-    """What is wrong with the embeddings of two pictures ``[2, C, g, g]``."""
+    """What is wrong with the embeddings of two images ``[2, C, g, g]``."""
     if not found.isfinite().all():
         return "gives numbers that are not finite (an overflow, or NaN)"
     first, second = found.double()
     # Values that are all zero are one embedding too.
     if (first - second).abs().max() <= SAME * first.abs().max():
-        return "gives two different pictures one and the same embedding"
+        return "gives two different images one and the same embedding"
     return None
 
 
-def _two_pictures(model: Segmenter) -> Tensor:
-    """Noise, and a slope from dark to bright: float32 ``[2, 3, S, S]``, normalised as pictures are."""
+def _two_images(model: Segmenter) -> Tensor:
+    """Noise, and a slope from dark to bright: float32 ``[2, 3, S, S]``, normalised as images are."""
     size = model.input_size
     noise = torch.randn(3, size, size, generator=generator_for(0, "self-check"))
     slope = torch.linspace(-2, 2, size).expand(3, size, size)
     return torch.stack([noise, slope]).to(device_of(model))
 
 
-def _embeddings(model: Segmenter, pictures: Tensor, precision: torch.dtype | None) -> Tensor:
-    """One after the other, as some exported encoders take one picture at a time."""
-    with torch.inference_mode(), torch.autocast(pictures.device.type, precision, enabled=precision is not None):
-        return torch.cat([model.encode(picture[None]) for picture in pictures]).float()
+def _embeddings(model: Segmenter, images: Tensor, precision: torch.dtype | None) -> Tensor:
+    """One after the other, as some exported encoders take one image at a time."""
+    with torch.inference_mode(), torch.autocast(images.device.type, precision, enabled=precision is not None):
+        return torch.cat([model.encode(image[None]) for image in images]).float()
 
 
 def _kept_tensors(model: nn.Module) -> dict[tuple[str, str], Tensor]:

@@ -14,7 +14,7 @@ from teachers.image_encoder import make_neck
 
 
 class TimmEncoder(nn.Module):
-    """Pictures to image embeddings: a backbone, a sum of projected feature maps on the grid, and SAM's neck.
+    """Images to image embeddings: a backbone, a sum of projected feature maps on the grid, and SAM's neck.
 
     Raises:
         InputError: timm has no such model, it gives no feature maps, or there is no such stage.
@@ -29,7 +29,7 @@ class TimmEncoder(nn.Module):
         self.neck = make_neck(config.out_channels, config.out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
         grid = (self.config.grid, self.config.grid)
         maps = [projection(x) for projection, x in zip(self.projections, self.backbone(images), strict=True)]
         resized = [x if x.shape[-2:] == grid else F.interpolate(x, grid, mode="bilinear") for x in maps]
@@ -61,7 +61,7 @@ def _features(config: TimmConfig, stages: tuple[int, ...] | None) -> Any:
         arguments["out_indices"] = stages
     try:
         try:
-            # Positions of a ViT belong to a size of picture; convolutional models have no such argument.
+            # Positions of a ViT belong to a size of image; convolutional models have no such argument.
             return timm.create_model(config.name, img_size=config.image_size, **arguments)
         except TypeError:
             return timm.create_model(config.name, **arguments)

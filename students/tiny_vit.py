@@ -42,7 +42,7 @@ class WindowedBlock(TinyVitBlock):
 
 
 class TinyVitEncoder(nn.Module):
-    """Pictures to image embeddings by a TinyViT and SAM's neck."""
+    """Images to image embeddings by a TinyViT and SAM's neck."""
 
     def __init__(self, config: TinyVitConfig) -> None:
         super().__init__()
@@ -67,5 +67,5 @@ class TinyVitEncoder(nn.Module):
         self.neck = make_neck(config.embed_dims[-1], config.out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
         return self.neck(self.backbone.forward_features(images))

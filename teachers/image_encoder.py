@@ -86,7 +86,7 @@ def make_neck(dim: int, out_channels: int) -> nn.Sequential:
 
 
 class PatchEmbed(nn.Module):
-    """Pictures ``[B, 3, S, S]`` to patch embeddings ``[B, g, g, D]``."""
+    """Images ``[B, 3, S, S]`` to patch embeddings ``[B, g, g, D]``."""
 
     def __init__(self, patch_size: int, embed_dim: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Pictures to image embeddings."""
+    """Images to image embeddings."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class ImageEncoder(nn.Module):
         self.neck = make_neck(dim, config.out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
         x = self.patch_embed(images) + self.pos_embed
         for block in self.blocks:
             x = block(x)

@@ -38,7 +38,7 @@ def infer_config(
     depth = len({key.split(".")[2] for key in state if key.startswith(prefix)})
     grid, patch = size("image_encoder.pos_embed", 1), size("image_encoder.patch_embed.proj.weight", 3)
     if min(grid, patch) < 1:
-        raise InputError(f"{origin}: a grid of {grid} patches of {patch} pixels is no picture; its shape is damaged")
+        raise InputError(f"{origin}: a grid of {grid} patches of {patch} pixels is no image; its shape is damaged")
     attention = tuple(size(f"{prefix}{i}.attn.proj.weight", 1) for i in range(depth))
     head_dims = [size(f"{prefix}{i}.attn.rel_pos_h", 1) for i in range(depth)]
     heads = {width / max(dim, 1) for width, dim in zip(attention, head_dims, strict=True)}

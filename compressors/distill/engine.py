@@ -126,7 +126,7 @@ class Engine:
                     log(entry | {"peak_memory_bytes": progress.peak_memory_bytes} | terms)
                     show(progress.step, terms, speed)
                 if validated or last:
-                    # Running statistics of batch normalisation are of each process's own pictures.
+                    # Running statistics of batch normalisation are of each process's own images.
                     models = (stage.model, average) if average else (stage.model,)
                     processes.average(b for model in models for b in model.buffers() if b.is_floating_point())
                 if validated:
@@ -193,11 +193,11 @@ def _smaller(stage: Stage[Any]) -> str:
     """What to change where a batch of a stage is too large for the device."""
     batch, accumulate = stage.batch_size, stage.optimisation.accumulate
     if batch == 1:
-        return "one picture at a time is too much already; give engine.precision=bfloat16, or another device"
+        return "one image at a time is too much already; give engine.precision=bfloat16, or another device"
     half = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
     return (
         f"give method.batch={half} method.optimisation.accumulate={accumulate * batch // half}: "
-        f"the same {stage.images_per_step} pictures a step"
+        f"the same {stage.images_per_step} images a step"
     )
 
 

@@ -56,7 +56,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean squared error of image embeddings over the cells that hold picture, each image counting alike.
+    """Mean squared error of image embeddings over the cells that hold image, each image counting alike.
 
     Args:
         student, teacher: ``[B, C, g, g]``.
@@ -82,7 +82,7 @@ def _over_cells(errors: Tensor, valid: Tensor | None) -> Tensor:
 def embedding_rmse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """The third-party MobileSAM training code's loss: the root of the squared error summed over channels.
 
-    The mean over cells (over those that hold picture, where ``valid`` is given) and images is taken under the root.
+    The mean over cells (over those that hold image, where ``valid`` is given) and images is taken under the root.
     Args as of :func:`embedding_mse`.
     """
     return (embedding_mse(student, teacher, valid) * student.shape[1]).sqrt()

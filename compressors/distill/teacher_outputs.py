@@ -19,21 +19,21 @@ from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam
 
 PREPROCESSING = "longer side, bilinear on uint8, zero-padded, 1"
-"""How pictures are brought into the frame; to be changed whenever that changes what comes out."""
+"""How images are brought into the frame; to be changed whenever that changes what comes out."""
 
 
 @dataclass
 class TeacherEmbeddings:
     """Gives the teacher's embeddings of a batch, from where they are kept or from the teacher.
 
-    Pictures are encoded one at a time and rounded to float16 whether or not they are kept, so that what a student sees
-    depends on the picture alone: not on its neighbours, nor on what an earlier run left.
+    Images are encoded one at a time and rounded to float16 whether or not they are kept, so that what a student sees
+    depends on the image alone: not on its neighbours, nor on what an earlier run left.
 
     Attributes:
         encoder: the teacher's, frozen.
         engine: whose device and precision it computes in.
         kept: where embeddings are kept; None computes them each time.
-        computed: how many pictures were encoded.
+        computed: how many images were encoded.
     """
 
     encoder: ImageEncoder
@@ -86,7 +86,7 @@ def embedding_cache(mode: str, folder: Path, encoder: ImageEncoder) -> Embedding
 
 @dataclass(frozen=True)
 class TeacherMasks:
-    """Prompts and the teacher's answers, those of one picture together.
+    """Prompts and the teacher's answers, those of one image together.
 
     Attributes:
         prompt: ``B * K`` prompts in the model's frame.
@@ -104,12 +104,12 @@ class TeacherMasks:
 def teacher_masks(
     teacher: Sam, embeddings: Tensor, valid: Tensor, points: int, seed: int, step: int
 ) -> tuple[TeacherMasks, TeacherMasks]:
-    """Ask the teacher about random points of each picture, and about the boxes of the masks it answers with.
+    """Ask the teacher about random points of each image, and about the boxes of the masks it answers with.
 
     Args:
         embeddings: the teacher's, ``[B, C, g, g]``.
-        valid: bool ``[B, g, g]``, the cells that hold picture; points fall there.
-        points: prompts of each kind a picture.
+        valid: bool ``[B, g, g]``, the cells that hold image; points fall there.
+        points: prompts of each kind an image.
         seed, step: what the points are drawn from.
     """
     generator = generator_for(seed, "mask prompts", step)
@@ -134,7 +134,7 @@ def teacher_masks(
 def mask_loss(student: Sam, embeddings: Tensor, answers: tuple[TeacherMasks, TeacherMasks]) -> dict[str, Tensor]:
     """SAM's loss (focal 20, dice 1, squared error of predicted IoUs 1) of a student against the teacher's answers.
 
-    Points are compared in all four candidates, boxes in the single one. Every picture counts alike.
+    Points are compared in all four candidates, boxes in the single one. Every image counts alike.
 
     Args:
         embeddings: the student's, ``[B, C, g, g]``.

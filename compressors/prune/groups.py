@@ -69,7 +69,7 @@ class TraceableEncoder(nn.Module):
         self.neck = nn.Sequential(nn.Conv2d(dim, config.out_channels, 1, bias=False))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures of ``TRACED_GRID`` patches a side."""
+        """Images of ``TRACED_GRID`` patches a side."""
         x = self.patch_embed(images) + self.pos_embed[:, :TRACED_GRID, :TRACED_GRID]
         for block in self.blocks:
             x = block(x)

@@ -21,7 +21,7 @@ from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam
 
 MASKS_PER_IMAGE = 16
-"""Instances of a picture whose masks the task's loss looks at, the first ones."""
+"""Instances of an image whose masks the task's loss looks at, the first ones."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def label_gradients(
         encoder: whose gradients are taken.
 
     Raises:
-        InputError: no picture has an instance, so that every channel would score the same.
+        InputError: no image has an instance, so that every channel would score the same.
     """
     device, looked_at, used = encoder.pos_embed.device, 0, 0
 
@@ -97,7 +97,7 @@ def label_gradients(
     gradients = _summed(encoder, losses(), on_image)
     if not used:
         raise InputError(
-            f"none of the {looked_at} pictures that are looked at has an annotated instance to score channels by; give "
+            f"none of the {looked_at} images that are looked at has an annotated instance to score channels by; give "
             "a larger method.importance_images, or method.importance=disturbed_taylor, which reads no labels"
         )
     return gradients

@@ -141,7 +141,7 @@ def check_cut(
     rel_pos: str = "keep",
     fold: bool = True,
 ) -> None:
-    """Compare a cut encoder with :func:`masked_original` on one random picture, part by part.
+    """Compare a cut encoder with :func:`masked_original` on one random image, part by part.
 
     Args:
         encoder: before the cut.
@@ -152,12 +152,12 @@ def check_cut(
         RunFailed: they answer otherwise; the message names the first part that does.
     """
     size, device = encoder.config.image_size, encoder.pos_embed.device
-    picture = torch.randn(1, 3, size, size, generator=generator_for(0, "cut")).to(device)
+    image = torch.randn(1, 3, size, size, generator=generator_for(0, "cut")).to(device)
     stream = kept.get("embedding", torch.arange(encoder.config.embed_dim)).to(device)
     masked = masked_original(encoder, kept, rel_pos, fold)
     # Rounding to TF32 would be taken for a difference.
     with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-        references, found = _answers(masked, picture), _answers(cut, picture)
+        references, found = _answers(masked, image), _answers(cut, image)
     for part, answer in references.items():
         expected = answer if part == "neck" else answer[..., stream]
         same_shape = expected.shape == found[part].shape
@@ -171,7 +171,7 @@ def check_cut(
             )
 
 
-def _answers(encoder: Any, picture: Tensor) -> dict[str, Tensor]:
+def _answers(encoder: Any, image: Tensor) -> dict[str, Tensor]:
     """What each part gives, in the order of computation: the stream ``[B, g, g, D]``, windows of it, the embedding."""
     found: dict[str, Tensor] = {}
 
@@ -186,7 +186,7 @@ def _answers(encoder: Any, picture: Tensor) -> dict[str, Tensor]:
         watched |= {f"blocks.{i}.attn": block.attn, f"blocks.{i}.mlp": block.mlp}
     handles = [module.register_forward_hook(note(part)) for part, module in watched.items()]  # type: ignore[arg-type]
     try:
-        found["neck"] = encoder(picture)
+        found["neck"] = encoder(image)
     finally:
         for handle in handles:
             handle.remove()

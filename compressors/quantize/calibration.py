@@ -40,7 +40,7 @@ class Calibration:
         gradient: where the hessian metric's gradient comes from (:mod:`compressors.quantize.objective`).
         order: ``parallel``: every layer sees what the float model's layers give it; ``sequential``: what the layers
             before it give it that are quantised already.
-        prompts: points, and as many boxes, a picture. They are drawn; no label is read.
+        prompts: points, and as many boxes, an image. They are drawn; no label is read.
         seed: of prompts, drawn parts and drawn masks.
     """
 
@@ -50,12 +50,12 @@ class Calibration:
     prompts: int = 8
     seed: int = 0
 
-    def run(self, model: Sam, pictures: Sequence[ImageBatch], state: Path, key: str) -> list[dict[str, Any]]:
+    def run(self, model: Sam, images: Sequence[ImageBatch], state: Path, key: str) -> list[dict[str, Any]]:
         """Find every grid of a planned model, in place, continuing what ``state`` holds.
 
         Args:
             model: with float weights and grids that are not set.
-            pictures: one a batch.
+            images: one a batch.
             state: the file in which grids are kept as they are found.
             key: what must be equal for them to be continued.
 
@@ -64,9 +64,9 @@ class Calibration:
         """
         layers = recordable(model)
         set_quantizing(model, False)
-        calls = [(picture.images, self._prompts(model, picture, number)) for number, picture in enumerate(pictures)]
+        calls = [(image.images, self._prompts(model, image, number)) for number, image in enumerate(images)]
         recorder = Recorder(layers, self.seed)
-        with progress_bar("observation", len(pictures), 0) as show:
+        with progress_bar("observation", len(images), 0) as show:
             self._observe(model, calls, recorder, lambda done: show(done, {}, 0.0))
         found = GridCheckpoint(state, key, model)
         with progress_bar("calibration", len(layers), len(found.done)) as show:
@@ -82,10 +82,10 @@ class Calibration:
         set_quantizing(model, True)
         return found.errors
 
-    def _prompts(self, model: Sam, picture: ImageBatch, number: int) -> tuple[Prompt, Prompt]:
+    def _prompts(self, model: Sam, image: ImageBatch, number: int) -> tuple[Prompt, Prompt]:
         with torch.no_grad():
-            embedding = model.encode(picture.images)
-        points, boxes = teacher_masks(model, embedding, picture.valid, self.prompts, self.seed, number)
+            embedding = model.encode(image.images)
+        points, boxes = teacher_masks(model, embedding, image.valid, self.prompts, self.seed, number)
         return points.prompt, boxes.prompt
 
     def _observe(self, model: Sam, calls: Sequence[Call], recorder: Recorder, show: Callable[[int], None]) -> None:

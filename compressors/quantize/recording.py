@@ -1,4 +1,4 @@
-"""What layers see on calibration pictures: a drawn part of their inputs, outputs and output gradients."""
+"""What layers see on calibration images: a drawn part of their inputs, outputs and output gradients."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ class LayerTrace:
     """All records of one layer, and the range of each of its whole inputs.
 
     Attributes:
-        records: by picture and number of the call.
+        records: by image and number of the call.
         lowest, highest: of a layer's input and its output over everything, not only over what was drawn; of a
             product's two operands, by head ``[h]``.
     """
@@ -64,8 +64,8 @@ class LayerTrace:
 class Recorder:
     """Records some layers while a model runs inside :meth:`on`.
 
-    What is drawn of a call depends on seed, layer, picture and number of the call, so that two passes over the same
-    pictures (one for values, one for gradients) draw the same parts.
+    What is drawn of a call depends on seed, layer, image and number of the call, so that two passes over the same
+    images (one for values, one for gradients) draw the same parts.
     """
 
     def __init__(self, layers: Mapping[str, QuantizedLayer | QuantizedProduct], seed: int) -> None:
@@ -73,13 +73,13 @@ class Recorder:
         self.traces: dict[str, LayerTrace] = {path: LayerTrace() for path in layers}
 
     @contextmanager
-    def on(self, picture: int, values: bool = True, gradients: bool = False) -> Iterator[None]:
+    def on(self, image: int, values: bool = True, gradients: bool = False) -> Iterator[None]:
         """Record the calls made inside the block: their values, the gradients of their outputs, or both."""
         calls: dict[str, int] = defaultdict(int)
 
         def hook_for(path: str) -> Any:
             def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-                key = (picture, calls[path])
+                key = (image, calls[path])
                 calls[path] += 1
                 self._keep(path, module, args, output, key, values, gradients)
 
@@ -139,7 +139,7 @@ class _Rows:
 
 
 class _Crop:
-    """A part of the map of one picture (or prompt), with what of the input it depends on."""
+    """A part of the map of one image (or prompt), with what of the input it depends on."""
 
     def __init__(self, layer: QuantizedConvolution, output: Tensor, generator: torch.Generator) -> None:
         self.layer, stride = layer, layer.stride

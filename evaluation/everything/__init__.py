@@ -1,4 +1,4 @@
-"""Segment everything: all masks of a picture, from a grid of point prompts."""
+"""Segment everything: all masks of an image, from a grid of point prompts."""
 
 from evaluation.everything.generator import Everything, EverythingGenerator
 from evaluation.everything.scores import ImageProposals, image_proposals, proposal_scores

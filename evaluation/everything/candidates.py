@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Candidates:
-    """``K`` masks of a picture, in its pixels.
+    """``K`` masks of an image, in its pixels.
 
     Attributes:
         boxes_xyxy: int64 ``[K, 4]``: the first and last column and row of each mask.
@@ -18,7 +18,7 @@ class Candidates:
         stability: float32 ``[K]``.
         points_xy: float64 ``[K, 2]``, the prompt that was answered.
         crops_xyxy: int64 ``[K, 4]``, the crop it was asked on.
-        rles: compressed RLEs of the whole picture, on the host.
+        rles: compressed RLEs of the whole image, on the host.
     """
 
     boxes_xyxy: Tensor

@@ -26,11 +26,11 @@ EDGE_TOLERANCE = 20
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of a picture.
+    """A window of an image.
 
     Attributes:
-        box_xyxy: whole pixels of the picture, the end excluded.
-        layer: 0 is the whole picture.
+        box_xyxy: whole pixels of the image, the end excluded.
+        layer: 0 is the whole image.
     """
 
     box_xyxy: tuple[int, int, int, int]
@@ -43,24 +43,24 @@ class Crop:
         return y1 - y0, x1 - x0
 
     def cuts(self, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
-        """Which boxes int64 ``[K, 4]``, in pixels of the picture, touch an edge where the crop cuts it: bool ``[K]``.
+        """Which boxes int64 ``[K, 4]``, in pixels of the image, touch an edge where the crop cuts it: bool ``[K]``.
 
-        What is there may go on beyond the crop. The picture's own edges, of size ``size_hw``, cut nothing.
+        What is there may go on beyond the crop. The image's own edges, of size ``size_hw``, cut nothing.
         """
         edges = torch.tensor([self.box_xyxy, (0, 0, size_hw[1], size_hw[0])], device=boxes_xyxy.device)
-        # [2, K, 4]: near the crop's edges, near the picture's
+        # [2, K, 4]: near the crop's edges, near the image's
         near = (boxes_xyxy - edges[:, None]).abs() <= EDGE_TOLERANCE
         return (near[0] & ~near[1]).any(1)
 
 
 def crops_of(size_hw: tuple[int, int], layers: int, overlap_ratio: float) -> list[Crop]:
-    """The picture, then layer by layer its crops, column by column: ``4 ** i`` in layer ``i``.
+    """The image, then layer by layer its crops, column by column: ``4 ** i`` in layer ``i``.
 
-    Crops that a tiny picture leaves empty are not among them.
+    Crops that a tiny image leaves empty are not among them.
 
     Args:
-        size_hw: of the picture.
-        layers: number of layers beyond the picture itself.
+        size_hw: of the image.
+        layers: number of layers beyond the image itself.
         overlap_ratio: overlap of neighbours in layer 1, as a share of the shorter side; it halves from layer to layer.
     """
     height, width = size_hw
@@ -79,7 +79,7 @@ def crops_of(size_hw: tuple[int, int], layers: int, overlap_ratio: float) -> lis
 
 
 def grid_points(side: int, size_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """Centres of ``side * side`` equal cells of a picture, row by row: xy float64 ``[side * side, 2]`` in pixels."""
+    """Centres of ``side * side`` equal cells of an image, row by row: xy float64 ``[side * side, 2]`` in pixels."""
     axis = _cell_centres(side)
     x, y = np.meshgrid(axis, axis)
     # [side * side, 2]
@@ -101,7 +101,7 @@ def _cell_centres(side: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Axis:
-    """How one side of a picture, ``n`` pixels long, mixes one side of the logits, ``l`` long.
+    """How one side of an image, ``n`` pixels long, mixes one side of the logits, ``l`` long.
 
     Attributes:
         weights: float32 ``[n, l]``.
@@ -115,7 +115,7 @@ class Axis:
 
 
 def axes(size_hw: tuple[int, int], low: int, frame: int, device: torch.device) -> tuple[Axis, Axis]:
-    """The vertical and the horizontal side of a picture, for logits ``[low, low]`` of a square frame."""
+    """The vertical and the horizontal side of an image, for logits ``[low, low]`` of a square frame."""
     resized = resized_size(size_hw, frame)
     vertical, horizontal = (_axis(side, new, low, frame, device) for side, new in zip(size_hw, resized, strict=True))
     return vertical, horizontal
@@ -134,7 +134,7 @@ class Window(NamedTuple):
 
     Attributes:
         which: int64 ``[K]``, the masks in question.
-        top: int64 ``[K]``, the picture's row where each part begins.
+        top: int64 ``[K]``, the image's row where each part begins.
         left: int64 ``[K]``, its column.
         logits: float32 ``[K, h, w]``; every pixel outside is at or below the lowest cut.
     """
@@ -151,7 +151,7 @@ def windows(low_res: Tensor, lowest_cut: float, vertical: Axis, horizontal: Axis
     Args:
         low_res: logits of any float type.
         lowest_cut: no pixel at or below it is looked for.
-        vertical, horizontal: sides of the picture.
+        vertical, horizontal: sides of the image.
         pixels: how many to compute together; a single mask may have more.
     """
     active = low_res > lowest_cut
@@ -165,7 +165,7 @@ def windows(low_res: Tensor, lowest_cut: float, vertical: Axis, horizontal: Axis
         members = (kinds == kind).nonzero()[:, 0]
         height, width = int((bottom - top)[members].max()), int((right - left)[members].max())
         for which in members.split(max(1, pixels // (height * width))):
-            # [K, h] and [K, h'] of rows, [K, w] and [K, w'] of columns: of the picture and of the logits
+            # [K, h] and [K, h'] of rows, [K, w] and [K, w'] of columns: of the image and of the logits
             y, low_y = (part.to(low_res.device) for part in _runs(top[which], height, vertical))
             x, low_x = (part.to(low_res.device) for part in _runs(left[which], width, horizontal))
             which = which.to(low_res.device)
@@ -198,11 +198,11 @@ def _runs(begin: Tensor, length: int, axis: Axis) -> tuple[Tensor, Tensor]:
 
 
 class MaskFilter:
-    """The thresholds, for the answers on one crop of a picture.
+    """The thresholds, for the answers on one crop of an image.
 
     Args:
-        crop: where in the picture.
-        size_hw: of the picture.
+        crop: where in the image.
+        size_hw: of the image.
         settings: the thresholds.
     """
 
@@ -223,7 +223,7 @@ class MaskFilter:
         iou_pred, per_prompt = masks.iou_pred.float().flatten(), masks.iou_pred.shape[1]
         chosen = torch.arange(len(iou_pred), device=device)
         if settings.pred_iou_thresh > 0:
-            # Before anything is made as large as the picture.
+            # Before anything is made as large as the image.
             chosen = chosen[iou_pred > settings.pred_iou_thresh]
         lowest_cut = settings.mask_threshold - settings.stability_score_offset
         if covered is not None:
@@ -261,7 +261,7 @@ class MaskFilter:
             )
 
     def _boxes(self, binary: Tensor, window: Window, crop_xyxy: Tensor) -> Tensor:
-        """Boxes in pixels of the picture, int64 ``[K, 4]``; an empty mask's is the crop's first pixel, as Meta's."""
+        """Boxes in pixels of the image, int64 ``[K, 4]``; an empty mask's is the crop's first pixel, as Meta's."""
         corner = torch.stack([window.left, window.top], 1).repeat(1, 2)
         something = binary.flatten(1).view(torch.uint8).amax(1, keepdim=True)
         return (mask_boxes(binary) + corner) * something + crop_xyxy[:2].repeat(2)

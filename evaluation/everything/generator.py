@@ -1,4 +1,4 @@
-"""All masks of a picture, with the habits of ``segment_anything.SamAutomaticMaskGenerator``."""
+"""All masks of an image, with the habits of ``segment_anything.SamAutomaticMaskGenerator``."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +23,15 @@ _HOST = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Everything:
-    """What was found in a picture, and what it took.
+    """What was found in an image, and what it took.
 
     Attributes:
         records: one dict a mask with SAM's keys: ``segmentation`` (in the form of ``settings.output``), ``area`` in
             pixels, ``bbox`` (xywh, from the first to the last pixel), ``predicted_iou``, ``point_coords``
-            (``[[x, y]]``), ``stability_score``, ``crop_box`` (xywh). Coordinates are pixels of the picture. The best
+            (``[[x, y]]``), ``stability_score``, ``crop_box`` (xywh). Coordinates are pixels of the image. The best
             predicted first; with crops, those of smaller crops before.
         prompts: point prompts decoded.
-        encodings: pictures (crops) encoded.
+        encodings: images (crops) encoded.
     """
 
     records: list[dict[str, Any]]
@@ -40,10 +40,10 @@ class Everything:
 
 
 class EverythingGenerator:
-    """Finds all masks of pictures. Computes on the model's device, without gradients.
+    """Finds all masks of images. Computes on the model's device, without gradients.
 
     Memory: the answers to ``settings.points_per_batch`` prompts as the decoder gives them (to fewer from then on, where
-    the device has too little), a few masks of the picture's size, and the run lengths of what was found.
+    the device has too little), a few masks of the image's size, and the run lengths of what was found.
 
     Args:
         model: any segmenter, in evaluation mode.
@@ -54,7 +54,7 @@ class EverythingGenerator:
         self.model, self.settings, self.prompt_batch = model, settings, point_batch(settings.points_per_batch)
 
     def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """The records of :meth:`run` on a picture uint8 ``[H, W, 3]``, RGB.
+        """The records of :meth:`run` on an image uint8 ``[H, W, 3]``, RGB.
 
         Raises:
             InputError: another type or shape.
@@ -63,14 +63,14 @@ class EverythingGenerator:
 
     @torch.inference_mode()
     def run(self, image: NDArray[np.uint8]) -> Everything:
-        """Search a picture uint8 ``[H, W, 3]``, RGB; where nothing is found there is no record.
+        """Search an image uint8 ``[H, W, 3]``, RGB; where nothing is found there is no record.
 
         Raises:
             InputError: another type or shape.
             OutOfDeviceMemory: one point alone needs more memory than the device has.
         """
         settings, predictor = self.settings, SamPredictor(self.model)
-        # The whole picture is the first crop; here it is checked too.
+        # The whole image is the first crop; here it is checked too.
         predictor.set_image(image)
         size_hw = (image.shape[0], image.shape[1])
         crops = crops_of(size_hw, settings.crop_n_layers, settings.crop_overlap_ratio)

@@ -16,12 +16,12 @@ from evaluation.mask_measures import mask_boxes
 def encode_windows(
     masks: NDArray[np.bool_], top: NDArray[np.int64], left: NDArray[np.int64], size_hw: tuple[int, int]
 ) -> list[dict[str, Any]]:
-    """Masks that are known in a window each, and empty outside, as compressed RLEs of the whole picture.
+    """Masks that are known in a window each, and empty outside, as compressed RLEs of the whole image.
 
     Args:
         masks: bool ``[K, h, w]``.
-        top, left: ``[K]``, the picture's pixel where each window begins.
-        size_hw: of the picture.
+        top, left: ``[K]``, the image's pixel where each window begins.
+        size_hw: of the image.
 
     Returns:
         ``K`` dicts ``{"size": [H, W], "counts": bytes}``.
@@ -31,9 +31,9 @@ def encode_windows(
     # [K, w, h + 2]: run lengths go down the columns; what is around each column is empty
     columns = np.pad(masks.transpose(0, 2, 1), ((0, 0), (0, 0), (1, 1)))
     k, x, y = np.nonzero(columns[:, :, 1:] != columns[:, :, :-1])
-    # Where a run of ones or of zeros begins, counted down the columns of the picture.
+    # Where a run of ones or of zeros begins, counted down the columns of the image.
     at = (x + left[k]) * height + y + top[k]
-    # A run that reaches the picture's last row and goes on in the next column's first neither ends nor begins there.
+    # A run that reaches the image's last row and goes on in the next column's first neither ends nor begins there.
     twice = np.flatnonzero((at[1:] == at[:-1]) & (k[1:] == k[:-1]))
     # Nor does one begin after the last pixel.
     nowhere = np.concatenate([twice, twice + 1, np.flatnonzero(at == pixels)])

@@ -1,4 +1,4 @@
-"""How well proposals find the instances of a picture: best IoU of each, and COCO's average recall."""
+"""How well proposals find the instances of an image: best IoU of each, and COCO's average recall."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from evaluation.metrics import mean_metric
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds."""
 BUDGETS = (100, 1000)
-"""How many proposals a picture average recall is given."""
+"""How many proposals an image average recall is given."""
 
 
 @dataclass(frozen=True)
 class ImageProposals:
-    """How well the proposals of one picture find its ``G`` instances.
+    """How well the proposals of one image find its ``G`` instances.
 
     Attributes:
         best_iou: float64 ``[G]``, best IoU of each instance with any proposal; 0 without proposals.
@@ -36,12 +36,12 @@ class ImageProposals:
 
 
 def image_proposals(records: Sequence[Mapping[str, Any]], sample: ImageSample) -> ImageProposals:
-    """Compare the records of an :class:`EverythingGenerator`, in any of its forms, with a picture's instances.
+    """Compare the records of an :class:`EverythingGenerator`, in any of its forms, with an image's instances.
 
     Proposals are ordered by ``predicted_iou``, equals as they come.
 
     Raises:
-        InputError: a segmentation is no RLE, or one of a picture of another size.
+        InputError: a segmentation is no RLE, or one of an image of another size.
     """
     size_hw = (sample.image.shape[0], sample.image.shape[1])
     order = np.argsort([-record["predicted_iou"] for record in records], kind="stable")
@@ -77,11 +77,11 @@ def recalled(iou: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def proposal_scores(per_image: Sequence[ImageProposals]) -> dict[str, Metric]:
-    """Figures over the instances of all pictures.
+    """Figures over the instances of all images.
 
     Returns:
         ``mean_best_iou``, with the normal 95 % interval of a mean over instances, and ``average_recall_100`` and
-        ``average_recall_1000``: COCO's AR without categories, at so many proposals a picture. Nothing where there is
+        ``average_recall_1000``: COCO's AR without categories, at so many proposals an image. Nothing where there is
         no instance.
     """
     best = np.concatenate([np.zeros(0), *(image.best_iou for image in per_image)])

@@ -15,13 +15,13 @@ from evaluation.everything_settings import EverythingSettings
 
 
 class CropSearch:
-    """Asks points on one crop of a picture and collects what survives.
+    """Asks points on one crop of an image and collects what survives.
 
     Args:
         model: any segmenter.
         embedding: of the crop, ``[1, C, g, g]``.
-        crop: where in the picture.
-        size_hw: of the picture.
+        crop: where in the image.
+        size_hw: of the image.
         settings: thresholds.
         prompt_batch: how many points are asked together.
 

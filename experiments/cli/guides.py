@@ -40,7 +40,7 @@ GUIDES = {
     "evaluate": Guide(
         "score one model under one protocol or several",
         "evaluate checkpoint=NAME|FILE|FOLDER [evaluation=NAME] [data.root=FOLDER] [key=value ...]",
-        "Score one model: a name, a checkpoint's file of any layout, or an exported folder. Pictures are encoded once "
+        "Score one model: a name, a checkpoint's file of any layout, or an exported folder. Images are encoded once "
         "for all protocols. A pass that was stopped goes on where it was.",
         "<runs>/evaluations/<name>/, or out=FOLDER: instances.jsonl (a record an instance) and the rows",
         (
@@ -90,11 +90,11 @@ GUIDES = {
         ),
     ),
     "predict": Guide(
-        "masks of one picture for a box or points",
+        "masks of one image for a box or points",
         "predict checkpoint=NAME|FILE image=FILE [box=[x0,y0,x1,y1]] [points=[[x,y],...]] [out=FOLDER]",
-        "Segment what a box or points ask for, in pixels of the picture as viewers show it. Box and points together "
+        "Segment what a box or points ask for, in pixels of the image as viewers show it. Box and points together "
         "are one prompt. Brackets are quoted where the shell would take them.",
-        "out=FOLDER (here, by default): the masks as pictures, and the picture with them drawn over it",
+        "out=FOLDER (here, by default): the masks as images, and the image with them drawn over it",
         (
             "predict checkpoint=sam_pocket image=photo.jpg 'box=[120,90,560,470]'",
             "predict checkpoint=mobile_sam image=photo.jpg 'points=[[300,200]]' multimask=true out=masks",
@@ -102,11 +102,11 @@ GUIDES = {
         ),
     ),
     "everything": Guide(
-        "all masks of pictures, or how good they are",
+        "all masks of images, or how good they are",
         "everything checkpoint=NAME|FILE image=FILE|FOLDER [out=FOLDER] [generator=NAME] [key=value ...]",
-        "Find all masks of a picture or of each picture of a folder, from a grid of points; or, with evaluation= "
+        "Find all masks of an image or of each image of a folder, from a grid of points; or, with evaluation= "
         "instead of image=, score them on a data set. What is there already is not done again.",
-        "out=FOLDER (everything, by default): masks as JSON and a drawing a picture; scores: <runs>/everything",
+        "out=FOLDER (everything, by default): masks as JSON and a drawing an image; scores: <runs>/everything",
         (
             "everything experiment=everything_pocket checkpoint=sam_pocket image=photo.jpg out=FOLDER",
             "everything checkpoint=mobile_sam image=FOLDER generator=hierarchical draw=false",
@@ -118,7 +118,7 @@ GUIDES = {
         "compare FOLDER FOLDER [protocol=NAME] [count=N] [out=FOLDER]",
         "Pair two evaluations of the same instances: the difference with its interval, by size, and where the second "
         "one loses and gains most. Folders are those that evaluate wrote, or their names in <runs>/evaluations.",
-        "nothing; with out=FOLDER: comparison.csv, comparison.md and pictures of the extremes",
+        "nothing; with out=FOLDER: comparison.csv, comparison.md and images of the extremes",
         (
             "compare sam_pocket-shapes slimsam-shapes",
             "compare FOLDER FOLDER protocol=box_single count=20",

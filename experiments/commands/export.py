@@ -52,7 +52,7 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
     ):
         console.print(line, soft_wrap=True)
     if not manifest.any_batch:
-        console.print("the image encoder takes one picture at a time", soft_wrap=True)
+        console.print("the image encoder takes one image at a time", soft_wrap=True)
     return []
 
 

@@ -1,4 +1,4 @@
-"""The command ``predict``: one prompt on one picture, its masks as files."""
+"""The command ``predict``: one prompt on one image, its masks as files."""
 
 import dataclasses
 import time
@@ -34,9 +34,9 @@ class PredictedMask:
         image, mask, overlay: files.
         model: the model's name.
         index: which of the candidates.
-        area: pixels inside, of the picture's own.
+        area: pixels inside, of the image's own.
         iou_pred: what the model predicts its IoU to be.
-        encode_ms, decode_ms: of the picture and of all candidates, resizing included: one call each.
+        encode_ms, decode_ms: of the image and of all candidates, resizing included: one call each.
         device: where that was.
     """
 
@@ -125,7 +125,7 @@ def _write(
 def _print(rows: list[PredictedMask], pixels: int) -> None:
     for row in rows:
         name = f"mask {row.index}" if len(rows) > 1 else "mask"
-        share = f"{100 * row.area / pixels:.1f} % of the picture"
+        share = f"{100 * row.area / pixels:.1f} % of the image"
         print(f"{name}: {row.area:,} pixels ({share}), predicted IoU {row.iou_pred:.3f}, {row.mask}")
     first = rows[0]
     print(f"overlay: {first.overlay}")

@@ -1,4 +1,4 @@
-"""A prompt as it was typed: box, points and labels, checked against the picture."""
+"""A prompt as it was typed: box, points and labels, checked against the image."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from experiments.config.schema import PredictConfig
 
 @dataclass(frozen=True)
 class TypedPrompt:
-    """One prompt in pixels of the picture.
+    """One prompt in pixels of the image.
 
     Attributes:
         box_xyxy: float64 ``[4]``, or None.
@@ -30,7 +30,7 @@ def typed_prompt(settings: PredictConfig, size_hw: tuple[int, int]) -> TypedProm
     """The prompt of some settings.
 
     Raises:
-        InputError: there is none, it leaves the picture, or its parts do not belong together.
+        InputError: there is none, it leaves the image, or its parts do not belong together.
     """
     if settings.labels and not settings.points:
         raise InputError(f"labels={_shown(settings.labels)} belong to points; give points=[[x,y],...] too")
@@ -50,7 +50,7 @@ def _box(box: list[float] | None, size_hw: tuple[int, int]) -> NDArray[np.float6
         raise InputError(f"box={_shown(box)} has no area; give the corners [x0,y0,x1,y1] with x0 < x1 and y0 < y1")
     if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
         raise InputError(
-            f"box={_shown(box)} reaches outside the picture, which is {width}x{height} (width x height); "
+            f"box={_shown(box)} reaches outside the image, which is {width}x{height} (width x height); "
             "give the corners [x0,y0,x1,y1] in its pixels"
         )
     return np.array(box, np.float64)
@@ -67,7 +67,7 @@ def _points(
             raise InputError(f"points={_shown(points)} must be pairs of numbers; give points=[[x,y],...]")
         if not (0 <= point[0] < width and 0 <= point[1] < height):
             raise InputError(
-                f"points={_shown(points)}: {_shown(point)} lies outside the picture, which is "
+                f"points={_shown(points)}: {_shown(point)} lies outside the image, which is "
                 f"{width}x{height} (width x height); give [x,y] in its pixels"
             )
     chosen = [1] * len(points) if labels is None else labels

@@ -43,13 +43,13 @@ class RecipeConfig:
 
     Attributes:
         steps: optimizer steps of each of a method's two stages.
-        batch: pictures a batch.
+        batch: images a batch.
         accumulate: batches a step.
         rate: highest learning rate.
         optimizer: of :class:`compressors.settings.OptimizerConfig`.
-        importance_images: pictures behind the scores of channels.
+        importance_images: images behind the scores of channels.
         scratch_rate, scratch_optimizer: of students that begin from random weights.
-        prompts: masks a picture, of methods that train on masks.
+        prompts: masks an image, of methods that train on masks.
     """
 
     steps: int = MISSING
@@ -198,11 +198,11 @@ class Sa1bData:
 
 @dataclass
 class DataFolder:
-    """Where the pictures of a data set lie, of those that lie somewhere.
+    """Where the images of a data set lie, of those that lie somewhere.
 
     Attributes:
         root: the folder, as the data set's own layout has it.
-        missing: what becomes of pictures that cannot be used: ``refuse`` the command, or ``skip`` and count them.
+        missing: what becomes of images that cannot be used: ``refuse`` the command, or ``skip`` and count them.
         unusable: likewise of annotations.
     """
 
@@ -228,14 +228,14 @@ class EvaluationConfig:
         protocol: prompts and choice of masks, of runs and of ``evaluate`` where ``protocols`` names none.
         protocols: names of :data:`evaluation.protocols.PROTOCOLS`, all scored in one pass, a row each.
         backend: of average precision: ``faster`` (faster-coco-eval) or ``official`` (pycocotools, lvis).
-        top: of a detector's boxes at most so many a picture, the best ones; null: all.
+        max_detections: of a detector's boxes at most so many an image, the best ones; null: all.
         jitter: noise on ground-truth boxes, as a share of their sides; null: as the protocol has it.
         reference: the model whose masks are the truth, of protocols that compare with a model's.
         seed: of what protocols draw.
-        encoded: pictures encoded together; null: one on the CPU, eight on an accelerator.
-        workers: processes that read pictures ahead; null: none on the CPU, beside an accelerator up to eight.
+        image_batch_size: images encoded together; null: one on the CPU, eight on an accelerator.
+        workers: processes that read images ahead; null: none on the CPU, beside an accelerator up to eight.
         images: at most so many of the data set, the first ones; null: all, but of endless ``shapes`` 200 in a run.
-        batch: prompts decoded together.
+        prompt_batch_size: prompts decoded together.
         latency_runs: timed rounds.
         precision: what models compute in while they are scored and timed; ``float32`` is the reference.
     """
@@ -243,14 +243,14 @@ class EvaluationConfig:
     protocol: str = "box_point@1"
     protocols: list[str] = field(default_factory=list, metadata=NO_IDENTITY)
     backend: str = field(default="faster", metadata=NO_IDENTITY)
-    top: int | None = field(default=None, metadata=NO_IDENTITY)
+    max_detections: int | None = field(default=None, metadata=NO_IDENTITY)
     jitter: float | None = field(default=None, metadata=NO_IDENTITY)
     reference: str | None = field(default=None, metadata=NO_IDENTITY)
     seed: int = field(default=0, metadata=NO_IDENTITY)
-    encoded: int | None = field(default=None, metadata=NO_IDENTITY)
+    image_batch_size: int | None = field(default=None, metadata=NO_IDENTITY)
     workers: int | None = field(default=None, metadata=NO_IDENTITY)
     images: int | None = None
-    batch: int = 64
+    prompt_batch_size: int = 64
     latency_runs: int = field(default=20, metadata=NO_IDENTITY)
     precision: str = "float32"
     data: Any = MISSING
@@ -258,7 +258,7 @@ class EvaluationConfig:
 
 @dataclass
 class ProposalsConfig:
-    """What the masks of whole pictures are scored on.
+    """What the masks of whole images are scored on.
 
     Attributes:
         protocol: what is compared with what.

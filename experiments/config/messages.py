@@ -12,6 +12,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, GrammarParseE
 
 from core.errors import InputError
 from experiments.config.files import LAUNCHERS, group_choices, nearest
+from experiments.config.schema import RENAMED
 
 
 def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
@@ -66,6 +67,8 @@ def _missing(error: MissingConfigException) -> InputError:
 
 def unknown(key: str, known: DictConfig | None) -> InputError:
     """A key that does not exist, with the one that was probably meant."""
+    if key in RENAMED:
+        return InputError(f"{key} is called {RENAMED[key]} now")
     node: Any = known
     parents = key.split(".")
     for depth, part in enumerate(parents):

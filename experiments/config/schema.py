@@ -132,7 +132,7 @@ class ExportConfig(ModelConfig):
     Attributes:
         to: format of the files: ``onnx``, ``openvino`` or ``torch``.
         precision: ``fp32``, ``bf16`` or ``int8`` (of a quantised checkpoint).
-        upscale: whether the decoder also gives masks of the picture's size, as SAM's own ONNX files do.
+        upscale: whether the decoder also gives masks of the image's size, as SAM's own ONNX files do.
         out: the folder to write.
     """
 
@@ -144,12 +144,12 @@ class ExportConfig(ModelConfig):
 
 @dataclass
 class PredictConfig(ModelConfig):
-    """One prompt on one picture.
+    """One prompt on one image.
 
     Attributes:
-        image: a picture's file.
-        box: ``[x0, y0, x1, y1]`` in pixels of the picture.
-        points: ``[[x, y], ...]`` in pixels of the picture.
+        image: an image's file.
+        box: ``[x0, y0, x1, y1]`` in pixels of the image.
+        points: ``[[x, y], ...]`` in pixels of the image.
         labels: one a point: 1 foreground, 0 background; null: all foreground.
         multimask: three candidates instead of one mask.
         out: the folder for the masks and the overlay.
@@ -167,14 +167,14 @@ class PredictConfig(ModelConfig):
 
 @dataclass
 class EverythingConfig(ModelConfig):
-    """All masks of pictures, or their scores on a data set.
+    """All masks of images, or their scores on a data set.
 
     Attributes:
         generator: settings of :class:`evaluation.everything.EverythingSettings`.
-        image: a picture's file, or a folder of pictures.
+        image: an image's file, or a folder of images.
         evaluation: a data set with masks, instead of ``image``; ``data`` says where it lies.
-        out: the folder for what is written; null: ``everything`` for pictures, ``<runs>/everything`` for scores.
-        draw: whether each picture is drawn with its masks.
+        out: the folder for what is written; null: ``everything`` for images, ``<runs>/everything`` for scores.
+        draw: whether each image is drawn with its masks.
         force: whether to do again what is there already.
     """
 
@@ -196,8 +196,8 @@ class CompareConfig(CommandConfig):
         first, second: folders that ``evaluate`` wrote, or their names in ``<runs>/evaluations``.
         count: single instances to show on each side, at most.
         protocol: only this one; null: every one that both have.
-        out: the folder for the pairs, the page and the pictures; null: nothing is written.
-        data: where the pictures lie now, if elsewhere than when they were scored.
+        out: the folder for the pairs, the page and the images; null: nothing is written.
+        data: where the images lie now, if elsewhere than when they were scored.
     """
 
     first: str = MISSING
@@ -250,7 +250,7 @@ class DoctorConfig(CommandConfig):
     """What is installed and found here.
 
     Attributes:
-        data: where pictures are looked for.
+        data: where images are looked for.
         engine: its device is tried.
     """
 
@@ -285,6 +285,13 @@ COMMANDS: dict[str, type[CommandConfig]] = {
 }
 WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second"), "completion": ("shell",)}
 """Settings that a command also takes as bare words, in this order."""
+RENAMED = {
+    "evaluation.batch": "evaluation.prompt_batch_size",
+    "evaluation.encoded": "evaluation.image_batch_size",
+    "evaluation.top": "evaluation.max_detections",
+    "logger.pictures": "logger.images",
+}
+"""Settings that had another name in the version before; whoever gives it learns the new one."""
 OTHER_NAMES = {
     "table": {"data": "dataset"},
     "leaderboard": {"data": "dataset"},

@@ -25,7 +25,7 @@ EXAMPLES = {
     "student.name": "resnet18, or another of timm.list_models()",
     "evaluation.data.root": "FOLDER",
     "checkpoint": "sam_pocket, or the path of a checkpoint file",
-    "image": "the path of a picture",
+    "image": "the path of an image",
     "to": "hf, meta, mobile_sam or sampress",
     "out": "PATH",
     "first": "FOLDER, which evaluate wrote (two bare words do as well)",
@@ -185,12 +185,13 @@ def _check_cache(settings: RunConfig) -> None:
 def _check_one_source(settings: EverythingConfig) -> None:
     if (settings.image is None) == (settings.evaluation is None):
         if settings.image is None:
-            raise InputError("neither pictures nor a data set; give image=FILE, image=FOLDER or evaluation=shapes")
+            raise InputError("neither images nor a data set; give image=FILE, image=FOLDER or evaluation=shapes")
         raise InputError(f"image={settings.image}: a data set is given too; leave out image or evaluation")
 
 
 def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
-    for key, least in (("images", 1), ("batch", 1), ("latency_runs", 1), ("encoded", 1), ("workers", 0)):
+    sizes = (("prompt_batch_size", 1), ("image_batch_size", 1), ("latency_runs", 1), ("workers", 0))
+    for key, least in (("images", 1), *sizes):
         value = getattr(settings, key, None)
         if value is not None and value < least:
             raise InputError(f"evaluation.{key}={value} must be at least {least}")

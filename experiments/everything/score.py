@@ -57,7 +57,7 @@ def score_strategy(
     made = Made(model.name, model_sha256(model), generator)
     measured_on = {"precision": precision, "device": device.type, "protocol": evaluation.protocol}
     content = data_content(data, indices, True, Path(settings.runs))
-    of_all = {"images": len(indices), **measured_on, "data": {**_data_settings(cfg), "pictures": content.identity()}}
+    of_all = {"images": len(indices), **measured_on, "data": {**_data_settings(cfg), "content": content.identity()}}
     name = _run_id(made, of_all)
     path = (home_path(settings.out) if settings.out else Path(settings.runs) / "everything") / f"{name}.json"
     if path.is_file() and not settings.force:

@@ -91,7 +91,9 @@ def quantisation_part(quantisation: Mapping[str, Any] | None) -> dict[str, Any] 
         lines.append({"name": layer["layer"], "bars": bars, "bits": bits, "kind": layer["kind"]})
     outputs = [(layer["output_sqnr_db"], layer["layer"]) for layer in layers if layer["output_sqnr_db"] is not None]
     worst = [(name, f"{value:.1f} dB") for value, name in sorted(outputs)[:WORST]]
-    judged = f"{quantisation.get('pictures')} calibration images, grids judged by {quantisation.get('metric')}"
+    # Files of earlier versions call them pictures.
+    images = quantisation.get("images", quantisation.get("pictures"))
+    judged = f"{images} calibration images, grids judged by {quantisation.get('metric')}"
     about = f"{len(layers):,} layers on {judged}"
     if quantisation.get("order") == "sequential":
         about += "; layers see what the quantised ones before them give, whose error is in theirs"

@@ -75,7 +75,7 @@ def data_name(settings: Any) -> str:
 def evaluation_indices(
     settings: EvaluationConfig | ProposalsConfig, data: ImageData, endless: int | None = None
 ) -> range:
-    """Which pictures count.
+    """Which images count.
 
     Args:
         endless: how many of a data set without a natural end (``shapes``) where the settings name no number; None: all

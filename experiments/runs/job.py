@@ -98,7 +98,8 @@ class Job:
 
         if wants_torchrun(settings):
             return list(run_under_torchrun(settings, task, self.flags))
-        fix = "give smaller batches (method.batch, evaluation.batch), a precision of bfloat16, or engine.device=cpu"
+        batches = "method.batch, evaluation.prompt_batch_size"
+        fix = f"give smaller batches ({batches}), a precision of bfloat16, or engine.device=cpu"
         with reraise_oom(self.command, fix), disk_told(_place(cfg)[1]), threads_taken():
             return list(function_of(self.command)(settings, cfg))
 

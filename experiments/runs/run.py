@@ -59,7 +59,7 @@ from students.self_check import encoder_problem
 from teachers.sam import Sam
 
 STUDENT = "student.safetensors"
-PICTURE = "masks.png"
+IMAGE = "masks.png"
 SCORING = "scoring"
 """Folder of what was scored, by model, while scoring goes on."""
 
@@ -87,8 +87,8 @@ class Parts:
     def held(self) -> EvaluationSet:
         """What is scored."""
         evaluation, scored = self.settings.evaluation, self.scored_on
-        name, about = data_name(evaluation.data), (evaluation.batch, evaluation.protocol, evaluation.precision)
-        return EvaluationSet(scored.data, name, scored.indices, *about, scored.column())
+        about = (evaluation.prompt_batch_size, evaluation.protocol, evaluation.precision)
+        return EvaluationSet(scored.data, data_name(evaluation.data), scored.indices, *about, scored.column())
 
 
 def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -237,7 +237,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.reporting.mask_images import draw_masks
 
-    draw_masks(parts.folder / PICTURE, {"teacher": teacher, "student": student}, parts.held)
+    draw_masks(parts.folder / IMAGE, {"teacher": teacher, "student": student}, parts.held)
     files = {
         "student_sha256": file_sha256(file),
         "teacher_sha256": facts["teacher_sha256"],
@@ -252,14 +252,14 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     write_result(parts.folder / NAME, rows, {**about, **files})
     _remove_states(parts.folder)
     models = {"teacher": teacher, "student": student}
-    tracking.finished(Outcome(rows, models, parts.held, file, facts, parts.folder / PICTURE, parts.folder / NAME))
+    tracking.finished(Outcome(rows, models, parts.held, file, facts, parts.folder / IMAGE, parts.folder / NAME))
     return rows
 
 
 def _validation(parts: Parts) -> Callable[[Segmenter], float]:
     """What a method may choose its weights by."""
     is_used = parts.method.validations > 0
-    return training_score(parts.data, parts.settings.evaluation.batch, is_used)
+    return training_score(parts.data, parts.settings.evaluation.prompt_batch_size, is_used)
 
 
 def _rows(

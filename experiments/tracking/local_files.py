@@ -91,7 +91,7 @@ class TensorboardFiles:
             self._add(stage, news)
 
     def finished(self, outcome: Outcome) -> None:
-        """Add the table and the picture."""
+        """Add the table and the image."""
         import numpy as np
         from PIL import Image
 
@@ -99,8 +99,8 @@ class TensorboardFiles:
         names, lines = outcome.table()
         cells = [["" if value is None else str(value) for value in line] for line in lines]
         self._writer.add_text("comparison", markdown_table(names, cells))
-        with Image.open(outcome.picture) as picture:
-            self._writer.add_image("masks", np.asarray(picture.convert("RGB")), dataformats="HWC")
+        with Image.open(outcome.image) as image:
+            self._writer.add_image("masks", np.asarray(image.convert("RGB")), dataformats="HWC")
         self._writer.close()
 
     def failed(self, error: BaseException) -> None:

@@ -38,10 +38,10 @@ class Outcome:
     Attributes:
         rows: the comparisons and, last, the student.
         models: the teacher and the student, by these names.
-        held: the pictures they were scored on.
+        held: the images they were scored on.
         checkpoint: the student's file.
         facts: what the file says of its making.
-        picture: of masks.
+        image: of masks.
         result: ``result.json``.
     """
 
@@ -50,7 +50,7 @@ class Outcome:
     held: EvaluationSet
     checkpoint: Path
     facts: Mapping[str, Any]
-    picture: Path
+    image: Path
     result: Path
 
     def table(self) -> tuple[list[str], list[list[Any]]]:

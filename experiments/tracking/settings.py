@@ -32,11 +32,11 @@ class CsvLogger:
 
     Attributes:
         scores: how many times a stage the student is scored while it trains, the last time at its end; 0 never.
-        pictures: of the held-out set, the first ones, that it is scored on then.
+        images: of the held-out set, the first ones, that it is scored on then.
     """
 
     scores: int = 4
-    pictures: int = 16
+    images: int = 16
 
 
 @dataclass
@@ -82,7 +82,7 @@ def check_logger(settings: Any) -> None:
     """
     if not isinstance(settings, tuple(LOGGERS.values())):
         raise InputError(f"logger={settings} is unknown; choose one of {', '.join(LOGGERS)}")
-    for key, least in (("scores", 0), ("pictures", 1), ("init_s", 1), ("finish_s", 1)):
+    for key, least in (("scores", 0), ("images", 1), ("init_s", 1), ("finish_s", 1)):
         value = getattr(settings, key, least)
         if not least <= value < float("inf"):
             raise InputError(f"logger.{key}={value} must be a number from {least}")

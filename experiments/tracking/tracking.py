@@ -21,23 +21,23 @@ from experiments.tracking.stage_logs import Entry
 
 
 class Curve:
-    """Scores a student on the first held-out pictures, in float32 and without a bar.
+    """Scores a student on the first held-out images, in float32 and without a bar.
 
     Args:
-        held: the pictures that finished models are scored on.
+        held: the images that finished models are scored on.
         scores: how many times a stage; 0 never.
-        pictures: how many of them count here.
+        images: how many of them count here.
     """
 
-    def __init__(self, held: EvaluationSet, scores: int, pictures: int) -> None:
-        self.held, self.scores = replace(held, indices=held.indices[:pictures], precision="float32"), scores
+    def __init__(self, held: EvaluationSet, scores: int, images: int) -> None:
+        self.held, self.scores = replace(held, indices=held.indices[:images], precision="float32"), scores
 
     def scores_at(self, step: int, steps: int) -> bool:
         """Whether the student is scored after a step: at equal parts of the stage, and at its end."""
         return any(step == -(-part * steps // self.scores) for part in range(1, self.scores + 1))
 
     def score(self, model: Segmenter) -> dict[str, float]:
-        """``miou`` with boxes and ``miou_point`` with one point; empty where the pictures have no objects."""
+        """``miou`` with boxes and ``miou_point`` with one point; empty where the images have no objects."""
         held = self.held
         scorer = Scorer(model, BOX_POINT, prompt_batch_size=held.batch)
         # The first process alone scores; the others wait.
@@ -105,14 +105,14 @@ def tracked(settings: Any, folder: Path, held: EvaluationSet, metadata: RunMetad
     Args:
         settings: one of :data:`experiments.tracking.settings.LOGGERS`.
         folder: of the run.
-        held: what the student is scored on while it trains, the first pictures of it.
+        held: what the student is scored on while it trains, the first images of it.
         metadata: of the run, for Weights & Biases.
     """
     if not isinstance(settings, CsvLogger):
         yield Tracking((), None)
         return
     loggers = _loggers(settings, folder, metadata) if processes.is_first() else []
-    tracking = Tracking(loggers, Curve(held, settings.scores, settings.pictures))
+    tracking = Tracking(loggers, Curve(held, settings.scores, settings.images))
     try:
         for logger in loggers:
             logger.begin()

@@ -17,7 +17,7 @@ from core.errors import InputError
 from experiments.reporting.columns import COLUMNS
 from experiments.runs.build import method_stages
 
-WIDTHS = {"line": 8, "scatter": 12, "parallel": 24, "table": 24, "pictures": 24}
+WIDTHS = {"line": 8, "scatter": 12, "parallel": 24, "table": 24, "images": 24}
 """Of panels, where a row has 24."""
 HEIGHT = 8
 CURVES = (
@@ -38,10 +38,10 @@ class Panel:
     """One panel.
 
     Attributes:
-        kind: ``line``, ``scatter``, ``parallel``, ``table`` or ``pictures``.
+        kind: ``line``, ``scatter``, ``parallel``, ``table`` or ``images``.
         title: above it.
         x, y: what is plotted: of a line figures in the history, of a scatter those of the summary.
-        keys: columns of parallel coordinates, the table's key, or where pictures lie.
+        keys: columns of parallel coordinates, the table's key, or where images lie.
     """
 
     kind: str
@@ -70,7 +70,7 @@ def layout(stages: Sequence[str]) -> tuple[Section, ...]:
         Panel("scatter", f"mIoU with boxes by {COLUMNS['macs_full'].label}", "macs_full", ("miou",)),
         Panel("scatter", f"mIoU with one point by {COLUMNS['macs_full'].label}", "macs_full", ("miou_point",)),
         Panel("parallel", "What was chosen, and what came out", keys=TRADE_OFF),
-        Panel("pictures", "Boxes, ground truth, teacher and student", keys=("masks/comparison",)),
+        Panel("images", "Boxes, ground truth, teacher and student", keys=("masks/comparison",)),
     )
     curves = (
         Section(title, tuple(Panel("line", stage, f"{stage}/step", (f"{stage}/{name}",)) for stage in stages))
@@ -119,7 +119,7 @@ def built(reports: Any, panel: Panel, place: Any) -> Any:
     if panel.kind == "parallel":
         columns = [reports.ParallelCoordinatesPlotColumn(reports.SummaryMetric(name)) for name in panel.keys]
         return reports.ParallelCoordinatesPlot(title=panel.title, columns=columns, layout=place)
-    if panel.kind == "pictures":
+    if panel.kind == "images":
         return reports.MediaBrowser(title=panel.title, media_keys=list(panel.keys), layout=place)
     return reports.WeavePanelSummaryTable(table_name=panel.keys[0], layout=place)
 

@@ -1,4 +1,4 @@
-"""What Weights & Biases gets at a run's end: the comparison, pictures of masks, the student and its figures."""
+"""What Weights & Biases gets at a run's end: the comparison, images of masks, the student and its figures."""
 
 import importlib
 from collections.abc import Callable
@@ -30,10 +30,10 @@ def log_table(run: Any, outcome: Outcome) -> None:
     run.log({"comparison": importlib.import_module("wandb").Table(columns=names, data=lines)})
 
 
-def log_pictures(run: Any, outcome: Outcome) -> None:
-    """The picture of the run's folder, and pictures with masks as layers."""
-    picture = importlib.import_module("wandb").Image(str(outcome.picture))
-    run.log({"masks/comparison": picture, **_pictures(outcome)})
+def log_images(run: Any, outcome: Outcome) -> None:
+    """The image of the run's folder, and images with masks as layers."""
+    image = importlib.import_module("wandb").Image(str(outcome.image))
+    run.log({"masks/comparison": image, **_images(outcome)})
 
 
 def log_files(run: Any, outcome: Outcome) -> None:
@@ -52,14 +52,14 @@ def log_files(run: Any, outcome: Outcome) -> None:
 RESULTS: dict[str, Callable[[Any, Outcome], None]] = {
     "summary": log_summary,
     "table": log_table,
-    "pictures": log_pictures,
+    "images": log_images,
     "files": log_files,
 }
 """What is logged of a finished run, in this order."""
 
 
-def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
-    """Some held-out pictures, each as every model sees it: predicted and true masks are layers to switch on and off."""
+def _images(outcome: Outcome) -> dict[str, list[Any]]:
+    """Some held-out images, each as every model sees it: predicted and true masks are layers to switch on and off."""
     from experiments.reporting.mask_images import OBJECTS, predicted_masks, samples_shown
 
     wandb = importlib.import_module("wandb")
@@ -77,7 +77,7 @@ def _pictures(outcome: Outcome) -> dict[str, list[Any]]:
 
 
 def numbered(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Masks bool ``[N, H, W]`` as one picture uint8 ``[H, W]`` of their numbers from 1, 0 outside of all."""
+    """Masks bool ``[N, H, W]`` as one image uint8 ``[H, W]`` of their numbers from 1, 0 outside of all."""
     numbers = np.zeros(masks.shape[1:], np.uint8)
     for number, mask in enumerate(masks):
         numbers[mask] = number + 1

@@ -40,7 +40,7 @@ QUIET = {
 
 
 class WandbRun:
-    """Sends figures as they come, and at the end table, pictures and files.
+    """Sends figures as they come, and at the end table, images and files.
 
     Every call of the package is caught: one that fails gives a warning, and nothing is called after it (but the end of
     the run, where only its results could not be sent).
@@ -67,7 +67,7 @@ class WandbRun:
         self._try("logging", lambda: self._take(stage, entry))
 
     def finished(self, outcome: Outcome) -> None:
-        """Send the rest, the comparison, pictures and files, and end the run."""
+        """Send the rest, the comparison, images and files, and end the run."""
         from experiments.tracking.wandb_results import RESULTS
 
         self._try("logging", self._rest)

@@ -32,7 +32,7 @@ Float32 differs by the order of sums alone. Bfloat16 has 8 bits. Codes of int8 d
 
 
 def check_export(model: Sam, exported: ExportedSam) -> dict[str, float]:
-    """Compare a folder's files with PyTorch: the encoder on noise and on a picture, the decoder on random prompts.
+    """Compare a folder's files with PyTorch: the encoder on noise and on an image, the decoder on random prompts.
 
     Args:
         model: prepared, in float32 (or quantised, where the files are).
@@ -55,7 +55,7 @@ def check_export(model: Sam, exported: ExportedSam) -> dict[str, float]:
         for image in (noise, shapes):
             embedding = encoder(image)
             note("encoder", exported.encode(image), embedding)
-        # The decoder is asked about the picture's own embedding: with masks for some prompts, and with none.
+        # The decoder is asked about the image's own embedding: with masks for some prompts, and with none.
         for count, points in ((1, 2), (3, 4)):
             _, coords, labels, masks, has_mask = example_prompts(model, count, points)
             for given in (None, masks):
@@ -125,7 +125,7 @@ def export_model(
         folder: to be made; an earlier export there is replaced.
         to: a key of :data:`TARGETS`.
         precision: of the image encoder. Prompts' positions need more than bfloat16, so the decoder stays float32 there.
-        upscale: whether ONNX and OpenVINO decoders also give masks of the picture's size, as SAM's own files do.
+        upscale: whether ONNX and OpenVINO decoders also give masks of the image's size, as SAM's own files do.
 
     Raises:
         InputError: see :func:`check_request`; or the folder holds other things.
@@ -174,7 +174,7 @@ def export_model(
 def _write(
     folder: Path, model: Sam, to: str, precision: str, upscale: bool, facts: Mapping[str, Any]
 ) -> tuple[tuple[str, str], bool]:
-    """The files of both parts; their names, and whether the encoder takes any number of pictures."""
+    """The files of both parts; their names, and whether the encoder takes any number of images."""
     if to == "torch":
         from students.export.parts import write_programs
 

@@ -50,14 +50,14 @@ class Manifest:
         frame: side of the square input in pixels.
         grid, channels: of the embedding.
         encoder, decoder: the two parts.
-        any_batch: whether the encoder takes several pictures at once.
+        any_batch: whether the encoder takes several images at once.
         cost: the columns of :class:`core.cost.Cost` of the model as it was exported.
         weights_sha256: of the model's weights, by :func:`core.checkpoint.weights_sha256`.
         licence: of the weights, where it is known.
         about: what the checkpoint said of its making.
         difference: the largest relative differences that the check after writing found, by part.
         versions: of the libraries that wrote it.
-        pixel_mean, pixel_std: what pictures are normalised by, RGB in 0..255.
+        pixel_mean, pixel_std: what images are normalised by, RGB in 0..255.
     """
 
     name: str

@@ -110,8 +110,8 @@ def _constant(op: Any, value: Any) -> Any:
 def add_upscaled_masks(path: Path, frame: int) -> None:
     """Add the input ``orig_im_size`` and the output ``masks`` to a decoder's file.
 
-    As :func:`core.geometry.upscale_logits`, for a picture of a size that is known only when the file runs: bilinear to
-    the frame, crop the padding, bilinear to the picture. Written node by node, since its shapes depend on values.
+    As :func:`core.geometry.upscale_logits`, for an image of a size that is known only when the file runs: bilinear to
+    the frame, crop the padding, bilinear to the image. Written node by node, since its shapes depend on values.
 
     Args:
         frame: side of the model's square input in pixels.
@@ -142,17 +142,17 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
     node("Shape", "low_res_masks", "leading", start=0, end=2)
     node("Concat", ".leading .frame_size", "size_in_frame", axis=0)
     node("Resize", "low_res_masks   .size_in_frame", "in_frame", **linear)
-    # The resized picture: its longer side is the frame, halves are rounded up.
+    # The resized image: its longer side is the frame, halves are rounded up.
     node("ReduceMax", "orig_im_size", "longer_side", keepdims=0)
     node("Div", ".frame .longer_side", "scale")
     node("Mul", "orig_im_size .scale", "scaled")
     node("Add", ".scaled .half", "scaled_half")
     node("Cast", ".scaled_half", "truncated", to=TensorProto.INT64)
-    node("Max", ".truncated .one", "picture_in_frame")
-    node("Slice", ".in_frame .zero .picture_in_frame .plane", "cropped")
-    node("Cast", "orig_im_size", "picture", to=TensorProto.INT64)
-    node("Concat", ".leading .picture", "size_in_picture", axis=0)
-    node("Resize", ".cropped   .size_in_picture", UPSCALED, **linear)
+    node("Max", ".truncated .one", "image_in_frame")
+    node("Slice", ".in_frame .zero .image_in_frame .plane", "cropped")
+    node("Cast", "orig_im_size", "image", to=TensorProto.INT64)
+    node("Concat", ".leading .image", "size_in_image", axis=0)
+    node("Resize", ".cropped   .size_in_image", UPSCALED, **linear)
 
     graph.input.append(helper.make_tensor_value_info("orig_im_size", TensorProto.FLOAT, [2]))
     upscaled = helper.make_tensor_value_info(UPSCALED, TensorProto.FLOAT, ["prompts", 4, "height", "width"])
@@ -183,7 +183,7 @@ def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any], opset: int =
         facts: kept in the file, by name.
 
     Returns:
-        Whether any number of pictures may be given at once; some backbones of timm trace for one only.
+        Whether any number of images may be given at once; some backbones of timm trace for one only.
     """
     part, size = EncoderPart(model), model.input_size
     images = torch.randn(2, 3, size, size)

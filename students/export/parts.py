@@ -147,7 +147,7 @@ def write_programs(encoder: Path, decoder: Path, model: Sam, dtype: torch.dtype 
         dtype: what the encoder computes in. Positions of prompts need float32, so the decoder keeps it.
 
     Returns:
-        Whether the encoder takes any number of pictures.
+        Whether the encoder takes any number of images.
     """
     _write(decoder, DecoderPart(model), example_prompts(model), open_dimensions())
     part, images = EncoderPart(model, dtype), torch.randn(2, 3, model.input_size, model.input_size)

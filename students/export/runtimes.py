@@ -159,5 +159,5 @@ READS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "torch"
 
 
 def _complete(inputs: Arrays, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The inputs a file takes. A size of picture is asked for only to make an output that is not read."""
+    """The inputs a file takes. A size of image is asked for only to make an output that is not read."""
     return {name: inputs[name] if name in inputs else np.ones(2, np.float32) for name in wanted}

@@ -37,7 +37,7 @@ FIGURES = ("miou", "miou_point")
 
 
 def short_run(name: str, folder: Path) -> dict[str, Any]:
-    """The loss parts of every step of every stage, and the student's figures on four held-out pictures.
+    """The loss parts of every step of every stage, and the student's figures on four held-out images.
 
     In float32 on the CPU, on ``shapes``, with seed 0.
     """

@@ -1,4 +1,4 @@
-"""A picture of a page, as ``docs/leaderboard.png`` is made: ``python -m tests.pages.screenshot PAGE PICTURE``."""
+"""An image of a page, as ``docs/leaderboard.png`` is made: ``python -m tests.pages.screenshot PAGE IMAGE``."""
 
 import argparse
 import shutil
@@ -11,7 +11,7 @@ def main() -> None:
     """Open a page in Debian's Chromium and save what is seen of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("--size", default="1280x1100", help="of the window, in CSS pixels")
     parser.add_argument("--dark", action="store_true")
     chosen = parser.parse_args()
@@ -24,7 +24,7 @@ def main() -> None:
         page.goto(chosen.page.resolve().as_uri())
         page.wait_for_selector("text=models")
         page.wait_for_load_state("load")
-        page.screenshot(path=chosen.picture, animations="disabled")
+        page.screenshot(path=chosen.image, animations="disabled")
         browser.close()
 
 

@@ -1,6 +1,6 @@
 """Wrapped predictors of other packages score as this project's model does with the same weights.
 
-The worked examples behind ``docs/any_predictor.md``, whose own code runs here too. Pictures are wide, tall and square,
+The worked examples behind ``docs/any_predictor.md``, whose own code runs here too. Images are wide, tall and square,
 smaller and larger than the frame of 128 pixels; the packaged model is trained, so its masks are masks, not noise.
 """
 
@@ -23,7 +23,7 @@ from transformers import SamConfig as HubConfig
 from transformers import SamModel
 
 from benchmarks.everything import meta_sam
-from core.protocols import PictureSegmenter, Segmenter
+from core.protocols import ImageSegmenter, Segmenter
 from data.detections import Detections
 from data.sample import ImageSample
 from data.shapes import Shapes
@@ -44,7 +44,7 @@ PROTOCOLS = [protocol_named(name) for name in (*COMPARED, *DETECTED)]
 
 
 class SeveralSizes(Shapes):
-    """Nine pictures whose longer sides are 90, 128 and 200 pixels; their places are their ids."""
+    """Nine images whose longer sides are 90, 128 and 200 pixels; their places are their ids."""
 
     def __init__(self) -> None:
         super().__init__("validation", 9)
@@ -68,7 +68,7 @@ DATA = SeveralSizes()
 
 @pytest.fixture(scope="module")
 def detections(tmp_path_factory: pytest.TempPathFactory) -> Detections:
-    """Each object's box twice, moved at random, partly out of the picture."""
+    """Each object's box twice, moved at random, partly out of the image."""
     path = tmp_path_factory.mktemp("detector") / "detections.json"
     write_detections(path, DATA)
     return Detections(path, DATA.sizes_hw())
@@ -94,7 +94,7 @@ def expected(ours: Sam, detections: Detections) -> Scored:
     return scored(ours, detections)
 
 
-def scored(model: Segmenter | PictureSegmenter, detections: Detections, **options: Any) -> Scored:
+def scored(model: Segmenter | ImageSegmenter, detections: Detections, **options: Any) -> Scored:
     return Scorer(model, PROTOCOLS, detections, **options).score(DATA)
 
 

@@ -1,4 +1,4 @@
-"""Exported files on real pictures: the masks of every instance beside PyTorch's, and the figures they give."""
+"""Exported files on real images: the masks of every instance beside PyTorch's, and the figures they give."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def data(shared: Path) -> Coco:
 
 
 def answers(model: Segmenter, data: Coco) -> Answers:
-    """Masks bool ``[N, H, W]`` of the boxes of each picture, and the mIoU by each protocol."""
+    """Masks bool ``[N, H, W]`` of the boxes of each image, and the mIoU by each protocol."""
     masks, box = [], PROTOCOLS["box_single@1"]
     with torch.inference_mode():
         for index in range(IMAGES):

@@ -1,4 +1,4 @@
-"""Exported students, loaded by ``transformers`` itself: equal masks, from the picture on."""
+"""Exported students, loaded by ``transformers`` itself: equal masks, from the image on."""
 
 import pytest
 
@@ -53,11 +53,11 @@ def assert_same_masks(ours: Sam, folder: Path, size_hw: tuple[int, int]) -> None
     tensors = {name: parameter for name, parameter in theirs.named_parameters() if "positional" not in name}
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in tensors.values())
     processor = SamImageProcessor.from_pretrained(folder)
-    # Smooth, so that the two libraries' resizing of uint8 pictures differs by rounding alone.
+    # Smooth, so that the two libraries' resizing of uint8 images differs by rounding alone.
     rows, columns = np.mgrid[: size_hw[0], : size_hw[1]] / max(size_hw)
-    picture = (255 * np.stack([rows, columns, rows * columns], -1)).astype(np.uint8)
-    prepared = processor(picture, return_tensors="pt")["pixel_values"]
-    frame = to_frame(picture, ours.input_size)[None]
+    image = (255 * np.stack([rows, columns, rows * columns], -1)).astype(np.uint8)
+    prepared = processor(image, return_tensors="pt")["pixel_values"]
+    frame = to_frame(image, ours.input_size)[None]
     torch.testing.assert_close(frame, prepared, rtol=0, atol=0.02)
 
     boxes = torch.tensor([[0.2, 0.1, 0.7, 0.6], [0.5, 0.3, 0.9, 0.9]]) * min(size_hw)

@@ -47,7 +47,7 @@ def pair() -> tuple[Any, SamPredictor]:
 
 @pytest.fixture
 def ready(pair: tuple[Any, SamPredictor]) -> tuple[Any, SamPredictor]:
-    """Both with the same picture set."""
+    """Both with the same image set."""
     for predictor in pair:
         predictor.set_image(resized_image(*SIZE))
     return pair
@@ -85,7 +85,7 @@ def test_defaults_and_order_of_arguments(ready: tuple[Any, SamPredictor]) -> Non
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("size_hw", [(90, 140), (300, 200), (64, 64), (128, 128), (31, 400)])
-def test_pictures(pair: tuple[Any, SamPredictor], size_hw: tuple[int, int], image_format: str) -> None:
+def test_images(pair: tuple[Any, SamPredictor], size_hw: tuple[int, int], image_format: str) -> None:
     theirs, ours = pair
     for predictor in pair:
         predictor.set_image(resized_image(*size_hw), image_format)

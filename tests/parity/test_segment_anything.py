@@ -148,7 +148,7 @@ def test_prompts_and_decoding(pair: tuple[MetaSam, Sam], embedding: Tensor, kind
     close(ours.prompt_encoder.dense_position(), position)
 
     logits, iou = theirs.mask_decoder(embedding, position, sparse, dense, multimask)
-    # In a square picture as large as the frame, original pixels are the frame's.
+    # In a square image as large as the frame, original pixels are the frame's.
     masks = ours.decode(embedding, prompt, (FRAME, FRAME), multimask)
     assert masks.logits.shape == (len(prompt), 3 if multimask else 1, 4 * GRID, 4 * GRID)
     close(masks.logits, logits)
@@ -184,7 +184,7 @@ def resized_image(height: int, width: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("size_hw", [(90, 128), (300, 200), (61, 100)])
-def test_from_picture_to_masks(pair: tuple[MetaSam, Sam], size_hw: tuple[int, int]) -> None:
+def test_from_image_to_masks(pair: tuple[MetaSam, Sam], size_hw: tuple[int, int]) -> None:
     theirs, ours = pair
     image = resized_image(*size_hw)
     predictor = SamPredictor(theirs)

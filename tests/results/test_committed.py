@@ -38,7 +38,7 @@ def test_the_committed_strategies_are_the_published_ones() -> None:
     rows = [read_row(path) for path in STRATEGIES]
     assert [row.run_id for row in rows] == [path.stem for path in STRATEGIES]
     assert {row.key for row in rows} == set(published())
-    # One machine, one model, the same pictures and thresholds.
+    # One machine, one model, the same images and thresholds.
     alike = ("checkpoint", "data", "split", "images", "instances", "device", "threads", "precision")
     assert len({tuple(getattr(row, name) for name in alike) for row in rows}) == 1
     assert len({row.settings["pred_iou_thresh"] for row in rows}) == 1

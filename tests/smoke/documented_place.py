@@ -89,12 +89,12 @@ class Place:
 
     @cached_property
     def detections(self) -> Path:
-        """A detector's boxes for the validation pictures."""
+        """A detector's boxes for the validation images."""
         return write_detections(self.folder / "boxes.json", self.coco)
 
     @cached_property
     def evaluations(self) -> list[str]:
-        """The names of two evaluations on the same pictures."""
+        """The names of two evaluations on the same images."""
         for name, checkpoint in (("one", "sam_pocket"), ("other", str(self.student))):
             words = [
                 f"checkpoint={checkpoint}",
@@ -106,13 +106,13 @@ class Place:
         return ["one", "other"]
 
     def photo(self, name: str) -> str:
-        """A picture of 640 x 480 pixels under a name."""
+        """An image of 640 x 480 pixels under a name."""
         data = Shapes("validation", 1, size=480)
         Image.fromarray(data.image(0)).resize((640, 480)).save(self.folder / name)
         return name
 
     def photos(self, name: str) -> str:
-        """A folder with a picture."""
+        """A folder with an image."""
         (self.folder / name).mkdir(exist_ok=True)
         Image.fromarray(Shapes("validation", 1).image(0)).save(self.folder / name / "a.png")
         return name

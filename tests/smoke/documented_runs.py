@@ -121,7 +121,7 @@ def _composed(command: Command, words: list[str]) -> dict[str, Any]:
 
 
 def _check_processes(command: Command, settings: dict[str, Any]) -> None:
-    """The pictures of a step can be shared."""
+    """The images of a step can be shared."""
     own = settings.get("method") or {}
     if command.processes > 1 and "batch" in own:
         recipe = settings["teacher"]["recipe"]
@@ -129,7 +129,7 @@ def _check_processes(command: Command, settings: dict[str, Any]) -> None:
         # ${teacher.recipe.batch} is that number of the recipe.
         batch, accumulate = (recipe[v.rpartition(".")[2].strip("}")] if isinstance(v, str) else v for v in written)
         assert batch * accumulate % command.processes == 0, (
-            f"{command}: {batch * accumulate} pictures cannot be shared by {command.processes}; give method.batch"
+            f"{command}: {batch * accumulate} images cannot be shared by {command.processes}; give method.batch"
         )
 
 

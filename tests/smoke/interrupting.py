@@ -14,7 +14,7 @@ from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.scratch import Scratch
 from core.checkpoint import weights_sha256
-from tests.unit.tiny import Pictures, tiny_sam
+from tests.unit.tiny import Images, tiny_sam
 
 METHOD = Scratch(0.5, steps=3, batch=2)
 AT_STEP = 2
@@ -26,7 +26,7 @@ Forked = Callable[[Callable[[], dict[str, Any]]], dict[str, Any] | None]
 def compress(folder: Path) -> dict[str, Any]:
     """A run to its end: the student's hash."""
     context = RunContext(0, folder, Engine(folder, workers=0))
-    return {"student": weights_sha256(METHOD.compress(tiny_sam(), Pictures(), context).student)}
+    return {"student": weights_sha256(METHOD.compress(tiny_sam(), Images(), context).student)}
 
 
 def interrupted(folder: Path, times: int) -> dict[str, Any]:

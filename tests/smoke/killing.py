@@ -25,7 +25,7 @@ from compressors.slimsam import SlimSam
 from core.checkpoint import weights_sha256
 from data.embeddings import DiskEmbeddings
 from tests.smoke.interrupting import interruptions
-from tests.unit.tiny import Pictures, tiny_sam
+from tests.unit.tiny import Images, tiny_sam
 
 METHOD = SlimSam(
     0.5,
@@ -90,7 +90,7 @@ def compress(folder: Path, kill_at: int) -> dict[str, Any]:
     """One run: what it ended with."""
     at = Countdown(kill_at, folder.parent / "killed_at")
     instrument(at)
-    data = Pictures()
+    data = Images()
     engine = Engine(folder, workers=1, save_every_s=-1.0, log_every=1)
     teacher = tiny_sam()
     probe = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,7 @@ WORKS: dict[str, tuple[str, ...]] = {
         *("evaluation.latency_runs=1", "evaluation.precision=float32", "engine.device=cpu"),
     ),
     "everything": (
-        *("everything", "checkpoint={root}/pocket.pth", "image={root}/pictures", "out=masks", "engine.device=cpu"),
+        *("everything", "checkpoint={root}/pocket.pth", "image={root}/images", "out=masks", "engine.device=cpu"),
         *("generator.points_per_side=4", "generator.pred_iou_thresh=0", "generator.stability_score_thresh=0"),
     ),
     "convert": ("convert", "checkpoint={root}/pocket.pth", "to=hf", "out=hf"),
@@ -102,7 +102,7 @@ class Countdown:
 
 
 def prepared(folder: Path) -> None:
-    """Write what the works begin with: a teacher and pictures, in a fork."""
+    """Write what the works begin with: a teacher and images, in a fork."""
 
     def write() -> None:
         from PIL import Image
@@ -111,12 +111,12 @@ def prepared(folder: Path) -> None:
         from tests.unit.tiny import pocket_file
 
         pocket_file(folder / "pocket.pth")
-        (folder / "pictures").mkdir()
+        (folder / "images").mkdir()
         for index in range(4):
-            Image.fromarray(Shapes(split="train", count=4).image(index)).save(folder / "pictures" / f"{index}.png")
+            Image.fromarray(Shapes(split="train", count=4).image(index)).save(folder / "images" / f"{index}.png")
 
     ended = _forked(write)
-    assert ended == 0, "the teacher and the pictures could not be written"
+    assert ended == 0, "the teacher and the images could not be written"
 
 
 def _forked(work: Callable[[], None]) -> int:

@@ -16,7 +16,7 @@ from tests.unit.tiny import pocket_file
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
 
 BROKEN = (1, 4, 6)
-"""A truncated picture, whose header is whole; no picture at all; one of another size."""
+"""A truncated image, whose header is whole; no image at all; one of another size."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def name(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COCO's layout with the same eight pictures for training and validation, of each of which some are broken."""
+    """COCO's layout with the same eight images for training and validation, of each of which some are broken."""
     root = write_coco(tmp_path_factory.mktemp("data") / "coco", drawn_labels(8))
     folder = root / "val2017"
     whole = (folder / name(BROKEN[0])).read_bytes()
@@ -75,12 +75,12 @@ def complaints(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def test_a_run_refuses_the_first_broken_picture_by_name(
+def test_a_run_refuses_the_first_broken_image_by_name(
     root: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(root, teacher, tmp_path / "runs", "method=scratch")) == 2
     (line,) = complaints(capsys.readouterr().err)
-    # The one that is no picture; the truncated one shows when it is read.
+    # The one that is no image; the truncated one shows when it is read.
     assert f"{name(BROKEN[1])}: is not an image" in line and ";" in line
     assert not list((tmp_path / "runs").glob("*/result.json"))
 
@@ -121,7 +121,7 @@ def test_a_run_that_skips_counts_what_it_left_out(
         assert row.skipped["image_left_out"] == len(BROKEN) and row.skipped["unreadable_image"] == left_out
         assert row.images == 5 and row.instances == instances(root, (0, 2, 3, 5, 7))
         assert row.skipped["unlisted_image"] == 1
-    # Headers tell two of them; two steps of two pictures need not meet the one whose damage lies behind its header.
+    # Headers tell two of them; two steps of two images need not meet the one whose damage lies behind its header.
     assert rows[-1].skipped["training_image_left_out"] in (2, 3)
     assert rows[-1].skipped["training_unlisted_image"] == 1
     assert "training_image_left_out" not in rows[0].skipped
@@ -144,7 +144,7 @@ def evaluate_intact(intact: Path) -> Callable[[str], tuple[list[str], list[Resul
 
     @functools.cache
     def evaluate(evaluation: str) -> tuple[list[str], list[ResultRow]]:
-        # Boxes of broken pictures too: these are left out with their pictures.
+        # Boxes of broken images too: these are left out with their images.
         boxes = write_detections(intact.parent / "boxes.json", intact.parent / "coco")
         more = [f"evaluation={evaluation}", *([f"detections={boxes}"] if "detector" in evaluation else [])]
         return more, evaluated(intact, intact.parent / f"evaluated_{evaluation}", *more)
@@ -165,7 +165,7 @@ def test_evaluations_give_what_they_give_without_the_broken(
 
 
 def rewritten(root: Path, target: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """A folder with the intact pictures under changed annotations, for either split."""
+    """A folder with the intact images under changed annotations, for either split."""
     content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     change(content)
     (target / "annotations").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The command ``compare`` on two evaluations of six pictures: what it shows, writes, draws and refuses."""
+"""The command ``compare`` on two evaluations of six images: what it shows, writes, draws and refuses."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ USUAL = ("evaluation=shapes_box", "evaluation.latency_runs=1", "format=json")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs with evaluations: ``teacher`` of six pictures, ``noisy`` of the first five."""
+    """A folder of runs with evaluations: ``teacher`` of six images, ``noisy`` of the first five."""
     folder = tmp_path_factory.mktemp("compared")
     model, generator = load_sam("sam_pocket"), torch.Generator().manual_seed(0)
     for tensor in model.image_encoder.state_dict().values():
@@ -93,17 +93,17 @@ def test_a_terminal_shows_both_and_the_files_hold_all(call: Call, runs: Path) ->
     assert {pair["size_class"] for pair in pairs} <= {"small", "medium"}
     page = (folder / "comparison.md").read_text(encoding="utf-8")
     assert "## box_single@1 on shapes" in page and "![worst.png](worst.png)" in page
-    with Image.open(folder / "worst.png") as picture:
-        # Three pictures side by side, an instance a line.
-        assert picture.width > 700 and picture.height > 400
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
+    with Image.open(folder / "worst.png") as image:
+        # Three images side by side, an instance a line.
+        assert image.width > 700 and image.height > 400
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 100
     assert "drawn" not in out
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert call("teacher", "noisy", "protocol=box_single", "count=3", "out=new/folder")[0] == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_without_pictures_a_line_says_why(call: Call, runs: Path) -> None:
+def test_without_images_a_line_says_why(call: Call, runs: Path) -> None:
     def gone(content: dict[str, Any]) -> None:
         content["config"]["checkpoint"] = "gone.pth"
 

@@ -1,4 +1,4 @@
-"""The command ``everything``: files of a picture and of a folder, going on after a stop, scores, and refusals."""
+"""The command ``everything``: files of an image and of a folder, going on after a stop, scores, and refusals."""
 
 import dataclasses
 import json
@@ -35,8 +35,8 @@ def call(command: Call) -> Call:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures of one stem, one broken picture, one file that is none, and one folder."""
-    folder = tmp_path / "pictures"
+    """Two images of one stem, one broken image, one file that is none, and one folder."""
+    folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
     data = Shapes("validation", 2)
     for index, name in enumerate(("a.png", "a.jpg")):
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_picture(call: Call, tmp_path: Path) -> None:
+def test_an_image(call: Call, tmp_path: Path) -> None:
     file = tmp_path / "scene.png"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -79,7 +79,7 @@ def test_a_picture(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (40, 50)])
-def test_a_blank_picture(call: Call, size_hw: tuple[int, int], tmp_path: Path) -> None:
+def test_a_blank_image(call: Call, size_hw: tuple[int, int], tmp_path: Path) -> None:
     Image.fromarray(np.full((*size_hw, 3), 127, np.uint8)).save(tmp_path / "blank.png")
     words = ("generator.pred_iou_thresh=2", "draw=false") if size_hw[0] > 1 else ()
     status, out, _ = call(*QUICK, *words, f"image={tmp_path / 'blank.png'}", "format=json")
@@ -91,11 +91,11 @@ def test_a_blank_picture(call: Call, size_hw: tuple[int, int], tmp_path: Path) -
 
 
 def test_a_folder_goes_on(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, pictures = EverythingGenerator.run, []
+    run, images = EverythingGenerator.run, []
 
     def stopping(generator: EverythingGenerator, image: np.ndarray) -> object:
-        pictures.append(image)
-        if len(pictures) == 2:
+        images.append(image)
+        if len(images) == 2:
             raise KeyboardInterrupt
         return run(generator, image)
 
@@ -106,16 +106,16 @@ def test_a_folder_goes_on(call: Call, folder: Path, monkeypatch: pytest.MonkeyPa
     status, out, err = call(*QUICK, f"image={folder}", "out=made", "format=json")
     rows = json.loads(out)["rows"]
     assert status == 0 and [row["status"] for row in rows] == ["kept", "segmented", "unreadable"]
-    assert "b.png: truncated or damaged" in err and "b.png" in rows[2]["reason"] and len(pictures) == 3
+    assert "b.png: truncated or damaged" in err and "b.png" in rows[2]["reason"] and len(images) == 3
     assert sorted(path.name for path in Path("made").glob("*.json")) == ["a.jpg.json", "a.png.json"]
     status, out, _ = call(*QUICK, f"image={folder}", "out=made")
-    assert status == 0 and len(pictures) == 3
+    assert status == 0 and len(images) == 3
     assert out.splitlines()[-1] == "3 images: 2 kept, 1 unreadable; 2 other entries of the folder left alone"
     status, out, _ = call(*QUICK, f"image={folder}", "out=made", "force=true", "draw=false")
-    assert status == 0 and len(pictures) == 5 and "2 segmented" in out
+    assert status == 0 and len(images) == 5 and "2 segmented" in out
 
 
-def test_a_picture_replaced_under_its_name_is_segmented_and_drawn_anew(call: Call, folder: Path) -> None:
+def test_an_image_replaced_under_its_name_is_segmented_and_drawn_anew(call: Call, folder: Path) -> None:
     def status(*words: str) -> str:
         found, out, _ = call(*QUICK, f"image={folder / 'a.png'}", "format=json", *words)
         assert found == 0
@@ -127,7 +127,7 @@ def test_a_picture_replaced_under_its_name_is_segmented_and_drawn_anew(call: Cal
     Image.fromarray(Shapes("validation", 9).image(8)).save(path)
     path.write_bytes(path.read_bytes().ljust(before.st_size, b"\0"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    # Without a drawing, the one of the earlier picture stays for now.
+    # Without a drawing, the one of the earlier image stays for now.
     assert status("out=made", "draw=false") == "segmented"
     assert status("out=made") == "kept"
     assert status("out=alone") == "segmented"
@@ -231,15 +231,15 @@ def test_the_figure(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     out = tmp_path / "figure.png"
     words = ["--images", str(folder / "a.png"), "--checkpoints", "sam_pocket", "sam_pocket", "--out", str(out)]
     everything_figure.main([*words, "generator.points_per_side=2"])
-    with Image.open(out) as picture:
-        assert picture.width == 212
+    with Image.open(out) as image:
+        assert image.width == 212
     with pytest.raises(SystemExit, match=r"error: generator.points is no setting|error: .*points"):
         everything_figure.main([*words, "generator.points=2"])
 
 
 GIVEN = "checkpoint=sam_pocket image=a.png"
 REFUSED = [
-    ("checkpoint=sam_pocket", ["neither pictures nor a data set", "image=FILE", "evaluation=shapes"]),
+    ("checkpoint=sam_pocket", ["neither images nor a data set", "image=FILE", "evaluation=shapes"]),
     (f"{GIVEN} evaluation=shapes", ["image=", "leave out image or evaluation"]),
     ("image=a.png", ["checkpoint is missing", "sam_pocket"]),
     ("checkpoint=sam_pocket image=b.png", ["b.png: truncated or damaged"]),
@@ -279,7 +279,7 @@ def test_a_preset_of_this_command_is_no_run(capfd: pytest.CaptureFixture[str]) -
     assert "give python -m experiments everything experiment=everything_strategies" in capfd.readouterr().err
 
 
-def test_a_folder_without_a_readable_picture(call: Call, folder: Path) -> None:
+def test_a_folder_without_a_readable_image(call: Call, folder: Path) -> None:
     for name in ("a.png", "a.jpg"):
         (folder / name).unlink()
     status, _, err = call(*QUICK, f"image={folder}")

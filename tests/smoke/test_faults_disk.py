@@ -148,7 +148,7 @@ def test_the_log_of_a_stage_on_a_full_disk_goes_on_later(small_disk: Callable[[s
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
-def test_records_of_pictures_on_a_full_disk_are_whole_or_none(small_disk: Callable[[str], SmallDisk]) -> None:
+def test_records_of_images_on_a_full_disk_are_whole_or_none(small_disk: Callable[[str], SmallDisk]) -> None:
     disk = small_disk("1m")
     part = PartFile(disk.folder, 0, "key")
     part.add(ImageRecords(0))
@@ -159,7 +159,7 @@ def test_records_of_pictures_on_a_full_disk_are_whole_or_none(small_disk: Callab
     part.close()
     kept = read_parts(disk.folder, "key")
     assert sorted(kept) == list(range(len(kept))) and len(kept) < 3000
-    assert all(picture.skipped.get("crowd", 0) == place for place, picture in kept.items())
+    assert all(image.skipped.get("crowd", 0) == place for place, image in kept.items())
     (disk.folder / "filling").unlink()
     again = PartFile(disk.folder, 0, "key")
     again.add(ImageRecords(len(kept)))

@@ -23,7 +23,7 @@ from data.embeddings import DiskEmbeddings
 from evaluation.protocols import PROTOCOLS
 from evaluation.records import PartialRecords
 from evaluation.scorer import Scorer
-from tests.unit.tiny import LabelledPictures, Pictures, tiny_sam
+from tests.unit.tiny import Images, LabelledImages, tiny_sam
 
 METHOD = Scratch(0.5, steps=3, batch=2)
 
@@ -31,11 +31,11 @@ METHOD = Scratch(0.5, steps=3, batch=2)
 def compress(folder: Path, data: Any = None, workers: int = 0) -> str:
     """Six steps: the student's hash."""
     context = RunContext(0, folder, Engine(folder, workers=workers))
-    return weights_sha256(METHOD.compress(tiny_sam(), Pictures() if data is None else data, context).student)
+    return weights_sha256(METHOD.compress(tiny_sam(), Images() if data is None else data, context).student)
 
 
-class Unreadable(Pictures):
-    """Pictures of which one is broken until somebody mends it."""
+class Unreadable(Images):
+    """Images of which one is broken until somebody mends it."""
 
     broken = True
 
@@ -45,16 +45,16 @@ class Unreadable(Pictures):
         return super().image(index)
 
 
-def test_what_a_thread_of_the_engine_meets_comes_with_the_name_of_the_picture(tmp_path: Path) -> None:
+def test_what_a_thread_of_the_engine_meets_comes_with_the_name_of_the_image(tmp_path: Path) -> None:
     data = Unreadable()
-    with pytest.raises(InputError, match="picture-3: cannot be read"):
+    with pytest.raises(InputError, match="image-3: cannot be read"):
         compress(tmp_path / "broken", data, workers=2)
     data.broken = False
     assert compress(tmp_path / "broken", data, workers=2) == compress(tmp_path / "undisturbed")
 
 
-class Deadly(LabelledPictures):
-    """Pictures of which one ends the process that reads it, once."""
+class Deadly(LabelledImages):
+    """Images of which one ends the process that reads it, once."""
 
     def __init__(self, marker: Path) -> None:
         super().__init__(8)
@@ -70,15 +70,15 @@ class Deadly(LabelledPictures):
 def test_a_reading_process_that_dies_is_told_and_the_rerun_goes_on(tmp_path: Path) -> None:
     protocols = [PROTOCOLS["box_single@1"]]
 
-    def scored(data: LabelledPictures, folder: Path, workers: int) -> Any:
+    def scored(data: LabelledImages, folder: Path, workers: int) -> Any:
         scorer = Scorer(tiny_sam(), protocols, workers=workers)
         return scorer.score(data, range(8), partial=PartialRecords(folder, "k")).records
 
-    wanted = scored(LabelledPictures(8), tmp_path / "undisturbed", 0)
+    wanted = scored(LabelledImages(8), tmp_path / "undisturbed", 0)
     data = Deadly(tmp_path / "died")
     with pytest.raises(RunFailed) as told:
         scored(data, tmp_path / "disturbed", 2)
-    assert str(told.value).startswith("a process that reads pictures died (DataLoader worker (pid")
+    assert str(told.value).startswith("a process that reads images died (DataLoader worker (pid")
     assert str(told.value).endswith("give a smaller evaluation.workers") and "\n" not in str(told.value)
     assert scored(data, tmp_path / "disturbed", 2) == wanted
 

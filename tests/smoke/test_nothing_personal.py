@@ -21,7 +21,7 @@ FEW = ("evaluation.images=1", "evaluation.latency_runs=1")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home of somebody, with a teacher, a picture and a finished run; the working directory lies elsewhere."""
+    """The home of somebody, with a teacher, an image and a finished run; the working directory lies elsewhere."""
     home = tmp_path_factory.mktemp("machine") / "home" / "somebody"
     home.mkdir(parents=True)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -123,11 +123,11 @@ def test_files_for_others(home: Path, student: Path, words: tuple[str, ...]) -> 
     assert not personal(home)
 
 
-def test_masks_of_a_picture(home: Path, student: Path) -> None:
-    picture = (f"checkpoint={student}", f"image={home}/photo.png")
-    assert main(["predict", *picture, "box=[10,10,60,60]", f"out={home}/predicted"]) == 0
+def test_masks_of_an_image(home: Path, student: Path) -> None:
+    image = (f"checkpoint={student}", f"image={home}/photo.png")
+    assert main(["predict", *image, "box=[10,10,60,60]", f"out={home}/predicted"]) == 0
     few = ("generator.coarse_points_per_side=2", "generator.points_per_side=4")
-    assert main(["everything", *picture, f"out={home}/masks", *few]) == 0
+    assert main(["everything", *image, f"out={home}/masks", *few]) == 0
     assert not personal(home)
 
 

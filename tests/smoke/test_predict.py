@@ -1,4 +1,4 @@
-"""The command ``predict`` on a picture of ``shapes``: masks, overlay, what it prints and what it refuses."""
+"""The command ``predict`` on an image of ``shapes``: masks, overlay, what it prints and what it refuses."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def sample() -> ImageSample:
-    """A picture 128 wide and 96 high, or the other way round."""
+    """An image 128 wide and 96 high, or the other way round."""
     data = Shapes("validation", 20)
     return next(sample for sample in map(data.sample, range(20)) if sample.image.shape[0] != sample.image.shape[1])
 
@@ -43,9 +43,9 @@ def call(command: Call) -> Call:
 
 def written(path: Path) -> NDArray[np.bool_]:
     """The mask in a file, of which every pixel is 0 or 255."""
-    with Image.open(path) as picture:
-        assert picture.mode == "L"
-        values = np.array(picture)
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        values = np.array(image)
     assert set(np.unique(values)) <= {0, 255}
     return values > 0
 
@@ -104,15 +104,15 @@ def test_one_point_without_label_is_inside(call: Call, file: Path, sample: Image
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
-def test_a_picture_is_upright_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
+def test_an_image_is_upright_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
     from PIL import ImageOps
 
     stored = Image.fromarray(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3))
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as picture:
-        expected = np.array(ImageOps.exif_transpose(picture))
+    with Image.open(tmp_path / "turned.png") as image:
+        expected = np.array(ImageOps.exif_transpose(image))
     assert np.array_equal(upright_image(tmp_path / "turned.png"), expected)
 
 
@@ -131,13 +131,13 @@ REFUSED = [
     ("checkpoint=sam_pocket box=[1,2,30,40]", ["image is missing", "image="]),
     (GIVEN, ["no prompt", "box=[x0,y0,x1,y1]", "points=[[x,y],...]"]),
     (f"{GIVEN} labels=[1]", ["labels=[1]", "give points"]),
-    (f"{GIVEN} box=[1,2,30,400]", ["box=[1,2,30,400] reaches outside the picture", "(width x height)"]),
+    (f"{GIVEN} box=[1,2,30,400]", ["box=[1,2,30,400] reaches outside the image", "(width x height)"]),
     (f"{GIVEN} box=[1,2,1,40]", ["box=[1,2,1,40] has no area"]),
     (f"{GIVEN} box=[1,2,30,wide]", ["box", "a number"]),
     (f"{GIVEN} box=5", ["box=5", "give a list"]),
     (f"{GIVEN} points=[5,6] labels=[1]", ["points=[5,6] must be pairs of numbers", "[[x,y],...]"]),
     (f"{GIVEN} points=5", ["points=5", "give a list"]),
-    (f"{GIVEN} points=[[5,6],[500,6]]", ["[500,6] lies outside the picture"]),
+    (f"{GIVEN} points=[[5,6],[500,6]]", ["[500,6] lies outside the image"]),
     (f"{GIVEN} points=[[5,6],[7,8]] labels=[1]", ["labels=[1] for 2 points", "one a point"]),
     (f"{GIVEN} points=[[5,6]] labels=[0.5]", ["labels", "a whole number"]),
     (f"{GIVEN} box=[1,2,30,40] multimask=perhaps", ["multimask=perhaps", "true or false"]),

@@ -64,7 +64,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path, teacher: str) -> None:
     assert (first.stderr + second.stderr).count("finished earlier") == 1
 
 
-REFUSED = "error: 3 pictures a step cannot be shared by 2 processes"
+REFUSED = "error: 3 images a step cannot be shared by 2 processes"
 
 
 def test_images_that_cannot_be_shared_are_refused_once(tmp_path: Path, teacher: str) -> None:

@@ -60,7 +60,7 @@ UNKNOWN = (
 """Columns that a finished run of a float student leaves empty."""
 
 
-def test_a_run_leaves_rows_student_picture_and_leaderboard(first: Path) -> None:
+def test_a_run_leaves_rows_student_image_and_leaderboard(first: Path) -> None:
     content = json.loads((first / "result.json").read_text())
     rows = content["rows"]
     assert [row["method"] for row in rows] == ["filled_box", "filled_ellipse", "teacher", "slimsam"]
@@ -192,7 +192,7 @@ def test_a_failure_is_a_row_and_the_next_call_starts_again(
     assert row["miou"] is None and row["run_id"] == folder.name and row["seed"] == 0
 
 
-def test_a_loss_that_explodes_stops_with_its_step_and_its_pictures(teacher: Path, call: Call, tmp_path: Path) -> None:
+def test_a_loss_that_explodes_stops_with_its_step_and_its_images(teacher: Path, call: Call, tmp_path: Path) -> None:
     words = ("method.optimisation.rate=1e30", "method.optimisation.clip=0", "method.steps=30")
     status, out, err = call(*_words(teacher, tmp_path / "runs"), *words)
     last = err.splitlines()[-1]
@@ -204,11 +204,11 @@ def test_input_that_turns_out_wrong_during_a_run_leaves_nothing(
     teacher: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise InputError("picture.jpg: truncated")
+        raise InputError("image.jpg: truncated")
 
     monkeypatch.setattr(SlimSam, "compress", refuse)
     status, out, err = call(*_words(teacher, tmp_path / "runs"))
-    assert status == 2 and not out and err.splitlines()[-1] == "error: picture.jpg: truncated"
+    assert status == 2 and not out and err.splitlines()[-1] == "error: image.jpg: truncated"
     assert not list((tmp_path / "runs").iterdir())
 
 

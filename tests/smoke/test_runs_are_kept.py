@@ -89,7 +89,7 @@ def test_training_images_without_instances_are_told_before_the_first_step(root: 
     source = root / "annotations" / "instances_train2017.json"
     source.write_text(json.dumps({**json.loads(source.read_text()), "annotations": []}))
     data = Coco(root, "train")
-    with pytest.raises(Exception, match="coco: the last 2 training pictures have no instances to validate on"):
+    with pytest.raises(Exception, match="coco: the last 2 training images have no instances to validate on"):
         training_score(data, 4, is_used=True)
     assert training_score(data, 4, is_used=False)
 

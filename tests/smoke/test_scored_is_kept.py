@@ -30,7 +30,7 @@ LAST = f"{COUNT - 1:012d}.png"
 
 
 class Stopped(FilledBox):
-    """Does something before it encodes its n-th picture."""
+    """Does something before it encodes its n-th image."""
 
     at, deed = -1, staticmethod(lambda: None)
 
@@ -41,7 +41,7 @@ class Stopped(FilledBox):
 
     @property
     def encoded(self) -> int:
-        """How many pictures were encoded."""
+        """How many images were encoded."""
         return sum(count for kind, count in self.batches if kind == "encode")
 
 
@@ -183,7 +183,7 @@ def test_a_backend_that_is_not_here_is_refused_before_the_first_image(
     assert model.encoded == 0 and not out.exists()
 
 
-@pytest.mark.parametrize("words", [(), ("evaluation.workers=2", "evaluation.encoded=4")], ids=str)
+@pytest.mark.parametrize("words", [(), ("evaluation.workers=2", "evaluation.image_batch_size=4")], ids=str)
 def test_the_last_image_damaged_behind_its_header(
     words: tuple[str, ...], root: Path, out: Path, model: Stopped, capsys: pytest.CaptureFixture[str]
 ) -> None:

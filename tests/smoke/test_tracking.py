@@ -114,7 +114,7 @@ def test_metrics_stand_in_the_folder_and_are_written_once(plain: Path, teacher: 
     assert scored == [(stage, step) for stage in STAGES for step in (1, 2)]
     names = {"loss", "rate", "images", "images_per_s", "peak_memory_bytes", "miou", "miou_point"}
     assert names <= {metric for _, _, metric, _ in lines}
-    # The last score of a stage is of its last weights, and two pictures are all that the run is scored on.
+    # The last score of a stage is of its last weights, and two images are all that the run is scored on.
     row = json.loads((plain / "result.json").read_text())["rows"][-1]
     assert float(next(line[3] for line in reversed(lines) if line[2] == "miou")) == row["miou"]
     before = {path: path.stat().st_mtime_ns for path in plain.iterdir()}
@@ -264,7 +264,7 @@ def test_without_the_package_one_line_says_what_to_install(
         (("logger=wandb", "logger.mod=offline"), "logger.mod is no setting; did you mean logger.mode?"),
         (("logger=wan",), "logger=wan is unknown; did you mean wandb?"),
         (("logger=wandb", "logger.mode=of"), "logger.mode=of is unknown; choose one of online, offline, disabled"),
-        (("+logger.foo=1",), "logger.foo is no setting; choose one of scores, pictures"),
+        (("+logger.foo=1",), "logger.foo is no setting; choose one of scores, images"),
         (("logger.scores=many",), "logger.scores=many: give a whole number"),
     ],
 )

@@ -79,7 +79,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
         setting(lambda t: torch.zeros(1, 1 << 20, 1 << 20, 0), "image_encoder.pos_embed"),
         "shape|windows of",
     ),
-    "no_patch": (setting(lambda t: t[..., :0, :0], "image_encoder.patch_embed.proj.weight"), "is no picture"),
+    "no_patch": (setting(lambda t: t[..., :0, :0], "image_encoder.patch_embed.proj.weight"), "is no image"),
     "not_ascii": (setting(lambda t: t, "голова.вес"), "unexpected"),
     "escapes": (setting(lambda t: t, "a\x1b[2J\nerror: b\r"), "unexpected a"),
     "path_as_a_key": (setting(lambda t: t, "../../etc/passwd"), "unexpected"),

@@ -29,7 +29,7 @@ WIDTHS: dict[str, Any] = {
     },
 }
 QUANTISATION: dict[str, Any] = {
-    "pictures": 8,
+    "images": 8,
     "metric": "hessian",
     "order": "parallel",
     "layers": [

@@ -1,4 +1,4 @@
-"""Too little memory: fewer prompts and pictures at a time with equal figures, a line where one is too many."""
+"""Too little memory: fewer prompts and images at a time with equal figures, a line where one is too many."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,19 +22,19 @@ from evaluation.protocols import PROTOCOLS
 from evaluation.records import PartialRecords
 from evaluation.scorer import Scored, Scorer
 from teachers.sam import Sam
-from tests.unit.tiny import CONFIG, LabelledPictures, Pictures, tiny_sam
+from tests.unit.tiny import CONFIG, Images, LabelledImages, tiny_sam
 
 NO_FILE: Any = object()
 """Stands for a detector's file where boxes are given one image at a time."""
 
 
 class SmallDevice(Sam):
-    """A model on a device that has memory for a few pictures and a few prompts at a time."""
+    """A model on a device that has memory for a few images and a few prompts at a time."""
 
-    pictures, prompts = 64, 64
+    images, prompts = 64, 64
 
     def encode(self, images: Tensor) -> Tensor:
-        if len(images) > self.pictures:
+        if len(images) > self.images:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         return super().encode(images)
 
@@ -44,16 +44,16 @@ class SmallDevice(Sam):
         return super().decode(embedding, prompt, size_hw, multimask)
 
 
-def small_device(pictures: int = 64, prompts: int = 64) -> SmallDevice:
+def small_device(images: int = 64, prompts: int = 64) -> SmallDevice:
     model = SmallDevice(CONFIG, "small").eval().requires_grad_(False)
     model.load_state_dict(tiny_sam().state_dict())
-    model.pictures, model.prompts = pictures, prompts
+    model.images, model.prompts = images, prompts
     return model
 
 
 def scored(model: Sam, folder: Path | None = None) -> Scored:
     protocols = [PROTOCOLS[name] for name in ("box_single@1", "box_oracle@1", "point_best_of_3@1")]
-    data = LabelledPictures(9)
+    data = LabelledImages(9)
     scorer = Scorer(model, protocols, prompt_batch_size=8, image_batch_size=4)
     return scorer.score(data, range(9), partial=PartialRecords(folder, "k") if folder else None)
 
@@ -61,13 +61,13 @@ def scored(model: Sam, folder: Path | None = None) -> Scored:
 def test_fewer_at_a_time_give_the_same_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     wanted = scored(small_device())
     assert capsys.readouterr().err == ""
-    found = scored(small_device(pictures=1, prompts=1), tmp_path)
+    found = scored(small_device(images=1, prompts=1), tmp_path)
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "3 pictures together need more memory than the device has: 1 from here on (evaluation.encoded=1 spares the "
-        "attempt)",
-        "2 prompts together need more memory than the device has: 1 from here on (evaluation.batch=1 spares the "
-        "attempt)",
+        "3 images together need more memory than the device has: 1 from here on "
+        "(evaluation.image_batch_size=1 spares the attempt)",
+        "2 prompts together need more memory than the device has: 1 from here on "
+        "(evaluation.prompt_batch_size=1 spares the attempt)",
     ], "once a halving, and never again in the pass"
     for name, records in wanted.records.items():
         others = found.records[name]
@@ -76,7 +76,7 @@ def test_fewer_at_a_time_give_the_same_figures(capsys: pytest.CaptureFixture[str
         assert np.allclose([r.iou_pred for r in others], [r.iou_pred for r in records], rtol=1e-4)
 
 
-def test_a_picture_of_which_half_was_scored_is_not_scored_twice() -> None:
+def test_an_image_of_which_half_was_scored_is_not_scored_twice() -> None:
     asked: list[slice] = []
 
     def compute(part: slice) -> range:
@@ -85,9 +85,7 @@ def test_a_picture_of_which_half_was_scored_is_not_scored_twice() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return range(part.start, part.stop)
 
-    found = [
-        number for _, part in AdaptiveBatch(8, "prompts", "evaluation.batch").parts(11, compute) for number in part
-    ]
+    found = [number for _, part in AdaptiveBatch(8, "prompts", "a.setting").parts(11, compute) for number in part]
     assert found == list(range(11)) and asked[:3] == [slice(0, 8), slice(0, 4), slice(0, 2)]
 
 
@@ -120,19 +118,19 @@ def test_everything_asks_fewer_points_at_a_time(
     settings = EverythingSettings(
         strategy, points_per_side=8, points_per_batch=16, pred_iou_thresh=0.0, stability_score_thresh=0.0
     )
-    pictures = [LabelledPictures().sample(index).image for index in range(2)]
-    wanted = [EverythingGenerator(small_device(), settings).run(picture) for picture in pictures]
+    images = [LabelledImages().sample(index).image for index in range(2)]
+    wanted = [EverythingGenerator(small_device(), settings).run(image) for image in images]
     assert capsys.readouterr().err == "" and all(answer.records for answer in wanted)
     generator = EverythingGenerator(small_device(prompts=3), settings)
-    found = [generator.run(picture) for picture in pictures]
+    found = [generator.run(image) for image in images]
     said = capsys.readouterr().err.splitlines()
-    assert [int(line.partition(" ")[0]) for line in said] == tried, "once for all pictures"
+    assert [int(line.partition(" ")[0]) for line in said] == tried, "once for all images"
     assert said[-1].endswith("2 from here on (generator.points_per_batch=2 spares the attempt)")
     for one, other in zip(wanted, found, strict=True):
         assert one.prompts == other.prompts
         assert [r["segmentation"] for r in one.records] == [r["segmentation"] for r in other.records]
     with pytest.raises(OutOfDeviceMemory, match=r"one of the prompts; give engine\.device=cpu"):
-        EverythingGenerator(small_device(prompts=0), settings).run(pictures[0])
+        EverythingGenerator(small_device(prompts=0), settings).run(images[0])
 
 
 def test_one_that_is_too_many_is_told_with_what_to_do() -> None:
@@ -140,8 +138,8 @@ def test_one_that_is_too_many_is_told_with_what_to_do() -> None:
         OutOfDeviceMemory, match=r"too little memory for one of the prompts; give evaluation\.precision"
     ):
         scored(small_device(prompts=0))
-    with pytest.raises(OutOfDeviceMemory, match="too little memory for one of the pictures"):
-        scored(small_device(pictures=0))
+    with pytest.raises(OutOfDeviceMemory, match="too little memory for one of the images"):
+        scored(small_device(images=0))
 
 
 def test_other_errors_of_a_model_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +148,7 @@ def test_other_errors_of_a_model_are_left_as_they_are(monkeypatch: pytest.Monkey
 
     model = small_device()
     monkeypatch.setattr(model, "decode", broken)
-    sample = LabelledPictures().sample(0)
+    sample = LabelledImages().sample(0)
     scorer = Scorer(model, [PROTOCOLS["box_single@1"]])
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         scorer.score_sample(sample, {("pillow", "nearest"): torch.zeros(1, 16, 4, 4)})
@@ -168,7 +166,7 @@ def test_the_ways_in_which_memory_is_missing() -> None:
 
 @pytest.fixture
 def no_memory_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """Makes training steps of more pictures than so many run out of memory."""
+    """Makes training steps of more images than so many run out of memory."""
     step = Engine._step
 
     def limit(most: int) -> None:
@@ -185,9 +183,9 @@ def no_memory_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], N
 @pytest.mark.parametrize(
     ("batch", "most", "told"),
     [
-        (6, 3, "give method.batch=3 method.optimisation.accumulate=2: the same 6 pictures a step"),
-        (5, 3, "give method.batch=1 method.optimisation.accumulate=5: the same 5 pictures a step"),
-        (1, 0, "one picture at a time is too much already; give engine.precision=bfloat16, or another device"),
+        (6, 3, "give method.batch=3 method.optimisation.accumulate=2: the same 6 images a step"),
+        (5, 3, "give method.batch=1 method.optimisation.accumulate=5: the same 5 images a step"),
+        (1, 0, "one image at a time is too much already; give engine.precision=bfloat16, or another device"),
     ],
 )
 def test_training_says_which_setting_takes_less(
@@ -196,13 +194,13 @@ def test_training_says_which_setting_takes_less(
     no_memory_for(most)
     method = Scratch(0.5, steps=1, batch=batch)
     with pytest.raises(OutOfDeviceMemory) as failed:
-        method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
+        method.compress(tiny_sam(), Images(), RunContext(0, tmp_path, Engine(tmp_path)))
     assert str(failed.value) == f"stage scratch, step 0: the device has too little memory; {told}"
 
 
 def test_what_is_told_is_what_helps(no_memory_for: Callable[[int], None], tmp_path: Path) -> None:
-    """The same pictures a step in smaller parts: the fix of the message runs."""
+    """The same images a step in smaller parts: the fix of the message runs."""
     no_memory_for(3)
     method = Scratch(0.5, steps=1, batch=3, optimisation=OptimizerConfig(accumulate=2))
-    made = method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
+    made = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path, Engine(tmp_path)))
     assert made.images_seen == 12

@@ -188,7 +188,7 @@ def test_without_features_only_the_embedding_is_compared(batch: ImageBatch) -> N
 
 
 def test_feature_shapes_include_padded_windows(batch: ImageBatch) -> None:
-    """A grid of 4 in windows of 3 is padded to 6: four windows a picture."""
+    """A grid of 4 in windows of 3 is padded to 6: four windows an image."""
     windowed, whole, mlp = features(
         tiny_encoder(), batch, ["blocks.0.attn.qkv", "blocks.1.attn.qkv", "blocks.0.mlp.act"]
     )

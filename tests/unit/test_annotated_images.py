@@ -1,4 +1,4 @@
-"""What COCO's options admit, how unusable pictures are skipped, and the truth as the file has it."""
+"""What COCO's options admit, how unusable images are skipped, and the truth as the file has it."""
 
 import json
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_without_labels_there_is_no_truth(tmp_path: Path) -> None:
             read()
 
 
-def test_missing_pictures_can_be_skipped(tmp_path: Path) -> None:
+def test_missing_images_can_be_skipped(tmp_path: Path) -> None:
     root = write(tmp_path, add(annotation(51, 5), annotation(52, 5, area=0)))
     for name in ("0003.png", "0005.png"):
         (root / "val2017" / name).unlink()
@@ -110,12 +110,12 @@ def test_missing_pictures_can_be_skipped(tmp_path: Path) -> None:
     expected = {"unreadable_image": 2, "area_below_1": 1, "image_left_out": 2, "image_without_instances": 1}
     assert counted(data) == expected
     (root / "val2017" / "0002.png").unlink()
-    assert "none of the 3 pictures can be read" in refusal(root, missing="skip")
+    assert "none of the 3 images can be read" in refusal(root, missing="skip")
 
 
-def test_headers_tell_which_pictures_to_skip(tmp_path: Path) -> None:
+def test_headers_tell_which_images_to_skip(tmp_path: Path) -> None:
     root = write(tmp_path)
-    (root / "val2017" / "0002.png").write_text("no picture")
+    (root / "val2017" / "0002.png").write_text("no image")
     Image.new("RGB", (8, 10)).save(root / "val2017" / "0005.png")
     data = Coco(root, missing="skip")
     assert [data.image_id(i) for i in range(len(data))] == [3]
@@ -138,7 +138,7 @@ def test_damage_that_shows_on_reading_is_counted_once(tmp_path: Path, monkeypatc
     for _ in range(2):
         with pytest.raises(UnreadableImage, match=r"0002\.png: truncated or damaged"):
             data.sample(0)
-        with pytest.raises(UnreadableImage, match=r"0005\.png: the picture is 8x10"):
+        with pytest.raises(UnreadableImage, match=r"0005\.png: the image is 8x10"):
             data.image(2)
     assert data.sample(1).image_id == 3
     assert counted(data) == {"unreadable_image": 2, "image_left_out": 2, "image_without_instances": 1}

@@ -101,17 +101,17 @@ def listed(**changes: Any) -> Change:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (listed(height=10**9, width=10**9), "image 5: the listed size 1000000000x1000000000 is beyond any picture"),
-        (listed(height=2**16, width=2**16), "is beyond any picture"),
+        (listed(height=10**9, width=10**9), "image 5: the listed size 1000000000x1000000000 is beyond any image"),
+        (listed(height=2**16, width=2**16), "is beyond any image"),
         (listed(height=-8), "\"height\" is '-8', not a whole number of at least 1"),
-        (listed(file_name="a\nb.png"), "not a path below the pictures"),
-        (listed(file_name="\udcff.png"), "not a path below the pictures"),
+        (listed(file_name="a\nb.png"), "not a path below the images"),
+        (listed(file_name="\udcff.png"), "not a path below the images"),
         (add(annotation(90, segmentation=[[0, 0, 9, 9] * 200_000])), "points whose outline is"),
         (add(annotation(90, segmentation={"size": [8, 10], "counts": [0] * 100_000})), "add up to 0 of 80"),
         (add(annotation(90, segmentation={"size": [10**9] * 2, "counts": [10**18]})), "RLE of size"),
     ],
 )
-def test_sizes_and_names_that_no_picture_has(change: Change, problem: str, tmp_path: Path) -> None:
+def test_sizes_and_names_that_no_image_has(change: Change, problem: str, tmp_path: Path) -> None:
     assert problem in refusal(write(tmp_path, change), missing="skip")
 
 
@@ -132,7 +132,7 @@ def scored(root: Path, boxes: Path, folder: Path) -> tuple[Scored, dict[str, flo
 
 
 def oddities(content: dict[str, Any]) -> None:
-    """One annotation of each kind that is counted and not scored, on a picture that has others."""
+    """One annotation of each kind that is counted and not scored, on an image that has others."""
     first = content["annotations"][0]
     for place, changes in enumerate(
         (

@@ -68,7 +68,7 @@ def test_an_ellipse_fills_a_quarter_of_pi_of_its_box() -> None:
 
 
 class _Truth:
-    """Answers a box with the very mask it was taken from; boxes of ``shapes`` are unique within a picture."""
+    """Answers a box with the very mask it was taken from; boxes of ``shapes`` are unique within an image."""
 
     name = "ground truth"
 

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from core.geometry import valid_cells
-from data.batches import ImageBatch, ImageBatches, PictureCache
+from data.batches import ImageBatch, ImageBatches, ImageCache
 from data.images import to_frame
-from tests.unit.tiny import Pictures
+from tests.unit.tiny import Images
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Steps:
 
 
 def batches(count: int = 7, batch: int = 3, seed: int = 0) -> Steps:
-    return Steps(ImageBatches(Pictures(count), 64, 4, seed), batch)
+    return Steps(ImageBatches(Images(count), 64, 4, seed), batch)
 
 
 def names(of: Steps, steps: range) -> list[str]:
@@ -42,9 +42,9 @@ def same(a: ImageBatch, b: ImageBatch) -> bool:
 
 
 @pytest.mark.parametrize(("count", "batch"), [(7, 3), (6, 3), (5, 8), (1, 2), (4, 4)])
-def test_every_picture_comes_once_an_epoch(count: int, batch: int) -> None:
+def test_every_image_comes_once_an_epoch(count: int, batch: int) -> None:
     drawn = names(batches(count, batch), range(3 * count))
-    everything = sorted(f"picture-{i}" for i in range(count))
+    everything = sorted(f"image-{i}" for i in range(count))
     epochs = [drawn[start : start + count] for start in range(0, len(drawn), count)]
     assert len(epochs) == 3 * batch
     assert all(sorted(epoch) == everything for epoch in epochs)
@@ -79,35 +79,35 @@ def test_the_seed_changes_the_order() -> None:
     assert names(batches(seed=0), range(3)) != names(batches(seed=1), range(3))
 
 
-def test_pictures_and_valid_cells_match_the_names() -> None:
-    data = Pictures(7)
+def test_images_and_valid_cells_match_the_names() -> None:
+    data = Images(7)
     for step in range(5):
         batch = batches()(step)
         assert batch.images.shape == (3, 3, 64, 64)
         assert batch.valid.shape == (3, 4, 4)
         for name, image, valid in zip(batch.names, batch.images, batch.valid, strict=True):
-            stored = data.image(int(name.removeprefix("picture-")))
+            stored = data.image(int(name.removeprefix("image-")))
             assert torch.equal(image, to_frame(stored, 64))
             assert torch.equal(valid, valid_cells(stored.shape[:2], 64, 4))
 
 
-def test_only_the_pictures_asked_for_are_read() -> None:
-    data = Pictures(7)
-    made = ImageBatches(data, 64, 4, 0, pictures=PictureCache(0))
+def test_only_the_images_asked_for_are_read() -> None:
+    data = Images(7)
+    made = ImageBatches(data, 64, 4, 0, images=ImageCache(0))
     made.of([4, 2])
     assert data.read == [4, 2]
     made(range(300, 303))
     assert len(data.read) == 5
 
 
-def test_pictures_are_kept_up_to_a_size() -> None:
+def test_images_are_kept_up_to_a_size() -> None:
     read: list[int] = []
 
-    def picture(index: int) -> NDArray[np.uint8]:
+    def image(index: int) -> NDArray[np.uint8]:
         read.append(index)
         return np.full((2, 2, 3), index, np.uint8)
 
-    cache = PictureCache(24)
+    cache = ImageCache(24)
     for index in (0, 1, 2, 0, 1, 2):
-        assert (cache.get(index, picture) == index).all()
+        assert (cache.get(index, image) == index).all()
     assert read == [0, 1, 2, 2]

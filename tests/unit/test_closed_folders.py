@@ -58,7 +58,7 @@ def root(tmp_path: Path) -> Path:
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "coco's folder": ("coco", lambda root: Coco(root / "coco", "train")),
-    "coco's pictures": ("coco/train2017", lambda root: Coco(root / "coco", "train", labels=False)),
+    "coco's images": ("coco/train2017", lambda root: Coco(root / "coco", "train", labels=False)),
     "coco's annotations": ("coco/annotations", lambda root: Coco(root / "coco", "train")),
     "lvis's folder": ("coco", lambda root: Lvis(root / "coco", "train")),
     "lvis's annotations": ("coco/annotations", lambda root: Lvis(root / "coco", "train")),

@@ -163,21 +163,21 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     assert "instances_train2017.json: no such file" in refusal(root, split="train")
     assert 'no split "test"' in refusal(root, split="test")
     (root / "val2017" / "0003.png").unlink()
-    assert len(Coco(root)) == 3, "a picture that has no instances need not be there"
+    assert len(Coco(root)) == 3, "an image that has no instances need not be there"
     (root / "val2017" / "0005.png").unlink()
     assert "0005.png: no such image file (1 of 2 are missing)" in refusal(root)
 
 
-def test_pictures_are_checked_at_construction_of_small_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_checked_at_construction_of_small_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path)
-    (root / "val2017" / "0005.png").write_text("no picture")
+    (root / "val2017" / "0005.png").write_text("no image")
     assert "0005.png: is not an image" in refusal(root)
     assert "0005.png: is not an image" in refusal(root, labels=False)
     Image.new("RGB", (8, 10)).save(root / "val2017" / "0005.png")
-    assert "the picture is 8x10" in refusal(root)
+    assert "the image is 8x10" in refusal(root)
     monkeypatch.setattr(annotated_images, "HEADER_CHECK_LIMIT", 1)
     data = Coco(root)
-    with pytest.raises(InputError, match=r"0005\.png: the picture is 8x10 .* lists 10x8"):
+    with pytest.raises(InputError, match=r"0005\.png: the image is 8x10 .* lists 10x8"):
         data.sample(2)
 
 

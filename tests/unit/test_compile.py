@@ -12,7 +12,7 @@ from compressors.distill.engine import Engine, compiled
 from compressors.distill.optimizer import OptimizerConfig
 from compressors.method import RunContext
 from compressors.slimsam import SlimSam
-from tests.unit.tiny import Pictures, tiny_encoder, tiny_sam
+from tests.unit.tiny import Images, tiny_encoder, tiny_sam
 
 METHOD = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=OptimizerConfig(rate=1e-3))
 
@@ -25,7 +25,7 @@ def test_the_same_losses(tmp_path: Path) -> None:
     for wanted in (False, True):
         folder = tmp_path / str(wanted)
         engine = Engine(folder, compile=wanted, log_every=1)
-        compressed = replace(METHOD).compress(tiny_sam(), Pictures(), RunContext(0, folder, engine))
+        compressed = replace(METHOD).compress(tiny_sam(), Images(), RunContext(0, folder, engine))
         assert compressed.student.image_encoder._compiled_call_impl is None
         logs = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
         losses[wanted] = [entry["loss"] for entry in logs]

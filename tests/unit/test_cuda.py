@@ -12,7 +12,7 @@ from compressors.method import RunContext
 from compressors.slimsam import SlimSam
 from evaluation.latency import measure_latency
 from teachers.attention import attend_by_definition, attend_folded
-from tests.unit.tiny import Pictures, tiny_sam
+from tests.unit.tiny import Images, tiny_sam
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,7 +39,7 @@ def test_training_on_the_device_ends_near_training_on_the_cpu(tmp_path: Path, pr
         folder = tmp_path / device.type
         engine = Engine(folder, device, of, workers=2, log_every=1)
         teacher = tiny_sam().to(device)
-        compressed = replace(method).compress(teacher, Pictures(), RunContext(0, folder, engine))
+        compressed = replace(method).compress(teacher, Images(), RunContext(0, folder, engine))
         images = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
         student = compressed.student
         losses.append((student.encode(images.to(device)) - teacher.encode(images.to(device))).square().mean().item())

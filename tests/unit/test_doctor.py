@@ -161,7 +161,7 @@ def test_data_sets_by_their_layout(tmp_path: Path) -> None:
         "lvis_v1_val.json": "ok",
         "sa1b": "ok",
     }
-    assert found["coco val2017/"].found == "2 pictures" and found["sa1b"].found == "2 pictures"
+    assert found["coco val2017/"].found == "2 images" and found["sa1b"].found == "2 images"
     assert f"unzip -d '{tmp_path}'" in found["instances_train2017.json"].fix
     assert not_ready(found.values()) is None, "a run needs none of them"
 

@@ -12,7 +12,7 @@ from compressors.distill.engine import Engine
 from compressors.distill.teacher_outputs import TeacherEmbeddings, embedding_cache
 from data.batches import ImageBatches
 from data.embeddings import DiskEmbeddings, MemoryEmbeddings
-from tests.unit.tiny import Pictures, tiny_encoder
+from tests.unit.tiny import Images, tiny_encoder
 
 CHANNELS, GRID = 16, 4
 
@@ -155,7 +155,7 @@ def test_memory_keeps_up_to_its_limit() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mode", ["disk", "memory", "off"])
 def test_a_hit_equals_a_miss_whatever_the_neighbours(tmp_path: Path, mode: str, precision: str) -> None:
-    batches = ImageBatches(Pictures(), 64, 4, 0)
+    batches = ImageBatches(Images(), 64, 4, 0)
     encoder, engine = tiny_encoder(), Engine(tmp_path, precision=precision)
     plain = TeacherEmbeddings(encoder, engine)(batches.of([0, 1, 2, 3]))
     kept = TeacherEmbeddings(encoder, engine, embedding_cache(mode, tmp_path / "cache", encoder))
@@ -165,8 +165,8 @@ def test_a_hit_equals_a_miss_whatever_the_neighbours(tmp_path: Path, mode: str, 
     torch.testing.assert_close(plain, encoder(batches.of([0, 1, 2, 3]).images), rtol=2e-2, atol=2e-2)
 
 
-def test_other_weights_precisions_and_pictures_have_entries_of_their_own(tmp_path: Path) -> None:
-    batch = ImageBatches(Pictures(), 64, 4, 0).of([0, 1])
+def test_other_weights_precisions_and_images_have_entries_of_their_own(tmp_path: Path) -> None:
+    batch = ImageBatches(Images(), 64, 4, 0).of([0, 1])
     makers = [(tiny_encoder(0), "float32"), (tiny_encoder(1), "float32"), (tiny_encoder(0), "bfloat16")]
     for encoder, precision in makers:
         engine = Engine(tmp_path, precision=precision)
@@ -178,7 +178,7 @@ def test_other_weights_precisions_and_pictures_have_entries_of_their_own(tmp_pat
 
 def test_numbers_of_threads_have_entries_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a run would end in other weights where one with more threads has filled the cache."""
-    batch, encoder = ImageBatches(Pictures(), 64, 4, 0).of([0, 1]), tiny_encoder()
+    batch, encoder = ImageBatches(Images(), 64, 4, 0).of([0, 1]), tiny_encoder()
     computed = []
     for threads in (1, 2, 1):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)

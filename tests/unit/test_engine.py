@@ -177,7 +177,7 @@ def test_validation_sees_the_averaged_weights_and_leaves_the_live_ones(tmp_path:
 def test_processes_share_the_statistics_of_the_averaged_weights_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the student would end with those of the first process's pictures alone."""
+    """Else the student would end with those of the first process's images alone."""
     shared: set[int] = set()
     monkeypatch.setattr(processes, "average", lambda tensors: shared.update(id(tensor) for tensor in tensors))
     averages: list[AveragedModel] = []

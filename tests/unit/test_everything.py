@@ -1,4 +1,4 @@
-"""Segment everything: what the strategies ask, and pictures that are out of the ordinary."""
+"""Segment everything: what the strategies ask, and images that are out of the ordinary."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Drawn:
     """A segmenter without weights: draws a mask a point, and notes the points.
 
     Args:
-        draw: points xy ``[N, 2]`` in shares of the picture's sides to logits ``[N, SIDE, SIDE]``.
+        draw: points xy ``[N, 2]`` in shares of the image's sides to logits ``[N, SIDE, SIDE]``.
     """
 
     name, input_size = "drawn", FRAME
@@ -61,7 +61,7 @@ def left_half(points: Tensor) -> Tensor:
     return logits
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
+def image(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -69,7 +69,7 @@ def test_a_mask_is_what_lies_above_the_threshold() -> None:
     areas = []
     for threshold in (0.0, -30.0):
         settings = EverythingSettings(points_per_side=1, mask_threshold=threshold, **ALL)
-        (record,) = EverythingGenerator(Drawn(left_half), settings).run(picture(64, 64)).records[:1]
+        (record,) = EverythingGenerator(Drawn(left_half), settings).run(image(64, 64)).records[:1]
         areas.append(record["area"])
     assert areas == [64 * 32, 64 * 64]
 
@@ -78,7 +78,7 @@ def test_a_mask_is_what_lies_above_the_threshold() -> None:
 def test_where_all_is_covered_only_the_coarse_grid_is_asked(coarse: int) -> None:
     model = Drawn(full)
     settings = EverythingSettings("hierarchical", 32, coarse_points_per_side=coarse)
-    found = EverythingGenerator(model, settings).run(picture(40, 60))
+    found = EverythingGenerator(model, settings).run(image(40, 60))
     assert found.prompts == len(model.asked) == coarse**2 and found.encodings == 1
     (record,) = found.records
     assert record["area"] == 2400 and record["bbox"] == [0, 0, 59, 39] and record["crop_box"] == [0, 0, 60, 40]
@@ -88,7 +88,7 @@ def test_where_all_is_covered_only_the_coarse_grid_is_asked(coarse: int) -> None
 def test_points_on_confident_pixels_are_skipped(high_score: float) -> None:
     model = Drawn(left_half)
     settings = EverythingSettings("hierarchical", 8, 5, coarse_points_per_side=2, high_score_thresh=high_score)
-    found = EverythingGenerator(model, settings).run(picture(64, 64))
+    found = EverythingGenerator(model, settings).run(image(64, 64))
     asked = np.array(model.asked)
     assert (asked[:4] == [[16, 16], [48, 16], [16, 48], [48, 48]]).all() and model.largest_batch == 5
     assert found.prompts == len(asked) == 4 + (32 if high_score < 20 else 64)
@@ -98,14 +98,14 @@ def test_points_on_confident_pixels_are_skipped(high_score: float) -> None:
 
 def test_a_coarse_mask_that_is_dropped_covers_nothing() -> None:
     settings = EverythingSettings("hierarchical", 8, coarse_points_per_side=2, pred_iou_thresh=0.95)
-    found = EverythingGenerator(Drawn(full), settings).run(picture(30, 30))
+    found = EverythingGenerator(Drawn(full), settings).run(image(30, 30))
     assert found.prompts == 4 + 64 and found.records == []
 
 
 def test_a_point_of_both_grids_is_asked_once() -> None:
     settings = EverythingSettings("hierarchical", 6, coarse_points_per_side=2, high_score_thresh=float("inf"))
     model = Drawn(left_half)
-    assert EverythingGenerator(model, settings).run(picture(30, 40)).prompts == len(model.asked) == 36
+    assert EverythingGenerator(model, settings).run(image(30, 40)).prompts == len(model.asked) == 36
     assert len({tuple(np.round(point, 3)) for point in model.asked}) == 36
 
 
@@ -148,19 +148,19 @@ def test_any_size(size_hw: tuple[int, int], layers: int, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["dense", "hierarchical"])
-def test_a_blank_picture_may_have_nothing(strategy: str) -> None:
+def test_a_blank_image_may_have_nothing(strategy: str) -> None:
     # The trained model finds a line at the border or nothing, never a figure.
     generator = EverythingGenerator(load_sam("sam_pocket"), EverythingSettings(strategy, 4))
     assert all(record["area"] <= 70 for record in generator.generate(np.zeros((50, 70, 3), np.uint8)))
     empty = EverythingGenerator(Drawn(lambda points: -full(points)), EverythingSettings(strategy, 4, crop_n_layers=1))
-    found = empty.run(picture(20, 20))
+    found = empty.run(image(20, 20))
     assert found.records == [] and found.encodings == 5
 
 
 def test_crops_prefer_the_smaller_and_drop_what_they_cut() -> None:
     settings = EverythingSettings("dense", 1, crop_n_layers=1, **ALL)
-    records = EverythingGenerator(Drawn(full), settings).generate(picture(200, 200))
-    # What fills a crop is cut by it, so only the whole picture's is left.
+    records = EverythingGenerator(Drawn(full), settings).generate(image(200, 200))
+    # What fills a crop is cut by it, so only the whole image's is left.
     assert [record["crop_box"] for record in records] == [[0, 0, 200, 200]]
 
     def dot(points: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def test_crops_prefer_the_smaller_and_drop_what_they_cut() -> None:
         logits[:, 7:9, 7:9] = 20.0
         return logits
 
-    records = EverythingGenerator(Drawn(dot), settings).generate(picture(200, 200))
+    records = EverythingGenerator(Drawn(dot), settings).generate(image(200, 200))
     assert len(records) == 5 and records[-1]["crop_box"] == [0, 0, 200, 200]
     assert [record["point_coords"][0] for record in records[:4]] == [[67, 67], [67, 133], [133, 67], [133, 133]]
 
@@ -187,7 +187,7 @@ def test_memory_is_bounded(strategy: str, size_hw: tuple[int, int]) -> None:
 
 def test_a_model_in_half_precision() -> None:
     settings = EverythingSettings("hierarchical", 3, **ALL)
-    records = EverythingGenerator(tiny_sam().to(torch.bfloat16), settings).generate(picture(40, 64))
+    records = EverythingGenerator(tiny_sam().to(torch.bfloat16), settings).generate(image(40, 64))
     assert records and isinstance(records[0]["predicted_iou"], float)
 
 
@@ -203,6 +203,6 @@ def test_on_a_gpu(strategy: str) -> None:
         assert mask_api.iou([record["segmentation"]], [other["segmentation"]], [0])[0, 0] > 0.99
 
 
-def test_a_wrong_picture_is_said() -> None:
+def test_a_wrong_image_is_said() -> None:
     with pytest.raises(InputError, match=r"an image must be uint8 \[H, W, 3\]"):
         EverythingGenerator(Drawn(full)).generate(np.zeros((5, 5), np.uint8))

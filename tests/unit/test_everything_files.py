@@ -1,4 +1,4 @@
-"""Names of what is made of pictures, what counts as done, and the drawing."""
+"""Names of what is made of images, what counts as done, and the drawing."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def names(folder: Path, *files: str) -> list[str]:
     return [place.annotations.name for place in places(folder, folder.parent / "out", draw=True)[0]]
 
 
-def test_no_two_pictures_share_a_file(tmp_path: Path) -> None:
+def test_no_two_images_share_a_file(tmp_path: Path) -> None:
     assert names(tmp_path / "alone", "a.jpg", "b.PNG") == ["a.json", "b.json"]
     assert names(tmp_path / "clash", "a.jpg", "a.png", "b.png") == ["a.jpg.json", "a.png.json", "b.json"]
     assert names(tmp_path / "case", "A.jpg", "a.png") == ["A.jpg.json", "a.png.json"]
@@ -47,7 +47,7 @@ def test_other_files_are_counted_and_hidden_ones_are_not_seen(tmp_path: Path) ->
     assert len(places(tmp_path / "notes.txt", tmp_path / "out", draw=True)[0]) == 1
 
 
-def test_no_drawing_replaces_or_joins_the_pictures(tmp_path: Path) -> None:
+def test_no_drawing_replaces_or_joins_the_images(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(InputError, match="would join the images"):
         places(tmp_path, tmp_path / "." / "", draw=True)
@@ -70,7 +70,7 @@ def test_what_was_made_alike_is_done(tmp_path: Path) -> None:
     content = finished_annotations(place, MADE, "1" * 64)
     assert content is not None and content["prompts"] == 1024 and content["settings"]["high_score_thresh"] == "inf"
     assert list(content) == ["image", "model", "weights_sha256", "settings", "prompts", "annotations"]
-    assert finished_annotations(place, MADE, "2" * 64) is None, "another picture of the same name"
+    assert finished_annotations(place, MADE, "2" * 64) is None, "another image of the same name"
     for other in (
         Made("other", MADE.weights_sha256, MADE.settings),
         Made("tiny", "f" * 64, MADE.settings),

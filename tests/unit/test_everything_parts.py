@@ -52,7 +52,7 @@ def test_points_of_two_grids(side: int, other: int) -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 7), (2, 2), (100, 60), (57, 201)])
-def test_crops_cover_the_picture(size_hw: tuple[int, int]) -> None:
+def test_crops_cover_the_image(size_hw: tuple[int, int]) -> None:
     for layer in range(3):
         seen = np.zeros(size_hw, dtype=bool)
         for crop in crops_of(size_hw, 2, 0.3):

@@ -139,7 +139,7 @@ def test_nothing_proposed_and_nothing_to_find() -> None:
     assert proposal_scores([empty]) == proposal_scores([]) == {}
 
 
-def test_a_proposal_of_another_picture() -> None:
+def test_a_proposal_of_another_image() -> None:
     wrong = {"segmentation": {"size": [3, 3], "counts": [9]}, "predicted_iou": 1.0}
     with pytest.raises(InputError, match="proposal 0 of 1: RLE of size"):
         image_proposals([wrong], sample_of(blocks(1, np.random.default_rng(0))))

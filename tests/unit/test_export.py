@@ -47,8 +47,8 @@ def folder(pocket_onnx: Path) -> Path:
     return pocket_onnx
 
 
-def pictures(count: int = 3) -> list[tuple[Tensor, Prompt, tuple[int, int]]]:
-    """Pictures as the model takes them, boxes of their objects, and their sizes."""
+def images(count: int = 3) -> list[tuple[Tensor, Prompt, tuple[int, int]]]:
+    """Images as the model takes them, boxes of their objects, and their sizes."""
     data, found = Shapes("validation", count), []
     for index in range(count):
         sample = data.sample(index)
@@ -60,7 +60,7 @@ def pictures(count: int = 3) -> list[tuple[Tensor, Prompt, tuple[int, int]]]:
 def agreement(model: Segmenter, reference: Sam) -> tuple[float, float]:
     """The largest difference of logits, and the least IoU of a mask with the reference's, on ``shapes``."""
     differences, ious = [], []
-    for image, prompt, size_hw in pictures():
+    for image, prompt, size_hw in images():
         for multimask in (False, True):
             with torch.inference_mode():
                 expected = reference.decode(reference.encode(image), prompt, size_hw, multimask)

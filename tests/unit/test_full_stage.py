@@ -120,14 +120,14 @@ def test_annotations_train_the_single_mask_and_the_best_of_three() -> None:
     assert float(terms["dice"]) == pytest.approx(0.5 * 0.8, rel=1e-4)
 
 
-def test_pictures_without_annotations_add_nothing_and_the_others_count_alike() -> None:
+def test_images_without_annotations_add_nothing_and_the_others_count_alike() -> None:
     coverage = torch.rand(3, 2, 8, 8)
     valid = torch.ones(3, 2, 2, dtype=torch.bool)
     valid[1, :, 1] = False
     found = truth_of(coverage, valid, torch.tensor([True, True, False]))
     assert found.weight.tolist() == pytest.approx([1 / 6] * 4 + [0, 0])
     assert found.valid.shape == (6, 8, 8) and torch.equal(found.coverage, coverage.flatten(0, 1))
-    # The right half of the second picture is padding.
+    # The right half of the second image is padding.
     assert bool(found.valid[2:4, :, :4].all()) and not bool(found.valid[2:4, :, 4:].any())
     student, teacher = decoded(torch.randn(6, 4, 8, 8)), decoded(torch.randn(6, 4, 8, 8), tokens=torch.ones(6, 5, 3))
     first = [output_loss(student, teacher, found, 1e-6), token_loss(student, teacher, found)]

@@ -73,7 +73,7 @@ Opened = Callable[[Path, str, str], Any]
 
 
 def folder_of(kind: str) -> Path:
-    """An empty folder with two pictures in a layout; the file that is spoiled is written into it."""
+    """An empty folder with two images in a layout; the file that is spoiled is written into it."""
     root = Path(tempfile.mkdtemp())
     (root / "annotations").mkdir()
     (root / "val2017").mkdir()
@@ -154,7 +154,7 @@ FOUND = [
 
 @pytest.mark.parametrize("content", FOUND, ids=["crowd", "pixels", "outline"])
 def test_what_was_found_is_refused(content: dict[str, Any], roots: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"iscrowd|beyond any picture|pixels long"):
+    with pytest.raises(InputError, match=r"iscrowd|beyond any image|pixels long"):
         opened(roots["coco"], "coco", text_of(content), "skip")
 
 

@@ -124,4 +124,4 @@ def test_outlines_are_bounded_however_many_points() -> None:
     mask = decoded([fine], (100, 100))
     assert mask is not None and abs(mask.sum() - np.pi * 30**2) < 100
     assert decoded([[0, 0, 99, 99] * 200_000], (100, 100)) is None
-    assert LONGEST_OUTLINE > 20 * 9_459, "twenty times across the largest picture that is read"
+    assert LONGEST_OUTLINE > 20 * 9_459, "twenty times across the largest image that is read"

@@ -31,7 +31,7 @@ FRAMES = st.sampled_from([64, 128, 1024])
         ((3, 8), 4, (2, 4)),  # 1.5 is rounded up
         ((5, 8), 4, (3, 4)),  # 2.5 too: half up, not half to even
         ((1, 1), 128, (128, 128)),
-        ((1, 4000), 128, (1, 128)),  # 0.03, but a picture has at least one row
+        ((1, 4000), 128, (1, 128)),  # 0.03, but an image has at least one row
         ((4000, 3), 1024, (1024, 1)),
         ((128, 128), 128, (128, 128)),
     ],
@@ -69,7 +69,7 @@ def test_integer_coordinates_are_not_truncated() -> None:
 
 
 @given(SIDES, SIDES, FRAMES)
-def test_the_corner_of_the_picture_becomes_the_corner_of_the_resized_one(height: int, width: int, frame: int) -> None:
+def test_the_corner_of_the_image_becomes_the_corner_of_the_resized_one(height: int, width: int, frame: int) -> None:
     new_h, new_w = resized_size((height, width), frame)
     corner = points_to_frame(torch.tensor([[float(width), float(height)]]), (height, width), frame)
     torch.testing.assert_close(corner, torch.tensor([[float(new_w), float(new_h)]]))
@@ -108,7 +108,7 @@ def test_valid_cells(size: tuple[int, int], rows: int, columns: int) -> None:
 
 
 @given(SIDES, SIDES)
-def test_every_picture_has_a_valid_cell(height: int, width: int) -> None:
+def test_every_image_has_a_valid_cell(height: int, width: int) -> None:
     valid = valid_cells((height, width), 128, 16)
     assert valid[0, 0]
     assert valid.any(0).all() or valid.any(1).all()

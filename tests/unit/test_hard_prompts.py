@@ -37,7 +37,7 @@ class FakeStudent:
     def decode_frame(self, embedding: Tensor, prompt: Prompt) -> Decoded:
         assert prompt.points_xy is not None and prompt.labels is not None and bool((prompt.labels == 1).all())
         self.asked.append(prompt.points_xy[:, 0])
-        # The embedding says which picture it is.
+        # The embedding says which image it is.
         masks = self.masks[embedding[:, 0, 0, 0].long()].flatten(0, 1)
         logits = torch.full((len(prompt), 4, SIDE, SIDE), -1.0)
         logits[:, 2][masks] = 1.0
@@ -46,9 +46,9 @@ class FakeStudent:
 
 def run(coverage: Tensor, answered: Tensor, iterations: list[int]) -> tuple[Tensor, FakeStudent]:
     student = FakeStudent(answered)
-    pictures, prompts = coverage.shape[:2]
-    embeddings = torch.arange(pictures).float().reshape(-1, 1, 1, 1)
-    chances = torch.rand(pictures, ITERATIONS, prompts)
+    images, prompts = coverage.shape[:2]
+    embeddings = torch.arange(images).float().reshape(-1, 1, 1, 1)
+    chances = torch.rand(images, ITERATIONS, prompts)
     return hard_points(cast(Sam, student), embeddings, coverage, torch.tensor(iterations), chances), student
 
 
@@ -61,7 +61,7 @@ def test_the_next_point_lies_in_what_the_student_missed() -> None:
     points, student = run(coverage, answered, [3, 1])
     rows, columns = cells_of(points)
     assert bool(((rows >= 2) & (rows < 10) & (columns >= 10) & (columns < 12)).all())
-    # Three rounds for the first picture, one of which is for the second too.
+    # Three rounds for the first image, one of which is for the second too.
     assert [len(points) for points in student.asked] == [6, 3, 3]
 
 
@@ -129,7 +129,7 @@ def test_tiny_masks_keep_the_cell_that_holds_most_of_them(most: float, expected:
     assert mask_cells(coverage).flatten().int().tolist() == expected
 
 
-def test_prompts_of_one_picture_stay_together() -> None:
+def test_prompts_of_one_image_stay_together() -> None:
     points = torch.arange(12.0).reshape(2, 3, 2)
     prompt = point_prompt(points)
     assert prompt.points_xy is not None and prompt.labels is not None

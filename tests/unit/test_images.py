@@ -1,4 +1,4 @@
-"""Reading pictures, and the frame against Meta's own resizing."""
+"""Reading images, and the frame against Meta's own resizing."""
 
 import io
 import warnings
@@ -22,7 +22,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def meta_frame(image: np.ndarray, frame: int) -> torch.Tensor:
-    """What ``SamPredictor.set_image`` and ``Sam.preprocess`` make of a picture."""
+    """What ``SamPredictor.set_image`` and ``Sam.preprocess`` make of an image."""
     reason = "segment_anything is not installed (sampress[test])"
     transforms = pytest.importorskip("segment_anything.utils.transforms", reason=reason)
     pixels = torch.as_tensor(transforms.ResizeLongestSide(frame).apply_image(image)).permute(2, 0, 1)
@@ -42,7 +42,7 @@ def test_frame_equals_meta_on_a_photo(shared: Path) -> None:
     assert torch.equal(to_frame(image, 1024), meta_frame(image, 1024))
 
 
-def test_frame_of_a_very_long_picture_keeps_one_row() -> None:
+def test_frame_of_a_very_long_image_keeps_one_row() -> None:
     assert torch.isfinite(to_frame(noise(1, 500), 64)).all()
 
 
@@ -77,17 +77,17 @@ def test_gray_palette_cmyk_and_alpha_become_rgb(tmp_path: Path) -> None:
         "alpha.png": (Image.new("RGBA", (6, 4), (1, 2, 3, 0)), (1, 2, 3)),
         "gray_alpha.png": (Image.new("LA", (6, 4), (9, 0)), (9, 9, 9)),
     }
-    for name, (picture, expected) in cases.items():
-        picture.save(tmp_path / name)
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name)
         found = read_image(tmp_path / name)
         assert found.dtype == np.uint8 and found.shape == (4, 6, 3), name
         assert (found == expected).all(), name
 
 
 def test_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
-    picture = Image.new("P", (6, 4), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    picture.save(tmp_path / "a.png", transparency=b"\x00\x80")
+    image = Image.new("P", (6, 4), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "a.png", transparency=b"\x00\x80")
     assert (read_image(tmp_path / "a.png") == (10, 20, 30)).all()
 
 
@@ -112,7 +112,7 @@ def refusal(path: Path) -> str:
 
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     assert "no such image file" in refusal(tmp_path / "missing.jpg")
     assert "no such image file" in refusal(tmp_path / "text.jpg" / "below.jpg")
     assert "is a folder" in refusal(tmp_path)
@@ -122,7 +122,7 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_truncated_pictures_are_refused(tmp_path: Path, kind: str, share: float) -> None:
+def test_truncated_images_are_refused(tmp_path: Path, kind: str, share: float) -> None:
     stored = io.BytesIO()
     Image.fromarray(noise(64, 64)).save(stored, kind)
     (tmp_path / "cut").write_bytes(stored.getvalue()[: int(share * stored.tell())])
@@ -141,11 +141,11 @@ def test_decompression_bombs_are_refused(tmp_path: Path, side: int) -> None:
     # Below and above twice the limit Pillow behaves differently; both are refused before any pixel is decoded.
     assert images.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
-    assert "pixels; scale the picture down" in refusal(tmp_path / "bomb.png")
+    assert "pixels; scale the image down" in refusal(tmp_path / "bomb.png")
 
 
 def test_other_size_than_listed_names_both() -> None:
-    with pytest.raises(InputError, match=r"a\.jpg: the picture is 4x3 .* b\.json lists 3x4"):
+    with pytest.raises(InputError, match=r"a\.jpg: the image is 4x3 .* b\.json lists 3x4"):
         require_size(Path("a.jpg"), (3, 4), (4, 3), Path("b.json"))
 
 

@@ -1,17 +1,17 @@
-"""Batches with masks: coverage, boxes in the frame, the order, and pictures without instances."""
+"""Batches with masks: coverage, boxes in the frame, the order, and images without instances."""
 
 import numpy as np
 import torch
 
 from data.batches import ImageBatches, InstanceBatches, coverage_of
 from data.shapes import Shapes
-from tests.unit.tiny import LabelledPictures
+from tests.unit.tiny import LabelledImages
 
 FRAME, GRID = 64, 4
 
 
-def batches(count: int = 3, jitter: float = 0.0, seed: int = 0, pictures: int = 8) -> InstanceBatches:
-    return InstanceBatches(LabelledPictures(pictures), FRAME, GRID, seed, count, jitter)
+def batches(count: int = 3, jitter: float = 0.0, seed: int = 0, images: int = 8) -> InstanceBatches:
+    return InstanceBatches(LabelledImages(images), FRAME, GRID, seed, count, jitter)
 
 
 def test_coverage_is_the_share_of_each_cell() -> None:
@@ -22,7 +22,7 @@ def test_coverage_is_the_share_of_each_cell() -> None:
     assert found.tolist() == [[0.25, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_coverage_of_a_picture_that_does_not_divide() -> None:
+def test_coverage_of_an_image_that_does_not_divide() -> None:
     mask = np.ones((2, 30, 47), np.bool_)
     mask[1] = False
     found = coverage_of(mask, [0, 1, 0], 16)
@@ -31,30 +31,30 @@ def test_coverage_of_a_picture_that_does_not_divide() -> None:
     assert bool((found[0, : int(rows)] == 1).all()) and not bool(found[0, int(rows) + 1 :].any())
 
 
-def test_the_pictures_are_those_of_image_batches() -> None:
-    data = LabelledPictures(8)
+def test_the_images_are_those_of_image_batches() -> None:
+    data = LabelledImages(8)
     expected = ImageBatches(data, FRAME, GRID, 3)(range(5, 12))
     data.read.clear()
     found = InstanceBatches(data, FRAME, GRID, 3, 2)(range(5, 12))
-    assert len(data.read) == 7, "each picture is decoded once"
+    assert len(data.read) == 7, "each image is decoded once"
     assert found.names == expected.names and found.places == tuple(range(5, 12))
-    assert torch.equal(found.pictures.images, expected.images)
+    assert torch.equal(found.images.images, expected.images)
     assert found.coverage.shape == (7, 2, 16, 16) and found.boxes_xyxy.shape == (7, 2, 4)
 
 
 def test_a_place_alone_decides_what_is_drawn() -> None:
     whole, part = batches(jitter=0.1)(range(6)), batches(jitter=0.1)(range(4, 6))
     assert torch.equal(whole.coverage[4:], part.coverage) and torch.equal(whole.boxes_xyxy[4:], part.boxes_xyxy)
-    # The same picture in the next epoch gives other boxes.
-    later = batches(jitter=0.1, pictures=1)(range(2))
+    # The same image in the next epoch gives other boxes.
+    later = batches(jitter=0.1, images=1)(range(2))
     assert not torch.equal(later.boxes_xyxy[0], later.boxes_xyxy[1])
 
 
 def test_boxes_are_in_the_frame_and_belong_to_their_masks() -> None:
-    data = LabelledPictures(8)
+    data = LabelledImages(8)
     found = InstanceBatches(data, FRAME, GRID, 0, 3)(range(8))
     for i, name in enumerate(found.names):
-        sample = data.sample(int(name.removeprefix("picture-")))
+        sample = data.sample(int(name.removeprefix("image-")))
         if not len(sample.masks):
             assert not bool(found.labelled[i]) and not bool(found.coverage[i].any())
             continue
@@ -82,4 +82,4 @@ def test_moving() -> None:
     batch = batches()(range(2))
     moved = batch.to(torch.device("meta"))
     assert moved.places == batch.places and moved.names == batch.names
-    assert all(part.is_meta for part in (moved.coverage, moved.boxes_xyxy, moved.labelled, moved.pictures.images))
+    assert all(part.is_meta for part in (moved.coverage, moved.boxes_xyxy, moved.labelled, moved.images.images))

@@ -27,7 +27,7 @@ BOX, POINT = PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"]
 
 
 def drawn(image_id: int, labels: NDArray[np.int64], first_id: int) -> ImageSample:
-    """A picture in which instance ``k`` is painted in the grey ``30 * (k + 1)``."""
+    """An image in which instance ``k`` is painted in the grey ``30 * (k + 1)``."""
     count = int(labels.max())
     masks = labels[None] == np.arange(1, count + 1)[:, None, None]
     boxes = [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in (np.nonzero(mask) for mask in masks)]
@@ -44,7 +44,7 @@ def drawn(image_id: int, labels: NDArray[np.int64], first_id: int) -> ImageSampl
 
 @dataclass
 class Drawings:
-    """Pictures whose longer side is the frame, so that nothing is resized."""
+    """Images whose longer side is the frame, so that nothing is resized."""
 
     name: str = "drawings"
     opened: list[int] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Drawings:
 
 @dataclass
 class Grey:
-    """Answers with the pixels that have the grey of the prompted place; logits are as fine as the picture.
+    """Answers with the pixels that have the grey of the prompted place; logits are as fine as the image.
 
     Of three candidates the right one is predicted best; the others are everything and nothing.
     """

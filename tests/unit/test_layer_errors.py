@@ -17,13 +17,13 @@ from students.quantized.layers import QuantizedConvolution, QuantizedLinear, Qua
 from students.quantized.plan import planned_copy
 from students.quantized.quantizers import UniformQuantizer
 from students.quantized.scheme import Scheme
-from tests.unit.tiny import Pictures, tiny_sam
+from tests.unit.tiny import Images, tiny_sam
 
 METHOD = Ptq(images=2, prompts=2, candidates=5, lowest=0.5, rounds=1)
 
 
 def written(method: Ptq, folder: Path) -> dict[str, object]:
-    method.compress(tiny_sam(), Pictures(), RunContext(0, folder, Engine(folder)))
+    method.compress(tiny_sam(), Images(), RunContext(0, folder, Engine(folder)))
     content: dict[str, object] = json.loads((folder / ERRORS).read_text())
     return content
 
@@ -71,7 +71,7 @@ def test_convolutions_and_products() -> None:
 
 def test_a_calibration_writes_every_layer_in_the_order_of_the_network(tmp_path: Path) -> None:
     content = written(METHOD, tmp_path)
-    assert (content["pictures"], content["metric"], content["order"]) == (2, "hessian", "parallel")
+    assert (content["images"], content["metric"], content["order"]) == (2, "hessian", "parallel")
     layers: list[dict[str, object]] = content["layers"]  # type: ignore[assignment]
     assert [layer["layer"] for layer in layers] == list(recordable(planned_copy(tiny_sam(), Scheme())))
     assert {layer["kind"] for layer in layers} == {"linear", "convolution", "transposed convolution", "product"}

@@ -156,7 +156,7 @@ def test_no_file_knows_one_machine(project_files):
         try:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # weights and pictures
+            continue  # weights and images
         found += [f"{file.relative_to(ROOT)}: {hit.group()}" for hit in MACHINE_PATH.finditer(text)]
     assert not found
 

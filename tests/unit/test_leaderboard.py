@@ -128,7 +128,7 @@ def test_a_comparison_that_every_run_made_is_there_once(tmp_path: Path) -> None:
     write_result(tmp_path / "copy" / NAME, rows_of("run-s1", 1, 13.3), {})
     assert len(found()) == 5, "the same row in another place"
     write_result(tmp_path / "run-s2" / NAME, [replace(row, images=3) for row in rows_of("run-s2", 2)], {})
-    assert [method for method, _ in found()].count("teacher") == 2, "other pictures are another comparison"
+    assert [method for method, _ in found()].count("teacher") == 2, "other images are another comparison"
 
 
 def test_what_goes_with_a_row(board: Results) -> None:

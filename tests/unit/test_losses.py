@@ -83,7 +83,7 @@ def test_mask_iou_by_numpy() -> None:
     close(mask_iou(LOGITS, TARGET), (a & b).sum((-2, -1)) / (a | b).sum((-2, -1)))
 
 
-def test_embedding_mse_counts_the_cells_that_hold_picture() -> None:
+def test_embedding_mse_counts_the_cells_that_hold_image() -> None:
     student = torch.randn(2, 5, 4, 4, requires_grad=True)
     teacher = torch.randn(2, 5, 4, 4)
     valid = torch.zeros(2, 4, 4, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""LVIS's layouts: two versions of the file, two folders of pictures."""
+"""LVIS's layouts: two versions of the file, two folders of images."""
 
 import json
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ V1, V05 = "lvis_v1_val.json", "lvis_v0.5_val.json"
 
 
 def write(root: Path, file: str = V1, change: Change = lambda content: None, prefix: str = "") -> Path:
-    """Three pictures of 10x8 pixels in two folders, with 2, 1 and no instances."""
+    """Three images of 10x8 pixels in two folders, with 2, 1 and no instances."""
     images: list[dict[str, Any]] = []
     for number, folder in FOLDERS.items():
         name = f"{number:012d}.png"
@@ -49,7 +49,7 @@ def refusal(root: Path, **arguments: Any) -> str:
 
 
 @pytest.mark.parametrize(("file", "prefix"), [(V1, ""), (V05, ""), (V05, "COCO_val2014_")])
-def test_pictures_lie_in_both_folders(tmp_path: Path, file: str, prefix: str) -> None:
+def test_images_lie_in_both_folders(tmp_path: Path, file: str, prefix: str) -> None:
     data = Lvis(write(tmp_path, file, prefix=prefix))
     typed: ImageData = data
     assert typed.name == "lvis" and len(data) == 3 and counted(data) == {"image_without_instances": 1}
@@ -105,19 +105,19 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     assert "train2017: no such folder, nor val2017 beside it" in refusal(root, missing="skip")
 
 
-def test_without_labels_the_file_still_tells_the_pictures(tmp_path: Path) -> None:
+def test_without_labels_the_file_still_tells_the_images(tmp_path: Path) -> None:
     data = Lvis(write(tmp_path, change=lambda content: content["annotations"].append("unread")), labels=False)
     assert len(data) == 3 and data.image(1)[0, 0, 0] == 2 and not counted(data)
     with pytest.raises(InputError, match="labels=True"):
         data.sample(0)
 
 
-def test_pictures_need_a_name(tmp_path: Path) -> None:
+def test_images_need_a_name(tmp_path: Path) -> None:
     def unnamed(content: dict[str, Any]) -> None:
         content["images"][0].update(coco_url=3, file_name="..")
 
     message = refusal(write(tmp_path, change=unnamed))
-    assert 'image 3: neither "coco_url" nor "file_name" names a picture' in message
+    assert 'image 3: neither "coco_url" nor "file_name" names an image' in message
 
 
 def test_an_official_file_gives_what_it_holds(tmp_path: Path, shared: Path) -> None:
@@ -125,8 +125,8 @@ def test_an_official_file_gives_what_it_holds(tmp_path: Path, shared: Path) -> N
     content = json.loads(source.read_bytes())
     (tmp_path / "val2017").mkdir()
     for raw in content["images"]:
-        picture = Image.new("L", (raw["width"], raw["height"]))
-        picture.save(tmp_path / "val2017" / raw["coco_url"].rpartition("/")[2], quality=1)
+        image = Image.new("L", (raw["width"], raw["height"]))
+        image.save(tmp_path / "val2017" / raw["coco_url"].rpartition("/")[2], quality=1)
     data = Lvis(tmp_path, annotations=source)
     expected: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for raw in content["annotations"]:

@@ -1,4 +1,4 @@
-"""However many boxes a picture has, memory stays bounded."""
+"""However many boxes an image has, memory stays bounded."""
 
 import subprocess
 import sys

@@ -16,7 +16,7 @@ from compressors.prune.surgery import check_cut, prune
 from compressors.slimsam import SlimSam
 from core.errors import RunFailed
 from teachers.image_encoder import ImageEncoder
-from tests.unit.tiny import Pictures, tiny_encoder, tiny_sam
+from tests.unit.tiny import Images, tiny_encoder, tiny_sam
 
 
 def chosen(encoder: ImageEncoder, *kinds: str) -> dict[str, Tensor]:
@@ -92,5 +92,5 @@ def test_slimsam_ends_where_its_cut_is_wrong(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(slimsam, "prune", wrong)
     method = SlimSam(0.5, importance="magnitude", steps=1, batch=2)
     with pytest.raises(RunFailed, match="pruning: neck"):
-        method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
+        method.compress(tiny_sam(), Images(), RunContext(0, tmp_path, Engine(tmp_path)))
     assert not list(tmp_path.glob("*.safetensors")), "a wrong cut was kept"

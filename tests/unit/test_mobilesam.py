@@ -15,7 +15,7 @@ from compressors.mobilesam import MobileSam
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from teachers.sam import Sam
-from tests.unit.tiny import CONFIG, Killed, Pictures, TinyStudent, tiny_sam
+from tests.unit.tiny import CONFIG, Images, Killed, TinyStudent, tiny_sam
 
 OPTIMISATION = OptimizerConfig(rate=5e-3)
 
@@ -23,10 +23,10 @@ OPTIMISATION = OptimizerConfig(rate=5e-3)
 METHOD = MobileSam(TinyStudent(), steps=3, batch=2, optimisation=OPTIMISATION)
 
 
-def compress(method: MobileSam, folder: Path, data: Pictures | None = None, seed: int = 0) -> Compressed:
+def compress(method: MobileSam, folder: Path, data: Images | None = None, seed: int = 0) -> Compressed:
     # Every step of a run that is to be stopped is saved; of others it would take most of the time.
     engine = Engine(folder, save_every_s=60.0 if data is None else -1.0)
-    return method.compress(tiny_sam(), data or Pictures(), RunContext(seed, folder, engine))
+    return method.compress(tiny_sam(), data or Images(), RunContext(seed, folder, engine))
 
 
 def test_only_the_encoder_is_new(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, kill_at: int, m
     method = replace(METHOD, decoder_steps=3)
     undisturbed = compress(method, tmp_path / "a")
     with pytest.raises(Killed):
-        compress(method, tmp_path / "b", Pictures(kill_at=kill_at))
+        compress(method, tmp_path / "b", Images(kill_at=kill_at))
     resumed = compress(method, tmp_path / "b")
     assert weights_sha256(resumed.student) == weights_sha256(undisturbed.student)
     assert resumed.images_seen == undisturbed.images_seen == 18
@@ -143,7 +143,7 @@ class TestMasksAsTargets:
         embeddings = teacher.encode(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
         return teacher, embeddings, valid, teacher_masks(teacher, embeddings, valid, 5, 0, 7)
 
-    def test_points_fall_on_the_picture_and_boxes_enclose_the_answers(self) -> None:
+    def test_points_fall_on_the_image_and_boxes_enclose_the_answers(self) -> None:
         teacher, _, _, (points, boxes) = self.asked()
         xy = points.prompt.points_xy
         assert xy.shape == (10, 1, 2) and (xy >= 0).all() and (xy[:5] <= 64).all()

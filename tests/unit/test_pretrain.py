@@ -34,12 +34,12 @@ RECIPE = ShapesTraining(steps=6, images=5, easy_images=3, easy_share=0.4, batch=
 
 
 def painted(prefix: str, count: int = 4) -> Pool:
-    """Pictures in which instance ``k`` has the grey ``40 * (k + 1)``, of two sizes and without symmetry."""
+    """Images in which instance ``k`` has the grey ``40 * (k + 1)``, of two sizes and without symmetry."""
     labels = np.zeros((count, FRAME, FRAME), np.uint8)
     sizes = np.array([[FRAME, FRAME], [24, FRAME]] * (count // 2))
-    for i, of_picture in enumerate(labels):
-        of_picture[1 : 8 + i, 2:9], of_picture[10:23, 4:7], of_picture[5:18, 13:30] = 1, 2, 3
-        of_picture[7:9, 15:20] = 0
+    for i, of_image in enumerate(labels):
+        of_image[1 : 8 + i, 2:9], of_image[10:23, 4:7], of_image[5:18, 13:30] = 1, 2, 3
+        of_image[7:9, 15:20] = 0
     return Pool((40 * labels)[..., None].repeat(3, 3), labels, sizes, prefix)
 
 
@@ -48,7 +48,7 @@ def batch_of(step: int, recipe: ShapesTraining = RECIPE) -> PromptedBatch:
 
 
 def label_maps(batch: PromptedBatch) -> NDArray[np.int64]:
-    """Read back from the pictures; the padding is -1."""
+    """Read back from the images; the padding is -1."""
     grey = (batch.images * torch.tensor(PIXEL_STD)[:, None, None] + torch.tensor(PIXEL_MEAN)[:, None, None]).round()
     padding = (batch.images == 0).all(1)
     assert (grey[:, 0][~padding] % 40 == 0).all()
@@ -78,7 +78,7 @@ def test_a_batch_is_a_function_of_the_step() -> None:
     assert len({step.images.numpy().tobytes() for step in in_order}) == 8
 
 
-def test_clear_pictures_come_first() -> None:
+def test_clear_images_come_first() -> None:
     prefixes = [{name[:4] for name in batch_of(step).names} for step in range(6)]
     # The first 40 % of six steps are 0, 1 and 2 (2 < 2.4).
     assert prefixes == [{"easy"}] * 3 + [{"hard"}] * 3
@@ -90,9 +90,9 @@ def test_targets_are_the_coverage_of_the_mask_that_is_meant() -> None:
     for step in range(30):
         batch = batch_of(step, recipe)
         assert batch.targets.shape == (2 * 2, FRAME // 2, FRAME // 2)
-        for picture, labels in enumerate(label_maps(batch)):
+        for image, labels in enumerate(label_maps(batch)):
             meant = []
-            for row in (2 * picture, 2 * picture + 1):
+            for row in (2 * image, 2 * image + 1):
                 if batch.prompt.boxes_xyxy is not None:
                     (instance,) = [
                         k for k in (1, 2, 3) if np.array_equal(coverage(labels == k), batch.targets[row].numpy())
@@ -113,13 +113,13 @@ def test_targets_are_the_coverage_of_the_mask_that_is_meant() -> None:
     assert kinds == {"box", "1 points", "2 points", "3 points"}
 
 
-def test_prompts_lie_inside_the_picture() -> None:
+def test_prompts_lie_inside_the_image() -> None:
     for step in range(40):
         batch = batch_of(step, replace(RECIPE, box_jitter=0.5))
-        for picture, labels in enumerate(label_maps(batch)):
+        for image, labels in enumerate(label_maps(batch)):
             height, width = ((labels >= 0).any(1).sum(), (labels >= 0).any(0).sum())
             assert sorted((height, width)) in ([24, 32], [32, 32])
-            for row in (2 * picture, 2 * picture + 1):
+            for row in (2 * image, 2 * image + 1):
                 if batch.prompt.boxes_xyxy is not None:
                     x0, y0, x1, y1 = batch.prompt.boxes_xyxy[row].tolist()
                     assert 0 <= x0 <= x1 - 0.999
@@ -136,12 +136,12 @@ def test_prompts_lie_inside_the_picture() -> None:
 
 def test_instances_repeat_only_where_there_are_too_few() -> None:
     batch = batch_of(0, replace(RECIPE, masks=5))
-    for picture in range(2):
-        of_picture = batch.targets[5 * picture : 5 * picture + 5]
-        assert len({target.numpy().tobytes() for target in of_picture}) == 3
+    for image in range(2):
+        of_image = batch.targets[5 * image : 5 * image + 5]
+        assert len({target.numpy().tobytes() for target in of_image}) == 3
 
 
-def test_augmentation_turns_picture_and_labels_alike() -> None:
+def test_augmentation_turns_image_and_labels_alike() -> None:
     pool = painted("a")
     rng = np.random.Generator(np.random.PCG64(0))
     seen = set()
@@ -200,7 +200,7 @@ def test_the_loss_is_of_the_single_mask_and_the_best_of_three() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of two blocks, four pictures to validate on, and a state saved at every step."""
+    """A model of two blocks, four images to validate on, and a state saved at every step."""
     monkeypatch.setitem(MODELS, "tiny", NamedModel(CONFIG))
     monkeypatch.setattr(module, "Shapes", lambda split, count, seed: Shapes(split, 4, seed=seed, size=FRAME))
     monkeypatch.setattr(module, "Engine", partial(Engine, save_every_s=-1.0, log_every=1))

@@ -15,7 +15,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 @st.composite
-def boxes_in_pictures(draw: st.DrawFn) -> tuple[NDArray[np.float64], tuple[int, int]]:
+def boxes_in_images(draw: st.DrawFn) -> tuple[NDArray[np.float64], tuple[int, int]]:
     height, width = draw(st.integers(1, 300)), draw(st.integers(1, 300))
     boxes = []
     for _ in range(draw(st.integers(1, 4))):
@@ -24,8 +24,8 @@ def boxes_in_pictures(draw: st.DrawFn) -> tuple[NDArray[np.float64], tuple[int, 
     return np.array(boxes, dtype=np.float64), (height, width)
 
 
-@given(boxes_in_pictures(), st.sampled_from([0.05, 0.1, 1.0, 5.0]), st.integers(0, 1000))
-def test_jittered_boxes_are_boxes_inside_the_picture(
+@given(boxes_in_images(), st.sampled_from([0.05, 0.1, 1.0, 5.0]), st.integers(0, 1000))
+def test_jittered_boxes_are_boxes_inside_the_image(
     case: tuple[NDArray[np.float64], tuple[int, int]], amount: float, seed: int
 ) -> None:
     boxes, (height, width) = case
@@ -36,7 +36,7 @@ def test_jittered_boxes_are_boxes_inside_the_picture(
     assert (moved[:, 2:] - moved[:, :2] >= 1 - 1e-9).all()
 
 
-@given(boxes_in_pictures())
+@given(boxes_in_images())
 def test_no_jitter_changes_nothing(case: tuple[NDArray[np.float64], tuple[int, int]]) -> None:
     boxes, size = case
     assert np.array_equal(jitter_boxes(boxes, size, 0.0, rng()), boxes)
@@ -73,7 +73,7 @@ def test_random_points_repeat_where_there_are_too_few() -> None:
 
 
 def brute_force_distance(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """From each pixel's centre to the centre of the nearest pixel that is background or outside the picture."""
+    """From each pixel's centre to the centre of the nearest pixel that is background or outside the image."""
     padded = np.pad(mask, 1)
     outside = np.argwhere(~padded)
     distance = np.zeros(mask.shape)
@@ -103,16 +103,16 @@ def test_a_filled_rectangle_has_its_centre_in_the_middle(height: int, width: int
 
 
 @pytest.mark.parametrize(
-    ("picture", "point"),
+    ("image", "point"),
     [
-        (np.ones((5, 9), np.bool_), [2, 2]),  # the picture's edge is a border: the first of the middle row
+        (np.ones((5, 9), np.bool_), [2, 2]),  # the image's edge is a border: the first of the middle row
         (np.ones((1, 1), np.bool_), [0, 0]),
         (np.ones((1, 6), np.bool_), [0, 0]),
         (np.eye(4, dtype=np.bool_), [0, 0]),
     ],
 )
-def test_central_points_by_hand(picture: NDArray[np.bool_], point: list[int]) -> None:
-    assert central_point(picture).tolist() == point
+def test_central_points_by_hand(image: NDArray[np.bool_], point: list[int]) -> None:
+    assert central_point(image).tolist() == point
 
 
 def test_one_pixel() -> None:

@@ -263,7 +263,7 @@ def test_gradients_of_the_task_are_summed_image_by_image() -> None:
 def test_labels_without_an_instance_score_nothing() -> None:
     sam, sample = tiny_sam(), _sample(0)
     empty = replace(sample, masks=sample.masks[:0], boxes_xyxy=sample.boxes_xyxy[:0])
-    with pytest.raises(InputError, match="none of the 2 pictures that are looked at has an annotated instance"):
+    with pytest.raises(InputError, match="none of the 2 images that are looked at has an annotated instance"):
         label_gradients(sam, sam.image_encoder, [empty, empty])
 
 

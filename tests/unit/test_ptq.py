@@ -21,13 +21,13 @@ from data.sample import ImageData
 from students.files import load_model, save_model
 from students.quantized.plan import plan_of
 from teachers.sam import Sam
-from tests.unit.tiny import CONFIG, Pictures, tiny_sam
+from tests.unit.tiny import CONFIG, Images, tiny_sam
 
 METHOD = Ptq(images=2, prompts=2, candidates=10, lowest=0.3, rounds=1)
 
 
 def compress(method: Ptq, folder: Path, data: ImageData | None = None) -> Compressed:
-    return method.compress(tiny_sam(), data or Pictures(), RunContext(0, folder, Engine(folder)))
+    return method.compress(tiny_sam(), data or Images(), RunContext(0, folder, Engine(folder)))
 
 
 def error(student: Sam) -> float:
@@ -117,7 +117,7 @@ def test_grids_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: 
     )
 
 
-def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:
+def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "train2017"
     folder.mkdir()
     for number in (1, 2):
@@ -145,5 +145,5 @@ def test_refused_settings(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             replace(METHOD, **changes)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"method\.images=9: pictures has only 5 training pictures"):
+    with pytest.raises(InputError, match=r"method\.images=9: images has only 5 training images"):
         compress(replace(METHOD, images=9), tmp_path)

@@ -17,7 +17,7 @@ from students.quantized.plan import planned_copy, set_quantizing
 from students.quantized.scheme import Scheme
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
-from tests.unit.tiny import Pictures, tiny_sam
+from tests.unit.tiny import Images, tiny_sam
 
 UNIFORM = {"kind": "uniform", "bits": 4, "symmetric": True, "shape": []}
 
@@ -151,7 +151,7 @@ class TestGradients:
     def calibrated(self, gradient: str) -> dict[str, float]:
         """The root mean square of the output gradient of every layer that has one."""
         model = planned_copy(tiny_sam(), Scheme())
-        batches = ImageBatches(Pictures(), 64, 4, 0)
+        batches = ImageBatches(Images(), 64, 4, 0)
         calibration = Calibration(Search(), gradient, prompts=2)
         set_quantizing(model, False)
         image = batches(range(1))

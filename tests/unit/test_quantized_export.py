@@ -20,7 +20,7 @@ from students.kinds import build_model
 from students.quantized.plan import planned_copy
 from students.quantized.scheme import Scheme
 from teachers.weights import load_sam
-from tests.unit.tiny import CONFIG, Pictures, TinyStudent, tiny_sam
+from tests.unit.tiny import CONFIG, Images, TinyStudent, tiny_sam
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
@@ -31,7 +31,7 @@ def test_the_file_answers_as_the_quantised_model(tmp_path: Path) -> None:
     method = Ptq(
         weight_bits=6, activation_bits=6, images=2, prompts=2, candidates=8, lowest=0.5, rounds=1, metric="mse"
     )
-    model = method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
+    model = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
     export_model(model, tmp_path / "int8", "onnx", "int8")
     exported = ExportedSam(tmp_path / "int8")
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -84,7 +84,7 @@ def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Pa
     torch.manual_seed(0)
     begun = build_model(TinyStudent().shape(CONFIG)).eval().requires_grad_(False)
     context = RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))
-    model = Ptq(metric="minmax", images=2, prompts=2).compress(begun, Pictures(), context).student
+    model = Ptq(metric="minmax", images=2, prompts=2).compress(begun, Images(), context).student
     write_encoder(tmp_path / "encoder.onnx", prepared(model), {}, QUANTISED_OPSET)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
@@ -97,7 +97,7 @@ def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Pa
 def test_symmetric_grids_have_no_zero_point(tmp_path: Path) -> None:
     """As TensorRT wants them: signed codes, zero at zero."""
     method = Ptq(images=2, prompts=2, metric="minmax", activations="symmetric")
-    model = method.compress(tiny_sam(), Pictures(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
+    model = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
     write_encoder(tmp_path / "encoder.onnx", prepared(model), {}, QUANTISED_OPSET)
     graph = onnx.load(tmp_path / "encoder.onnx").graph
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}

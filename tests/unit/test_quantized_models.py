@@ -25,7 +25,7 @@ def tiny_vit(seed: int = 0) -> Sam:
     model = teacher.with_encoder(TinyStudent().make(CONFIG, seed), "tiny-student").eval().requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # Statistics of pictures it has never seen would hide a mistake.
+            # Statistics of images it has never seen would hide a mistake.
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 1.5)

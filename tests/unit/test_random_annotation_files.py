@@ -28,10 +28,10 @@ def png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-PICTURES = {
+IMAGES = {
     "good": png(WIDTH, HEIGHT),
     "truncated": png(WIDTH, HEIGHT)[:45],
-    "no picture": b"no picture",
+    "no image": b"no image",
     "empty": b"",
     "other size": png(HEIGHT, WIDTH),
     "missing": None,
@@ -90,7 +90,7 @@ UNUSABLE = ("malformed", "category_id", "bbox", "area", "iscrowd", "segmentation
 
 @st.composite
 def files(draw: st.DrawFn) -> dict[str, Any]:
-    """The content of a file (image 0 is not listed), the state of its pictures, and what is wrong with which entry."""
+    """The content of a file (image 0 is not listed), the state of its images, and what is wrong with which entry."""
     unique = draw(st.lists(annotations, min_size=2, max_size=8, unique_by=lambda each: each["id"]))
     flaw = draw(st.sampled_from(["none"] * 12 + ["same id", "same image", *UNUSABLE]))
     images = draw(st.permutations([1, 2, 3]))[: draw(st.sampled_from([3, 3, 2, 1]))]
@@ -109,7 +109,7 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
         target[flaw] = None
     elif flaw != "none":
         target.pop(flaw, None)
-    states = {image: draw(st.sampled_from(["good"] * 12 + list(PICTURES))) for image in images}
+    states = {image: draw(st.sampled_from(["good"] * 12 + list(IMAGES))) for image in images}
     return {"images": images, "annotations": unique, "states": states, "flaw": flaw, "target": target}
 
 
@@ -129,9 +129,9 @@ def write(root: Path, layout: str, content: dict[str, Any]) -> type[Coco] | type
     images = []
     for number in content["images"]:
         folder, name = folders[number % len(folders)], f"{number:012d}.png"
-        picture = PICTURES[content["states"][number]]
-        if picture is not None:
-            (root / folder / name).write_bytes(picture)
+        image = IMAGES[content["states"][number]]
+        if image is not None:
+            (root / folder / name).write_bytes(image)
         named = {"coco": {"file_name": name}, "v0.5": {"file_name": f"COCO_val2014_{name}"}}
         images.append({"id": number, "height": HEIGHT, "width": WIDTH})
         images[-1].update(named.get(layout, {"coco_url": f"http://host/{folder}/{name}"}))

@@ -87,7 +87,7 @@ def test_a_committed_result_file_shows_what_it_holds_and_needs_no_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    # Logs and pictures that lie beside it are not its own.
+    # Logs and images that lie beside it are not its own.
     finished(tmp_path / "slimsam")
     path = tmp_path / "slimsam" / "slimsam-r0.77-s0-12345678.json"
     write_result(path, rows(), {key: value for key, value in about().items() if key != "widths"})
@@ -137,7 +137,7 @@ def test_damaged_files_hide_only_their_own_part(tmp_path: Path) -> None:
     log = tmp_path / "run" / "embedding_aligning.jsonl"
     log.write_text(log.read_text() + '{"step": 110, "lo')
     (tmp_path / "run" / "quantisation.json").write_text('{"layers": [{"layer": "a"}]}')
-    (tmp_path / "run" / "masks.png").write_bytes(b"no picture")
+    (tmp_path / "run" / "masks.png").write_bytes(b"no image")
     write_result(source, rows(), about(widths={"teacher": WIDTHS["teacher"]}))
     page = run_page(source)
     found = sections(page)
@@ -242,7 +242,7 @@ def test_strings_of_files_are_text(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;&#34;&#39;?") > 12
 
 
-def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
+def test_a_large_image_is_made_smaller(tmp_path: Path) -> None:
     path = tmp_path / "masks.png"
     noise = Image.effect_noise((2400, 1200), 90)
     noise.convert("RGBA").save(path)

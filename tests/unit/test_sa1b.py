@@ -39,7 +39,7 @@ def write(folder: Path, number: int, annotations: list[dict[str, Any]] | None = 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Pictures 1 to 4 and 10 in two shards."""
+    """Images 1 to 4 and 10 in two shards."""
     for number in (1, 10):
         write(tmp_path / "sa_000000", number)
     for number in (2, 3, 4):
@@ -59,7 +59,7 @@ def refusal(root: Path, split: str = "validation", **arguments: Any) -> str:
     return message
 
 
-def test_the_last_pictures_by_number_are_validation(root: Path) -> None:
+def test_the_last_images_by_number_are_validation(root: Path) -> None:
     assert names(Sa1b(root, "validation", 1)) == ["sa_10.jpg"]
     assert names(Sa1b(root, "train", 1)) == ["sa_1.jpg", "sa_2.jpg", "sa_3.jpg", "sa_4.jpg"]
     assert names(Sa1b(root, "validation")) == ["sa_4.jpg", "sa_10.jpg"], "at most half"
@@ -113,7 +113,7 @@ def test_without_labels_no_json_is_needed(root: Path) -> None:
     assert len(data) == 3 and data.image(2).shape == (8, 10, 3) and not any(data.skipped.values())
     with pytest.raises(InputError, match="labels=True"):
         data.sample(0)
-    assert "sa_4.json: no such file beside its picture" in refusal(root)
+    assert "sa_4.json: no such file beside its image" in refusal(root)
 
 
 def test_missing_files_are_named(root: Path) -> None:
@@ -126,25 +126,25 @@ def test_missing_files_are_named(root: Path) -> None:
     assert "sa_000001/sa_2.jpg: no such image file beside its JSON" in refusal(root)
 
 
-def test_one_picture_cannot_be_split(tmp_path: Path) -> None:
+def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     write(tmp_path, 1)
     assert "put at least 2 there" in refusal(tmp_path)
     assert len(Sa1b(tmp_path, "train")) == 1
 
 
-def test_a_picture_in_two_shards_is_refused(root: Path) -> None:
+def test_an_image_in_two_shards_is_refused(root: Path) -> None:
     write(root / "sa_000001", 10)
     assert "remove one of them" in refusal(root)
 
 
-def test_pictures_are_checked_at_construction_of_small_sets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_checked_at_construction_of_small_sets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (8, 10)).save(root / "sa_000000" / "sa_10.jpg")
-    assert "the picture is 8x10 (width x height)" in refusal(root)
+    assert "the image is 8x10 (width x height)" in refusal(root)
     monkeypatch.setattr(sa1b_module, "HEADER_CHECK_LIMIT", 1)
     data = Sa1b(root, "validation")
     with pytest.raises(InputError, match=r"sa_10\.json lists 10x8"):
         data.sample(1)
-    (root / "sa_000000" / "sa_10.jpg").write_text("no picture")
+    (root / "sa_000000" / "sa_10.jpg").write_text("no image")
     monkeypatch.undo()
     for labels in (True, False):
         assert "sa_10.jpg: is not an image" in refusal(root, labels=labels)
@@ -209,7 +209,7 @@ def test_all_takes_the_whole_folder(root: Path) -> None:
     assert len(data) == 4 and (data.skipped["image_left_out"], data.skipped["unreadable_image"]) == (1, 2)
 
 
-def test_one_picture_is_enough_for_all(tmp_path: Path) -> None:
+def test_one_image_is_enough_for_all(tmp_path: Path) -> None:
     write(tmp_path, 1)
     assert names(Sa1b(tmp_path, "all")) == ["sa_1.jpg"]
 
@@ -231,7 +231,7 @@ def test_folders_of_any_depth_and_other_suffixes(tmp_path: Path) -> None:
     assert f"{tmp_path}/a/sa_1.webp: the same number is also" in refusal(tmp_path, "all")
 
 
-def test_a_json_that_cannot_be_read_leaves_its_picture_out(root: Path) -> None:
+def test_a_json_that_cannot_be_read_leaves_its_image_out(root: Path) -> None:
     (root / "sa_000001" / "sa_3.json").write_text('{"image"')
     message = refusal(root, "all")
     assert "sa_3.json: not valid JSON" in message and message.endswith("or give data.missing=skip")

@@ -29,7 +29,7 @@ def test_images_with_something_to_score(tmp_path: Path) -> None:
     require_instances(data, range(2), "data")
     with pytest.raises(InputError, match="coco: none of the 1 images asked for has an instance; give a larger"):
         require_instances(data, [1], "data")
-    with pytest.raises(InputError, match="coco: the last 3 training pictures have no instances to validate on"):
+    with pytest.raises(InputError, match="coco: the last 3 training images have no instances to validate on"):
         training_score(Coco(tmp_path, least_area=50), 8)
 
 
@@ -54,7 +54,7 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
 
 def test_points_that_annotations_do_not_name_are_missed_before_the_first_image(tmp_path: Path) -> None:
     data = Coco(write(tmp_path))
-    # The picture without annotations asks for none.
+    # The image without annotations asks for none.
     require_points(data, [1])
     with pytest.raises(
         InputError, match=r"its annotations name no points \(point_coords of annotation \d+ is missing\)"

@@ -105,7 +105,7 @@ def test_order_batches_and_processes_change_nothing(truthful: Truthful, data: Co
     assert figures(backwards) == reference
 
 
-def test_detections_on_pictures_without_annotations_count(root: Path, tmp_path: Path, truthful: Truthful) -> None:
+def test_detections_on_images_without_annotations_count(root: Path, tmp_path: Path, truthful: Truthful) -> None:
     source = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     bare = [annotation for annotation in source["annotations"] if annotation["image_id"] != 3]
     annotations = tmp_path / "bare.json"
@@ -117,7 +117,7 @@ def test_detections_on_pictures_without_annotations_count(root: Path, tmp_path: 
     assert beside == alone and 3 in {record.image_id for record in alone}
 
 
-def test_each_picture_is_encoded_once_for_all_protocols(truthful: Truthful, data: Coco) -> None:
+def test_each_image_is_encoded_once_for_all_protocols(truthful: Truthful, data: Coco) -> None:
     model = Truthful(truthful.samples)
     alike = [p for p in PROMPTED if p.preprocessing == ("pillow", "nearest")]
     scored(model, data, alike, image_batch_size=3)
@@ -125,7 +125,7 @@ def test_each_picture_is_encoded_once_for_all_protocols(truthful: Truthful, data
 
 
 class _Stopping:
-    """A model that is killed after some pictures."""
+    """A model that is killed after some images."""
 
     def __init__(self, model: Truthful, after: int) -> None:
         self.model, self.left = model, after
@@ -159,7 +159,7 @@ def test_a_stopped_pass_goes_on_where_it_was(after: int, truthful: Truthful, dat
     assert sum(kind == "encode" for kind, _ in model.batches) == len(data)
 
 
-def test_pictures_that_cannot_be_read_are_counted(truthful: Truthful, root: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_counted(truthful: Truthful, root: Path, tmp_path: Path) -> None:
     broken = write_coco(tmp_path / "broken", drawn_labels(7))
     (broken / "val2017" / f"{2:012d}.png").unlink()
     content = (broken / "val2017" / f"{4:012d}.png").read_bytes()

@@ -26,7 +26,7 @@ def tiny_vit(seed: int = 0) -> Sam:
 
 
 def collapsed(model: Sam) -> Sam:
-    """One embedding for all inputs: no picture gets past the first layer."""
+    """One embedding for all inputs: no image gets past the first layer."""
     with torch.no_grad():
         model.image_encoder.patch_embed.proj.weight.zero_()
     return model
@@ -45,9 +45,9 @@ def test_sound_models_have_no_problem(make: Any, precision: torch.dtype | None) 
     assert encoder_problem(make(), precision) is None
 
 
-def test_one_embedding_for_all_pictures_is_named() -> None:
+def test_one_embedding_for_all_images_is_named() -> None:
     problem = encoder_problem(collapsed(tiny_sam()))
-    assert problem is not None and "two different pictures one and the same embedding" in problem
+    assert problem is not None and "two different images one and the same embedding" in problem
 
 
 @pytest.mark.parametrize("seen", [None, torch.bfloat16])
@@ -71,7 +71,7 @@ def test_a_collapse_in_half_precision_alone_is_named(monkeypatch: pytest.MonkeyP
     encode = model.encode
 
     def rounded(images: Tensor) -> Tensor:
-        # What a saturated layer does: nothing of the picture is left after rounding.
+        # What a saturated layer does: nothing of the image is left after rounding.
         return encode(images) if not torch.is_autocast_enabled("cpu") else torch.ones(len(images), 16, 4, 4)
 
     monkeypatch.setattr(model, "encode", rounded)
@@ -98,23 +98,23 @@ def change_biases(model: Sam) -> None:
 
 def test_biases_kept_from_earlier_weights_are_named() -> None:
     model = with_cache(tiny_vit())
-    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    before = model.encode(picture)
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = model.encode(image)
     assert encoder_problem(model) is None, "a cache of the present weights is no defect"
     change_biases(model)
-    assert torch.equal(model.encode(picture), before), "the defect is there: new weights, the old answer"
+    assert torch.equal(model.encode(image), before), "the defect is there: new weights, the old answer"
     problem = encoder_problem(model)
     assert problem is not None and "attn answers with values kept from earlier weights" in problem
     # Looking made them forget.
-    assert stale_modules(model) == [] and not torch.equal(model.encode(picture), before)
+    assert stale_modules(model) == [] and not torch.equal(model.encode(image), before)
 
 
 def test_our_own_attention_keeps_no_biases() -> None:
     model = tiny_vit()
-    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    before = model.encode(picture)
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = model.encode(image)
     change_biases(model)
-    assert not torch.equal(model.encode(picture), before) and encoder_problem(model) is None
+    assert not torch.equal(model.encode(image), before) and encoder_problem(model) is None
 
 
 def test_biases_kept_as_a_tensor_are_named_too() -> None:
@@ -140,7 +140,7 @@ WORDS = {
     "evaluate": ("evaluation=shapes",),
     "export": ("to=torch",),
     "convert": ("to=meta",),
-    "predict": ("image=picture.png", "box=[1,1,9,9]"),
+    "predict": ("image=image.png", "box=[1,1,9,9]"),
 }
 
 
@@ -149,13 +149,13 @@ def test_a_broken_checkpoint_is_refused_by_its_name(
     command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (20, 20)).save("picture.png")
+    Image.new("RGB", (20, 20)).save("image.png")
     file = tmp_path / "broken.safetensors"
     save_model(file, collapsed(tiny_sam()))
     out = "out.pth" if command == "convert" else "out"
     assert main([command, f"checkpoint={file}", *WORDS[command], f"out={out}"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"error: {file}: its image encoder gives two different pictures one and the same embedding")
+    assert line.startswith(f"error: {file}: its image encoder gives two different images one and the same embedding")
     assert not Path(out).exists()
 
 

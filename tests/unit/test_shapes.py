@@ -45,7 +45,7 @@ def test_splits_seeds_and_difficulties_differ(other: Shapes) -> None:
 
 
 @pytest.mark.parametrize(("split", "index"), list(FROZEN))
-def test_pictures_and_labels_are_frozen(split: str, index: int) -> None:
+def test_images_and_labels_are_frozen(split: str, index: int) -> None:
     assert digest(Shapes(split), index) == FROZEN[split, index]
 
 
@@ -111,9 +111,9 @@ def test_both_written_layouts_give_the_masks_back(tmp_path: Path, split: str, fo
     for index in range(3):
         sample = data.sample(index)
         record = json.loads((tmp_path / "sa1b" / f"sa_{index:06d}.json").read_text())
-        with Image.open(tmp_path / "sa1b" / record["image"]["file_name"]) as picture:
-            assert picture.size == (record["image"]["width"], record["image"]["height"])
-            assert np.abs(np.asarray(picture).astype(int) - sample.image).mean() < 6.0
+        with Image.open(tmp_path / "sa1b" / record["image"]["file_name"]) as image:
+            assert image.size == (record["image"]["width"], record["image"]["height"])
+            assert np.abs(np.asarray(image).astype(int) - sample.image).mean() < 6.0
         masks = np.stack([coco_mask.decode(one["segmentation"]).astype(bool) for one in record["annotations"]])
         assert np.array_equal(masks, sample.masks)
         for mask, box, one in zip(masks, sample.boxes_xyxy, record["annotations"], strict=True):
@@ -124,8 +124,8 @@ def test_both_written_layouts_give_the_masks_back(tmp_path: Path, split: str, fo
         assert np.array_equal(np.stack([coco.annToMask(one) for one in annotations]).astype(bool), sample.masks)
         assert [KINDS[one["category_id"] - 1] for one in annotations] == list(data.scene(index).kinds)
         assert all(one["id"] > 0 for one in annotations)
-        with Image.open(tmp_path / "coco" / folder / coco.loadImgs(index)[0]["file_name"]) as picture:
-            assert np.array_equal(np.asarray(picture), sample.image)
+        with Image.open(tmp_path / "coco" / folder / coco.loadImgs(index)[0]["file_name"]) as image:
+            assert np.array_equal(np.asarray(image), sample.image)
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -141,8 +141,8 @@ def test_a_shorter_run_leaves_nothing_of_a_longer_one(tmp_path: Path, capsys: py
 def test_contact_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     assert main(["--contact-sheet", str(sheet), "--size", "32"]) == 0
-    with Image.open(sheet) as picture:
-        assert picture.size == (2 * 8 * 36, 6 * 36)
+    with Image.open(sheet) as image:
+        assert image.size == (2 * 8 * 36, 6 * 36)
 
 
 @pytest.mark.parametrize(

@@ -18,25 +18,25 @@ from core.checkpoint import weights_sha256
 from core.errors import InputError
 from data.batches import ImageBatches
 from students.files import load_model
-from tests.unit.tiny import CONFIG, Killed, Pictures, tiny_sam
+from tests.unit.tiny import CONFIG, Images, Killed, tiny_sam
 
 OPTIMISATION = OptimizerConfig(rate=0.01)
 SLIM = SlimSam(0.5, importance_images=3, steps=4, batch=2, optimisation=OPTIMISATION)
 SCRATCH = Scratch(0.5, steps=4, batch=2, optimisation=OPTIMISATION)
-# Pictures read: 3 for the first importance, 8 in the first distillation, and the same again.
+# Images read: 3 for the first importance, 8 in the first distillation, and the same again.
 READ = {"slimsam": 22, "scratch": 16}
 METHODS: dict[str, Compressor] = {"slimsam": SLIM, "scratch": SCRATCH}
 
 
-def compress(method: Compressor, folder: Path, data: Pictures | None = None, seed: int = 0) -> Compressed:
+def compress(method: Compressor, folder: Path, data: Images | None = None, seed: int = 0) -> Compressed:
     # Every step of a run that is to be stopped is saved; of others it would take most of the time.
     engine = Engine(folder, save_every_s=60.0 if data is None else -1.0)
-    return method.compress(tiny_sam(), data or Pictures(), RunContext(seed, folder, engine))
+    return method.compress(tiny_sam(), data or Images(), RunContext(seed, folder, engine))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def every_picture_is_read_anew() -> Iterator[None]:
-    """Interruptions are placed by the number of pictures read, so none may be kept."""
+def every_image_is_read_anew() -> Iterator[None]:
+    """Interruptions are placed by the number of images read, so none may be kept."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data.batches.CACHE_BYTES", 0)
         yield
@@ -51,7 +51,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_student_has_the_promised_shape_and_is_frozen(tmp_path: Path, name: str) -> None:
-    method, data = METHODS[name], Pictures()
+    method, data = METHODS[name], Images()
     compressed = compress(method, tmp_path, data)
     student, shape = compressed.student, method.shape(CONFIG)
     assert student.config == shape == student.config
@@ -77,7 +77,7 @@ def test_a_student_has_the_promised_shape_and_is_frozen(tmp_path: Path, name: st
 def test_the_teacher_is_left_as_it_was(tmp_path: Path, name: str) -> None:
     teacher = tiny_sam()
     before = weights_sha256(teacher)
-    METHODS[name].compress(teacher, Pictures(), RunContext(0, tmp_path, Engine(tmp_path)))
+    METHODS[name].compress(teacher, Images(), RunContext(0, tmp_path, Engine(tmp_path)))
     assert weights_sha256(teacher) == before
     assert not teacher.training
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
@@ -105,9 +105,9 @@ def test_an_interrupted_run_ends_bit_identically(
     tmp_path: Path, undisturbed: dict[str, tuple[str, int]], name: str, kill_at: int
 ) -> None:
     with pytest.raises(Killed):
-        compress(METHODS[name], tmp_path, Pictures(kill_at=kill_at))
+        compress(METHODS[name], tmp_path, Images(kill_at=kill_at))
     torch.manual_seed(99)
-    rest = Pictures()
+    rest = Images()
     resumed = compress(METHODS[name], tmp_path, rest)
     assert (weights_sha256(resumed.student), resumed.images_seen) == undisturbed[name]
     # It went on rather than starting over; a step or a scoring that was cut off is done again.
@@ -117,7 +117,7 @@ def test_an_interrupted_run_ends_bit_identically(
 @pytest.mark.parametrize("name", METHODS)
 def test_a_finished_run_reads_nothing(tmp_path: Path, undisturbed: dict[str, tuple[str, int]], name: str) -> None:
     compress(METHODS[name], tmp_path)
-    again = compress(METHODS[name], tmp_path, Pictures(kill_at=0))
+    again = compress(METHODS[name], tmp_path, Images(kill_at=0))
     assert (weights_sha256(again.student), again.images_seen) == undisturbed[name]
 
 
@@ -151,8 +151,8 @@ def test_the_pruned_encoders_are_kept_beside_the_states(tmp_path: Path) -> None:
     assert load_model(tmp_path / "attention_and_mlp_pruned.safetensors").config == SLIM.shape(CONFIG)
 
 
-def test_more_importance_images_than_pictures_are_no_error(tmp_path: Path) -> None:
-    data = Pictures(3)
+def test_more_importance_images_than_images_are_no_error(tmp_path: Path) -> None:
+    data = Images(3)
     compress(replace(SLIM, importance_images=1000, steps=1), tmp_path, data)
     assert len(data.read) == 2 * (3 + 2)
 
@@ -183,7 +183,7 @@ def test_the_student_learns(tmp_path: Path) -> None:
     # Half of the steps of each distillation are for the features.
     student = compress(method, tmp_path).student
     cut = load_model(tmp_path / "embedding_pruned.safetensors")
-    images = ImageBatches(Pictures(), 64, 4, 0).of(range(5)).images
+    images = ImageBatches(Images(), 64, 4, 0).of(range(5)).images
     wanted = tiny_sam().encode(images)
     assert (student.encode(images) - wanted).square().mean() < 0.5 * (cut.encode(images) - wanted).square().mean()
 

@@ -36,7 +36,7 @@ def pocket_student(seed: int = 0, **changes: object) -> Sam:
     return model.eval().requires_grad_(False)
 
 
-def picture(seed: int = 0) -> Tensor:
+def image(seed: int = 0) -> Tensor:
     return torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(seed))
 
 
@@ -67,11 +67,11 @@ def test_a_grid_that_cannot_be_reached_is_refused() -> None:
 def test_any_backbone_of_timm_gives_the_teachers_grid(family: str, tmp_path: Path) -> None:
     student = Student("timm", FAMILIES[family])
     model = build_model(student.shape(POCKET), "student").eval().requires_grad_(False)
-    embedding = model.encode(picture())
+    embedding = model.encode(image())
     assert embedding.shape == (1, 128, 16, 16)
     save_model(tmp_path / "student.safetensors", model)
     again = load_model(tmp_path / "student.safetensors")
-    assert again.config == model.config and torch.equal(again.encode(picture()), embedding)
+    assert again.config == model.config and torch.equal(again.encode(image()), embedding)
 
 
 def test_stages_can_be_chosen_and_wrong_names_are_told() -> None:
@@ -95,43 +95,43 @@ class TestBiasesAreNeverStale:
 
     def test_loading_in_eval_mode(self) -> None:
         model, other = pocket_student(0), pocket_student(1)
-        model.encode(picture())
+        model.encode(image())
         model.load_state_dict(other.state_dict())
-        assert torch.equal(model.encode(picture()), other.encode(picture()))
+        assert torch.equal(model.encode(image()), other.encode(image()))
 
     def test_changing_a_weight_in_place(self) -> None:
         model = pocket_student()
-        before = model.encode(picture())
+        before = model.encode(image())
         for name, parameter in model.named_parameters():
             if name.endswith("attention_biases"):
                 parameter.copy_(torch.linspace(-20, 20, parameter.numel()).view_as(parameter))
-        assert not torch.allclose(model.encode(picture()), before)
+        assert not torch.allclose(model.encode(image()), before)
 
     def test_moving_to_another_dtype_and_back(self) -> None:
         model = pocket_student()
-        before = model.encode(picture())
-        wide = model.double().encode(picture().double())
+        before = model.encode(image())
+        wide = model.double().encode(image().double())
         torch.testing.assert_close(wide.float(), before, rtol=1e-4, atol=1e-4)
-        assert torch.equal(model.float().encode(picture()), before)
+        assert torch.equal(model.float().encode(image()), before)
 
     def test_copying_and_training_the_copy(self) -> None:
         model = pocket_student()
-        before = model.encode(picture())
+        before = model.encode(image())
         copy = deepcopy(model)
         for parameter in copy.parameters():
             parameter.add_(0.1)
-        assert torch.equal(model.encode(picture()), before)
-        assert not torch.equal(copy.encode(picture()), before)
+        assert torch.equal(model.encode(image()), before)
+        assert not torch.equal(copy.encode(image()), before)
 
     def test_after_a_step_of_training(self) -> None:
         model = pocket_student().requires_grad_(True)
-        model.eval().encode(picture())
-        model.train().encode(torch.cat([picture(0), picture(1)])).square().mean().backward()
+        model.eval().encode(image())
+        model.train().encode(torch.cat([image(0), image(1)])).square().mean().backward()
         torch.optim.SGD(model.parameters(), 0.1).step()
         fresh = pocket_student()
         fresh.load_state_dict(model.state_dict())
         with torch.no_grad():
-            assert torch.equal(model.eval().encode(picture()), fresh.encode(picture()))
+            assert torch.equal(model.eval().encode(image()), fresh.encode(image()))
 
 
 def test_files_carry_what_they_are(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_files_carry_what_they_are(tmp_path: Path) -> None:
     save_model(tmp_path / "student.safetensors", model, {"method": "mobilesam"})
     again = load_model(tmp_path / "student.safetensors")
     assert again.config == model.config and isinstance(again.config.encoder, TinyVitConfig)
-    assert torch.equal(again.encode(picture()), model.encode(picture()))
+    assert torch.equal(again.encode(image()), model.encode(image()))
 
 
 def test_what_needs_a_vit_says_so() -> None:

@@ -16,17 +16,17 @@ from core.checkpoint import weights_sha256
 from core.errors import InputError
 from students.files import save_model
 from teachers.sam import Sam
-from tests.unit.tiny import CONFIG, Killed, LabelledPictures, TinyStudent, tiny_sam
+from tests.unit.tiny import CONFIG, Killed, LabelledImages, TinyStudent, tiny_sam
 
 OPTIMISATION = OptimizerConfig(rate=5e-3)
 METHOD = TinySam(TinyStudent(), steps=2, batch=2, prompts=2, boxes="also", optimisation=OPTIMISATION)
 NOTHING = {"embedding": 0.0, "token": 0.0, "output": 0.0, "annotations": 0.0}
 
 
-def compress(method: TinySam | MobileSam | SlimSam, folder: Path, data: LabelledPictures | None = None) -> Compressed:
+def compress(method: TinySam | MobileSam | SlimSam, folder: Path, data: LabelledImages | None = None) -> Compressed:
     # Every step of a run that is to be stopped is saved; of others it would take most of the time.
     engine = Engine(folder, save_every_s=60.0 if data is None else -1.0, log_every=1)
-    return method.compress(tiny_sam(), data or LabelledPictures(), RunContext(0, folder, engine))
+    return method.compress(tiny_sam(), data or LabelledImages(), RunContext(0, folder, engine))
 
 
 def changed(student: Sam) -> set[str]:
@@ -104,7 +104,7 @@ def test_the_log_has_every_term(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, kill_at: int) -> None:
     undisturbed = compress(METHOD, tmp_path / "a")
     with pytest.raises(Killed):
-        compress(METHOD, tmp_path / "b", LabelledPictures(kill_at=kill_at))
+        compress(METHOD, tmp_path / "b", LabelledImages(kill_at=kill_at))
     resumed = compress(METHOD, tmp_path / "b")
     assert weights_sha256(resumed.student) == weights_sha256(undisturbed.student)
 
@@ -131,8 +131,8 @@ def test_a_student_of_another_teacher_is_refused(tmp_path: Path) -> None:
         compress(replace(METHOD, init=str(tmp_path / "other.safetensors")), tmp_path)
 
 
-def test_pictures_without_annotations_still_teach_the_embedding(tmp_path: Path) -> None:
-    class Bare(LabelledPictures):
+def test_images_without_annotations_still_teach_the_embedding(tmp_path: Path) -> None:
+    class Bare(LabelledImages):
         def sample(self, index: int):  # type: ignore[no-untyped-def]
             return super().sample(3)
 

@@ -61,15 +61,15 @@ def outcome(folder: Path, held: EvaluationSet) -> Outcome:
         (folder / name).write_bytes(b"content")
     Image.new("RGB", (8, 4), (255, 0, 0)).save(folder / "masks.png")
     files = (folder / name for name in ("student.safetensors", "masks.png", "result.json"))
-    checkpoint, picture, result = files
-    return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, held, checkpoint, {}, picture, result)
+    checkpoint, image, result = files
+    return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, held, checkpoint, {}, image, result)
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         (CsvLogger(scores=-1), "logger.scores=-1 must be a number from 0"),
-        (CsvLogger(pictures=0), "logger.pictures=0 must be a number from 1"),
+        (CsvLogger(images=0), "logger.images=0 must be a number from 1"),
         (WandbLogger(mode="dry"), "logger.mode=dry is unknown; choose one of online, offline, disabled"),
         (WandbLogger(init_s=float("nan")), "logger.init_s=nan must be"),
         (WandbLogger(finish_s=0.5), "logger.finish_s=0.5 must be a number from 1"),
@@ -151,7 +151,7 @@ def test_scores_lie_at_equal_parts_and_at_the_end(held: EvaluationSet) -> None:
     assert steps_scored(0, 7) == []
 
 
-def test_the_curve_is_the_runs_score_on_the_first_pictures(
+def test_the_curve_is_the_runs_score_on_the_first_images(
     held: EvaluationSet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_sam()
@@ -301,7 +301,7 @@ def test_the_reports_layout_is_printed_without_a_network(capsys: pytest.CaptureF
     content = json.loads(capsys.readouterr().out)
     assert (content["entity"], content["project"]) == ("someone", "sampress")
     panels = [panel for section in content["sections"] for panel in section["panels"]]
-    assert {panel["kind"] for panel in panels} == {"line", "scatter", "parallel", "table", "pictures"}
+    assert {panel["kind"] for panel in panels} == {"line", "scatter", "parallel", "table", "images"}
     lines = [(panel["x"], panel["y"]) for panel in panels if panel["kind"] == "line"]
     names = ("miou", "miou_point", "loss", "rate", "images_per_s", "peak_memory_bytes")
     assert lines == [("encoder/step", [f"encoder/{name}"]) for name in names]

@@ -38,7 +38,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"box": [[1, 2, 30, 40]]}, r"box=\[\[1,2,30,40\]\] must be four numbers"),
     ({"box": [30.0, 40.0, 10.5, 20.0]}, r"box=\[30,40,10\.5,20\] has no area; .* x0 < x1 and y0 < y1"),
     ({"box": [1, 2, 1, 40]}, "has no area"),
-    ({"box": [-1, 2, 30, 40]}, r"box=\[-1,2,30,40\] reaches outside the picture, which is 128x96 \(width x height\)"),
+    ({"box": [-1, 2, 30, 40]}, r"box=\[-1,2,30,40\] reaches outside the image, which is 128x96 \(width x height\)"),
     ({"box": [1, 2, 128.5, 40]}, "reaches outside"),
     ({"box": [1, 2, 30, 97]}, "reaches outside"),
     ({"box": [500, 500, 600, 600]}, "reaches outside"),
@@ -46,7 +46,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"points": [[5, 6, 7]]}, "must be pairs"),
     ({"points": [[5, "a"]]}, "must be pairs"),
     ({"points": [[5, True]]}, "must be pairs"),
-    ({"points": [[5, 6], [128, 6]]}, r"points=\[\[5,6\],\[128,6\]\]: \[128,6\] lies outside the picture"),
+    ({"points": [[5, 6], [128, 6]]}, r"points=\[\[5,6\],\[128,6\]\]: \[128,6\] lies outside the image"),
     ({"points": [[5, 6]], "labels": [1, 0]}, r"labels=\[1,0\] for 1 points"),
     ({"points": [[5, 6]], "labels": [-1]}, r"labels=\[-1\] must be 1 \(inside the object\) or 0"),
 ]

@@ -281,13 +281,13 @@ def test_what_fails_is_told_once_and_left_alone(
 def test_results_that_cannot_be_sent_leave_the_run_finished(
     broken: str, tmp_path: Path, package: FakePackage, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    package.broken[broken] = ValueError("a picture")
+    package.broken[broken] = ValueError("an image")
     logger = begun(tmp_path, mode="offline")
     tell(logger, "first", *steps(1, 2))
     logger.finished(outcome(tmp_path))
     assert package.runs[0].exit_code == 0 and len(package.runs[0].history) >= 2
     assert package.runs[0].summary["miou"] == 0.7 and "comparison" in package.runs[0].history[2]
-    told = "pictures" if broken == "Image" else "files"
+    told = "images" if broken == "Image" else "files"
     assert capfd.readouterr().err.count(f"warning: Weights & Biases: logging the {told} failed") == 1
 
 
@@ -317,9 +317,9 @@ def test_the_end_has_table_masks_files_and_the_students_figures(tmp_path: Path, 
     table = logged["comparison"]
     assert table.columns == ["run_id", "method", "miou", "miou_point", "status", "skipped", "schema_version"]
     assert [line[2] for line in table.data] == [0.9, 0.7] and table.data[1][5] == "crowd 1"
-    pictures = [key for key in logged if key.startswith("masks/") and key != "masks/comparison"]
-    assert pictures and all([image.caption for image in logged[key]] == ["teacher", "student"] for key in pictures)
-    for image in logged[pictures[0]]:
+    images = [key for key in logged if key.startswith("masks/") and key != "masks/comparison"]
+    assert images and all([image.caption for image in logged[key]] == ["teacher", "student"] for key in images)
+    for image in logged[images[0]]:
         assert set(image.masks) == {"prediction", "ground_truth"}
         truth = image.masks["ground_truth"]
         assert truth["mask_data"].shape == image.content.shape[:2]

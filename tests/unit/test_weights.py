@@ -276,7 +276,7 @@ def pruned(width: int, mlp: int) -> SamConfig:
     [
         CONFIG,
         RAGGED,
-        # Windows larger than the grid, as Meta's models have on small pictures.
+        # Windows larger than the grid, as Meta's models have on small images.
         replace(CONFIG, encoder=replace(CONFIG.encoder, image_size=32, window_size=14)),
         replace(CONFIG, encoder=replace(CONFIG.encoder, global_blocks=())),
         *(MODELS[name].config for name in ("sam_vit_b", "sam_vit_l", "sam_vit_h")),

@@ -1,4 +1,4 @@
-"""A SAM small enough to train within a test, and pictures held in memory."""
+"""A SAM small enough to train within a test, and images held in memory."""
 
 import socket
 from collections.abc import Mapping
@@ -66,18 +66,18 @@ def tiny_encoder(seed: int = 0) -> ImageEncoder:
 
 
 @dataclass
-class Pictures:
-    """Random pictures of several sizes, without annotations.
+class Images:
+    """Random images of several sizes, without annotations.
 
     Attributes:
         count: how many.
-        kill_at: how many pictures may be read before :class:`Killed` is raised, or None.
-        read: indices of the pictures read so far.
+        kill_at: how many images may be read before :class:`Killed` is raised, or None.
+        read: indices of the images read so far.
     """
 
     count: int = 5
     kill_at: int | None = None
-    name: str = "pictures"
+    name: str = "images"
     read: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Pictures:
         return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
 
     def image_name(self, index: int) -> str:
-        return f"picture-{index}"
+        return f"image-{index}"
 
     def sample(self, index: int) -> ImageSample:
         raise AssertionError("labels are never read")
@@ -103,8 +103,8 @@ class Pictures:
 
 
 @dataclass
-class LabelledPictures(Pictures):
-    """The same with one to three rectangles as instances; every fourth picture has none."""
+class LabelledImages(Images):
+    """The same with one to three rectangles as instances; every fourth image has none."""
 
     def sample(self, index: int) -> ImageSample:
         image = self.image(index)

@@ -1,4 +1,4 @@
-"""Drawn pictures as a COCO folder, and segmenters whose answers are known: the truth, and the filled box."""
+"""Drawn images as a COCO folder, and segmenters whose answers are known: the truth, and the filled box."""
 
 import json
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from data.sample import ImageSample
 from evaluation.prompt_rules import POINTS
 
 FRAME = 64
-"""The pictures' longer side, so that nothing is resized."""
+"""The images' longer side, so that nothing is resized."""
 
 
 def drawn_labels(count: int, seed: int = 0) -> list[NDArray[np.int64]]:
-    """Pictures ``[H, W]`` of several sizes, in which instance ``k`` is the region of the number ``k``."""
-    rng, pictures = np.random.default_rng(seed), []
+    """Images ``[H, W]`` of several sizes, in which instance ``k`` is the region of the number ``k``."""
+    rng, images = np.random.default_rng(seed), []
     for number in range(count):
         height, width = ((64, 64), (48, 64), (64, 40))[number % 3]
         labels = np.zeros((height, width), np.int64)
@@ -35,12 +35,12 @@ def drawn_labels(count: int, seed: int = 0) -> list[NDArray[np.int64]]:
         hole = labels == 1
         hole[:, ::3] = False
         labels[hole & (rng.random(labels.shape) < 0.2)] = 0
-        pictures.append(labels)
-    return pictures
+        images.append(labels)
+    return images
 
 
 def write_coco(root: Path, labelled: Sequence[NDArray[np.int64]], order: Sequence[int] | None = None) -> Path:
-    """The pictures as ``root/val2017`` with annotations; ``order`` permutes those in the file."""
+    """The images as ``root/val2017`` with annotations; ``order`` permutes those in the file."""
     (root / "val2017").mkdir(parents=True)
     (root / "annotations").mkdir()
     images, annotations = [], []
@@ -85,7 +85,7 @@ class Truthful:
 
     Attributes:
         samples: what it knows.
-        batches: how many pictures were encoded together, and prompts decoded together.
+        batches: how many images were encoded together, and prompts decoded together.
     """
 
     samples: Sequence[ImageSample]
@@ -94,7 +94,7 @@ class Truthful:
     batches: list[tuple[str, int]] = field(default_factory=list)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The picture's number, found by its red channel, as an embedding ``[B, 1, 1, 1]``."""
+        """The image's number, found by its red channel, as an embedding ``[B, 1, 1, 1]``."""
         self.batches.append(("encode", len(images)))
         return torch.tensor([self._number(image) for image in images]).reshape(-1, 1, 1, 1).float()
 
@@ -120,7 +120,7 @@ class Truthful:
             padded = image[0, height:].any() or image[0, :, width:].any()
             if not padded and torch.equal(shown, torch.from_numpy(sample.image[..., 0]).float()):
                 return number
-        raise AssertionError("an unknown picture")
+        raise AssertionError("an unknown image")
 
     @staticmethod
     def _meant(sample: ImageSample, prompt: Prompt) -> int:

@@ -36,7 +36,7 @@ def teacher() -> Sam:
 
 
 def compress(method: DropBlocks, folder: Path) -> Compressed:
-    """One whole compression on pictures of ``shapes``."""
+    """One whole compression on images of ``shapes``."""
     return method.compress(teacher(), Shapes(count=8, size=64), RunContext(0, folder, Engine(folder)))
 
 
@@ -62,10 +62,10 @@ def test_the_student_is_half_as_deep_and_decodes_like_its_teacher(tmp_path: Path
 
 
 def test_distilling_brings_the_embedding_nearer(tmp_path: Path) -> None:
-    pictures = torch.stack([torch.linspace(-1, 1, 3 * 64 * 64).view(3, 64, 64), torch.zeros(3, 64, 64)])
-    wanted = teacher().encode(pictures)
+    images = torch.stack([torch.linspace(-1, 1, 3 * 64 * 64).view(3, 64, 64), torch.zeros(3, 64, 64)])
+    wanted = teacher().encode(images)
     distances = [
-        embedding_mse(compress(replace(METHOD, steps=steps), tmp_path / str(steps)).student.encode(pictures), wanted)
+        embedding_mse(compress(replace(METHOD, steps=steps), tmp_path / str(steps)).student.encode(images), wanted)
         for steps in (1, 60)
     ]
     assert distances[1] < 0.8 * distances[0]

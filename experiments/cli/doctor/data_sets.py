@@ -38,12 +38,12 @@ def data_sets(root: str | None) -> Iterator[Finding]:
     if not folder.is_dir():
         yield Finding("data", f"data.root={root}", "broken", "no such folder", "give data.root=FOLDER that exists")
         return
-    yield from _pictures(folder)
+    yield from _images(folder)
     yield from _annotations(folder)
     yield _sa1b(folder)
 
 
-def _pictures(folder: Path) -> Iterator[Finding]:
+def _images(folder: Path) -> Iterator[Finding]:
     for name in ("train2017", "val2017"):
         place = folder / name
         if not place.is_dir():
@@ -51,7 +51,7 @@ def _pictures(folder: Path) -> Iterator[Finding]:
             continue
         count = sum(map(is_image, files_below(place)))
         state, fix = ("ok", "") if count else ("broken", _unpack(name, folder))
-        yield Finding("data", f"coco {name}/", state, f"{count:,} picture{'s' * (count != 1)}", fix)
+        yield Finding("data", f"coco {name}/", state, f"{count:,} image{'s' * (count != 1)}", fix)
 
 
 def _annotations(folder: Path) -> Iterator[Finding]:
@@ -68,14 +68,14 @@ def _annotations(folder: Path) -> Iterator[Finding]:
 
 
 def _sa1b(folder: Path) -> Finding:
-    """SA-1B's pictures in the folder and below it, among so many files."""
+    """SA-1B's images in the folder and below it, among so many files."""
     files = list(islice(files_below(folder), _MOST_FILES))
     count = sum(is_sa1b_image(name) for name in files)
     more = f" among the first {_MOST_FILES:,} files" if len(files) == _MOST_FILES else ""
     if not count:
         fix = "fetch shards by hand (they ask for consent): https://ai.meta.com/datasets/segment-anything-downloads"
         return Finding("data", "sa1b", "missing", f"no sa_*.jpg in data.root or below{more}", fix)
-    return Finding("data", "sa1b", "ok", f"{count:,} pictures{more}")
+    return Finding("data", "sa1b", "ok", f"{count:,} images{more}")
 
 
 def _unpack(name: str, into: Path) -> str:

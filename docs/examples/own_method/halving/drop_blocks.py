@@ -23,7 +23,7 @@ class DropBlocks(Compressor):
     Attributes:
         every: of so many blocks one stays. Counted from the end, so that the last block, a global one, always stays.
         steps: optimizer steps.
-        batch: pictures a batch.
+        batch: images a batch.
         optimisation: of the distillation.
     """
 

@@ -1,4 +1,4 @@
-"""A corpus of broken and odd pictures, read alone, in every data set, in training and in scoring."""
+"""A corpus of broken and odd images, read alone, in every data set, in training and in scoring."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from data.sample import ImageData
 from evaluation.baselines import score_baselines
 from evaluation.protocols import PROTOCOLS
 from evaluation.scorer import Scored, Scorer
-from tests.unit.broken_pictures import HEIGHT, WIDTH, Odd, corpus, scene
+from tests.unit.broken_images import HEIGHT, WIDTH, Odd, corpus, scene
 from tests.unit.tiny import tiny_sam
 
 CORPUS = corpus()
@@ -75,12 +75,12 @@ def test_orientation_is_never_applied(orientation: int, tmp_path: Path) -> None:
 
 
 def test_what_is_odd_keeps_its_pixels(tmp_path: Path) -> None:
-    picture = np.asarray(scene()).astype(np.int64)
+    image = np.asarray(scene()).astype(np.int64)
     exact = ("alpha.png", "animated.png", "animated.webp", "two  spaces & 'quotes'.png", "png_in_fact.jpg")
     for name in exact:
-        assert np.array_equal(pixels(name, tmp_path), picture), name
+        assert np.array_equal(pixels(name, tmp_path), image), name
     for name in ("cmyk.jpg", "trailing.jpg", "profile.jpg", "animated.gif"):
-        assert np.abs(pixels(name, tmp_path) - picture).mean() < 20, name
+        assert np.abs(pixels(name, tmp_path) - image).mean() < 20, name
     deep = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3))
     assert np.abs(pixels("colour16.png", tmp_path) - deep / 257).max() <= 1
     gray = pixels("gray16.png", tmp_path)
@@ -110,7 +110,7 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
 
 
 def annotation(annotation_id: int, image_id: int, size_hw: tuple[int, int], place: int = 0) -> dict[str, Any]:
-    """A rectangle in a picture of any size."""
+    """A rectangle in an image of any size."""
     height, width = size_hw
     x, y = min(4 * place, width - 1), min(3 * place, height - 1)
     w, h = max(1, width // 3), max(1, height // 3)
@@ -120,15 +120,15 @@ def annotation(annotation_id: int, image_id: int, size_hw: tuple[int, int], plac
     return {**named, "bbox": [x, y, w, h], "area": w * h, "segmentation": [polygon]}
 
 
-def good_picture(number: int) -> Image.Image:
+def good_image(number: int) -> Image.Image:
     return Image.fromarray(np.roll(np.asarray(scene()), 7 * number, axis=1))
 
 
 def put(folder: Path, name: str, stored: str) -> tuple[int, int]:
-    """Write a good or an odd picture under a name; returns the size that is listed."""
+    """Write a good or an odd image under a name; returns the size that is listed."""
     folder.mkdir(parents=True, exist_ok=True)
     if name in GOOD:
-        good_picture(GOOD.index(name)).save(folder / stored, "PNG")
+        good_image(GOOD.index(name)).save(folder / stored, "PNG")
         return HEIGHT, WIDTH
     CORPUS[name].write(folder / stored)
     return CORPUS[name].size_hw
@@ -138,7 +138,7 @@ Opened = Callable[..., Any]
 
 
 def write_coco(root: Path, names: list[str]) -> Opened:
-    """Pictures with two annotations each; those of good pictures have the same ids in every set."""
+    """Images with two annotations each; those of good images have the same ids in every set."""
     images, annotations = [], []
     for name in names:
         number = [*GOOD, *CORPUS].index(name)
@@ -169,7 +169,7 @@ def write_sa1b(root: Path, names: list[str]) -> Opened:
         for raw in raws:
             del raw["category_id"]
         (root / f"sa_{number}.json").write_text(json.dumps({"image": header, "annotations": raws}))
-    # One picture more, since SA-1B keeps at most half of all for validation.
+    # One image more, since SA-1B keeps at most half of all for validation.
     for number in range(9000, 9000 + len(names)):
         put(root, GOOD[0], f"sa_{number}.jpg")
     return lambda **how: Sa1b(root, "train", validation_count=len(names), **how)
@@ -272,14 +272,14 @@ def names_of(batches: ImageBatches | InstanceBatches, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("limit", [0, 2000])
-def test_training_goes_on_with_the_next_picture(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_with_the_next_image(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_headers(monkeypatch, limit)
     broken = [name for name in REFUSED if "lists" not in str(CORPUS[name].refused)]
     opened = write_coco(tmp_path, [*GOOD[:4], *broken, *GOOD[4:]])
     data: ImageData = opened(missing="skip")
     batches = ImageBatches(data, 64, 4, seed=3)
     seen = names_of(batches, 2 * len(data))
-    # A broken picture's turn goes to the one after it; one epoch shows every picture that can be read.
+    # A broken image's turn goes to the one after it; one epoch shows every image that can be read.
     assert set(seen) == set(GOOD) and data.skipped["image_left_out"] == len(broken)
     # Another process, which begins elsewhere, sees the same.
     again = ImageBatches(opened(missing="skip"), 64, 4, seed=3)
@@ -298,7 +298,7 @@ def test_training_refuses_in_one_line(kind: Any, tmp_path: Path, monkeypatch: py
         kind(data, 64, 4, 0, **settings)(range(2))
     one_line(caught.value, tmp_path)
     nothing = write_coco(tmp_path / "none", ["cut_60.png", "empty.jpg"])(missing="skip")
-    with pytest.raises(InputError, match="coco: none of the 2 pictures can be read, such as") as caught:
+    with pytest.raises(InputError, match="coco: none of the 2 images can be read, such as") as caught:
         kind(nothing, 64, 4, 0, **settings)(range(2))
     one_line(caught.value, tmp_path)
 
@@ -323,7 +323,7 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_pictures_that_may_not_be_read(tmp_path: Path) -> None:
+def test_images_that_may_not_be_read(tmp_path: Path) -> None:
     write_coco(tmp_path, GOOD[:2])
     (tmp_path / "val2017" / GOOD[1]).chmod(0)
     with pytest.raises(InputError, match=r"good_1\.png: may not be read; change the file's permissions"):
@@ -331,7 +331,7 @@ def test_pictures_that_may_not_be_read(tmp_path: Path) -> None:
     assert Coco(tmp_path, missing="skip").skipped["image_left_out"] == 1
 
 
-def test_json_and_pictures_of_sa1b_without_each_other(tmp_path: Path) -> None:
+def test_json_and_images_of_sa1b_without_each_other(tmp_path: Path) -> None:
     opened = write_sa1b(tmp_path, GOOD)
     for number in (2, 9000):
         (tmp_path / f"sa_{number}.jpg").unlink()
@@ -341,7 +341,7 @@ def test_json_and_pictures_of_sa1b_without_each_other(tmp_path: Path) -> None:
     (tmp_path / "sa_3.json").unlink()
     data = opened(missing="skip")
     assert len(data) == len(GOOD) - 2 and re.fullmatch(r"sa_1\.jpg", data.image_name(0))
-    # Of a picture without JSON nobody knows how many instances it had.
+    # Of an image without JSON nobody knows how many instances it had.
     assert (data.skipped["image_left_out"], data.skipped["unreadable_image"]) == (2, 2)
     assert len(opened(missing="skip", labels=False)) == len(GOOD) - 1
     with pytest.raises(InputError, match="missing=ignore is unknown"):

@@ -1,4 +1,4 @@
-"""Pictures of every format, damaged at random: pixels of the size the header tells, or a refusal in one line."""
+"""Images of every format, damaged at random: pixels of the size the header tells, or a refusal in one line."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from core.errors import InputError
 from data import images
 from data.images import image_size, read_image
-from tests.unit.broken_pictures import encoded, scene, turned
+from tests.unit.broken_images import encoded, scene, turned
 from tests.unit.mutations import damaged
 
 FAST = settings(
@@ -43,7 +43,7 @@ def little_memory() -> object:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pictures") / "picture"
+    return tmp_path_factory.mktemp("images") / "image"
 
 
 def is_read_or_refused(content: bytes, path: Path) -> None:
@@ -60,14 +60,14 @@ def is_read_or_refused(content: bytes, path: Path) -> None:
 
 @FAST
 @given(content=files)
-def test_damaged_pictures(content: bytes, path: Path) -> None:
+def test_damaged_images(content: bytes, path: Path) -> None:
     is_read_or_refused(content, path)
 
 
 @pytest.mark.slow
 @LONG
 @given(content=files)
-def test_many_damaged_pictures(content: bytes, path: Path) -> None:
+def test_many_damaged_images(content: bytes, path: Path) -> None:
     is_read_or_refused(content, path)
 
 
@@ -78,7 +78,7 @@ def test_each_is_read_as_it_is(number: int, path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_no_cut_is_read_as_another_picture(kind: str, path: Path) -> None:
+def test_no_cut_is_read_as_another_image(kind: str, path: Path) -> None:
     whole = encoded(SMALL, kind)
     path.write_bytes(whole)
     expected, read = read_image(path), 0

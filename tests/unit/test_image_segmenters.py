@@ -1,4 +1,4 @@
-"""Models that are given pictures instead of frames: what a pass hands them, and what it refuses."""
+"""Models that are given images instead of frames: what a pass hands them, and what it refuses."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from core.protocols import Masks, PictureMasks, PictureSegmenter, Prompt, Segmenter, device_of
+from core.protocols import ImageMasks, ImageSegmenter, Masks, Prompt, Segmenter, device_of
 from data.detections import Detections
 from data.images import to_frame
 from evaluation import preprocess
@@ -21,7 +21,7 @@ from evaluation.predictor import SamPredictor
 from evaluation.protocols import PROTOCOLS, ScoringProtocol, protocol_named
 from evaluation.scorer import Scored, Scorer
 from teachers.sam import Sam
-from tests.unit.tiny import LabelledPictures, tiny_sam
+from tests.unit.tiny import LabelledImages, tiny_sam
 
 ASKED = [
     PROTOCOLS[f"{name}@1"]
@@ -29,8 +29,8 @@ ASKED = [
 ] + [PROTOCOLS["mobilesam@1"], ScoringProtocol(name="of_4", choice="best_of_4")]
 
 
-class Pictures(LabelledPictures):
-    """Seven pictures with ids; one has no instances."""
+class Images(LabelledImages):
+    """Seven images with ids; one has no instances."""
 
     def __init__(self) -> None:
         super().__init__(7)
@@ -39,18 +39,18 @@ class Pictures(LabelledPictures):
         return index
 
 
-DATA = Pictures()
+DATA = Images()
 
 
 @dataclass
 class Taking:
-    """A frame's model that is given pictures, and answers in its frame."""
+    """A frame's model that is given images, and answers in its frame."""
 
     inner: Sam
     name: str = "taking"
     seen: list[tuple[int, ...]] = field(default_factory=list)
 
-    def encode_picture(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+    def encode_image(self, image: NDArray[np.uint8]) -> dict[str, Any]:
         assert image.dtype == np.uint8
         self.seen.append(image.shape)
         return {"embedding": self.inner.encode(to_frame(image, self.inner.input_size)[None])}
@@ -78,10 +78,10 @@ def scored(model: Any, detections: Detections, **options: Any) -> Scored:
 
 
 @pytest.mark.parametrize("options", [{}, {"image_batch_size": 3, "prompt_batch_size": 2}, {"workers": 1}], ids=str)
-def test_pictures_score_as_frames_do(detections: Detections, options: dict[str, Any]) -> None:
+def test_images_score_as_frames_do(detections: Detections, options: dict[str, Any]) -> None:
     model = Taking(tiny_sam())
-    assert isinstance(model, PictureSegmenter) and not isinstance(model, Segmenter)
-    # Frames that are encoded together differ by rounding; pictures are encoded one by one.
+    assert isinstance(model, ImageSegmenter) and not isinstance(model, Segmenter)
+    # Frames that are encoded together differ by rounding; images are encoded one by one.
     alone = {**options, "image_batch_size": 1}
     expected = scored(tiny_sam(), detections, **alone)
     assert scored(model, detections, **options).records == expected.records
@@ -90,7 +90,7 @@ def test_pictures_score_as_frames_do(detections: Detections, options: dict[str, 
     assert len(expected.detected("detector_box_single@1")) >= 18 and len(expected.instances("box_single@1")) == 12
 
 
-def test_each_picture_is_encoded_once_and_only_where_there_is_something_to_score() -> None:
+def test_each_image_is_encoded_once_and_only_where_there_is_something_to_score() -> None:
     model = Taking(tiny_sam())
     protocols = [PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"]]
     Scorer(model, protocols, image_batch_size=2).score(DATA)
@@ -185,7 +185,7 @@ def test_a_predictor_that_fills_boxes_is_right_about_rectangles() -> None:
     assert [record.iou_pred for record in records["box_single@1"]] == pytest.approx([0.9] * 12)
     # No logits, no stability.
     assert all(np.isnan(record.stability) for part in records.values() for record in part)
-    assert predictor.set_times == 6, "a picture is set once however many are held"
+    assert predictor.set_times == 6, "an image is set once however many are held"
     count = len(records["box_single@1"])
     # Every box once for one and once for three candidates, each click once.
     assert len(predictor.asked) == 5 * count
@@ -199,7 +199,7 @@ def test_logits_are_cut_at_the_predictors_threshold() -> None:
     assert [record.iou for record in plain] == [record.iou for record in cut]
     assert {record.stability for record in cut} == {1.0}
     prompt = Prompt(boxes_xyxy=torch.tensor([[1.0, 2.0, 9.0, 9.0]]))
-    answer = both[1].decode(both[1].encode_picture(DATA.image(0)), prompt, (64, 64))
+    answer = both[1].decode(both[1].encode_image(DATA.image(0)), prompt, (64, 64))
     assert answer.logits.unique().tolist() == [-2.0, 2.0]
 
 
@@ -209,8 +209,8 @@ def test_tensors_will_do_as_well_as_arrays() -> None:
 
 
 BENT = {
-    r"masks \[1, 63, 64\] on a picture of \[64, 64\]; give": lambda masks, iou: (masks[:, 1:], iou),
-    r"masks \[64, 64\] on a picture": lambda masks, iou: (masks[0], iou),
+    r"masks \[1, 63, 64\] on an image of \[64, 64\]; give": lambda masks, iou: (masks[:, 1:], iou),
+    r"masks \[64, 64\] on an image": lambda masks, iou: (masks[0], iou),
     r"masks \[2, 64, 64\] for multimask_output=False": lambda masks, iou: (masks.repeat(2, 0), iou.repeat(2)),
     r"masks \[1, 64, 64\] with predicted IoUs \[2\]": lambda masks, iou: (masks, iou.repeat(2)),
     r"values other than 0 and 1; give bool masks": lambda masks, iou: (masks * 0.5, iou),
@@ -253,7 +253,7 @@ def test_answers_of_the_original_size_are_few_at_a_time(batch: int, monkeypatch:
     held = []
 
     class Counting(PredictorSegmenter):
-        def decode(self, embedding: Any, prompt: Prompt, *asked: Any) -> PictureMasks:
+        def decode(self, embedding: Any, prompt: Prompt, *asked: Any) -> ImageMasks:
             height, width = embedding.image.shape[:2]
             held.append(len(prompt) * height * width)
             return super().decode(embedding, prompt, *asked)
@@ -271,7 +271,7 @@ def test_a_mask_as_a_prompt() -> None:
     model, image = PredictorSegmenter(SamPredictor(sam)), DATA.image(0)
     earlier = torch.randn(2, 1, 16, 16)
     prompt = Prompt(boxes_xyxy=torch.tensor([[3.0, 4.0, 40.0, 50.0], [0.0, 0.0, 20.0, 20.0]]), mask_logits=earlier)
-    found = model.decode(model.encode_picture(image), prompt, (64, 64), True)
+    found = model.decode(model.encode_image(image), prompt, (64, 64), True)
     wanted = sam.decode(sam.encode(to_frame(image, 64)[None]), prompt, (64, 64), True)
     torch.testing.assert_close(found.iou_pred, wanted.iou_pred)
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""A corpus of pictures that are damaged, odd or no pictures at all, made here with Pillow and by byte surgery."""
+"""A corpus of images that are damaged, odd or no images at all, made here with Pillow and by byte surgery."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ class Odd:
 
     Attributes:
         content: its bytes, or what makes something else at a path.
-        refused: what the refusal says; None where the picture is read.
+        refused: what the refusal says; None where the image is read.
         size_hw: of what is read.
     """
 
@@ -37,16 +37,16 @@ class Odd:
 
 
 def scene(height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
-    """A picture with edges and noise."""
+    """An image with edges and noise."""
     rng = np.random.default_rng(1)
     blocks = rng.integers(0, 200, (-(-height // 8), -(-width // 8), 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
     return Image.fromarray((blocks + rng.integers(0, 50, (height, width, 3))).astype(np.uint8))
 
 
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture as a file's bytes."""
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An image as a file's bytes."""
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -83,10 +83,10 @@ def _holed(content: bytes) -> bytes:
 def corpus() -> dict[str, Odd]:
     """Every file by its name; what is odd without being damaged is read."""
     rng = np.random.default_rng(0)
-    picture = scene()
-    jpeg, progressive = encoded(picture, "JPEG", quality=90), encoded(picture, "JPEG", quality=90, progressive=True)
-    plain, webp, gif = encoded(picture, "PNG"), encoded(picture, "WEBP"), encoded(picture, "GIF")
-    cmyk = encoded(picture.convert("CMYK"), "JPEG", quality=90)
+    image = scene()
+    jpeg, progressive = encoded(image, "JPEG", quality=90), encoded(image, "JPEG", quality=90, progressive=True)
+    plain, webp, gif = encoded(image, "PNG"), encoded(image, "WEBP"), encoded(image, "GIF")
+    cmyk = encoded(image.convert("CMYK"), "JPEG", quality=90)
     adobe = cmyk.index(b"Adobe")
     deep = rng.integers(0, 65536, (HEIGHT, WIDTH, 3)).astype(">u2")
     rows16 = b"".join(b"\0" + row.tobytes() for row in deep)
@@ -96,8 +96,8 @@ def corpus() -> dict[str, Odd]:
     # The scan ends in a quantisation table of no length, where there is more to come.
     interrupted = bytearray(jpeg)
     interrupted[len(jpeg) // 2 : len(jpeg) // 2 + 4] = b"\xff\xdb\x00\x00"
-    frames = [picture, Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3))]
-    palette = picture.convert("P")
+    frames = [image, Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3))]
+    palette = image.convert("P")
     exif = Image.Exif()
     exif[0x010E] = "x" * 60_000
     profile = rng.bytes(500_000)
@@ -124,7 +124,7 @@ def corpus() -> dict[str, Odd]:
         "no_size.png": Odd(png(0, 0, 8, 2, b""), damaged),
         "empty.jpg": Odd(b"", "is empty"),
         "one_byte.jpg": Odd(b"\xff", strange),
-        "text.jpg": Odd(b"no picture", strange),
+        "text.jpg": Odd(b"no image", strange),
         "error_page.jpg": Odd(b"<!DOCTYPE html><html><body>404 Not Found</body></html>", strange),
         "annotations.jpg": Odd(b'{"images": []}', strange),
         "zeros.jpg": Odd(bytes(4096), strange),
@@ -132,18 +132,18 @@ def corpus() -> dict[str, Odd]:
         "link_to_nowhere.jpg": Odd(lambda path: path.symlink_to(path.with_name("nowhere.jpg")), "no such image file"),
         "link_to_itself.jpg": Odd(lambda path: path.symlink_to(path), "no such image file|truncated or damaged"),
         "float.tif": Odd(encoded(Image.fromarray(np.ones((HEIGHT, WIDTH), np.float32)), "TIFF"), "floating-point"),
-        "other_size.png": Odd(encoded(scene(WIDTH, HEIGHT), "PNG"), "the picture is 48x64 .* lists"),
+        "other_size.png": Odd(encoded(scene(WIDTH, HEIGHT), "PNG"), "the image is 48x64 .* lists"),
         # Read as they are:
         "cmyk.jpg": Odd(cmyk),
         "ycck.jpg": Odd(cmyk[: adobe + 11] + b"\x02" + cmyk[adobe + 12 :]),
-        "gray.jpg": Odd(encoded(picture.convert("L"), "JPEG")),
+        "gray.jpg": Odd(encoded(image.convert("L"), "JPEG")),
         "gray16.png": Odd(encoded(gray16, "PNG")),
         "gray16.tif": Odd(encoded(gray16, "TIFF")),
         "colour16.png": Odd(png(HEIGHT, WIDTH, 16, 2, rows16)),
-        "bilevel.png": Odd(encoded(picture.convert("1"), "PNG")),
+        "bilevel.png": Odd(encoded(image.convert("1"), "PNG")),
         "palette_transparent.png": Odd(encoded(palette, "PNG", transparency=bytes(range(256)))),
-        "gray_alpha.png": Odd(encoded(picture.convert("LA"), "PNG")),
-        "alpha.png": Odd(encoded(picture.convert("RGBA"), "PNG")),
+        "gray_alpha.png": Odd(encoded(image.convert("LA"), "PNG")),
+        "alpha.png": Odd(encoded(image.convert("RGBA"), "PNG")),
         "checksum.png": Odd(png(HEIGHT, WIDTH, 16, 2, rows16, flip=1), truncated),
         "one_pixel.png": Odd(encoded(scene(1, 1), "PNG"), size_hw=(1, 1)),
         "wide.png": Odd(encoded(scene(20, 20_000), "PNG"), size_hw=(20, 20_000)),
@@ -151,11 +151,11 @@ def corpus() -> dict[str, Odd]:
         "animated.gif": Odd(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])),
         "animated.png": Odd(encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])),
         "animated.webp": Odd(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)),
-        "profile.jpg": Odd(encoded(picture, "JPEG", icc_profile=profile)),
-        "exif.jpg": Odd(encoded(picture, "JPEG", exif=exif)),
-        "exif_garbage.jpg": Odd(encoded(picture, "JPEG", exif=b"Exif\0\0" + rng.bytes(200))),
+        "profile.jpg": Odd(encoded(image, "JPEG", icc_profile=profile)),
+        "exif.jpg": Odd(encoded(image, "JPEG", exif=exif)),
+        "exif_garbage.jpg": Odd(encoded(image, "JPEG", exif=b"Exif\0\0" + rng.bytes(200))),
         "long_text.png": Odd(png(HEIGHT, WIDTH, 16, 2, rows16, text)),
-        "trailing.jpg": Odd(jpeg + b"what a telephone writes after its pictures" * 1000),
+        "trailing.jpg": Odd(jpeg + b"what a telephone writes after its images" * 1000),
         "b\u00e4r \u718a photo.jpg": Odd(jpeg),
         "two  spaces & 'quotes'.png": Odd(plain),
         "png_in_fact.jpg": Odd(plain),
