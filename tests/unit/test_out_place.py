@@ -74,7 +74,7 @@ def test_evaluations_and_runs_look_before_they_load_anything(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     for command in (
-        ["evaluate", "checkpoint=nothing", "evaluation=coco", "data.root=nothing", "out=file"],
+        ["evaluate", "checkpoint=nothing", "evaluation=coco", "data.root=.", "out=file"],
         ["evaluate", "checkpoint=nothing", "evaluation=shapes", "runs=file/runs"],
         ["method=scratch", "ratio=0.5", "teacher=sam_vit_b", "runs=file/runs"],
     ):

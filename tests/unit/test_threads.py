@@ -167,8 +167,8 @@ def test_a_number_of_threads_out_of_range_is_refused(four_threads: list[int], co
 
 
 ENTRIES = {
-    "the module": ("-m", "experiments", "method=slimsam"),
-    "the console script": ("-c", "from experiments.__main__ import command; command()", "method=slimsam"),
+    "the module": ("-m", "experiments", "method=slimsam", "ratio=0.5"),
+    "the console script": ("-c", "from experiments.__main__ import command; command()", "method=slimsam", "ratio=0.5"),
     **{
         name: ("-m", name)
         for name in ("experiments.pretrain", "experiments.readme", "experiments.paper_table", "data.shapes")
