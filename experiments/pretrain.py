@@ -5,7 +5,6 @@ one to three points as prompts, several masks an image, focal, dice and cross-en
 error on the predicted IoUs. The command can be stopped and started again; it ends with the same weights.
 
 With ``--data``, scenes are composed of annotated images (:mod:`data.scenes`) of any of these data sets, or of several.
-No weights of such a training are part of the package yet.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from experiments.pretrain_scenes import SceneBatches, SceneTraining, Source, sce
 from experiments.pretrain_shapes import ShapesBatches, ShapesTraining, prompted_loss
 from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads
-from teachers.catalog import IN_TRAINING, MODELS
+from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
 from teachers.resample import start_from
 from teachers.sam import Sam
@@ -94,7 +93,7 @@ def pretrain_on_scenes(
 
 def _initial(model_name: str, seed: int) -> Sam:
     torch.manual_seed(seed_for(seed, "weights"))
-    model = Sam((MODELS | IN_TRAINING)[model_name].config, model_name)
+    model = Sam(MODELS[model_name].config, model_name)
     initialise_sam(model)
     return model
 
@@ -154,7 +153,7 @@ def main() -> None:
         "photographs. Stop it at any time; the same command goes on.",
     )
     add = parser.add_argument
-    choices = sorted(MODELS | IN_TRAINING)
+    choices = sorted(MODELS)
     add("--model", choices=choices, default="sam_pocket", help="which shape to train (default sam_pocket)")
     add("--out", type=Path, default=Path("runs/pretrain"), help="folder for state, log and weights")
     add(

@@ -101,7 +101,5 @@ MODELS = {
         Release(_META + "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
     ),
     "sam_pocket": NamedModel(POCKET, packaged=WEIGHTS / "sam_pocket.safetensors"),
+    "sam_photo": NamedModel(PHOTO, packaged=WEIGHTS / "sam_photo.safetensors"),
 }
-
-IN_TRAINING = {"sam_photo": NamedModel(PHOTO)}
-"""Shapes that ``experiments.pretrain`` trains and whose weights are not part of the package."""

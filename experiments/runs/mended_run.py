@@ -22,9 +22,11 @@ NAME = "stopped_by.json"
 
 def whatever_is_damaged(settings: RunConfig) -> RunConfig:
     """A run without what becomes of images that cannot be read: it is the same until one is met."""
-    if not hasattr(settings.data, "missing"):
-        return settings
-    return replace(settings, data=replace(settings.data, missing="refuse"))
+    training, scored = (
+        replace(data, missing="refuse") if hasattr(data, "missing") else data
+        for data in (settings.data, settings.evaluation.data)
+    )
+    return replace(settings, data=training, evaluation=replace(settings.evaluation, data=scored))
 
 
 def take_over(folder: Path, apart: str, images: DataContent) -> None:

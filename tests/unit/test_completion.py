@@ -104,7 +104,7 @@ def test_its_syntax(shell: str, written: Path) -> None:
         ("sampress evaluate evaluation.protocols=[box_single@1,edge", ["[box_single@1,edgesam@1"]),
         ("sampress completion ", list(SHELLS)),
         ("sampress --", ["--help", "--cfg"]),
-        ("python -m experiments cost teacher=sam_p", ["sam_pocket"]),
+        ("python -m experiments cost teacher=sam_p", ["sam_photo", "sam_pocket"]),
         ("python3 -m experiments method=ti", ["tinysam"]),
         (".venv/bin/python -m experiments doc", ["doctor"]),
         ("torchrun --nproc-per-node=2 -m experiments evaluate evaluation=coco_cl", ["coco_clicks"]),
