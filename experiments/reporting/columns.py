@@ -1,7 +1,7 @@
 """The columns of every table of results: ``columns.csv`` is the one list, and how a value is shown stands here."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,16 @@ MEASURED, PUBLISHED = "measured", "published"
 """The two kinds of rows: what this project scored, and what a paper says under conditions of its own."""
 METRICS = {"miou": "mIoU", "ap": "AP"}
 POCKET = "sam_pocket"
+POCKET_TEACHERS = (POCKET, "sam_photo")
+"""The teachers in the package: small, and trained in hours."""
 POCKET_NOTE = "pocket scale: says which method is better under equal conditions, not how good real SAM is"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def pocket_teachers(teachers: Iterable[object]) -> list[str]:
+    """Those of rows that :data:`POCKET_NOTE` must stand beside."""
+    found = set(teachers)
+    return [name for name in POCKET_TEACHERS if name in found]
 
 
 def share(value: float) -> str:

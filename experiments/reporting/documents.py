@@ -10,13 +10,13 @@ from experiments.reporting.columns import (
     MEASURED,
     METRICS,
     MODEL_COLUMNS,
-    POCKET,
     POCKET_NOTE,
     PUBLISHED,
     SPREADS,
     TABLE_COLUMNS,
     TABLE_CSV,
     TABLE_JSON,
+    pocket_teachers,
 )
 from experiments.reporting.models import Record, on_front
 from experiments.reporting.results import Results
@@ -77,7 +77,7 @@ def counted(rows: pd.DataFrame) -> str:
 
 
 def _note(rows: pd.DataFrame) -> list[str]:
-    return [f"`{POCKET}` is of {POCKET_NOTE}."] if (rows["teacher"] == POCKET).any() else []
+    return [f"`{name}` is of {POCKET_NOTE}." for name in pocket_teachers(rows["teacher"])]
 
 
 def table_markdown(models: pd.DataFrame, command: str) -> str:

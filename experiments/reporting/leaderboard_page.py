@@ -12,11 +12,11 @@ from experiments.reporting.columns import (
     LEADERBOARD,
     MEASURED,
     MODEL_COLUMNS,
-    POCKET,
     POCKET_NOTE,
     SPREADS,
     Column,
     known_columns,
+    pocket_teachers,
 )
 from experiments.reporting.documents import counted, lines_of
 from experiments.reporting.models import COSTS, front_of
@@ -66,7 +66,7 @@ def leaderboard_page(found: Results, command: str, pages: Mapping[str, str] | No
         counted=counted(found.rows),
         revision=provenance.git_sha()[:12],
         command=command,
-        pocket=POCKET if (found.rows["teacher"] == POCKET).any() else "",
+        pocket=pocket_teachers(found.rows["teacher"]),
         pocket_note=POCKET_NOTE,
         csv=address,
         data={

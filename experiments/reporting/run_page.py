@@ -17,7 +17,7 @@ from core.result import ResultRow
 from core.terminal import terminal
 from experiments.reporting.bars import quantisation_part, widths_part
 from experiments.reporting.charts import stage_charts
-from experiments.reporting.columns import COLUMNS, POCKET, POCKET_NOTE, count, known_columns, share, size
+from experiments.reporting.columns import COLUMNS, POCKET_NOTE, count, known_columns, pocket_teachers, share, size
 from experiments.reporting.pages import link, render
 from experiments.reporting.run_record import PAGE, RunRecord, read_run
 from experiments.reporting.run_report import COST, PROTOCOL, QUALITY, TRAINING, conditions, figures, heading
@@ -99,7 +99,7 @@ def run_page(path: Path, at: Path | None = None) -> str:
         notes=[
             *record.problems,
             *([QUANTISED_NOTE] if row.status == "finished" and row.weight_bits is not None else []),
-            *([POCKET_NOTE] if any(one.teacher == POCKET for one in record.rows) else []),
+            *([POCKET_NOTE] if pocket_teachers(one.teacher for one in record.rows) else []),
         ],
         cards=_cards(record),
         sections=[part for part in shown if part["data"] or part["problem"]],

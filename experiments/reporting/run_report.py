@@ -8,7 +8,7 @@ from rich.table import Table
 
 from core.result import ResultRow
 from core.terminal import terminal
-from experiments.reporting.columns import COLUMNS, POCKET, POCKET_NOTE
+from experiments.reporting.columns import COLUMNS, POCKET_NOTE, pocket_teachers
 
 QUALITY = ("miou", "miou_small", "miou_medium", "miou_large", "miou_point")
 COST = (
@@ -85,7 +85,7 @@ def print_comparison(rows: Sequence[ResultRow], folder: Path | None = None) -> N
     console = terminal()
     console.print(conditions(rows), soft_wrap=True)
     console.print(comparison(rows))
-    if any(row.teacher == POCKET for row in rows):
+    if pocket_teachers(row.teacher for row in rows):
         console.print(POCKET_NOTE, style="italic")
     if folder is not None:
         console.print(f"files: {folder}/ (report.html, result.json, student.safetensors, masks.png)", soft_wrap=True)
@@ -113,7 +113,7 @@ def print_protocols(rows: Sequence[ResultRow]) -> None:
         console.print(f"left out or changed by rule: {left_out}", soft_wrap=True)
     for line in axes_lines(rows):
         console.print(line, soft_wrap=True, style="dim")
-    if first.teacher == POCKET:
+    if pocket_teachers([first.teacher]):
         console.print(POCKET_NOTE, style="italic")
 
 

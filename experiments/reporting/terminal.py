@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.terminal import terminal
-from experiments.reporting.columns import COLUMNS, MEASURED, POCKET, POCKET_NOTE
+from experiments.reporting.columns import COLUMNS, MEASURED, POCKET_NOTE, pocket_teachers
 from experiments.reporting.documents import blocks, lines_of, metric_title, tables
 from experiments.reporting.models import COMPARISONS, CONDITIONS, Record
 from experiments.reporting.results import Results
@@ -48,7 +48,7 @@ def print_tables(models: pd.DataFrame, stream: IO[str] | None = None) -> None:
                 console.print(f"published, not measured here: {source}", style="italic")
                 console.print(_table(list(of_source), _PUBLISHED))
     console.print(f"\n{TABLE_EXPLAINED}", style="dim", soft_wrap=True)
-    if (models["teacher"] == POCKET).any():
+    if pocket_teachers(models["teacher"]):
         console.print(POCKET_NOTE, style="italic")
 
 
@@ -127,7 +127,7 @@ def print_leaderboard(found: Results, written: Sequence[Path] = (), runs: Path |
     if len(measured) < len(every):
         console.print(f"{len(every) - len(measured)} more models, of results/, are in the files")
     console.print(LEADERBOARD_EXPLAINED, soft_wrap=True)
-    if (found.rows["teacher"] == POCKET).any():
+    if pocket_teachers(found.rows["teacher"]):
         console.print(POCKET_NOTE, style="italic", soft_wrap=True)
     if written:
         console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)

@@ -54,6 +54,7 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without VNNI, pairs of unsigned and signed products are added in 16 bits, which saturates; unsigned ones are not.
     options.add_session_config_entry("session.x64quantprecision", "1")
+    # It turns signed weights into unsigned ones, and fails where weights share a zero point: sharing is left out.
     try:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)
         session = onnxruntime.InferenceSession(

@@ -148,7 +148,9 @@ def test_a_refusal_and_a_failure_come_back_from_a_launchers_process(
 
 @pytest.mark.slow
 def test_runs_of_a_sweep_under_torchrun(teacher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["-m", "method=scratch", "ratio=0.5,0.77", "processes=2", teacher, *TINY, f"runs={tmp_path}"]
+    # Two processes share a batch.
+    tiny = [*(word for word in TINY if word != "method.batch=1"), "method.batch=2"]
+    words = ["-m", "method=scratch", "ratio=0.5,0.77", "processes=2", teacher, *tiny, f"runs={tmp_path}"]
     assert main(words) == 0
     assert students(json.loads(capfd.readouterr().out)["rows"]) == [("scratch", 0.5, 0), ("scratch", 0.77, 0)]
     assert len(list(tmp_path.glob("*/result.json"))) == 2

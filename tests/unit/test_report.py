@@ -58,6 +58,8 @@ def test_the_line_above_says_what_it_was_measured_on(capsys: pytest.CaptureFixtu
     assert conditions(rows) == "box_point@1 on shapes: 7 instances in 2 images, a processor, float32, seed 3"
     print_comparison(rows, Path("runs/run-s0"))
     assert "pocket scale" in capsys.readouterr().out
+    print_comparison([replace(row, teacher="sam_photo" if row.teacher else None) for row in rows])
+    assert "pocket scale" in capsys.readouterr().out
     big = [replace(row, teacher="sam_vit_b" if row.teacher else None) for row in rows]
     print_comparison(big)
     assert "pocket scale" not in capsys.readouterr().out
