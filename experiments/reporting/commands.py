@@ -2,7 +2,9 @@
 
 import io
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,10 @@ from omegaconf import DictConfig
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import home_path
+from core.provenance import redact_paths
 from experiments.config.files import nearest
-from experiments.config.schema import LeaderboardConfig, TableConfig
-from experiments.config.typed_command import typed_command
+from experiments.config.schema import OTHER_NAMES, CommandConfig, LeaderboardConfig, TableConfig
+from experiments.config.words import typed_value
 from experiments.out_place import writing_to
 from experiments.reporting.columns import LEADERBOARD
 
@@ -70,7 +73,7 @@ def rendered(models: "pd.DataFrame", settings: TableConfig) -> str:
     from experiments.reporting import documents
     from experiments.reporting.terminal import print_tables
 
-    command = typed_command("table", settings, ("runs", "results", "protocol", "dataset", "format"))
+    command = _typed_command("table", settings, ("runs", "results", "protocol", "dataset", "format"))
     match settings.format:
         case "csv":
             return documents.table_csv(models)
@@ -104,7 +107,7 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[PlainRow]:
     out = runs if settings.out is None else home_path(settings.out)
     keys = ("runs", "out", "results", "published", "protocol", "dataset", "pages")
     with writing_to(out):
-        written = write_leaderboard(found, out, typed_command("leaderboard", settings, keys), settings.pages)
+        written = write_leaderboard(found, out, _typed_command("leaderboard", settings, keys), settings.pages)
     if settings.format == "table":
         print_leaderboard(found, written, runs)
     return [PlainRow(row) for row in lines_of(found.rows[list(LEADERBOARD_COLUMNS)])]
@@ -160,3 +163,20 @@ def narrowed(found: "Results", protocol: str | None, data: str | None) -> "Resul
         rows = models["rows"].map(lambda places, moved=moved: tuple(moved[place] for place in places))
         found = Results(found.rows[chosen].reset_index(drop=True), models.assign(rows=rows).reset_index(drop=True))
     return found
+
+
+def _typed_command(word: str, settings: CommandConfig, keys: Sequence[str]) -> str:
+    """A command with the settings that are not as usual, as a shell takes it, without what is personal.
+
+    Args:
+        word: of the command.
+        keys: of the settings that count.
+    """
+    usual, typed = type(settings)(), {name: key for key, name in OTHER_NAMES.get(word, {}).items()}
+    words = ["python", "-m", "experiments", word]
+    for key in keys:
+        value = getattr(settings, key)
+        if value != getattr(usual, key):
+            shown = str(value).lower() if isinstance(value, bool) else typed_value(value)
+            words.append(f"{typed.get(key, key)}={shown}")
+    return shlex.join(redact_paths(words))
