@@ -53,7 +53,7 @@ def grouped_mean_iou(records: Sequence[InstanceRecord]) -> dict[str, float]:
 
 def bootstrap_interval(records: Sequence[InstanceRecord], seed: int = 0, draws: int = 1000) -> tuple[float, float]:
     """95 % interval of mIoU over instances when images are drawn again with repetition: instances share an image."""
-    sums, counts = _by_group(records, [record.image_id for record in records])
+    _, sums, counts = grouped_sums(records, [record.image_id for record in records])
     return resampled_interval(sums, counts, seed, draws)
 
 
@@ -73,17 +73,17 @@ def resampled_interval(
     return float(low), float(high)
 
 
-def _by_group(
+def grouped_sums(
     records: Sequence[InstanceRecord], groups: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of IoUs and numbers of instances ``[G]``."""
-    _, places = np.unique(np.array(groups), return_inverse=True)
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The groups that occur, ascending, with their sums of IoUs and numbers of instances: each ``[G]``."""
+    found, places = np.unique(np.array(groups), return_inverse=True)
     sums = np.bincount(places, [record.iou for record in records]).astype(np.float64)
-    return sums, np.bincount(places).astype(np.float64)
+    return found, sums, np.bincount(places).astype(np.float64)
 
 
 def _mean_of_means(records: Sequence[InstanceRecord], groups: Sequence[int]) -> float:
-    sums, counts = _by_group(records, groups)
+    _, sums, counts = grouped_sums(records, groups)
     return float((sums / counts).mean())
 
 

@@ -1,7 +1,8 @@
 """A paper's table rerun at another scale: ``python -m experiments.paper_table slimsam_table2``.
 
 Measured figures stand beside the published ones, and for every published ordering it is said whether it holds here.
-Levels do not compare (another teacher, other data); orderings may.
+Levels do not compare (another teacher, other data); orderings may. They are judged by differences of paired seeds,
+with a 95 % interval each.
 """
 
 import argparse
@@ -16,19 +17,18 @@ from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
+from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, hierarchical_difference, seed_difference
 from experiments.reporting.columns import with_spread
-from experiments.result_file import NAME, read_rows
+from experiments.result_file import BY_IMAGE, NAME, read_result
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
 _CONDITIONS = ("teacher", "data", "protocol", "instances", "images")
 """Columns that all rows of a table share."""
-_VERDICTS = {
-    (True, "holds"): "Published orderings that hold here",
-    (True, "undecided"): "Published orderings undecided here, within the spread of seeds",
-    (True, "reversed"): "Published orderings reversed here",
-    (False, "holds"): "Measured here alone",
-    (False, "undecided"): "Measured here alone, within the spread of seeds",
-    (False, "reversed"): "Measured here alone, the other way round",
+_PROMPTS = {"miou_point": "point", "miou": "box"}
+"""Prompts by the columns that orderings are looked up in."""
+_INTERVALS = {
+    True: "drawn again over seeds and images",
+    False: "of Student's t over seeds, marked †: their files have no scores image by image",
 }
 Run = tuple[str, float | None, int | None]
 """What a row must have to belong to a line: variant, ratio and bits."""
@@ -62,6 +62,8 @@ class Entry:
 
 
 Measured = Mapping[Run, Sequence[ResultRow]]
+Scores = Mapping[str, ImageScores]
+"""Image by image, by run."""
 
 
 def presets() -> dict[str, list[Entry]]:
@@ -87,14 +89,25 @@ def presets() -> dict[str, list[Entry]]:
     return found
 
 
-def rows_of_runs(folder: Path) -> list[ResultRow]:
-    """Students of all finished runs below a folder: ``<run_id>/result.json`` or ``<run_id>.json``."""
-    paths = sorted([*folder.glob(f"*/{NAME}"), *folder.glob("*.json")])
-    return [row for path in paths for row in read_rows(path) if row.variant is not None and row.student is not None]
+def rows_of_runs(folder: Path) -> tuple[list[ResultRow], dict[str, ImageScores]]:
+    """Students of all finished runs below a folder, ``<run_id>/result.json`` or ``<run_id>.json``, and their scores."""
+    rows, scores = [], {}
+    for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob("*.json")]):
+        found, about = read_result(path)
+        of_image = ImageScores.from_dict(about.get(BY_IMAGE))
+        for row in found:
+            if row.variant is not None and row.student is not None:
+                rows.append(row)
+                if of_image is not None and row.run_id is not None:
+                    scores[row.run_id] = of_image
+    return rows, scores
 
 
-def table(preset: str, rows: Sequence[ResultRow]) -> str:
+def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) -> str:
     """The table and its orderings, as Markdown.
+
+    Args:
+        scores: image by image, of the runs that kept them.
 
     Raises:
         InputError: none of the table's runs is there, or they do not compare: they were scored on other things, or a
@@ -127,7 +140,7 @@ def table(preset: str, rows: Sequence[ResultRow]) -> str:
         published = "" if entry.published is None else f"*{entry.published:.4f}*"
         figures = [_over_seeds(_values(found, column)) for column in ("miou_point", "miou")]
         lines.append("| " + " | ".join([entry.group, entry.label, which, str(len(found)), *figures, published]) + " |")
-    return "\n".join([*lines, "", *orderings(entries, measured)])
+    return "\n".join([*lines, "", *orderings(entries, measured, scores or {})])
 
 
 def _check_alike(preset: str, measured: Measured) -> None:
@@ -152,28 +165,66 @@ def _check_alike(preset: str, measured: Measured) -> None:
         )
 
 
-def orderings(entries: Sequence[Entry], measured: Measured) -> list[str]:
-    """Whether each published ordering of neighbours holds for the measured mIoU (with one point, or with boxes).
+def orderings(entries: Sequence[Entry], measured: Measured, scores: Scores) -> list[str]:
+    """Whether each ordering of neighbours holds here, with one point and with boxes: lines of a Markdown table.
 
-    It holds, or is reversed, if the means differ by more than the spreads of both together; else it is undecided.
+    It holds, or is reversed, if the 95 % interval of the difference over the seeds that both lines have excludes 0;
+    else it is undecided. The prompt that is nearest to the paper's decides; where the other one decides otherwise, that
+    is said too.
     """
-    found: dict[str, list[str]] = {words: [] for words in _VERDICTS.values()}
     groups: dict[tuple[str, float | None, int | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.group, entry.ratio, entry.bits), []).append(entry)
+    lines, kinds = [], set()
     for (group, ratio, bits), members in groups.items():
-        where = group.partition(":")[0] + ("" if ratio is None else f", {ratio:g}")
-        where += "" if bits is None else f", {bits} bits"
+        which = ["" if ratio is None else f", {ratio:g}", "" if bits is None else f", {bits} bits"]
         for better, worse in pairwise(members):
-            first, second = (_values(measured[entry.run], entry.judged) for entry in (better, worse))
-            if len(first) < 2 or len(second) < 2:
+            rows = measured[better.run], measured[worse.run]
+            judged = {column: difference(*rows, column, scores) for column in _PROMPTS}
+            nearest = judged.pop(better.judged)
+            if nearest is None:
                 continue
-            difference = mean(first) - mean(second)
-            noise = (stdev(first) ** 2 + stdev(second) ** 2) ** 0.5
-            verdict = "undecided" if abs(difference) <= noise else "holds" if difference > 0 else "reversed"
-            pair = f"{better.label} > {worse.label} ({where}: {100 * difference:+.1f} points)"
-            found[_VERDICTS[better.claimed, verdict]].append(pair)
-    return [f"- {words}: {'; '.join(pairs)}." for words, pairs in found.items() if pairs]
+            kinds.add(nearest.over_images)
+            column, other = next(iter(judged.items()))
+            figures = {better.judged: f"**{_interval(nearest)}**", column: "-" if other is None else _interval(other)}
+            verdict = nearest.verdict
+            if other is not None and other.verdict not in (verdict, "undecided"):
+                verdict += f"; {other.verdict} with {'boxes' if column == 'miou' else 'one point'}"
+            claim = "published" if better.claimed else "here alone"
+            cells = (f"{better.label} > {worse.label}", group + "".join(which), *(figures[k] for k in _PROMPTS))
+            lines.append("| " + " | ".join([*cells, claim, verdict]) + " |")
+    if not lines:
+        return []
+    how = " or ".join(_INTERVALS[kind] for kind in sorted(kinds, reverse=True))
+    return [
+        f"Differences of paired seeds in points of mIoU with their 95 % intervals, {how}. An ordering is undecided "
+        "where the interval of the **deciding** prompt holds 0.",
+        "",
+        "| ordering | of | point | box | claim | verdict |",
+        "|---|---|---|---|---|---|",
+        *lines,
+    ]
+
+
+def difference(
+    better: Sequence[ResultRow], worse: Sequence[ResultRow], column: str, scores: Scores
+) -> SeedDifference | None:
+    """Of two lines over the seeds that both have; None where these are fewer than two."""
+    one, other = ({row.seed: row for row in rows if getattr(row, column) is not None} for rows in (better, worse))
+    shared = sorted(seed for seed in one.keys() & other.keys() if seed is not None)
+    if len(shared) < 2:
+        return None
+    sides = [[of_seed[seed] for seed in shared] for of_seed in (one, other)]
+    known = [scores.get(str(row.run_id)) for rows in sides for row in rows]
+    if are_paired(known, column):
+        first, second = ([scores[str(row.run_id)] for row in rows] for rows in sides)
+        return hierarchical_difference(first, second, column)
+    return seed_difference(*([getattr(row, column) for row in rows] for rows in sides))
+
+
+def _interval(found: SeedDifference) -> str:
+    values = (100 * value for value in (found.difference, found.low, found.high))
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values) + ("" if found.over_images else "†")
 
 
 def _values(rows: Sequence[ResultRow], column: str) -> list[float]:
@@ -188,7 +239,7 @@ def print_paper_table(preset: str, runs: Path) -> None:
     """After a sweep: its table, if it is a paper's, from all finished runs."""
     if preset in presets():
         try:
-            print(f"\n{table(preset, rows_of_runs(runs))}")
+            print(f"\n{table(preset, *rows_of_runs(runs))}")
         except InputError as error:
             print(error)
 
@@ -204,7 +255,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs, or of committed rows")
     options = parser.parse_args()
     try:
-        print(table(options.preset, rows_of_runs(options.runs)))
+        print(table(options.preset, *rows_of_runs(options.runs)))
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -137,9 +137,9 @@ def _tables() -> dict[str, Callable[[], str]]:
 
 
 def _preset_table(preset: str) -> str:
-    rows = rows_of_runs(ROOT / "results" / preset)
+    rows, scores = rows_of_runs(ROOT / "results" / preset)
     none = f"No row is committed yet: `python -m experiments experiment={preset}` makes them."
-    return table(preset, rows) if rows else none
+    return table(preset, rows, scores) if rows else none
 
 
 if __name__ == "__main__":

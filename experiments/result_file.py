@@ -15,6 +15,8 @@ from core.result import ResultRow
 NAME = "result.json"
 FAILED = "failed.json"
 EVALUATE = "evaluate"
+BY_IMAGE = "by_image"
+"""Key of the student's scores image by image (:class:`evaluation.paired_seeds.ImageScores`)."""
 
 
 def write_result(path: Path, rows: Sequence[ResultRow], about: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from data.sample import ImageData
 from evaluation.baselines import score_baselines
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
+from evaluation.paired_seeds import ImageScores
 from evaluation.protocols import PROTOCOLS
 from evaluation.records import InstanceRecord, PartialRecords
 from evaluation.scorer import Scorer
@@ -129,8 +130,10 @@ class EvaluationSet:
     data_sha256: str | None = None
 
 
-def score_model(model: Sam, held: EvaluationSet, folder: Path | None = None) -> dict[str, Any]:
-    """The columns of ``core.result`` that scoring fills, for a model.
+def score_model(
+    model: Sam, held: EvaluationSet, folder: Path | None = None
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The columns of ``core.result`` that scoring fills, for a model, and its mean IoUs image by image.
 
     Args:
         folder: where images are kept as they are scored, so that another call goes on from them; None keeps nothing.
@@ -141,7 +144,8 @@ def score_model(model: Sam, held: EvaluationSet, folder: Path | None = None) -> 
     with counted(f"scoring {model.name}", len(held.indices)) as done:
         scored = scorer.score(held.data, held.indices, partial=partial, on_image=done)
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
-    return columns(box, held) | point_column(point)
+    by_image = ImageScores.of({"miou": box, "miou_point": point})
+    return columns(box, held) | point_column(point), by_image.to_dict()
 
 
 def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:

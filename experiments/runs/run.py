@@ -31,7 +31,7 @@ from experiments.evaluated_model import cost_columns, latency_columns
 from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison
-from experiments.result_file import FAILED, NAME, read_rows, write_result
+from experiments.result_file import BY_IMAGE, FAILED, NAME, read_rows, write_result
 from experiments.runs.build import (
     build_device,
     build_engine,
@@ -231,7 +231,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     # What is scored, by all processes together, is what was saved.
     student = load_model(file).to(parts.device)
     check_compressed(student, teacher, parts.method, parts.held, parts.run_id)
-    rows = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
+    rows, by_image = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
     if not processes.is_first():
         return []
     # Here, so that a finished run is shown without waiting for matplotlib.
@@ -248,6 +248,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         "training_precision": engine.precision,
         "stages": stage_names(parts.folder),
         "widths": {"teacher": widths_of(teacher), "student": widths_of(student)},
+        BY_IMAGE: by_image,
     }
     write_result(parts.folder / NAME, rows, {**about, **files})
     _remove_states(parts.folder)
@@ -264,8 +265,12 @@ def _validation(parts: Parts) -> Callable[[Segmenter], float]:
 
 def _rows(
     parts: Parts, compressed: Compressed, student: Sam, fillings: Mapping[str, Mapping[str, Any]], git_sha: str
-) -> list[ResultRow]:
-    """Both baselines, the teacher and the student, all scored on the same images; without costs where not first."""
+) -> tuple[list[ResultRow], dict[str, Any]]:
+    """Both baselines, the teacher and the student, all scored on the same images; without costs where not first.
+
+    Returns:
+        The rows, and the student's scores image by image.
+    """
     settings, held = parts.settings, parts.held
     shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
     machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
@@ -281,14 +286,14 @@ def _rows(
                 "train_peak_memory_bytes": compressed.peak_memory_bytes,
                 "device_hours": compressed.device_hours,
             }
-        measured = score_model(model, held, parts.folder / SCORING / str(about["method"]))
+        measured, by_image = score_model(model, held, parts.folder / SCORING / str(about["method"]))
         if processes.is_first():
             latency = (settings.evaluation.latency_runs, parts.device, settings.evaluation.precision)
             measured |= cost_columns(model) | latency_columns(model, *latency)
         if model is student:
             measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
         rows.append(ResultRow(**{**shared, **machine, **about, **measured}))
-    return rows
+    return rows, by_image
 
 
 def _left_out_of_training(parts: Parts) -> dict[str, int]:

@@ -52,7 +52,7 @@ def short_run(name: str, folder: Path) -> dict[str, Any]:
     held = EvaluationSet(
         build_data(settings.evaluation.data), "shapes", range(settings.evaluation.images), 64, "box_point@1"
     )
-    scores = score_model(compressed.student, replace(held))
+    scores, _ = score_model(compressed.student, replace(held))
     return {
         "losses": {
             path.stem: [_losses(json.loads(line)) for line in path.read_text().splitlines()]

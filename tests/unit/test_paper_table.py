@@ -8,6 +8,7 @@ import pytest
 
 from core.errors import InputError
 from core.result import ResultRow
+from evaluation.paired_seeds import ImageScores
 from experiments.paper_table import Entry, orderings, presets, rows_of_runs, table
 from experiments.result_file import write_result
 
@@ -24,22 +25,48 @@ def entry(variant: str, published: float) -> Entry:
     return Entry("Table", variant.upper(), variant, 0.77, published)
 
 
-def test_orderings_are_judged_by_the_spread_of_both() -> None:
+def test_orderings_are_judged_by_intervals_over_paired_seeds() -> None:
+    """By hand: A less B is 0.2 and 0.2; B less C is -0.005 and 0.008; a t of one degree of freedom is 12.706."""
     entries = [entry("a", 0.5), entry("b", 0.4), entry("c", 0.3), entry("d", 0.2), entry("e", 0.1)]
     points = {"a": (0.70, 0.72), "b": (0.50, 0.52), "c": (0.505, 0.512), "d": (0.60, 0.61), "e": (0.1,)}
     measured = {(v, 0.77, None): [row(v, seed, p) for seed, p in enumerate(of)] for v, of in points.items()}
-    assert orderings(entries, measured) == [
-        "- Published orderings that hold here: A > B (Table, 0.77: +20.0 points).",
-        "- Published orderings undecided here, within the spread of seeds: B > C (Table, 0.77: +0.2 points).",
-        "- Published orderings reversed here: C > D (Table, 0.77: -9.7 points).",
+    lines = orderings(entries, measured, {})
+    assert "Student's t over seeds, marked †" in lines[0]
+    assert lines[4:] == [
+        "| A > B | Table, 0.77 | **+20.0 [+20.0, +20.0]†** | +20.0 [+20.0, +20.0]† | published | holds |",
+        "| B > C | Table, 0.77 | **+0.2 [-8.1, +8.4]†** | +0.2 [-8.1, +8.4]† | published | undecided |",
+        "| C > D | Table, 0.77 | **-9.6 [-11.6, -7.7]†** | -9.6 [-11.6, -7.7]† | published | reversed |",
     ]
 
 
-def test_what_no_paper_claims_is_told_apart() -> None:
-    entries = [Entry("Ours", name, name, None, None, False) for name in "ab"]
-    points = {"a": 0.7, "b": 0.6}
-    measured = {(name, None, None): [row(name, seed, point) for seed in range(2)] for name, point in points.items()}
-    assert orderings(entries, measured) == ["- Measured here alone: a > b (Ours: +10.0 points)."]
+def test_seeds_are_paired_and_a_contradiction_of_the_other_prompt_is_named() -> None:
+    """Seeds that one line alone has count nowhere; the other prompt's opposite verdict stands beside."""
+    entries = [Entry("Ours", name, name, 0.77, None, False) for name in "ab"]
+    ours = [row("a", 7, 0.1), *(row("a", seed, 0.7 + seed / 10) for seed in range(2))]
+    theirs = [replace(row("b", seed, 0.6 + seed / 10), miou=0.95) for seed in range(2)]
+    lines = orderings(entries, {("a", 0.77, None): ours, ("b", 0.77, None): theirs}, {})
+    assert lines[-1].endswith("| here alone | holds |")
+    assert "| **+10.0 [+10.0, +10.0]†** | -10.0 [-73.5, +53.5]† |" in lines[-1]
+    theirs = [replace(one, miou=0.95 + index / 10) for index, one in enumerate(theirs)]
+    lines = orderings(entries, {("a", 0.77, None): ours, ("b", 0.77, None): theirs}, {})
+    assert lines[-1].endswith("| here alone | holds; reversed with boxes |")
+
+
+def test_files_with_scores_by_image_are_judged_over_seeds_and_images() -> None:
+    images, instances = (3, 5), (1, 3)
+    measured = {(v, 0.77, None): [row(v, seed, p) for seed in range(2)] for v, p in (("a", 0.7), ("b", 0.5))}
+    scores = {
+        one.run_id: ImageScores(images, instances, {"miou_point": of, "miou": of})
+        for (variant, *_), rows in measured.items()
+        for one, of in zip(rows, ((0.9, 0.6), (0.8, 0.7)) if variant == "a" else ((0.5, 0.5), (0.5, 0.5)), strict=True)
+    }
+    lines = orderings([entry("a", 0.5), entry("b", 0.4)], measured, scores)  # type: ignore[arg-type]
+    # (0.4 x 1 + 0.1 x 3) / 4 and (0.3 + 0.2 x 3) / 4: 20 points in the mean; the ends are 0.1 (seed 0, image 5 alone)
+    # and 0.4 (seed 0, image 3 alone).
+    assert "**+20.0 [+10.0, +40.0]** | +20.0 [+10.0, +40.0] | published | holds" in lines[-1]
+    assert "drawn again over seeds and images." in lines[0]
+    del scores[measured["b", 0.77, None][1].run_id]
+    assert "†" in orderings([entry("a", 0.5), entry("b", 0.4)], measured, scores)[-1]  # type: ignore[arg-type]
 
 
 def test_a_table_shows_what_is_there_and_what_is_not(tmp_path: Path) -> None:
@@ -47,7 +74,8 @@ def test_a_table_shows_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     write_result(tmp_path / "run" / "result.json", [row("slimsam", 0, 0.75), row("slimsam", 1, 0.77)], {})
     write_result(tmp_path / "taylor.json", [row("taylor", 0, 0.7)], {})
     write_result(tmp_path / "unnamed.json", [ResultRow(method="slimsam", student="s", status="finished")], {})
-    rows = rows_of_runs(tmp_path)
+    rows, scores = rows_of_runs(tmp_path)
+    assert not scores
     assert [r.variant for r in rows] == ["slimsam", "slimsam", "taylor"]
     text = table("slimsam_table2", rows)
     assert "| Table 2 | SlimSAM | 0.77 | 2 | 0.7600 ± 0.0141 | 0.8600 ± 0.0141 | *0.6740* |" in text

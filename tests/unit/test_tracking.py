@@ -159,7 +159,7 @@ def test_the_curve_is_the_runs_score_on_the_first_images(
     # It says nothing meanwhile.
     assert capfd.readouterr() == ("", "")
     same = EvaluationSet(held.data, held.name, range(3), held.batch, held.protocol, "float32")
-    row = score_model(model, same)
+    row, _ = score_model(model, same)
     assert found == {"miou": row["miou"], "miou_point": row["miou_point"]}
     assert Curve(EvaluationSet(held.data, "shapes", [], 64, "box_point@1"), 4, 3).score(model) == {}
 
