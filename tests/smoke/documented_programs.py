@@ -61,6 +61,15 @@ def _shapes(command: Command) -> None:
     assert main(words) == 0, str(command)
 
 
+def _convert(command: Command) -> None:
+    from data.convert.__main__ import read_settings
+    from data.convert.writing import Conversion
+
+    source, _, *settings = command.arguments
+    given = read_settings(settings)
+    Conversion(source, **{name: value for name, value in given.items() if name not in ("out", "damaged", "overwrite")})
+
+
 def _code(command: Command) -> None:
     tree = ast.parse(command.words[2])
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
@@ -96,5 +105,5 @@ def _curl(command: Command) -> None:
         assert os.path.basename(asked[0]) == command.arguments[command.arguments.index("-o") + 1], str(command)
 
 
-CHECKS = {"-c": _code_parses, "make": _make, "pip": _pip, "curl": _curl}
+CHECKS = {"-m data.convert": _convert, "-c": _code_parses, "make": _make, "pip": _pip, "curl": _curl}
 RUNS = {"-m data.shapes": _shapes, "-c": _code}

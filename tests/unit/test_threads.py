@@ -171,7 +171,13 @@ ENTRIES = {
     "the console script": ("-c", "from experiments.__main__ import command; command()", "method=slimsam", "ratio=0.5"),
     **{
         name: ("-m", name)
-        for name in ("experiments.pretrain", "experiments.readme", "experiments.paper_table", "data.shapes")
+        for name in (
+            "experiments.pretrain",
+            "experiments.readme",
+            "experiments.paper_table",
+            "data.shapes",
+            "data.convert",
+        )
     },
     "everything's figure": ("-m", "experiments.everything.figure"),
     "a launcher's process": ("-c", "from experiments.runs.job import Job; import experiments.runs.run"),

@@ -1,0 +1,183 @@
+"""A converted data set on disk: one JPEG and one JSON an image, in SA-1B's layout."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as mask_api
+
+from core.checkpoint import write_text
+from core.errors import InputError
+from core.geometry import resized_size
+from data.annotations import decode_rle, rle_area, rle_as_text
+from data.convert.regions import chosen
+from data.convert.sources import SOURCES, Pair
+from data.images import image_size, read_image, resized_image
+from data.json_fields import read_json
+from data.prompts import central_point
+from data.shapes_export import write_image
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is converted, and how; noted in every JSON, so that files made otherwise are never mixed.
+
+    Attributes:
+        source: one of :data:`data.convert.sources.SOURCES`.
+        part: only images below a folder of this name, such as ``train``.
+        every: the n-th image of each folder only.
+        longest: most pixels of the longer side; larger images are scaled down. 0 keeps all sizes.
+        smallest: least pixels of a mask; None for the source's own.
+        largest: largest share of the image that a mask may cover; None for the source's own.
+        first: the number of the first image (``sa_<number>``); several sources in one folder need numbers of their own.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    source: str
+    part: str | None = None
+    every: int = 1
+    longest: int = 448
+    smallest: int | None = None
+    largest: float | None = None
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise InputError(f'no converter is called "{self.source}"; choose one of {", ".join(SOURCES)}')
+        bounds = {"every": 1, "longest": 0, "first": 0, "smallest": 1}
+        for name, least in bounds.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{name}={value} must be at least {least}")
+        if self.largest is not None and not 0 < self.largest <= 1:
+            raise InputError(f"largest={self.largest} must be above 0 and at most 1")
+
+    def pairs(self, root: Path) -> list[Pair]:
+        """The images that are converted, in the order of their numbers."""
+        counted: Counter[str] = Counter()
+        taken = []
+        for pair in SOURCES[self.source].pairs(root, self.part):
+            folder = pair.name.rpartition("/")[0]
+            if counted[folder] % self.every == 0:
+                taken.append(pair)
+            counted[folder] += 1
+        return taken
+
+
+def convert(
+    conversion: Conversion,
+    root: Path,
+    out: Path,
+    *,
+    skip: bool = False,
+    overwrite: bool = False,
+    advance: Callable[[int], None] = lambda total: None,
+) -> Counter[str]:
+    """Write every image with its masks; what an earlier call finished is left as it is.
+
+    Args:
+        root: folder of the source.
+        out: folder to write into, made if need be.
+        skip: images that are damaged, or whose annotations are, are left out and counted instead of refused.
+        overwrite: what an earlier conversion of this source wrote from the number ``first`` on goes before.
+        advance: called after each image with how many there are.
+
+    Returns:
+        Counts of ``images`` and ``masks`` that are there, of images ``already`` there, and of those left out:
+        ``without_annotations``, ``without_masks``, ``damaged``.
+
+    Raises:
+        InputError: no images; something damaged that is not skipped; a file in ``out`` was made by another conversion.
+    """
+    counts: Counter[str] = Counter()
+    pairs = conversion.pairs(root)
+    if overwrite:
+        _remove_earlier(conversion, out)
+    for number, pair in enumerate(pairs, start=conversion.first):
+        made = {**asdict(conversion), "file": pair.name}
+        target = out / f"sa_{number:06d}.json"
+        masks = _finished(target, made)
+        if masks is not None:
+            counts["already"] += 1
+        elif pair.annotations is None:
+            counts["without_annotations"] += 1
+        else:
+            try:
+                masks = _convert_one(conversion, pair, pair.annotations, target, number, made)
+                counts["without_masks"] += not masks
+            except InputError as problem:
+                # The disk is no fault of the image.
+                if not skip or isinstance(problem, OSError):
+                    raise
+                counts["damaged"] += 1
+        counts["images"] += bool(masks)
+        counts["masks"] += masks or 0
+        advance(len(pairs))
+    return counts
+
+
+def _remove_earlier(conversion: Conversion, out: Path) -> None:
+    """All of it, as a shorter conversion must not leave the tail of a longer one behind."""
+    for path in out.glob("sa_*.json"):
+        made = read_json(path).get("conversion", {})
+        if (made.get("source"), made.get("first")) == (conversion.source, conversion.first):
+            path.unlink()
+            path.with_suffix(".jpg").unlink(missing_ok=True)
+
+
+def _finished(target: Path, made: dict[str, Any]) -> int | None:
+    """How many masks an image has that was written before; None if it was not.
+
+    Raises:
+        InputError: it was made by another conversion.
+    """
+    if not target.exists():
+        return None
+    record = read_json(target)
+    if record.get("conversion") != made or not target.with_suffix(".jpg").is_file():
+        raise InputError(
+            f"{target}: was made by another conversion; choose another out=DIR or first=NUMBER, or give overwrite=true"
+        )
+    return len(record["annotations"])
+
+
+def _convert_one(
+    conversion: Conversion, pair: Pair, annotations: Path, target: Path, number: int, made: dict[str, Any]
+) -> int:
+    source = SOURCES[conversion.source]
+    stored = image_size(pair.image)
+    longest = conversion.longest
+    size = resized_size(stored, longest) if 0 < longest < max(stored) else stored
+    smallest = source.smallest if conversion.smallest is None else conversion.smallest
+    largest = source.largest if conversion.largest is None else conversion.largest
+    rles = chosen(source.masks(annotations, stored, size), smallest, largest)
+    if not rles:
+        return 0
+    image = read_image(pair.image)
+    jpeg = target.with_suffix(".jpg")
+    # The JSON comes last: an image that has one is whole.
+    write_image(jpeg, image if size == stored else resized_image(image, longest), "JPEG", quality=95, subsampling=0)
+    record = {
+        "image": {"image_id": number, "width": size[1], "height": size[0], "file_name": jpeg.name},
+        "annotations": [_annotation(rle, number * 10_000 + k, size) for k, rle in enumerate(rles)],
+        "conversion": made,
+    }
+    write_text(target, json.dumps(record))
+    return len(rles)
+
+
+def _annotation(rle: dict[str, Any], annotation_id: int, size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "id": annotation_id,
+        "segmentation": rle_as_text(rle),
+        "bbox": [float(side) for side in mask_api.toBbox(rle)],
+        "area": rle_area(rle),
+        "predicted_iou": 1.0,
+        "point_coords": [central_point(decode_rle(rle)).tolist()],
+        "crop_box": [0.0, 0.0, float(size[1]), float(size[0])],
+        "stability_score": 1.0,
+    }
