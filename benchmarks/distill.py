@@ -62,12 +62,12 @@ class Case:
         self.stage, self.aligned, self.encoders = stage, aligned, encoders
         self.student = encoders[stage]
 
-    def loss(self, wanted: Callable[[ImageBatch], Tensor]) -> Callable[[ImageBatch, int], object]:
+    def loss(self, target: Callable[[ImageBatch], Tensor]) -> Callable[[ImageBatch, int], object]:
         """The stage's loss; step 0 is in the aligned half, step 1 of 2 in the other."""
         v0, v1, student = self.encoders[0], self.encoders[1], self.student
         if self.stage == 1:
-            return bottleneck_aligning(student, v0, wanted, steps=2)
-        return embedding_aligning(student, v1, wanted, steps=2)
+            return bottleneck_aligning(student, v0, target, steps=2)
+        return embedding_aligning(student, v1, target, steps=2)
 
     @property
     def step(self) -> int:
@@ -79,11 +79,11 @@ def plain_step(case: Case, batch: ImageBatch) -> Callable[[], None]:
     optimizer = torch.optim.Adam(case.student.parameters(), lr=1e-4, foreach=False)
     v0 = case.encoders[0]
 
-    def wanted(batch: ImageBatch) -> Tensor:
+    def target(batch: ImageBatch) -> Tensor:
         with torch.no_grad():
             return v0(batch.images)
 
-    loss = case.loss(wanted)
+    loss = case.loss(target)
 
     def run() -> None:
         with textbook_attention():

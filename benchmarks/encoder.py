@@ -101,8 +101,8 @@ def block_memory(encoder: ImageEncoder, device: torch.device) -> int:
     config = encoder.config
     block = encoder.blocks[config.global_blocks[0]]
     tokens = torch.randn(1, config.grid, config.grid, config.embed_dim, device=device)
-    held = [tokens, *block.parameters()]
-    return peak_memory(lambda: block(tokens), held, device) - sum(t.numel() * t.element_size() for t in held)
+    alive = [tokens, *block.parameters()]
+    return peak_memory(lambda: block(tokens), alive, device) - sum(t.numel() * t.element_size() for t in alive)
 
 
 def main() -> None:
@@ -144,8 +144,8 @@ def main() -> None:
     print(f"{options.model} at {sam.input_size}, batch {options.batch}, {options.rounds} rounds; {machine(device)}")
     print(f"{'encoder':32} {'seconds':>9} {'ratio':>7} {'memory':>9}  largest difference, of the range")
     for name, run in works.items():
-        held = [images, *ours.parameters()]
-        memory = peak_memory(run, held, device) - sum(t.numel() * t.element_size() for t in held)
+        alive = [images, *ours.parameters()]
+        memory = peak_memory(run, alive, device) - sum(t.numel() * t.element_size() for t in alive)
         difference = (run().float() - reference).abs().max().item() / spread
         ratio = seconds["segment-anything, float32"] / seconds[name]
         print(f"{name:32} {seconds[name]:9.3f} {ratio:6.2f}x {memory / 1e9:6.2f} GB  {difference:.1e}")

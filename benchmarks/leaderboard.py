@@ -1,7 +1,7 @@
 """Thousands of rows folded into the leaderboard, against reading the same files as JSON alone.
 
 ``python -m benchmarks.leaderboard``. The files are made in a temporary folder: runs of four rows, and single rows. Each
-piece of work is done by a process of its own, whose peak memory is told beside what it has after its imports.
+piece of work is done by a process of its own, whose peak memory is printed beside what it has after its imports.
 """
 
 import argparse

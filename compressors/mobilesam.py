@@ -70,7 +70,7 @@ class MobileSam(MobileSamSettings, Compressor):
         loss = decoupled if self.distillation == "decoupled" else coupled
         stages = [fit("encoder", *trained, loss=loss, steps=2 * self.steps, optimisation=self.optimisation)]
         if self.decoder_steps:
-            optimisation = OptimizerConfig(self.decoder_rate, "adamw", schedule="cosine", warmup=10, clip=1.0)
+            optimisation = OptimizerConfig(self.decoder_lr, "adamw", schedule="cosine", warmup=10, clip=1.0)
             stages.append(
                 fit(
                     "decoder",

@@ -24,7 +24,7 @@ class OptimizerConfig:
     """How weights are updated.
 
     Attributes:
-        rate: highest learning rate.
+        lr: highest learning rate.
         optimizer: ``adam``, ``adamw``, or ``muon`` (on the weights of linear layers, AdamW on the rest).
         betas: of Adam.
         weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
@@ -35,14 +35,14 @@ class OptimizerConfig:
         clip: largest norm of the gradient; 0 for none.
         accumulate: batches a step; their gradients are averaged.
         patience: validations without a better figure before ``plateau`` acts.
-        factor: what ``plateau`` and ``step`` multiply the rate by.
+        factor: what ``plateau`` and ``step`` multiply the learning rate by.
         ema: decay of an exponential moving average of the weights, with which the stage then ends; 0 for none.
 
     Raises:
         ValueError: a setting is none of its choices, or a number is out of its range.
     """
 
-    rate: float = 1e-4
+    lr: float = 1e-4
     optimizer: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -66,7 +66,7 @@ class OptimizerConfig:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         # Written so that NaN fails too.
         for name, sound, range_ in (
-            ("rate", 0 < self.rate < math.inf, "above 0 and finite"),
+            ("lr", 0 < self.lr < math.inf, "above 0 and finite"),
             ("betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
             ("warmup", self.warmup >= 0, "at least 0"),
@@ -80,14 +80,14 @@ class OptimizerConfig:
             if not sound:
                 raise ValueError(f"{name}={getattr(self, name)} must be {range_}")
 
-    def rate_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
+    def lr_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
         """Learning rate of a step in ``[0, steps)``; ``plateau`` is the factor that schedule has reached."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.schedule == "cosine":
-            return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+            return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         if self.schedule == "step":
-            return self.rate * warm * self.factor ** sum(step >= share * steps for share in self.milestones)
-        return self.rate * warm * (plateau if self.schedule == "plateau" else 1.0)
+            return self.lr * warm * self.factor ** sum(step >= share * steps for share in self.milestones)
+        return self.lr * warm * (plateau if self.schedule == "plateau" else 1.0)
 
 
 class MethodSettings:
@@ -227,7 +227,7 @@ class MobileSamSettings(MethodSettings):
         decoder_steps: optimizer steps of fine-tuning the mask decoder afterwards on the teacher's masks; 0 for none.
         batch: images a batch.
         optimisation: of the distillation.
-        decoder_rate: highest learning rate of fine-tuning the decoder.
+        decoder_lr: highest learning rate of fine-tuning the decoder.
     """
 
     student: Student = field(default_factory=Student)
@@ -239,7 +239,7 @@ class MobileSamSettings(MethodSettings):
     decoder_steps: int = 0
     batch: int = 12
     optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder_rate: float = 1e-4
+    decoder_lr: float = 1e-4
 
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         "distillation": ("decoupled", "coupled", "semi_coupled"),
@@ -250,7 +250,7 @@ class MobileSamSettings(MethodSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1)
-        check_above_zero(self, "decoder_rate")
+        check_above_zero(self, "decoder_lr")
         check_unvalidated(self.optimisation)
 
 

@@ -27,7 +27,7 @@ from core.seeding import seed_for
 from data.batches import ImageBatches
 from data.exclusions import first_readable
 from data.sample import ImageData
-from students.files import load_model, read_about, save_model
+from students.files import load_model, read_model_metadata, save_model
 from students.pruned_vit import pruned_shape
 from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam, SamConfig
@@ -100,7 +100,7 @@ class SlimSam(SlimSamSettings, Compressor):
     ) -> ImageEncoder:
         """Cut channels of ``parts``. The first process does, unless it is done already; all read it from the folder."""
         path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", context.key(self)
-        if processes.is_first() and not (path.exists() and read_about(path).get("key") == key):
+        if processes.is_first() and not (path.exists() and read_model_metadata(path).get("key") == key):
             sam = teacher.with_encoder(encoder, teacher.name)
             slimmed = self._slim(sam, encoder, parts, batches, context.seed)
             save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": key})

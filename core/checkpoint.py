@@ -51,7 +51,7 @@ def _begun(path: Path) -> tuple[int, Path]:
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with contextlib.suppress(OSError):
-            # A file system without locks has none to be asked for either.
+            # A file system without locks has none to request either.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
@@ -158,7 +158,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A file to be read; what the system refuses is told as that, and not as damage."""
+    """A file to be read; what the system refuses is reported as that, and not as damage."""
     try:
         with open(path, "rb") as stream:
             yield stream
@@ -224,12 +224,12 @@ def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> N
     Raises:
         InputError: keys are missing or unexpected, or shapes differ; the message names ``origin`` and the first few.
     """
-    wanted = model.state_dict()
-    problems = [f"missing {key}" for key in wanted if key not in tensors]
-    problems += [f"unexpected {key}" for key in tensors if key not in wanted]
+    expected = model.state_dict()
+    problems = [f"missing {key}" for key in expected if key not in tensors]
+    problems += [f"unexpected {key}" for key in tensors if key not in expected]
     problems += [
         f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in wanted.items()
+        for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
     if problems:

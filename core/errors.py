@@ -4,7 +4,7 @@ _LONGEST = 2000
 
 
 class InputError(ValueError):
-    """A wrong value, file or combination, told in one line that names it and says the fix.
+    """A wrong value, file or combination, reported in one line that names it and says the fix.
 
     The command line prints the message without a traceback and exits with status 2; everything else that is
     raised is a defect of the program and keeps its traceback.
@@ -18,7 +18,7 @@ class InputError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """A run ended by what it computed, not by what it was given; told in one line, and noted as a failed row."""
+    """A run ended by what it computed, not by what it was given; reported in one line, and noted as a failed row."""
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Memory: the most that this process has used, and too little of it on a device, recognised and told in one line.
+"""Memory: the most that this process has used, and too little of it on a device, recognised and reported in one line.
 
 Nothing here imports PyTorch before it is needed: it would count.
 """
@@ -31,7 +31,7 @@ _SIGNS = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "std:
 
 
 class OutOfDeviceMemory(RunFailed):
-    """A device has too little memory for what was asked of it; the message says which setting takes less."""
+    """A device has too little memory for its work; the message says which setting takes less."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -62,11 +62,11 @@ def reraise_oom(what: str, fix: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        told = f"{what}: the device has too little memory; {fix}"
+        message = f"{what}: the device has too little memory; {fix}"
     else:
         return
     give_back()
-    raise OutOfDeviceMemory(told)
+    raise OutOfDeviceMemory(message)
 
 
 def give_back() -> None:

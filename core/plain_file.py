@@ -42,8 +42,8 @@ def check_regular(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def access_told(path: Path) -> Iterator[None]:
-    """A block that looks for files and lists folders at ``path``; what the system refuses there is told in one line.
+def reraise_access(path: Path) -> Iterator[None]:
+    """A block that looks for files and lists folders at ``path``; what the system refuses is reported in one line.
 
     Raises:
         InputError: a folder is closed, or links lead in a circle.

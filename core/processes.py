@@ -63,7 +63,7 @@ def is_first() -> bool:
 def wait() -> None:
     """Until every process is here."""
     if dist.is_initialized():
-        with _others_told():
+        with _reraise_lost():
             dist.barrier()
 
 
@@ -81,7 +81,7 @@ def from_first(make: Callable[[], T]) -> T:
             made = [make()]
         except InputError as error:
             made = [error]
-    with _others_told():
+    with _reraise_lost():
         dist.broadcast_object_list(made)
     if isinstance(made[0], InputError):
         raise made[0]
@@ -94,7 +94,7 @@ def from_all(mine: T) -> list[T]:
     if count() == 1:
         return [mine]
     found: list[Any] = [None] * count()
-    with _others_told():
+    with _reraise_lost():
         dist.all_gather_object(found, mine)
     return found
 
@@ -121,15 +121,15 @@ def average(tensors: Iterable[Tensor]) -> None:
     if count() == 1 or not together:
         return
     flat = torch.cat([tensor.flatten().float() for tensor in together])
-    with _others_told():
+    with _reraise_lost():
         dist.all_reduce(flat)
     flat /= count()
     _spread(flat, together)
 
 
 @contextlib.contextmanager
-def _others_told() -> Iterator[None]:
-    """A block that needs the other processes; if one of them is gone, that is told in one line.
+def _reraise_lost() -> Iterator[None]:
+    """A block that needs the other processes; if one of them is gone, that is reported in one line.
 
     Raises:
         RunFailed: one ended, or did not come in time.

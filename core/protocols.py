@@ -119,7 +119,7 @@ class ImageSegmenter(Protocol):
     name: str
 
     def encode_image(self, image: NDArray[np.uint8]) -> Any:
-        """An image uint8 ``[H, W, 3]``, RGB, to whatever :meth:`decode` needs of it. Several may be held at a time."""
+        """An image uint8 ``[H, W, 3]``, RGB, to whatever :meth:`decode` needs of it. Several may exist at a time."""
         ...
 
     def decode(

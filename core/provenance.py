@@ -88,14 +88,14 @@ def redact_paths(value: Any) -> Any:
     the packages; the home folder is ``~``, and another person's ``~someone``. Names and passwords within addresses, and
     what the environment holds as a key, a token, a secret or a password, are taken out.
     """
-    return _impersonal(value, _own_folders())
+    return _redact(value, _own_folders())
 
 
-def _impersonal(value: Any, folders: Sequence[tuple[str, str]]) -> Any:
+def _redact(value: Any, folders: Sequence[tuple[str, str]]) -> Any:
     if isinstance(value, Mapping):
-        return {key: _impersonal(part, folders) for key, part in value.items()}
+        return {key: _redact(part, folders) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_impersonal(part, folders) for part in value]
+        return [_redact(part, folders) for part in value]
     if not isinstance(value, str):
         return value
     for name, secret in os.environ.items():

@@ -40,10 +40,10 @@ class ResultRow:
         macs_full, macs_modules: by the two counters of :mod:`core.cost`.
         device: name of the processor or accelerator that everything was measured on.
         images_seen, train_seconds: of training, over all stages; ``train_images_per_s`` is their ratio.
-        train_peak_memory_bytes: most memory a training process needed: what the CUDA allocator held, or on a CPU all of
-            the process's resident pages.
+        train_peak_memory_bytes: most memory a training process needed: tensors of the CUDA allocator, or on a CPU all
+            of the process's resident pages.
         device_hours: training time of all devices together.
-        instances, images: what ``miou`` rests on; with detections, the images that were asked for.
+        instances, images: what ``miou`` rests on; with detections, the images that were requested.
         miou_low, miou_high: 95 % interval of ``miou``: under ``box_point@1`` the normal one over instances, under other
             protocols a bootstrap over images.
         skipped: how many annotations the written rules left out, by reason.

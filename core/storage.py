@@ -1,4 +1,4 @@
-"""What cannot be written, told in one line: a full disk, a read-only folder, a missing permission, a long path."""
+"""What cannot be written, reported in one line: a full disk, a read-only folder, a missing permission, a long path."""
 
 import contextlib
 import errno
@@ -52,7 +52,7 @@ class NotWritten(InputError, OSError):
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """A block that writes a file; what the system refuses there is told with its name.
+    """A block that writes a file; what the system refuses there raises an error with its name.
 
     Libraries that write tensors have errors of their own for a full disk: those are recognised by the disk.
 
@@ -101,14 +101,14 @@ def _is_about(path: Path, filename: object) -> bool:
     """Whether an error's file is the one that is written, its folder, or hidden beside it while it is written."""
     if not isinstance(filename, str | bytes):
         return False
-    named, wanted = Path(os.fsdecode(filename)).absolute(), path.absolute()
-    hidden = named.parent == wanted.parent and named.name.startswith(f".{wanted.name}.")
-    return hidden or named == wanted or named in wanted.parents
+    named, target = Path(os.fsdecode(filename)).absolute(), path.absolute()
+    hidden = named.parent == target.parent and named.name.startswith(f".{target.name}.")
+    return hidden or named == target or named in target.parents
 
 
 @contextlib.contextmanager
-def disk_told(folder: Path) -> Iterator[None]:
-    """A block that may read and write anywhere: what the system refuses is told, by the file's name or by ``folder``.
+def reraise_disk(folder: Path) -> Iterator[None]:
+    """A block that may read and write anywhere: what the system refuses is reported by its file or ``folder``.
 
     Raises:
         NotWritten: the disk took no more.
@@ -130,11 +130,11 @@ def disk_told(folder: Path) -> Iterator[None]:
 
 def _why_not(path: Path, error: Exception) -> int | None:
     """The system's number behind a library's own error of writing; None if it was another one."""
-    told = str(error)
+    message = str(error)
     for number in _OF_DISKS:
-        if f"(os error {number})" in told or os.strerror(number) in told:
+        if f"(os error {number})" in message or os.strerror(number) in message:
             return number
-    if not any(word in told.lower() for word in ("writ", "unexpected pos")):
+    if not any(word in message.lower() for word in ("writ", "unexpected pos")):
         return None
     with contextlib.suppress(OSError):
         disk = os.statvfs(path.parent)

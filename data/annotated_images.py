@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from data.content import ReadFromFiles, stamp_of
 from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size
 from data.instances import Instance, Rules
@@ -55,7 +55,7 @@ def read_entries(
         InputError: the file is missing or malformed, an id occurs twice, a listed size is beyond all images, or as
             :meth:`data.instances.Rules.admit`.
     """
-    with access_told(source):
+    with reraise_access(source):
         if not source.is_file():
             raise InputError(f"{source}: no such file; put {kind}'s annotations there or give another root")
     rules.stamp = stamp_of(source)

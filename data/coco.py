@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from data.annotated_images import AnnotatedImages, Entry, read_entries
 from data.image_files import files_beside, images_below, is_below, is_image
 from data.instances import Rules
@@ -66,7 +66,7 @@ class Coco(AnnotatedImages):
         root, folder = Path(root), FOLDERS[split]
         files = Path(images or root / folder)
         source = Path(annotations or root / annotations_name(split))
-        with access_told(files):
+        with reraise_access(files):
             if not files.is_dir():
                 raise InputError(f"{files}: no such folder; put COCO 2017's images there or give another root")
             is_listed = labels or annotations is not None or (images is None and source.exists())

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeGuard
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 
 
 def is_plain(name: str) -> bool:
@@ -67,7 +67,7 @@ def files_below(folder: Path) -> Iterator[str]:
     Raises:
         InputError: a folder cannot be read.
     """
-    with access_told(folder):
+    with reraise_access(folder):
         seen, left = {_identity(folder)}, deque([""])
         while left:
             folders = []
@@ -90,7 +90,7 @@ def files_beside(folder: Path, names: Iterable[str]) -> set[str]:
     """
     found: set[str] = set()
     for below in {os.path.dirname(name) for name in names}:
-        with access_told(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with reraise_access(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found.update(name for name, is_folder in _entries(folder, below) if not is_folder)
     return found
 

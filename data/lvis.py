@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from data import coco
 from data.annotated_images import AnnotatedImages, read_entries
 from data.image_files import is_plain
@@ -54,7 +54,7 @@ class Lvis(AnnotatedImages):
         if split not in SPLITS:
             raise InputError(f'LVIS has no split "{split}"; choose one of {", ".join(SPLITS)}')
         root = Path(root)
-        with access_told(root):
+        with reraise_access(root):
             source = Path(annotations) if annotations else _source(root / "annotations", SPLITS[split])
             folders = [folder for folder in FOLDERS if (root / folder).is_dir()]
             # One listing of each folder instead of look-ups for each image.

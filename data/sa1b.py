@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from data.annotated_images import listed_size
 from data.content import ReadFromFiles
 from data.image_files import SA1B_FILE, files_below, is_image, require_plain
@@ -28,7 +28,7 @@ def find_files(root: Path) -> tuple[dict[int, Path], dict[int, Path], int]:
         InputError: there is no such folder, it has no images, one is closed, or a number occurs twice or fits into
             no array.
     """
-    with access_told(root):
+    with reraise_access(root):
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; put SA-1B's sa_*.jpg and sa_*.json there or give another root")
     images: dict[int, Path] = {}

@@ -17,7 +17,7 @@ from core.protocols import ImageMasks, Masks, Prompt
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """An image uint8 ``[H, W, 3]``, RGB, that the predictor is given when it is asked about it."""
+    """An image uint8 ``[H, W, 3]``, RGB, that the predictor gets when it is to answer prompts on it."""
 
     image: NDArray[np.uint8]
 
@@ -33,10 +33,10 @@ class PredictorSegmenter:
             prompt by the keywords ``point_coords`` ``[P, 2]``, ``point_labels`` ``[P]``, ``box`` ``[4]`` (original
             pixels) and ``mask_input`` ``[1, l, l]``, of which it is given those that the prompt has, and
             ``multimask_output``. Of what it returns the first are masks ``[M, H, W]`` at the original size and
-            predicted IoUs ``[M]``, as arrays or tensors. Where it knows ``return_logits``, logits are asked for and cut
+            predicted IoUs ``[M]``, as arrays or tensors. Where it knows ``return_logits``, logits are requested and cut
             at its ``mask_threshold``, or its model's, or zero.
         name: for messages.
-        batched: ask for all prompts of a batch together, through ``predict_torch`` and ``transform``.
+        batched: decode all prompts of a batch together, through ``predict_torch`` and ``transform``.
 
     Raises:
         InputError: the object lacks a method.
@@ -60,7 +60,7 @@ class PredictorSegmenter:
         return model.parameters() if isinstance(model, nn.Module) else iter(())
 
     def encode_image(self, image: NDArray[np.uint8]) -> EncodedImage:
-        """An image uint8 ``[H, W, 3]``, RGB, held until :meth:`decode` is asked about it."""
+        """An image uint8 ``[H, W, 3]``, RGB, kept until :meth:`decode` answers prompts on it."""
         return EncodedImage(image)
 
     def decode(
@@ -69,18 +69,18 @@ class PredictorSegmenter:
         """Answer prompts (in original pixels) on one image of size ``size_hw``.
 
         Raises:
-            InputError: the predictor's answer is not of the shapes or values told above.
+            InputError: the predictor's answer is not of the shapes or values above.
         """
         if embedding is not self._shown:
             self._shown = None
             self.predictor.set_image(embedding.image)
             self._shown = embedding
-        answer = self._asked_together if self.batched else self._asked_in_turn
+        answer = self._predict_together if self.batched else self._predict_in_turn
         masks, iou_pred = answer(prompt, size_hw, multimask)
         self._check(masks, iou_pred, size_hw, multimask)
         return ImageMasks(self._cut(masks), iou_pred.float())
 
-    def _asked_in_turn(self, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> tuple[Tensor, Tensor]:
+    def _predict_in_turn(self, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> tuple[Tensor, Tensor]:
         """Masks ``[N, M, H, W]`` and IoUs ``[N, M]``."""
         parts = {
             "point_coords": prompt.points_xy,
@@ -96,7 +96,7 @@ class PredictorSegmenter:
         masks, iou_pred = zip(*answers, strict=True)
         return _stacked(masks), _stacked(iou_pred)
 
-    def _asked_together(self, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> tuple[Tensor, Tensor]:
+    def _predict_together(self, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> tuple[Tensor, Tensor]:
         """The same in one call."""
         prompt, place = prompt.to(torch.device(self.predictor.device)), self.predictor.transform
         masks, iou_pred, *_ = self.predictor.predict_torch(
@@ -110,13 +110,13 @@ class PredictorSegmenter:
         return masks, iou_pred
 
     def _check(self, masks: Tensor, iou_pred: Tensor, size_hw: tuple[int, int], multimask: bool) -> None:
-        told = f"{self.name}: predict gave masks {list(masks.shape[1:])}"
+        found = f"{self.name}: predict gave masks {list(masks.shape[1:])}"
         if masks.ndim != 4 or masks.shape[2:] != size_hw:
-            raise InputError(f"{told} on an image of {list(size_hw)}; give [M, H, W] at the image's size")
+            raise InputError(f"{found} on an image of {list(size_hw)}; give [M, H, W] at the image's size")
         if masks.shape[1] < 1 or (masks.shape[1] > 1 and not multimask):
-            raise InputError(f"{told} for multimask_output={multimask}; give one mask there, or more with True only")
+            raise InputError(f"{found} for multimask_output={multimask}; give one mask there, or more with True only")
         if iou_pred.shape != masks.shape[:2]:
-            raise InputError(f"{told} with predicted IoUs {list(iou_pred.shape[1:])}; give one IoU a mask")
+            raise InputError(f"{found} with predicted IoUs {list(iou_pred.shape[1:])}; give one IoU a mask")
 
     def _cut(self, masks: Tensor) -> Tensor:
         """Logits with their threshold at zero, or bool masks."""

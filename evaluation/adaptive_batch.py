@@ -14,7 +14,7 @@ T = TypeVar("T")
 class AdaptiveBatch:
     """How many of something are computed together.
 
-    What is asked for is split otherwise and not changed: every prompt and every image is computed as before.
+    The work is split otherwise and not changed: every prompt and every image is computed as before.
 
     Attributes:
         most: at a time, at first.
@@ -32,7 +32,7 @@ class AdaptiveBatch:
         """Compute ``count`` of them in consecutive parts.
 
         Args:
-            compute: of a part; it is asked again for a smaller one where the device had too little memory.
+            compute: of a part; it is called again for a smaller one where the device had too little memory.
             limit: an own largest part of this call.
 
         Raises:
@@ -58,7 +58,7 @@ class AdaptiveBatch:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Only here are the error and its frames gone, with what they held.
+        # Only here are the error and its frames gone, with what they kept alive.
         give_back()
         return None
 

@@ -1,4 +1,4 @@
-"""What a search for all masks of an image can be told."""
+"""The settings of a search for all masks of an image."""
 
 import math
 from dataclasses import dataclass

@@ -22,22 +22,22 @@ from core.protocols import Masks, Prompt, Segmenter, device_of
 from core.seeding import generator_for
 
 
-def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torch.device) -> int:
-    """Peak of the bytes of ``held`` tensors and of all that ``work`` keeps alive on a device at one time.
+def peak_memory(work: Callable[[], object], alive: Iterable[Tensor], device: torch.device) -> int:
+    """Peak of the bytes of ``alive`` tensors and of all that ``work`` keeps alive on a device at one time.
 
     - CPU: every storage counts once, with its size, from the moment the operator that makes it returns until it is
       freed. This depends on the shapes alone, not on the machine or its load, and is exact for tensors; scratch memory
       that a kernel takes and gives back within one operator, and the interpreter, are not in it.
-    - CUDA: how far the allocator's peak rises above what was allocated before, plus the bytes of ``held``. Scratch
+    - CUDA: how far the allocator's peak rises above what was allocated before, plus the bytes of ``alive``. Scratch
       memory that is taken anew and the rounding of the allocator (to 512 bytes) are in it; the CUDA context, cached
       free blocks and libraries' workspaces left from earlier calls are not.
 
     Args:
         work: what to run, once.
-        held: all that ``work`` finds alive, such as weights and inputs; tensors of other devices do not count.
+        alive: all that ``work`` finds alive, such as weights and inputs; tensors of other devices do not count.
         device: the CPU or a CUDA device.
     """
-    live = _LiveBytes(held, device)
+    live = _LiveBytes(alive, device)
     if device.type == "cpu":
         with live:
             work()
@@ -53,13 +53,13 @@ def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torc
 class _LiveBytes(TorchDispatchMode):
     """Follows the storages of one device's tensors: the bytes alive ``now`` and the ``peak`` so far."""
 
-    def __init__(self, held: Iterable[Tensor], device: torch.device) -> None:
+    def __init__(self, alive: Iterable[Tensor], device: torch.device) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._device_type = device.type
         # By the identity of the storage, which PyTorch keeps for as long as any tensor uses it.
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        for tensor in held:
+        for tensor in alive:
             self._see(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

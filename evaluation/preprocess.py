@@ -65,8 +65,8 @@ def placed_prompt(prompt: Prompt, size_hw: tuple[int, int], frame: int, rounding
     """A prompt such that a segmenter, which rounds to the nearest, puts it where ``rounding`` has it."""
     if rounding == "nearest":
         return prompt
-    wanted, own = resized_in_frame(size_hw, frame, rounding), resized_size(size_hw, frame)
-    ratio = torch.tensor([wanted[1] / own[1], wanted[0] / own[0]])
+    rounded, own = resized_in_frame(size_hw, frame, rounding), resized_size(size_hw, frame)
+    ratio = torch.tensor([rounded[1] / own[1], rounded[0] / own[0]])
     boxes = None if prompt.boxes_xyxy is None else prompt.boxes_xyxy * ratio.repeat(2)
     points = None if prompt.points_xy is None else prompt.points_xy * ratio
     return Prompt(boxes, points, prompt.labels, prompt.mask_logits)
@@ -137,10 +137,10 @@ class LoadedImage:
     """One image, ready to be encoded.
 
     Attributes:
-        place: among the indices that were asked for.
+        place: among the requested indices.
         index: in the data set.
         size_hw: of the original; None where the image is left out.
-        sample: with its instances, where masks are wanted.
+        sample: with its instances, where masks are needed.
         frames: the model's inputs ``[3, S, S]`` by :attr:`ScoringProtocol.preprocessing`.
         image: uint8 ``[H, W, 3]``, where a model takes images as they are.
         skipped: what the data set's rules left out when it was read, by reason.

@@ -151,7 +151,7 @@ _ALL = (
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
-"""All protocols that may be asked for."""
+"""All protocols by name."""
 
 
 def protocol_named(name: str) -> ScoringProtocol:

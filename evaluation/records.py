@@ -142,7 +142,7 @@ class PartFile:
 
     def close(self) -> None:
         """Finish."""
-        # What a full disk did not take was told where it was written.
+        # What a full disk did not take was reported where it was written.
         with contextlib.suppress(OSError):
             self._stream.close()
         if not self._end:
@@ -210,7 +210,7 @@ def read_parts(folder: Path, key: str, contents: Sequence[str] = ()) -> dict[int
     One that could not be read counts only where nobody could read it.
 
     Args:
-        contents: of the images asked for, each different. Where they are given, a line counts at the place of its
+        contents: of the requested images, each different. Where they are given, a line counts at the place of its
             content, and nowhere if no image has that now.
     """
     places = {content: place for place, content in enumerate(contents)}

@@ -1,6 +1,6 @@
 """``python -m experiments``: compress a SAM, score it beside its teacher, and keep the row.
 
-The arguments become an exit status in :mod:`experiments.cli.command_line`; ``--help`` lists what can be asked for.
+The arguments become an exit status in :mod:`experiments.cli.command_line`; ``--help`` lists all commands and settings.
 """
 
 import sys

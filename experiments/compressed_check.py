@@ -28,12 +28,14 @@ def promised_parameters(method: Compressor, teacher: Sam) -> int | None:
         return None
 
 
-def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: EvaluationSet, run_id: str) -> None:
+def check_compressed(
+    student: Sam, teacher: Sam, method: Compressor, evaluation_set: EvaluationSet, run_id: str
+) -> None:
     """Compare a student with its teacher and with what its method promises.
 
     Args:
         student: on the teacher's device.
-        held: the images it is going to be scored on; one of them is looked at.
+        evaluation_set: the images it is going to be scored on; one of them is encoded.
         run_id: for messages.
 
     Raises:
@@ -41,14 +43,14 @@ def check_compressed(student: Sam, teacher: Sam, method: Compressor, held: Evalu
         RuntimeError: an answer is not finite or of another shape than the teacher's, or the parameters did not fall to
             what the method promised.
     """
-    problem = encoder_problem(student, PRECISIONS[held.precision], "evaluation.precision")
+    problem = encoder_problem(student, PRECISIONS[evaluation_set.precision], "evaluation.precision")
     if problem is not None:
         raise RunFailed(f"{run_id}: {problem}")
-    _, pixels = first_readable(held.data, held.indices[0], held.data.image)
+    _, pixels = first_readable(evaluation_set.data, evaluation_set.indices[0], evaluation_set.data.image)
     image = to_frame(pixels, student.input_size)[None].to(device_of(student))
     with torch.inference_mode():
-        found, wanted = student.encode(image), teacher.encode(image)
-    if found.shape != wanted.shape or not found.isfinite().all():
+        found, expected = student.encode(image), teacher.encode(image)
+    if found.shape != expected.shape or not found.isfinite().all():
         raise RuntimeError(f"{run_id}: the student's embedding {tuple(found.shape)} is not finite or not the teacher's")
     before, after = _parameters(teacher), _parameters(student)
     promised = promised_parameters(method, teacher)

@@ -47,7 +47,7 @@ from experiments.result_file import NAME, write_result
 from experiments.runs.build import build_data, data_name, evaluation_indices
 from experiments.runs.checkpoints import find_model
 from experiments.runs.data_content import data_content
-from experiments.runs.folder import held_folder, remove_taken_over
+from experiments.runs.folder import lock_run_dir, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
 from experiments.scoring import (
     BOX_POINT,
@@ -81,25 +81,25 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         require_points(data, indices)
     detections = _detections(settings, data, protocols)
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
-    subject = find_evaluated_model(settings)
+    evaluated = find_evaluated_model(settings)
     if processes.is_first():
-        terminal(stderr=True).print(subject.told, soft_wrap=True)
-    processes.join(subject.device)
-    reference = _reference(evaluation, subject)
+        terminal(stderr=True).print(evaluated.description, soft_wrap=True)
+    processes.join(evaluated.device)
+    reference = _reference(evaluation, evaluated)
     hashes = {
-        "model_sha256": subject.identity,
+        "model_sha256": evaluated.identity,
         "reference_sha256": None if reference is None else model_sha256(reference),
         "detections_sha256": None if detections is None else file_sha256(home_path(str(settings.detections))),
     }
     content = data_content(data, indices, True, Path(settings.runs))
-    key = _key(evaluation, subject, data, protocols, hashes)
+    key = _key(evaluation, evaluated, data, protocols, hashes)
     of_all = hashlib.sha256(f"{key} {len(indices)} {content.sha256}".encode()).hexdigest()
     evaluations = Path(settings.runs) / FOLDER
-    name = f"{subject.model.name}-{data.name}-{of_all[:8]}"
+    name = f"{evaluated.model.name}-{data.name}-{of_all[:8]}"
     folder = evaluations / name if settings.out is None else home_path(settings.out)
-    cuda = subject.device.type == "cuda"
+    cuda = evaluated.device.type == "cuda"
     scorer = Scorer(
-        subject.model,
+        evaluated.model,
         protocols,
         detections,
         reference,
@@ -107,21 +107,21 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         image_batch_size=evaluation.image_batch_size or (8 if cuda else 1),
         workers=(min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers,
         seed=evaluation.seed,
-        autocast=PRECISIONS[subject.precision],
+        autocast=PRECISIONS[evaluated.precision],
     )
     beside = sorted({path.parent for path in evaluations.glob("*/part-*.jsonl")} - {folder})
     partial = PartialRecords(folder, key, [str(image) for image in content.images], beside)
-    with held_folder(folder, fresh=False) if processes.is_first() else nullcontext():
+    with lock_run_dir(folder, fresh=False) if processes.is_first() else nullcontext():
         processes.wait()
-        with counted(f"scoring {subject.model.name}", len(indices)) as done:
+        with counted(f"scoring {evaluated.model.name}", len(indices)) as done:
             scored = scorer.score(data, indices, partial=partial, on_image=done)
         if not processes.is_first():
             return []
         if len(scored.left_out) == len(indices):
             raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")
-        about = (evaluation.prompt_batch_size, evaluation.protocol, subject.precision, content.column())
-        held = EvaluationSet(data, data_name(evaluation.data), indices, *about)
-        rows = _rows(settings, subject, held, protocols, scored, hashes, truth)
+        about = (evaluation.prompt_batch_size, evaluation.protocol, evaluated.precision, content.column())
+        evaluation_set = EvaluationSet(data, data_name(evaluation.data), indices, *about)
+        rows = _rows(settings, evaluated, evaluation_set, protocols, scored, hashes, truth)
         # An earlier evaluation in this folder goes first: its rows never stand beside these records.
         (folder / NAME).unlink(missing_ok=True)
         write_records(folder, scored.records)
@@ -131,7 +131,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             rows,
             {
                 "config": resolved(cfg),
-                "provenance": provenance.capture(device_name(subject.device), provenance.command_line()),
+                "provenance": provenance.capture(device_name(evaluated.device), provenance.command_line()),
                 "identity": IDENTITY,
                 "scored_pictures_sha256": content.sha256,
                 **hashes,
@@ -224,21 +224,21 @@ def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequen
     return found
 
 
-def _reference(evaluation: EvaluationConfig, subject: EvaluatedModel) -> Segmenter | None:
+def _reference(evaluation: EvaluationConfig, evaluated: EvaluatedModel) -> Segmenter | None:
     if evaluation.reference is None:
         return None
-    model = find_model(evaluation.reference).model.to(subject.device)
-    if model.input_size != subject.model.input_size:
+    model = find_model(evaluation.reference).model.to(evaluated.device)
+    if model.input_size != evaluated.model.input_size:
         raise InputError(
             f"evaluation.reference={evaluation.reference}: takes images of {model.input_size} pixels, "
-            f"{subject.model.name} of {subject.model.input_size}; give a reference of the same input size"
+            f"{evaluated.model.name} of {evaluated.model.input_size}; give a reference of the same input size"
         )
     return model
 
 
 def _key(
     evaluation: EvaluationConfig,
-    subject: EvaluatedModel,
+    evaluated: EvaluatedModel,
     data: ImageData,
     protocols: Sequence[ScoringProtocol],
     hashes: Mapping[str, str | None],
@@ -253,7 +253,7 @@ def _key(
             *(evaluation.max_detections, evaluation.seed),
             *(evaluation.prompt_batch_size, evaluation.image_batch_size),
         ],
-        "computed": [subject.device.type, subject.precision],
+        "computed": [evaluated.device.type, evaluated.precision],
         **hashes,
     }
     return json.dumps(content, sort_keys=True)
@@ -261,29 +261,32 @@ def _key(
 
 def _rows(
     settings: EvaluateConfig,
-    subject: EvaluatedModel,
-    held: EvaluationSet,
+    evaluated: EvaluatedModel,
+    evaluation_set: EvaluationSet,
     protocols: Sequence[ScoringProtocol],
     scored: Scored,
     hashes: Mapping[str, str | None],
     truth: GroundTruth | None,
 ) -> list[ResultRow]:
     shared: dict[str, Any] = {
-        **subject.columns,
+        **evaluated.columns,
         "status": "evaluated",
         "git_sha": provenance.git_sha(),
-        **subject.measured(),
+        **evaluated.measured(),
     }
     skipped = {reason: count for reason, count in scored.skipped.items() if count}
     if settings.evaluation.protocols:
         evaluation = settings.evaluation
-        return [ResultRow(**shared, **protocol_columns(p, scored, held, evaluation, hashes, truth)) for p in protocols]
+        return [
+            ResultRow(**shared, **protocol_columns(p, scored, evaluation_set, evaluation, hashes, truth))
+            for p in protocols
+        ]
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
-    found = {**columns(box, held), **point_column(point), "skipped": skipped}
+    found = {**columns(box, evaluation_set), **point_column(point), "skipped": skipped}
     row = ResultRow(**shared, **found)
     fillings = [
         ResultRow(method=name, status="evaluated", git_sha=row.git_sha, **{**filled, "skipped": skipped})
-        for name, filled in score_fillings(held).items()
+        for name, filled in score_fillings(evaluation_set).items()
     ]
     return [row, *fillings]
 
@@ -299,7 +302,7 @@ RECALLS = {"coco": "ar100", "lvis": "ar300"}
 def protocol_columns(
     protocol: ScoringProtocol,
     scored: Scored,
-    held: EvaluationSet,
+    evaluation_set: EvaluationSet,
     evaluation: EvaluationConfig,
     hashes: Mapping[str, str | None],
     truth: GroundTruth | None = None,
@@ -310,12 +313,12 @@ def protocol_columns(
         hashes: ``reference_sha256`` of a model, and ``detections_sha256`` of a file, that protocols use.
         truth: what average precision compares with, of protocols that take a detector's boxes.
     """
-    axes = protocol.axes() | ({} if held.data_sha256 is None else {"data_sha256": held.data_sha256})
+    axes = protocol.axes() | ({} if evaluation_set.data_sha256 is None else {"data_sha256": evaluation_set.data_sha256})
     if evaluation.reference is not None and protocol.truth == "reference":
         axes["reference"] = str(redact_paths(evaluation.reference))
         axes["reference_sha256"] = str(hashes["reference_sha256"])
     shared: dict[str, Any] = {
-        "data": held.name,
+        "data": evaluation_set.name,
         "protocol": protocol.name,
         "skipped": {reason: count for reason, count in scored.skipped.items() if count},
     }
@@ -323,22 +326,22 @@ def protocol_columns(
         axes["detections_sha256"] = str(hashes["detections_sha256"])
         boxes = "all" if evaluation.max_detections is None else f"best {evaluation.max_detections}"
         axes |= {"backend": evaluation.backend, "boxes": boxes}
-        most = "300 an image" if held.name == "lvis" else "100 a category and image"
+        most = "300 an image" if evaluation_set.name == "lvis" else "100 a category and image"
         axes |= {"ranked_by": "the detector's score", "most_detections": most}
         # The evaluator has rules of its own about annotations, to the letter those of COCO or LVIS.
-        axes |= {"crowd": f"as {held.name}", "least_area": f"as {held.name}"}
+        axes |= {"crowd": f"as {evaluation_set.name}", "least_area": f"as {evaluation_set.name}"}
         shared["skipped"] = {reason: n for reason, n in scored.skipped.items() if n and reason in ABOUT_DETECTIONS}
         places = [place for place in range(scored.images) if place not in scored.left_out]
         detected = scored.detected(protocol.name)
         assert truth is not None
-        found = _precision_columns(detected, held, places, evaluation.backend, truth)
-        assert isinstance(held.data, AnnotatedImages)
-        if held.data.unusable_in_truth:
-            shared["skipped"]["unusable_annotation"] = held.data.unusable_in_truth
+        found = _precision_columns(detected, evaluation_set, places, evaluation.backend, truth)
+        assert isinstance(evaluation_set.data, AnnotatedImages)
+        if evaluation_set.data.unusable_in_truth:
+            shared["skipped"]["unusable_annotation"] = evaluation_set.data.unusable_in_truth
         return shared | {"axes": axes} | found
     axes["interval"] = "bootstrap over images"
     records = scored.instances(protocol.name)
-    require_records(records, held.data)
+    require_records(records, evaluation_set.data)
     return shared | {"axes": axes} | _iou_columns(records, protocol)
 
 
@@ -351,11 +354,11 @@ def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> di
 
 
 def _precision_columns(
-    records: list[DetectionRecord], held: EvaluationSet, places: list[int], backend: str, truth: GroundTruth
+    records: list[DetectionRecord], evaluation_set: EvaluationSet, places: list[int], backend: str, truth: GroundTruth
 ) -> dict[str, Any]:
-    data = held.data
+    data = evaluation_set.data
     assert isinstance(data, AnnotatedImages)
-    image_ids = [data.image_id(index) for index in (held.indices[place] for place in places)]
+    image_ids = [data.image_id(index) for index in (evaluation_set.indices[place] for place in places)]
     figures = figures_of(truth, [record.result() for record in records], backend, image_ids)
     found: dict[str, Any] = {name: figures[name] for name in AVERAGE_PRECISIONS if name in figures}
     recall = figures[RECALLS[truth.style]]

@@ -82,8 +82,8 @@ class EvaluatedModel:
         precision: of scoring, a name of :data:`evaluation.latency.PRECISIONS`.
         identity: what its answers depend on.
         columns: of its row: method, student, device ...
-        measured: cost and latency, taken when asked for.
-        told: what it was recognised as.
+        measured: cost and latency, measured when called.
+        description: what it was recognised as.
     """
 
     model: Segmenter
@@ -92,7 +92,7 @@ class EvaluatedModel:
     identity: str
     columns: dict[str, Any]
     measured: Callable[[], dict[str, Any]]
-    told: str
+    description: str
 
 
 def find_evaluated_model(settings: EvaluateConfig) -> EvaluatedModel:
@@ -122,8 +122,8 @@ def find_evaluated_model(settings: EvaluateConfig) -> EvaluatedModel:
     def measured() -> dict[str, Any]:
         return cost_columns(model) | latency_columns(model, evaluation.latency_runs, device, precision)
 
-    told = f"{settings.checkpoint}: {found.layout}"
-    return EvaluatedModel(model, device, precision, model_sha256(model), columns, measured, told)
+    description = f"{settings.checkpoint}: {found.layout}"
+    return EvaluatedModel(model, device, precision, model_sha256(model), columns, measured, description)
 
 
 def _exported(settings: EvaluateConfig) -> EvaluatedModel:
@@ -154,10 +154,12 @@ def _exported(settings: EvaluateConfig) -> EvaluatedModel:
         times = {"encoder_latency_ms": latency.encoder_latency_ms, "decoder_latency_ms": latency.decoder_latency_ms}
         return {**manifest.cost, "size_bytes": manifest.bytes, **times}
 
-    told = f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
+    description = (
+        f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
+    )
     # Large weights lie in files beside the two that the manifest vouches for.
     identity = f"{file_identity(settings.checkpoint)} {model.runtime}"
-    return EvaluatedModel(model, device, "float32", identity, columns, measured, told)
+    return EvaluatedModel(model, device, "float32", identity, columns, measured, description)
 
 
 def _about(about: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The place of ``out=``: whether anything can be written there is known before the work, and told with the setting."""
+"""The place of ``out=``: refused before the work where nothing can be written there; the error names the setting."""
 
 import contextlib
 from collections.abc import Iterator

@@ -117,7 +117,7 @@ def _train(
         return mean_iou(scored.instances("box_single@1"))["miou"].value
 
     optimisation = OptimizerConfig(
-        rate=recipe.rate,
+        lr=recipe.rate,
         optimizer="muon",
         betas=(0.9, 0.98),
         weight_decay=recipe.weight_decay,

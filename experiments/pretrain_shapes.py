@@ -1,4 +1,4 @@
-"""Pretraining on single images of ``shapes``, as ``sam_pocket`` was trained: they are held in memory as label maps."""
+"""Pretraining on single images of ``shapes``, as ``sam_pocket`` was trained: they stay in memory as label maps."""
 
 from dataclasses import dataclass
 

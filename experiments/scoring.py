@@ -46,7 +46,7 @@ def require_instances(data: ImageData, indices: Sequence[int], key: str) -> None
     if has_instances(data, indices):
         return
     if has_instances(data, range(len(data))):
-        problem = f"none of the {len(indices)} images asked for has an instance"
+        problem = f"none of the {len(indices)} requested images has an instance"
         raise InputError(f"{data.name}: {problem}; give a larger evaluation.images")
     source, fix = data.name, "give annotations that have some"
     if isinstance(data, AnnotatedImages):
@@ -131,21 +131,23 @@ class EvaluationSet:
 
 
 def score_model(
-    model: Sam, held: EvaluationSet, folder: Path | None = None
+    model: Sam, evaluation_set: EvaluationSet, folder: Path | None = None
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The columns of ``core.result`` that scoring fills, for a model, and its mean IoUs image by image.
 
     Args:
         folder: where images are kept as they are scored, so that another call goes on from them; None keeps nothing.
     """
-    key = json.dumps([weights_sha256(model), device_of(model).type, held.precision, held.batch])
-    scorer = Scorer(model, BOX_POINT, prompt_batch_size=held.batch, autocast=PRECISIONS[held.precision])
+    key = json.dumps([weights_sha256(model), device_of(model).type, evaluation_set.precision, evaluation_set.batch])
+    scorer = Scorer(
+        model, BOX_POINT, prompt_batch_size=evaluation_set.batch, autocast=PRECISIONS[evaluation_set.precision]
+    )
     partial = None if folder is None else PartialRecords(folder, key)
-    with counted(f"scoring {model.name}", len(held.indices)) as done:
-        scored = scorer.score(held.data, held.indices, partial=partial, on_image=done)
+    with counted(f"scoring {model.name}", len(evaluation_set.indices)) as done:
+        scored = scorer.score(evaluation_set.data, evaluation_set.indices, partial=partial, on_image=done)
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
     by_image = ImageScores.of({"miou": box, "miou_point": point})
-    return columns(box, held) | point_column(point), by_image.to_dict()
+    return columns(box, evaluation_set) | point_column(point), by_image.to_dict()
 
 
 def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:
@@ -174,11 +176,11 @@ def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callabl
     return score
 
 
-def score_fillings(held: EvaluationSet) -> dict[str, dict[str, Any]]:
+def score_fillings(evaluation_set: EvaluationSet) -> dict[str, dict[str, Any]]:
     """The same columns for each baseline; none of them answers to a point."""
-    with counted("scoring filled boxes and ellipses", len(held.indices)) as done:
-        records = score_baselines(held.data, indices=held.indices, on_image=done)
-    return {name: columns(of_baseline, held) for name, of_baseline in records.items()}
+    with counted("scoring filled boxes and ellipses", len(evaluation_set.indices)) as done:
+        records = score_baselines(evaluation_set.data, indices=evaluation_set.indices, on_image=done)
+    return {name: columns(of_baseline, evaluation_set) for name, of_baseline in records.items()}
 
 
 def point_column(records: Sequence[InstanceRecord]) -> dict[str, Any]:
@@ -186,26 +188,26 @@ def point_column(records: Sequence[InstanceRecord]) -> dict[str, Any]:
     return {"miou_point": _value(mean_iou(records), "miou")}
 
 
-def columns(records: Sequence[InstanceRecord], held: EvaluationSet) -> dict[str, Any]:
+def columns(records: Sequence[InstanceRecord], evaluation_set: EvaluationSet) -> dict[str, Any]:
     """Records of box prompts as columns.
 
     Raises:
         InputError: there are none.
     """
-    require_records(records, held.data)
+    require_records(records, evaluation_set.data)
     metrics = mean_iou(records)
     names = ("miou", "miou_small", "miou_medium", "miou_large")
     overall = metrics["miou"]
     return {
-        "data": held.name,
-        "protocol": held.protocol,
-        "axes": None if held.data_sha256 is None else {"data_sha256": held.data_sha256},
+        "data": evaluation_set.name,
+        "protocol": evaluation_set.protocol,
+        "axes": None if evaluation_set.data_sha256 is None else {"data_sha256": evaluation_set.data_sha256},
         **{name: _value(metrics, name) for name in names},
         "instances": len(records),
         "images": len({record.image_id for record in records}),
         "miou_low": overall.low,
         "miou_high": overall.high,
-        "skipped": {reason: count for reason, count in held.data.skipped.items() if count},
+        "skipped": {reason: count for reason, count in evaluation_set.data.skipped.items() if count},
     }
 
 

@@ -78,7 +78,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_model_metadata(path: Path) -> dict[str, Any]:
     """The facts that this project kept beside the weights, in whatever layout; none where it kept none.
 
     Raises:
@@ -108,7 +108,7 @@ def name_of(facts: Mapping[str, Any], path: Path) -> str | None:
 
 
 def about_of(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The facts of a model's making among all that stands beside its tensors; see :func:`read_about`."""
+    """The facts of a model's making among all that stands beside its tensors; see :func:`read_model_metadata`."""
     about = facts.get("about")
     if not isinstance(about, dict):
         return {}
@@ -139,9 +139,11 @@ def load_model(path: Path) -> Sam:
         if name is None:
             raise ValueError("it has no name")
         for key, most in (("depths", len(tensors)), ("window_sizes", _LARGEST_WINDOW), ("image_size", _LARGEST_FRAME)):
-            told = encoder.get(key, 0)
-            if any(not isinstance(size, int) or size > most for size in (told if isinstance(told, tuple) else (told,))):
-                raise ValueError(f"{key} of {str(told)[:50]}, at most {most} is possible")
+            sizes = encoder.get(key, 0)
+            if any(
+                not isinstance(size, int) or size > most for size in (sizes if isinstance(sizes, tuple) else (sizes,))
+            ):
+                raise ValueError(f"{key} of {str(sizes)[:50]}, at most {most} is possible")
         config = SamConfig(kind(**encoder), **shape)
         plan = Plan.from_dict(parse_json(metadata["plan"])) if "plan" in metadata else None
         check_shape(config, str(path))

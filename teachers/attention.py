@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PART = 512
-"""Queries whose logits are held at once."""
+"""Queries whose logits are in memory at once."""
 
 
 def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _weights(q: Tensor, k: Tensor, rel_h: Tensor, rel_w: Tensor, at: tuple[int, 
 
 
 SMALL_MAP = 256
-"""Up to this many tokens all logits are held at once on the CPU, in training too."""
+"""Up to this many tokens all logits are in memory at once on the CPU, in training too."""
 
 
 def relative_table(rel_pos: Tensor, size: int) -> Tensor:

@@ -88,7 +88,7 @@ class HubConfig:
         if kind != "sam" or quantized:
             what = f"model_type is {kind!r}" if kind != "sam" else "quantization_config is given"
             raise InputError(f"{path}: {what}; only model_type 'sam' with plain weights is read")
-        self._refuse(_differences(self.sections, _FIXED), "cannot be held here")
+        self._refuse(_differences(self.sections, _FIXED), "is not supported here")
         decoder = self.sections["mask_decoder_config"]
         heads, eps = decoder["num_attention_heads"], decoder["layer_norm_eps"]
         if type(heads) is not int or heads < 1:
@@ -116,13 +116,13 @@ class HubConfig:
         beside = self.path.with_name("preprocessor_config.json")
         if beside.exists():
             stored = read_json(beside, "save the processor again")
-            wanted = preprocessing(config)
+            preparing = preprocessing(config)
             keys = ("image_mean", "image_std", "rescale_factor", "do_rescale", "do_normalize", "do_resize", "size")
             for key in keys:
-                value = stored.get(key, wanted[key]) if isinstance(stored, dict) else None
-                if not _equal(value, wanted[key]):
+                value = stored.get(key, preparing[key]) if isinstance(stored, dict) else None
+                if not _equal(value, preparing[key]):
                     raise InputError(
-                        f"{beside}: {key} is {_short(value)}, expected {_short(wanted[key])}; this project prepares "
+                        f"{beside}: {key} is {_short(value)}, expected {_short(preparing[key])}; this project prepares "
                         "images as SAM does, and the model would be given others than it was trained on"
                     )
 

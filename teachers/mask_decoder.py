@@ -90,7 +90,7 @@ class MaskDecoder(nn.Module):
         count = sparse.shape[0]
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(count, -1, -1), sparse], 1)
-        # What is asked without a mask shares its image: [M, C, g, g].
+        # Prompts without a mask share their image: [M, C, g, g].
         source = (embedding if dense.shape[0] == 1 else for_each_prompt(embedding, count)) + dense
         tokens, image = self.transformer(source, position.to(source.dtype), tokens)
 

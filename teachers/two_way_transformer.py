@@ -1,6 +1,6 @@
 """The two-way transformer of SAM's mask decoder: prompts attend to the image, and the image to the prompts.
 
-Until the image has attended to a prompt's tokens it is the same for every prompt asked of it. So images may come fewer
+Until the image has attended to a prompt's tokens it is the same for all its prompts. So images may come fewer
 than prompts (``M`` images, ``N = M * prompts an image``, those of one image together), and are projected once each.
 """
 

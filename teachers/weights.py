@@ -13,7 +13,7 @@ from torch import Tensor
 from core.checkpoint import check_fit, file_sha256, is_safetensors, load_strictly, note_of, read_safetensors
 from core.errors import InputError
 from core.geometry import PIXEL_MEAN, PIXEL_STD
-from core.plain_file import access_told, home_path, parse_json, read_json
+from core.plain_file import home_path, parse_json, read_json, reraise_access
 from core.state_dict import find_state
 from core.untrusted import NOTE, one_line, read_torch
 from teachers.catalog import MODELS, NamedModel
@@ -101,7 +101,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     Raises:
         InputError: the folder is closed, or its index is damaged or names files outside of it.
     """
-    with access_told(path):
+    with reraise_access(path):
         is_folder = path.is_dir()
     if not is_folder:
         if path.suffix.lower() not in (*ENDINGS, ""):
@@ -243,16 +243,16 @@ def fill(model: Sam, state: Mapping[str, Tensor], origin: str) -> Sam:
         InputError: keys or shapes differ, a tensor is of another kind of numbers, or a value is not finite; the message
             names ``origin`` and the first offending keys.
     """
-    wanted = model.state_dict()
+    expected = model.state_dict()
     ready = dict(state)
-    for key in [key for key in wanted if key in state]:
-        value, number = state[key], wanted[key]
+    for key in [key for key in expected if key in state]:
+        value, number = state[key], expected[key]
         if value.layout != torch.strided or value.is_meta or value.dtype not in _numbers(number):
             floats = "dense floating-point tensors (float16, bfloat16, float32 or float64)"
             must = floats if number.is_floating_point() else str(number.dtype)
             raise InputError(f"{origin}: {key} holds {value.dtype}, weights must be {must}")
         ready[key] = value.float() if number.is_floating_point() else value
-    check_finite({key: ready[key] for key in wanted if key in ready}, origin)
+    check_finite({key: ready[key] for key in expected if key in ready}, origin)
     load_strictly(model, ready, origin)
     return model.requires_grad_(False).eval()
 
@@ -275,11 +275,11 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     )
 
 
-def _numbers(wanted: Tensor) -> tuple[torch.dtype, ...]:
+def _numbers(tensor: Tensor) -> tuple[torch.dtype, ...]:
     """The types that hold what a tensor of a model holds: 8-bit floats have scales that no tensor of a SAM keeps."""
-    if wanted.is_floating_point():
+    if tensor.is_floating_point():
         return torch.float16, torch.bfloat16, torch.float32, torch.float64
-    return (wanted.dtype,)
+    return (tensor.dtype,)
 
 
 def _found(name: str, model: NamedModel) -> Path:

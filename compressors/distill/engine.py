@@ -97,7 +97,7 @@ class Engine:
             stopping() as interrupted,
         ):
             while progress.step < stage.steps:
-                rate = stage.optimisation.rate_at(progress.step, stage.steps, progress.rate)
+                rate = stage.optimisation.lr_at(progress.step, stage.steps, progress.rate)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 losses = StepLosses(stage.name, progress.step, path)
@@ -218,7 +218,7 @@ def compiled(model: nn.Module, enabled: bool) -> Iterator[None]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory so far: what the CUDA allocator held for tensors, or on the CPU the whole process's resident pages.
+    """Most memory so far: the tensors of the CUDA allocator, or on the CPU the whole process's resident pages.
 
     The two are different quantities; figures compare on one kind of device only.
     """

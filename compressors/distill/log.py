@@ -118,7 +118,7 @@ def check_weights(model: nn.Module, stage: str, step: int, state: Path) -> None:
         if not torch.isfinite(weight).all():
             raise TrainingDiverged(
                 f"stage {stage}, step {step}: {name} is not finite, though the loss was; the last good state is "
-                f"{state}; try a lower rate, clipping, or float32"
+                f"{state}; try a lower learning rate, clipping, or float32"
             )
 
 
@@ -156,7 +156,8 @@ class StepLosses:
             if not torch.isfinite(stacked.sum()):
                 raise TrainingDiverged(
                     f"stage {self.stage}, step {self.step}: the loss is not finite ({values}) on images "
-                    f"{', '.join(images)}; the last good state is {self.state}; try a lower rate, clipping, or float32"
+                    f"{', '.join(images)}; the last good state is {self.state}; "
+                    "try a lower learning rate, clipping, or float32"
                 )
             for name, value in values.items():
                 means[name] = means.get(name, 0.0) + share * value

@@ -17,19 +17,19 @@ def build_optimizer(settings: OptimizerConfig, model: nn.Module) -> torch.optim.
         linear = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
         matrices = [p for p in trainable if id(p) in linear]
         rest = [p for p in trainable if id(p) not in linear]
-        adam = partial(torch.optim.AdamW, lr=settings.rate, betas=settings.betas, weight_decay=0.0, fused=True)
+        adam = partial(torch.optim.AdamW, lr=settings.lr, betas=settings.betas, weight_decay=0.0, fused=True)
         if not matrices:
             # A plain CNN has none, and Muon takes no empty list.
             return adam(rest)
         kind = torch.optim.Muon if has_bfloat16(matrices[0].device) else RoundingMuon
-        muon = kind(matrices, lr=settings.rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+        muon = kind(matrices, lr=settings.lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
         return Paired(muon, adam(rest)) if rest else muon
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     adam_kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return adam_kind([group for group in groups if group["params"]], lr=settings.rate, betas=settings.betas, fused=True)
+    return adam_kind([group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, fused=True)
 
 
 class Paired(torch.optim.Optimizer):

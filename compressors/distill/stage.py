@@ -51,7 +51,7 @@ class Stage(Generic[B]):
         validate: the figure to maximise, or None.
         validate_every: steps between validations (and at the end).
         keep_best: end with the weights of the best validation instead of the last.
-        full_model: the student as it stands, for who looks on while it trains; None where there is no such model yet.
+        full_model: the student as it stands, for the callback; None where there is no such model yet.
     """
 
     name: str

@@ -56,7 +56,7 @@ class _ShortReads(io.FileIO):
         """As of any file.
 
         Raises:
-            InputError: more is asked for than is allowed for now.
+            InputError: more is requested than is allowed for now.
         """
         if self.limit is not None and size is not None and size > self.limit:
             raise InputError(f"lists its members in {size} bytes, more than {self.limit}; not made by torch.save")
@@ -133,7 +133,7 @@ class TorchZip:
         """The storage ``key``, the same object each time.
 
         Raises:
-            InputError: there is none, it has not the bytes of ``count`` values, or was asked for with another dtype.
+            InputError: there is none, it has not the bytes of ``count`` values, or was requested with another dtype.
         """
         name = f"data/{key}"
         size = self._size(name)

@@ -55,7 +55,7 @@ def average_precision(
 
     Raises:
         InputError: an unknown style, backend or ``iou_type``; a missing or wrong value in ``truth`` or ``results``;
-            an id that ``truth`` does not list; no image to score; lvis is asked for and not installed.
+            an id that ``truth`` does not list; no image to score; lvis is requested and not installed.
     """
     check_backend(style, backend)
     if iou_type not in IOU_TYPES:

@@ -17,7 +17,7 @@ class Candidates:
         iou_pred: float32 ``[K]``.
         stability: float32 ``[K]``.
         points_xy: float64 ``[K, 2]``, the prompt that was answered.
-        crops_xyxy: int64 ``[K, 4]``, the crop it was asked on.
+        crops_xyxy: int64 ``[K, 4]``, the crop it was found in.
         rles: compressed RLEs of the whole image, on the host.
     """
 

@@ -1,4 +1,4 @@
-"""Which points of a crop are asked: all of a grid, or first a coarse grid and then what that left open."""
+"""Which points of a crop become prompts: all of a grid, or first a coarse grid and then what that left open."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from evaluation.everything_settings import EverythingSettings
 
 
 class CropSearch:
-    """Asks points on one crop of an image and collects what survives.
+    """Prompts one crop of an image by points and collects what survives.
 
     Args:
         model: any segmenter.
@@ -23,10 +23,10 @@ class CropSearch:
         crop: where in the image.
         size_hw: of the image.
         settings: thresholds.
-        prompt_batch: how many points are asked together.
+        prompt_batch: how many points are decoded together.
 
     Attributes:
-        prompts: number of points asked.
+        prompts: number of points decoded.
         parts: what survived, in the order of the points.
     """
 
@@ -50,7 +50,7 @@ class CropSearch:
         self.prompts = 0
         self.parts: list[Candidates] = []
 
-    def ask(self, points_xy: NDArray[np.float64], covered: Tensor | None = None) -> None:
+    def decode(self, points_xy: NDArray[np.float64], covered: Tensor | None = None) -> None:
         """Decode points ``[P, 2]`` in pixels of the crop, each a prompt; ``covered`` as in :class:`MaskFilter`."""
         points = torch.from_numpy(points_xy).to(self.embedding.device)
 
@@ -58,7 +58,7 @@ class CropSearch:
             # [N, 1, 2]
             prompt = Prompt.foreground(points[part, None].float())
             masks = self.model.decode(self.embedding, prompt, self.crop.size_hw, multimask=True)
-            # Asked again in smaller parts, the same masks cover the same pixels.
+            # Decoded again in smaller parts, the same masks cover the same pixels.
             return list(self.filter.surviving(masks, points[part], covered))
 
         for _, found in self.prompt_batch.parts(len(points), of_part):
@@ -72,24 +72,24 @@ class CropSearch:
 
 
 def search_dense(search: CropSearch) -> None:
-    """Ask every point of the grid."""
-    search.ask(grid_points(search.settings.dense_side(search.crop.layer), search.crop.size_hw))
+    """Decode every point of the grid."""
+    search.decode(grid_points(search.settings.dense_side(search.crop.layer), search.crop.size_hw))
 
 
 def search_hierarchically(search: CropSearch) -> None:
-    """Ask a coarse grid, then those points of the dense grid that lie on no confident pixel of a coarse mask.
+    """Decode a coarse grid, then those points of the dense grid that lie on no confident pixel of a coarse mask.
 
     TinySAM's strategy (arXiv 2312.13789) with Meta's dense grid. A pixel is confident where a mask of the coarse grid
-    that passed the filters has a logit above ``high_score_thresh``. A point of both grids is asked once.
+    that passed the filters has a logit above ``high_score_thresh``. A point of both grids is decoded once.
     """
     settings, crop = search.settings, search.crop
     coarse, dense = settings.coarse_side(crop.layer), settings.dense_side(crop.layer)
     covered = torch.zeros(crop.size_hw, dtype=torch.bool, device=search.embedding.device)
-    search.ask(grid_points(coarse, crop.size_hw), covered)
+    search.decode(grid_points(coarse, crop.size_hw), covered)
     points = grid_points(dense, crop.size_hw)[~shared_points(dense, coarse)]
     # All points are looked up at once, in one transfer. Each [P]
     column, row = torch.from_numpy(points).long().to(covered.device).unbind(1)
-    search.ask(points[~covered[row, column].cpu().numpy()])
+    search.decode(points[~covered[row, column].cpu().numpy()])
 
 
 SEARCHES: dict[str, Callable[[CropSearch], None]] = {"dense": search_dense, "hierarchical": search_hierarchically}

@@ -18,7 +18,7 @@ from core.errors import InputError, RunFailed
 from experiments.cli.help import asks_for_help, show_help
 from experiments.config.compose import compose, composing, known_settings, search_path
 from experiments.config.files import CONF, CONFIG_DIR, nearest, own_settings
-from experiments.config.messages import told
+from experiments.config.messages import as_input_error
 from experiments.config.schema import COMMANDS, OTHER_NAMES, WORDS
 from experiments.config.targets import allow, register
 from experiments.config.validate import check_preset
@@ -162,7 +162,7 @@ def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[st
         try:
             outcomes = _outcomes(job, options, given, folder)
         except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
-            raise told(error, given, known_settings(command, given, folder)) from error
+            raise as_input_error(error, given, known_settings(command, given, folder)) from error
         finally:
             if "torch" in sys.modules:
                 from core import processes

@@ -13,7 +13,7 @@ from core.result import ResultRow
 from experiments.config.files import nearest
 from experiments.config.schema import ConvertConfig
 from experiments.out_place import check_out, writing_to
-from experiments.runs.checkpoints import Found, check_encoder, chosen_model, say
+from experiments.runs.checkpoints import LoadedModel, check_encoder, chosen_model, say
 from students.convert.layouts import CONFIG as MOBILE_SAM
 from students.convert.layouts import save_hugging_face, to_mobile_sam
 from students.files import describe, save_model
@@ -23,14 +23,14 @@ from teachers.sam import META_NORM_EPS
 from teachers.weights import ENDINGS
 
 
-def _to_hugging_face(path: Path, found: Found) -> None:
+def _to_hugging_face(path: Path, found: LoadedModel) -> None:
     # Names of folders may hold dots: only an ending of checkpoints means that a file was meant.
     if path.is_file() or (path.suffix.lower() in ENDINGS and not path.is_dir()):
         raise InputError(f"out={path}: Hugging Face's layout is a folder; give a name without an ending")
     save_hugging_face(path, found.model, found.about)
 
 
-def _to_meta(path: Path, found: Found) -> None:
+def _to_meta(path: Path, found: LoadedModel) -> None:
     _check_ending(path, "Meta's", ".pth", ".pt")
     model = found.model
     if kind_of(model.config.encoder) != "vit":
@@ -44,7 +44,7 @@ def _to_meta(path: Path, found: Found) -> None:
         )
 
 
-def _to_mobile_sam(path: Path, found: Found) -> None:
+def _to_mobile_sam(path: Path, found: LoadedModel) -> None:
     _check_ending(path, "MobileSAM's", ".pt", ".pth")
     model = found.model
     if model.config != MOBILE_SAM:
@@ -53,7 +53,7 @@ def _to_mobile_sam(path: Path, found: Found) -> None:
     write_torch(path, tensors, json.dumps(describe(model, found.about)))
 
 
-def _to_sampress(path: Path, found: Found) -> None:
+def _to_sampress(path: Path, found: LoadedModel) -> None:
     _check_ending(path, "this project's", ".safetensors")
     save_model(path, found.model, found.about)
 
@@ -63,7 +63,7 @@ def _check_ending(path: Path, layout: str, *endings: str) -> None:
         raise InputError(f"out={path}: {layout} layout is a file that ends in {endings[0]}; give such a name")
 
 
-LAYOUTS: dict[str, Callable[[Path, Found], None]] = {
+LAYOUTS: dict[str, Callable[[Path, LoadedModel], None]] = {
     "hf": _to_hugging_face,
     "meta": _to_meta,
     "mobile_sam": _to_mobile_sam,

@@ -11,7 +11,7 @@ from experiments.config.files import nearest
 from experiments.config.schema import ExportConfig
 from experiments.out_place import check_out, writing_to
 from experiments.reporting.columns import size
-from experiments.runs.checkpoints import Found, check_encoder, chosen_model
+from experiments.runs.checkpoints import LoadedModel, check_encoder, chosen_model
 from students.catalog import RELEASED
 from students.export.folder import TARGETS, check_request, export_model
 from students.export.manifest import PRECISIONS
@@ -56,7 +56,7 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
     return []
 
 
-def licence_of(checkpoint: str, found: Found) -> str | None:
+def licence_of(checkpoint: str, found: LoadedModel) -> str | None:
     """The licence of a catalogue's weights; None where nothing is known of a file."""
     if checkpoint in RELEASED:
         return RELEASED[checkpoint].licence

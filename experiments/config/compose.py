@@ -98,24 +98,24 @@ def check_hydra_settings(settings: DictConfig) -> None:
         InputError: a class that is no plugin of Hydra, a callback, a handler of logs, or another variable of the
             environment is named.
     """
-    asked = OmegaConf.to_container(settings.hydra, resolve=False)
-    assert isinstance(asked, dict)
-    if isinstance(asked["job"], dict):
+    composed = OmegaConf.to_container(settings.hydra, resolve=False)
+    assert isinstance(composed, dict)
+    if isinstance(composed["job"], dict):
         # Hydra's own summary of what was typed, which may be any text.
-        asked["job"].pop("override_dirname", None)
-    for place, target in _targets(asked, "hydra"):
+        composed["job"].pop("override_dirname", None)
+    for place, target in _targets(composed, "hydra"):
         if not isinstance(target, str) or not target.startswith(_PLUGINS):
             raise InputError(f"{place}={target}: only plugins of Hydra may stand there; leave it out")
     for part in ("launcher", "sweeper", "job"):
-        if not isinstance(asked[part], dict) or any(_FOREIGN.search(text) for text in _texts(asked[part])):
+        if not isinstance(composed[part], dict) or any(_FOREIGN.search(text) for text in _texts(composed[part])):
             raise InputError(f"hydra.{part}: refers to settings that are not Hydra's; write out what it needs")
-    if callbacks := asked["callbacks"]:
+    if callbacks := composed["callbacks"]:
         name = next(iter(callbacks)) if isinstance(callbacks, dict) else callbacks
         raise InputError(f"hydra.callbacks: {name} would be called; no callbacks of Hydra are taken")
     for part in ("job_logging", "hydra_logging"):
-        if asked[part] != _NO_LOGS:
+        if composed[part] != _NO_LOGS:
             raise InputError(f"hydra.{part}: is not taken, since handlers of logs may be any program; leave it out")
-    for variable in asked["job"]["env_set"]:
+    for variable in composed["job"]["env_set"]:
         if not str(variable).startswith(ENVIRONMENT):
             raise InputError(
                 f"hydra.job.env_set.{variable}: only variables that begin with {', '.join(ENVIRONMENT)} are set; "

@@ -45,21 +45,21 @@ class RecipeConfig:
         steps: optimizer steps of each of a method's two stages.
         batch: images a batch.
         accumulate: batches a step.
-        rate: highest learning rate.
+        lr: highest learning rate.
         optimizer: of :class:`compressors.settings.OptimizerConfig`.
         importance_images: images behind the scores of channels.
-        scratch_rate, scratch_optimizer: of students that begin from random weights.
+        scratch_lr, scratch_optimizer: of students that begin from random weights.
         prompts: masks an image, of methods that train on masks.
     """
 
     steps: int = MISSING
     batch: int = MISSING
     accumulate: int = MISSING
-    rate: float = MISSING
+    lr: float = MISSING
     optimizer: str = MISSING
     importance_images: int = MISSING
     scratch_optimizer: str = MISSING
-    scratch_rate: float = MISSING
+    scratch_lr: float = MISSING
     prompts: int = MISSING
 
 

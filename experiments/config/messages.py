@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors, told in one line that names key, value and fix."""
+"""Hydra's and OmegaConf's errors, as one line that names key, value and fix."""
 
 import difflib
 import os
@@ -15,7 +15,7 @@ from experiments.config.files import LAUNCHERS, group_choices, nearest
 from experiments.config.schema import RENAMED
 
 
-def told(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
+def as_input_error(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
     """The error of a composition as an :class:`InputError`.
 
     Args:

@@ -290,8 +290,12 @@ RENAMED = {
     "evaluation.encoded": "evaluation.image_batch_size",
     "evaluation.top": "evaluation.max_detections",
     "logger.pictures": "logger.images",
+    "method.optimisation.rate": "method.optimisation.lr",
+    "method.decoder_rate": "method.decoder_lr",
+    "teacher.recipe.rate": "teacher.recipe.lr",
+    "teacher.recipe.scratch_rate": "teacher.recipe.scratch_lr",
 }
-"""Settings that had another name in the version before; whoever gives it learns the new one."""
+"""Settings that had another name in the version before; an error names the new one."""
 OTHER_NAMES = {
     "table": {"data": "dataset"},
     "leaderboard": {"data": "dataset"},

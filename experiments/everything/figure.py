@@ -19,14 +19,14 @@ from core.errors import InputError
 from core.storage import check_place
 from core.terminal import terminal
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from experiments.config.messages import told
+from experiments.config.messages import as_input_error
 from experiments.config.targets import register
 from experiments.config.validate import settings_of
 from experiments.everything.command import generator_settings
 from experiments.everything.drawing import painted, scaled
 from experiments.everything.files import places
 from experiments.reporting.mask_images import save
-from experiments.runs.checkpoints import Found, find_model
+from experiments.runs.checkpoints import LoadedModel, find_model
 from experiments.scoring import counted
 from experiments.upright import upright_image
 
@@ -60,10 +60,10 @@ def settings_from(words: Sequence[str]) -> EverythingSettings:
         with hydra.initialize_config_module("conf", version_base="1.3"):
             return generator_settings(settings_of(hydra.compose("everything", given)).generator)
     except (HydraException, OmegaConfBaseException) as error:
-        raise told(error, given, None) from None
+        raise as_input_error(error, given, None) from None
 
 
-def heading(found: Found) -> str:
+def heading(found: LoadedModel) -> str:
     """What made a model, and how large it is."""
     parameters = sum(parameter.numel() for parameter in found.model.parameters())
     method, ratio = found.about.get("method"), found.about.get("ratio")

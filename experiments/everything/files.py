@@ -133,7 +133,7 @@ def finished_annotations(place: Place, made: Made, image_sha256: str) -> dict[st
 
 
 def drawing_of(path: Path) -> str | None:
-    """What a drawing was told that it shows; None where there is no drawing, or none of this command's."""
+    """What a drawing says that it shows; None where there is no drawing, or none of this command's."""
     try:
         with WITHOUT_PILLOWS_WARNINGS, Image.open(path) as drawing:
             found = drawing.info.get(SHOWS)

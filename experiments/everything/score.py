@@ -25,7 +25,7 @@ from experiments.everything.strategies import StrategyRow, read_row, strategies_
 from experiments.runs.build import build_data, check_precision, data_name, evaluation_indices
 from experiments.runs.checkpoints import check_encoder, chosen_model
 from experiments.runs.data_content import data_content
-from experiments.runs.folder import held_folder, remove_taken_over
+from experiments.runs.folder import lock_run_dir, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
 from experiments.scoring import require_instances
 
@@ -71,7 +71,7 @@ def score_strategy(
     parts = path.with_suffix(".parts")
     label = f"scoring {model.name}, {strategy_name(generator)}"
     contents = [str(image) for image in content.images]
-    with held_folder(parts, fresh=False):
+    with lock_run_dir(parts, fresh=False):
         images = measured_images(
             EverythingGenerator(model, generator), data, indices, contents, device, precision, parts, key, label
         )

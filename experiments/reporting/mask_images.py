@@ -40,9 +40,9 @@ PIXELS = 1024
 """Longer side of a prediction that is drawn; larger images are scaled down before."""
 
 
-def draw_masks(path: Path, models: Mapping[str, Segmenter], held: EvaluationSet) -> None:
+def draw_masks(path: Path, models: Mapping[str, Segmenter], evaluation_set: EvaluationSet) -> None:
     """Draw the first images that have objects: prompts, ground truth, each model's masks with their IoUs."""
-    samples = samples_shown(held)
+    samples = samples_shown(evaluation_set)
     titles = ["box prompts", "ground truth", *models]
     figure, axes = grid([sample.image for sample in samples], len(titles))
     for place, (row, sample) in enumerate(zip(axes, samples, strict=True)):
@@ -67,9 +67,9 @@ def draw_masks(path: Path, models: Mapping[str, Segmenter], held: EvaluationSet)
     save(figure, path)
 
 
-def samples_shown(held: EvaluationSet) -> list[ImageSample]:
+def samples_shown(evaluation_set: EvaluationSet) -> list[ImageSample]:
     """The first images that have objects, at most :data:`IMAGES`."""
-    read = readable_samples(held.data, held.indices)
+    read = readable_samples(evaluation_set.data, evaluation_set.indices)
     return list(islice((sample for _, sample in read if sample is not None and len(sample.masks)), IMAGES))
 
 

@@ -17,6 +17,7 @@ from core.result import COLUMNS as ROW
 from core.result import ResultRow
 from core.terminal import terminal
 from data.content import IDENTITY
+from experiments.config.schema import RENAMED
 from experiments.recorded_evaluation import FOLDER
 from experiments.reporting.columns import COLUMNS, LEADERBOARD, LEADERBOARD_COLUMNS, MEASURED, MODEL_COLUMNS, PUBLISHED
 from experiments.reporting.models import COMPARISONS, Record, model_label, models_frame, plain_records
@@ -193,7 +194,9 @@ def settings_behind(about: Mapping[str, Any]) -> dict[str, str]:
     """
     config = _mapping(about.get("config"))
     parts = {part: config.get(part) for part in ("method", "data")}
-    found = {name: json.dumps(value, sort_keys=True) for name, value in _flat(parts) if name not in _PATHS}
+    # Files of earlier versions have the names that settings had then.
+    named = ((RENAMED.get(name, name), value) for name, value in _flat(parts))
+    found = {name: json.dumps(value, sort_keys=True) for name, value in named if name not in _PATHS}
     if isinstance(about.get("teacher_sha256"), str):
         found["teacher"] = about["teacher_sha256"]
     # Earlier files have a hash of names there, which says less than the settings.

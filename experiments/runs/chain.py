@@ -19,7 +19,7 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     The second stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it.
     """
     if settings.then is not None:
-        # What is wrong with the second method is told before the first one trains.
+        # What is wrong with the second method is reported before the first one trains.
         build_method(settings.then)
     first = cfg.copy()
     first.then = None

@@ -21,7 +21,7 @@ from students.convert.layouts import CONFIG as MOBILE_SAM
 from students.convert.layouts import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.export.manifest import is_export
-from students.files import FORMAT, about_of, load_model, name_of, read_about, read_facts
+from students.files import FORMAT, about_of, load_model, name_of, read_facts, read_model_metadata
 from students.kinds import build_model
 from students.pruned_vit import UNIFORM
 from students.self_check import encoder_problem
@@ -32,7 +32,7 @@ from teachers.weights import Stored, fill, load_sam, read_stored, sam_from_state
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedModel:
     """A loaded model, and where it comes from.
 
     Attributes:
@@ -47,12 +47,12 @@ class Found:
     beside: dict[str, Tensor] = field(default_factory=dict)
 
 
-def chosen_model(settings: ModelConfig) -> Found:
+def chosen_model(settings: ModelConfig) -> LoadedModel:
     """The model of a command's ``checkpoint=``; see :func:`find_model`."""
     return find_model(settings.checkpoint, settings.decoder_heads, settings.entry)
 
 
-def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | None = None) -> Found:
+def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | None = None) -> LoadedModel:
     """Load a catalogue's name, a file of this project (which describes itself), or a file or folder of another layout.
 
     Args:
@@ -66,7 +66,7 @@ def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | N
     path = home_path(checkpoint)
     name = None
     if checkpoint in MODELS:
-        found = Found(load_sam(checkpoint), "of the catalogue", {"method": "teacher", "teacher": checkpoint})
+        found = LoadedModel(load_sam(checkpoint), "of the catalogue", {"method": "teacher", "teacher": checkpoint})
     elif checkpoint in RELEASED and not path.exists():
         name, release = checkpoint, RELEASED[checkpoint]
         hub = release.layout == "hugging_face"
@@ -110,21 +110,21 @@ def check_encoder(
         raise InputError(f"{checkpoint}: {problem}")
 
 
-def _read(path: Path, decoder_heads: int | None, entry: str | None) -> Found:
+def _read(path: Path, decoder_heads: int | None, entry: str | None) -> LoadedModel:
     """A file or a folder, by what is in it."""
     if is_export(path):
         raise InputError(f"checkpoint={path}: an exported folder, which only evaluate reads; give what it was made of")
     facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}
     # A file of another version says so when it is loaded; taken for another layout it would be read wrongly.
     if str(facts.get("format")).startswith(FORMAT.rpartition("-")[0]):
-        return Found(load_model(path), "this project's safetensors", read_about(path))
+        return LoadedModel(load_model(path), "this project's safetensors", read_model_metadata(path))
     name = facts.get("name")
     if isinstance(name, str) and name in MODELS:
-        return Found(load_sam(name, path), "this project's safetensors", {"method": "teacher", "teacher": name})
+        return LoadedModel(load_sam(name, path), "this project's safetensors", {"method": "teacher", "teacher": name})
     if path.is_file() and is_slimsam_pickle(path):
         shape, state = read_slimsam_pickle(path)
         model = sam_from_state(shape, state, str(path), path.stem)
-        return Found(model, "SlimSAM's pickled model, read as tensors and plain data", read_about(path))
+        return LoadedModel(model, "SlimSAM's pickled model, read as tensors and plain data", read_model_metadata(path))
     stored = read_stored(path, entry)
     if stored.note:
         say(f"{path}: {stored.note}")
@@ -132,12 +132,14 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None) -> Found:
     name = name_of(stored.facts, path) or (path.resolve().name if path.is_dir() else path.stem)
     if is_mobile_sam(stored.tensors):
         ours, beside = from_mobile_sam(stored.tensors)
-        return Found(fill(build_model(MOBILE_SAM, name), ours, str(path)), "MobileSAM's state dict", about, beside)
+        return LoadedModel(
+            fill(build_model(MOBILE_SAM, name), ours, str(path)), "MobileSAM's state dict", about, beside
+        )
     layout = "a Hugging Face folder of SamModel" if stored.hub is not None else "a state dict in Meta's layout"
     model, known = _sam(stored, decoder_heads, str(path), name)
     if known and not about:
         about, model.name = {"method": "teacher", "teacher": known}, known
-    return Found(model, layout, about)
+    return LoadedModel(model, layout, about)
 
 
 def _sam(stored: Stored, decoder_heads: int | None, origin: str, name: str) -> tuple[Sam, str | None]:

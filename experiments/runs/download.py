@@ -19,7 +19,7 @@ from core.terminal import terminal
 
 TIMEOUT = 20.0
 SCHEMES = ("https",)
-"""Of addresses that are asked, and of those that a server sends on to."""
+"""Of addresses that are requested, and of those that a server sends on to."""
 LARGEST = 8 << 30
 """Bytes of the largest file that is taken; SAM's largest has a third of it."""
 _CHUNK = 1 << 20
@@ -35,7 +35,7 @@ def fetched(url: str, sha256: str | None, name: str) -> Path:
 
     Args:
         sha256: of the whole file; None where nobody published it, which is then said.
-        name: what is asked for, for messages.
+        name: of the model, for messages.
 
     Raises:
         InputError: the address is not of https, there is no network, the server refuses, sends on to an address of
@@ -74,9 +74,9 @@ def fetched_folder(url: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository = url.removeprefix("https://huggingface.co/")
-    wanted = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    patterns = ["config.json", "model.safetensors", "preprocessor_config.json"]
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=wanted, etag_timeout=TIMEOUT))
+        folder = Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=TIMEOUT))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         by_hand = f"by hand: hf download {repository} --local-dir FOLDER, then checkpoint=FOLDER"
@@ -89,7 +89,7 @@ def _download(url: str, path: Path) -> None:
     """Into ``<path>.part``, continuing what is there, then renamed; one process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with _held(part) as stream:
+    with _open_part(part) as stream:
         try:
             # Another process may have fetched it while this one waited.
             if not path.is_file():
@@ -103,7 +103,7 @@ def _download(url: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(part: Path) -> Iterator[BinaryIO]:
+def _open_part(part: Path) -> Iterator[BinaryIO]:
     """A part's file, open for writing at its end, which no other process has; never one behind a link."""
     while True:
         stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "r+b")
@@ -115,7 +115,7 @@ def _held(part: Path) -> Iterator[BinaryIO]:
 
 
 def _lock(part: Path, stream: BinaryIO) -> None:
-    # A file system without locks has none to be asked for either.
+    # A file system without locks has none to request either.
     with contextlib.suppress(OSError):
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +163,7 @@ def _continue(url: str, name: str, stream: BinaryIO) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server only to addresses of the kinds that may be asked."""
+    """Follows a server only to addresses of the kinds that may be requested."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         _check_scheme(newurl)

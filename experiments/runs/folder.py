@@ -18,7 +18,7 @@ _OF_NOTHING = (LOCK, THREADS, "metrics.csv", "tensorboard")
 
 
 @contextlib.contextmanager
-def held_folder(folder: Path, fresh: bool) -> Iterator[None]:
+def lock_run_dir(folder: Path, fresh: bool) -> Iterator[None]:
     """Make the folder and keep other processes out of it; empty it first if ``fresh``.
 
     A block that ends in an InputError takes a new folder with it, but only one in which nothing was computed: whatever
@@ -56,7 +56,7 @@ def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[st
         key, contents: of what is finished, see :func:`evaluation.records.remove_parts`.
     """
     for folder in folders:
-        with contextlib.suppress(InputError, OSError), held_folder(folder, fresh=False):
+        with contextlib.suppress(InputError, OSError), lock_run_dir(folder, fresh=False):
             remove_parts(folder, key, contents)
             if holds_nothing(folder):
                 shutil.rmtree(folder)

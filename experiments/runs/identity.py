@@ -16,7 +16,7 @@ from experiments.config.groups import TeacherConfig
 from experiments.config.schema import RunConfig
 from experiments.runs.build import build_method, check_precision
 from experiments.runs.data_content import DataContent, contents_of_run
-from students.files import read_about
+from students.files import read_model_metadata
 from teachers.catalog import MODELS
 
 VERSION = 3
@@ -46,15 +46,15 @@ def run_id(settings: RunConfig, device: torch.device, sha256: str | None = None)
 def method_name(settings: Any) -> str:
     """The name of a method in rows: that of the file it is in, after that of what it begins with (``slimsam+ptq``)."""
     name = str(settings.method._target_).split(".")[-2]
-    earlier = beginning(settings).get("method")
+    earlier = parent_metadata(settings).get("method")
     return name if earlier in (None, "teacher") else f"{earlier}+{name}"
 
 
-def beginning(settings: Any) -> dict[str, Any]:
+def parent_metadata(settings: Any) -> dict[str, Any]:
     """What the file a method begins with says of its making; nothing where there is no such file."""
     init = build_method(settings.method).init
     path = None if init is None else home_path(init)
-    return read_about(path) if path is not None and path.exists() else {}
+    return read_model_metadata(path) if path is not None and path.exists() else {}
 
 
 def run_sha256(settings: RunConfig, device: torch.device, contents: Iterable[DataContent]) -> str:

@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError, RunFailed
 from core.plain_file import home_path
-from core.storage import disk_told
+from core.storage import reraise_disk
 from experiments.commands import function_of
-from experiments.config.messages import told
+from experiments.config.messages import as_input_error
 from experiments.config.targets import allow
 from experiments.config.validate import check_settings, check_student, settings_of
 from experiments.config.words import typed_words
@@ -76,7 +76,7 @@ class Job:
             outcome = Outcome(*shared, rows=self._rows(cfg))
         except OmegaConfBaseException as error:
             # What was typed stands for something that there is not.
-            outcome = Outcome(*shared, error=told(error, task, None))
+            outcome = Outcome(*shared, error=as_input_error(error, task, None))
         except Exception as error:
             if away and not isinstance(error, InputError | RunFailed):
                 traceback.print_exc(file=sys.stderr)
@@ -100,7 +100,7 @@ class Job:
             return list(run_under_torchrun(settings, task, self.flags))
         batches = "method.batch, evaluation.prompt_batch_size"
         fix = f"give smaller batches ({batches}), a precision of bfloat16, or engine.device=cpu"
-        with reraise_oom(self.command, fix), disk_told(_place(cfg)[1]), threads_taken():
+        with reraise_oom(self.command, fix), reraise_disk(_place(cfg)[1]), threads_taken():
             return list(function_of(self.command)(settings, cfg))
 
     def _arrive(self) -> None:
@@ -117,7 +117,7 @@ class Job:
 
 
 def _place(cfg: DictConfig) -> tuple[str, Path]:
-    """How rows are shown, and the folder of runs. Where they refer to nothing, that is told with all settings."""
+    """How rows are shown, and the folder of runs. Where they refer to nothing, an error lists all settings."""
     try:
         return str(cfg.format), home_path(cfg.runs)
     except OmegaConfBaseException:

@@ -14,7 +14,7 @@ from core.errors import InputError
 from core.plain_file import parse_json
 from experiments.config.schema import RunConfig
 from experiments.runs.data_content import DataContent
-from experiments.runs.folder import held_folder, holds_nothing
+from experiments.runs.folder import holds_nothing, lock_run_dir
 
 NAME = "stopped_by.json"
 """Of a run that was refused: the key of its states, what it was of, and the places of the images that stopped it."""
@@ -45,7 +45,7 @@ def take_over(folder: Path, apart: str, images: DataContent) -> None:
             continue
         others = [place for place, content in enumerate(now) if before[place : place + 1] != [content]]
         if len(before) == len(now) and set(others) <= set(damaged):
-            with held_folder(path.parent, fresh=False):
+            with lock_run_dir(path.parent, fresh=False):
                 os.replace(path.parent, folder)
             return
 

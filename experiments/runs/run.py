@@ -42,8 +42,8 @@ from experiments.runs.build import (
 )
 from experiments.runs.checkpoints import find_model
 from experiments.runs.data_content import DataContent, contents_of_run
-from experiments.runs.folder import held_folder
-from experiments.runs.identity import beginning, method_name, resolved, run_id, run_sha256
+from experiments.runs.folder import lock_run_dir
+from experiments.runs.identity import method_name, parent_metadata, resolved, run_id, run_sha256
 from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads
 from experiments.runs.mended_run import NAME as STOPPED_BY
@@ -84,7 +84,7 @@ class Parts:
         return self.trained_on.data
 
     @property
-    def held(self) -> EvaluationSet:
+    def evaluation_set(self) -> EvaluationSet:
         """What is scored."""
         evaluation, scored = self.settings.evaluation, self.scored_on
         about = (evaluation.prompt_batch_size, evaluation.protocol, evaluation.precision)
@@ -128,7 +128,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
             take_over(folder, apart, trained_on)
         # Everybody has looked for the finished run before the first process begins it.
         processes.wait()
-        with held_folder(folder, fresh=settings.force) if processes.is_first() else nullcontext():
+        with lock_run_dir(folder, fresh=settings.force) if processes.is_first() else nullcontext():
             processes.wait()
             keep_threads(folder, chosen=settings.engine.threads is not None)
             with refusals_noted(folder, sha256, apart, trained_on) as key:
@@ -160,7 +160,7 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
         for name in (FAILED, PAGE):
             (parts.folder / name).unlink(missing_ok=True)
     try:
-        with tracked(parts.settings.logger, parts.folder, parts.held, _tracked_as(parts, about)) as tracking:
+        with tracked(parts.settings.logger, parts.folder, parts.evaluation_set, _tracked_as(parts, about)) as tracking:
             rows = _work(parts, about, tracking)
         if processes.is_first():
             # Last, so that its list of files is whole.
@@ -174,7 +174,7 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
         row = ResultRow(
             **_about_student(parts),
             git_sha=about["provenance"]["git_sha"],
-            data=parts.held.name,
+            data=parts.evaluation_set.name,
             status="failed",
             reason=f"{type(error).__name__}: {error}",
         )
@@ -187,7 +187,7 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunMetadata:
     """The run as loggers show it."""
     settings, method = parts.settings, method_name(parts.settings)
     preset = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
-    tags = (method, parts.teacher.name, parts.held.name, *([str(preset)] if preset else ()))
+    tags = (method, parts.teacher.name, parts.evaluation_set.name, *([str(preset)] if preset else ()))
     ratio = _ratio(settings)
     config = {**about["config"], "run_id": parts.run_id, "provenance": about["provenance"]}
     group = method if ratio is None else f"{method}-r{ratio:g}"
@@ -197,7 +197,7 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunMetadata:
 def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[ResultRow]:
     settings, teacher = parts.settings, parts.teacher
     # Before anything is trained: a held-out image that cannot be read is met here.
-    fillings = score_fillings(parts.held) if processes.is_first() else {}
+    fillings = score_fillings(parts.evaluation_set) if processes.is_first() else {}
     torch.manual_seed(seed_for(settings.seed, "run"))
     engine = replace(build_engine(settings.engine, parts.folder, parts.device), callback=tracking.callback)
     context = RunContext(
@@ -230,14 +230,14 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     processes.wait()
     # What is scored, by all processes together, is what was saved.
     student = load_model(file).to(parts.device)
-    check_compressed(student, teacher, parts.method, parts.held, parts.run_id)
+    check_compressed(student, teacher, parts.method, parts.evaluation_set, parts.run_id)
     rows, by_image = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
     if not processes.is_first():
         return []
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.reporting.mask_images import draw_masks
 
-    draw_masks(parts.folder / IMAGE, {"teacher": teacher, "student": student}, parts.held)
+    draw_masks(parts.folder / IMAGE, {"teacher": teacher, "student": student}, parts.evaluation_set)
     files = {
         "student_sha256": file_sha256(file),
         "teacher_sha256": facts["teacher_sha256"],
@@ -253,7 +253,9 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     write_result(parts.folder / NAME, rows, {**about, **files})
     _remove_states(parts.folder)
     models = {"teacher": teacher, "student": student}
-    tracking.finished(Outcome(rows, models, parts.held, file, facts, parts.folder / IMAGE, parts.folder / NAME))
+    tracking.finished(
+        Outcome(rows, models, parts.evaluation_set, file, facts, parts.folder / IMAGE, parts.folder / NAME)
+    )
     return rows
 
 
@@ -271,7 +273,7 @@ def _rows(
     Returns:
         The rows, and the student's scores image by image.
     """
-    settings, held = parts.settings, parts.held
+    settings, evaluation_set = parts.settings, parts.evaluation_set
     shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
     machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
     machine |= {"threads": torch.get_num_threads()}
@@ -286,7 +288,7 @@ def _rows(
                 "train_peak_memory_bytes": compressed.peak_memory_bytes,
                 "device_hours": compressed.device_hours,
             }
-        measured, by_image = score_model(model, held, parts.folder / SCORING / str(about["method"]))
+        measured, by_image = score_model(model, evaluation_set, parts.folder / SCORING / str(about["method"]))
         if processes.is_first():
             latency = (settings.evaluation.latency_runs, parts.device, settings.evaluation.precision)
             measured |= cost_columns(model) | latency_columns(model, *latency)
@@ -318,12 +320,12 @@ def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
 
 def _ratio(settings: RunConfig) -> float | None:
     """What was cut, by this run or by the one that made what it begins with."""
-    return settings.ratio if settings.ratio is not None else beginning(settings).get("ratio")
+    return settings.ratio if settings.ratio is not None else parent_metadata(settings).get("ratio")
 
 
 def _images_seen(settings: RunConfig, compressed: Compressed) -> int:
     """Training images of the run and of those before it in the chain."""
-    return compressed.images_seen + (beginning(settings).get("images_seen") or 0)
+    return compressed.images_seen + (parent_metadata(settings).get("images_seen") or 0)
 
 
 def _remove_states(folder: Path) -> None:

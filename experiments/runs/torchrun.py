@@ -20,13 +20,13 @@ def wants_torchrun(settings: Any) -> bool:
     Raises:
         InputError: fewer than one, or another number than ``torchrun`` started.
     """
-    wanted = getattr(settings, "processes", 1)
-    if wanted < 1:
-        raise InputError(f"processes={wanted} must be at least 1")
+    count = getattr(settings, "processes", 1)
+    if count < 1:
+        raise InputError(f"processes={count} must be at least 1")
     started = processes.announced()
-    if wanted > 1 and started not in (1, wanted):
-        raise InputError(f"processes={wanted}: torchrun started {started}; leave out processes under torchrun")
-    return wanted > 1 and started == 1
+    if count > 1 and started not in (1, count):
+        raise InputError(f"processes={count}: torchrun started {started}; leave out processes under torchrun")
+    return count > 1 and started == 1
 
 
 def run_under_torchrun(settings: Any, overrides: Sequence[str], flags: Sequence[str]) -> list[ResultRow]:

@@ -34,7 +34,7 @@ class CsvFile:
     def begin(self) -> None:
         """Nothing: an earlier file is replaced as soon as there is news."""
 
-    def told(self, stage: str, entry: Entry) -> None:
+    def log(self, stage: str, entry: Entry) -> None:
         """One line of a stage's log; the file is written where a stage begins, and now and then."""
         if stage != self._stage or time.monotonic() - self._written > EVERY_S:
             self._stage = stage
@@ -85,7 +85,7 @@ class TensorboardFiles:
         # A TensorBoard that has read the earlier file drops all of it: the new one says everything again.
         self._writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=0)
 
-    def told(self, stage: str, entry: Entry) -> None:
+    def log(self, stage: str, entry: Entry) -> None:
         """One line of a stage's log."""
         for news in self._catch_up.news(stage, entry):
             self._add(stage, news)

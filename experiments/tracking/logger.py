@@ -38,7 +38,7 @@ class Outcome:
     Attributes:
         rows: the comparisons and, last, the student.
         models: the teacher and the student, by these names.
-        held: the images they were scored on.
+        evaluation_set: the images they were scored on.
         checkpoint: the student's file.
         facts: what the file says of its making.
         image: of masks.
@@ -47,7 +47,7 @@ class Outcome:
 
     rows: Sequence[ResultRow]
     models: Mapping[str, Segmenter]
-    held: EvaluationSet
+    evaluation_set: EvaluationSet
     checkpoint: Path
     facts: Mapping[str, Any]
     image: Path
@@ -72,7 +72,7 @@ class Logger(Protocol):
         """The run starts, or goes on."""
         ...
 
-    def told(self, stage: str, entry: Entry) -> None:
+    def log(self, stage: str, entry: Entry) -> None:
         """One line of a stage's log, which holds it already."""
         ...
 

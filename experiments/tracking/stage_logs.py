@@ -41,7 +41,7 @@ def figures(entry: Entry) -> Iterator[tuple[str, int | float]]:
 
 
 class CatchUp:
-    """What a logger has yet to be told, so that it hears everything once, whatever was killed and continued.
+    """What a logger has not yet got, so that it gets everything once, whatever was killed and continued.
 
     At a stage's first word its log holds what came before this process too, and nothing that will be repeated.
 
@@ -51,19 +51,19 @@ class CatchUp:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def news(self, stage: str, entry: Entry) -> list[Entry]:
         """The entries of a stage up to this one that were not given out yet."""
-        if stage in self._told:
+        if stage in self._logged:
             return [entry]
-        self._told.add(stage)
+        self._logged.add(stage)
         return read_log(self.folder / f"{stage}.jsonl")
 
     def rest(self) -> Iterator[tuple[str, Entry]]:
         """The entries of stages that have said nothing: they were finished earlier."""
         for stage in stages_in(self.folder):
-            if stage not in self._told:
-                self._told.add(stage)
+            if stage not in self._logged:
+                self._logged.add(stage)
                 for entry in read_log(self.folder / f"{stage}.jsonl"):
                     yield stage, entry

@@ -24,13 +24,16 @@ class Curve:
     """Scores a student on the first held-out images, in float32 and without a bar.
 
     Args:
-        held: the images that finished models are scored on.
+        evaluation_set: the images that finished models are scored on.
         scores: how many times a stage; 0 never.
         images: how many of them count here.
     """
 
-    def __init__(self, held: EvaluationSet, scores: int, images: int) -> None:
-        self.held, self.scores = replace(held, indices=held.indices[:images], precision="float32"), scores
+    def __init__(self, evaluation_set: EvaluationSet, scores: int, images: int) -> None:
+        self.evaluation_set, self.scores = (
+            replace(evaluation_set, indices=evaluation_set.indices[:images], precision="float32"),
+            scores,
+        )
 
     def scores_at(self, step: int, steps: int) -> bool:
         """Whether the student is scored after a step: at equal parts of the stage, and at its end."""
@@ -38,10 +41,10 @@ class Curve:
 
     def score(self, model: Segmenter) -> dict[str, float]:
         """``miou`` with boxes and ``miou_point`` with one point; empty where the images have no objects."""
-        held = self.held
-        scorer = Scorer(model, BOX_POINT, prompt_batch_size=held.batch)
+        evaluation_set = self.evaluation_set
+        scorer = Scorer(model, BOX_POINT, prompt_batch_size=evaluation_set.batch)
         # The first process alone scores; the others wait.
-        scored = scorer.score(held.data, held.indices, alone=True)
+        scored = scorer.score(evaluation_set.data, evaluation_set.indices, alone=True)
         device = device_of(model)
         if device.type == "cuda":
             # Whoever trains has read its own peak before; what scoring needs is none of it.
@@ -58,7 +61,7 @@ class Tracking:
     """What one run's loggers do; with none of them, nothing.
 
     Attributes:
-        loggers: who is told.
+        loggers: that get every line.
         curve: scores the student while it trains.
     """
 
@@ -67,7 +70,7 @@ class Tracking:
 
     @property
     def callback(self) -> Callback | None:
-        """For the training loop; None where nobody looks on."""
+        """For the training loop; None where the student is not scored meanwhile."""
         return None if self.curve is None else self
 
     def scores_at(self, step: int, steps: int) -> bool:
@@ -82,7 +85,7 @@ class Tracking:
     def log(self, stage: str, entry: Entry) -> None:
         """Pass on one line of a stage's log."""
         for logger in self.loggers:
-            logger.told(stage, entry)
+            logger.log(stage, entry)
 
     def finished(self, outcome: Outcome) -> None:
         """Pass on how the run ended."""
@@ -99,20 +102,20 @@ class Tracking:
 
 
 @contextlib.contextmanager
-def tracked(settings: Any, folder: Path, held: EvaluationSet, metadata: RunMetadata) -> Iterator[Tracking]:
+def tracked(settings: Any, folder: Path, evaluation_set: EvaluationSet, metadata: RunMetadata) -> Iterator[Tracking]:
     """The loggers that settings ask for, from the beginning of a run to its end.
 
     Args:
         settings: one of :data:`experiments.tracking.settings.LOGGERS`.
         folder: of the run.
-        held: what the student is scored on while it trains, the first images of it.
+        evaluation_set: what the student is scored on while it trains, the first images of it.
         metadata: of the run, for Weights & Biases.
     """
     if not isinstance(settings, CsvLogger):
         yield Tracking((), None)
         return
     loggers = _loggers(settings, folder, metadata) if processes.is_first() else []
-    tracking = Tracking(loggers, Curve(held, settings.scores, settings.images))
+    tracking = Tracking(loggers, Curve(evaluation_set, settings.scores, settings.images))
     try:
         for logger in loggers:
             logger.begin()

@@ -64,7 +64,7 @@ def _images(outcome: Outcome) -> dict[str, list[Any]]:
 
     wandb = importlib.import_module("wandb")
     found: dict[str, list[Any]] = {}
-    for sample in samples_shown(outcome.held):
+    for sample in samples_shown(outcome.evaluation_set):
         # The largest first: smaller objects lie over them.
         chosen = np.argsort(-sample.areas)[:OBJECTS]
         labels = {0: "background"} | {number + 1: f"object {number + 1}" for number in range(len(chosen))}

@@ -56,13 +56,13 @@ class WandbRun:
         self._off = self._warned = False
         self._known: dict[str, int] = {}
         self._defined: set[str] = set()
-        self._held: tuple[str, int, dict[str, Any]] | None = None
+        self._pending: tuple[str, int, dict[str, Any]] | None = None
 
     def begin(self) -> None:
         """Start a run on the server, or go on with the one that an earlier process of this run started."""
         self._try("starting", self._begin)
 
-    def told(self, stage: str, entry: Entry) -> None:
+    def log(self, stage: str, entry: Entry) -> None:
         """One line of a stage's log."""
         self._try("logging", lambda: self._take(stage, entry))
 
@@ -115,15 +115,15 @@ class WandbRun:
         if step <= self._known.get(stage, -1):
             # The server has it, from before this process.
             return
-        if self._held is None or self._held[:2] != (stage, step):
+        if self._pending is None or self._pending[:2] != (stage, step):
             self._send()
-            self._held = (stage, step, {})
-        self._held[2].update(figures(entry))
+            self._pending = (stage, step, {})
+        self._pending[2].update(figures(entry))
 
     def _send(self) -> None:
-        if self._held is None:
+        if self._pending is None:
             return
-        (stage, step, found), self._held = self._held, None
+        (stage, step, found), self._pending = self._pending, None
         if stage not in self._defined:
             self._defined.add(stage)
             # Every stage counts its own steps.
@@ -193,12 +193,12 @@ def connected(
     Args:
         identity: the name it shall have; where a run of somebody else has it, a fresh one is made from it.
         goes_on: whether a run of that name is this one.
-        warn: is told in one line why a run that should be online is not.
+        warn: is called with one line on why a run that should be online is not.
     """
     wandb = importlib.import_module("wandb")
-    wanted = QUIET | {"init_timeout": settings.init_s, "finish_timeout": settings.finish_s}
+    chosen = QUIET | {"init_timeout": settings.init_s, "finish_timeout": settings.finish_s}
     # Some are of newer versions only.
-    quiet = wandb.Settings(**{key: value for key, value in wanted.items() if key in wandb.Settings.model_fields})
+    quiet = wandb.Settings(**{key: value for key, value in chosen.items() if key in wandb.Settings.model_fields})
     wandb.setup(settings=quiet)
     # The package makes its folder only where this one exists.
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)

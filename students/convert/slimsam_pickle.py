@@ -48,7 +48,7 @@ def read_slimsam_pickle(path: Path) -> tuple[SamConfig, dict[str, Tensor]]:
     state = _fused(_tensors(modules, str(path)), str(path))
     heads = _attributes(modules, "mask_decoder.transformer").get("num_heads")
     if type(heads) is not int or heads < 1:
-        raise InputError(f"{path}: mask_decoder.transformer.num_heads is {_told(heads)}, expected a count")
+        raise InputError(f"{path}: mask_decoder.transformer.num_heads is {_shown(heads)}, expected a count")
     config = infer_config(state, heads, str(path))
     _check(modules, config, str(path))
     return config, state
@@ -116,22 +116,22 @@ def _check(modules: Mapping[str, Mapping[str, Any]], config: SamConfig, origin: 
     """Compare what the modules say of themselves with what this project's model of the shape computes."""
     check_shape(config, origin)
     encoder = config.vit
-    wanted: dict[tuple[str, str], Any] = {
+    facts: dict[tuple[str, str], Any] = {
         ("image_encoder", "img_size"): encoder.image_size,
         ("prompt_encoder", "input_image_size"): (encoder.image_size, encoder.image_size),
     }
     for i, width in enumerate(encoder.attention_widths):
         block = f"image_encoder.blocks.{i}"
-        wanted[block, "window_size"] = 0 if i in encoder.global_blocks else encoder.window_size
-        wanted[f"{block}.attn", "num_heads"] = encoder.num_heads
-        wanted[f"{block}.attn", "use_rel_pos"] = True
+        facts[block, "window_size"] = 0 if i in encoder.global_blocks else encoder.window_size
+        facts[f"{block}.attn", "num_heads"] = encoder.num_heads
+        facts[f"{block}.attn", "use_rel_pos"] = True
         # The scale of the pruned width: a model pruned without adapting it would have another softmax temperature.
-        wanted[f"{block}.attn", "scale"] = (width // encoder.num_heads) ** -0.5
-    for (name, key), expected in wanted.items():
-        told = _attributes(modules, name).get(key, expected)
-        close = isinstance(expected, float) and type(told) is float and math.isclose(told, expected, rel_tol=1e-6)
-        if not close and (type(told) is not type(expected) or told != expected):
-            raise InputError(f"{origin}: {name}.{key} is {_told(told)}, but by its tensors it must be {expected}")
+        facts[f"{block}.attn", "scale"] = (width // encoder.num_heads) ** -0.5
+    for (name, key), expected in facts.items():
+        value = _attributes(modules, name).get(key, expected)
+        close = isinstance(expected, float) and type(value) is float and math.isclose(value, expected, rel_tol=1e-6)
+        if not close and (type(value) is not type(expected) or value != expected):
+            raise InputError(f"{origin}: {name}.{key} is {_shown(value)}, but by its tensors it must be {expected}")
 
 
 def _attributes(modules: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
@@ -151,7 +151,7 @@ def _join(name: str, key: object, origin: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     """A number as it is, anything else by its type: a file may hold values that take forever to print."""
     short = type(value) is int and value.bit_length() < 64
     return repr(value) if short or type(value) in (bool, float) else f"of type {type(value).__name__}"

@@ -80,12 +80,12 @@ def _check_tensor(path: Path, tensor: Any) -> None:
     if any(size < 0 for size in tensor.dims):
         raise InputError(f"{path}: {tensor.name} has a negative size; export it again")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        held = _external_bytes(path, tensor)
+        stored = _external_bytes(path, tensor)
     else:
-        held = len(tensor.raw_data) + sum(8 * count for count in _counts(tensor))
+        stored = len(tensor.raw_data) + sum(8 * count for count in _counts(tensor))
     # Two values of four bits share a byte.
-    if claimed > 2 * held:
-        raise InputError(f"{path}: {tensor.name} claims {claimed} values in {held} bytes; export it again")
+    if claimed > 2 * stored:
+        raise InputError(f"{path}: {tensor.name} claims {claimed} values in {stored} bytes; export it again")
 
 
 def _counts(tensor: Any) -> Iterator[int]:
@@ -95,12 +95,12 @@ def _counts(tensor: Any) -> Iterator[int]:
 
 def _external_bytes(path: Path, tensor: Any) -> int:
     """How many bytes beside the file a tensor may read."""
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    name = told.get("location", "")
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    name = fields.get("location", "")
     beside = path.parent / name
     if Path(name).name != name or not name or beside.is_symlink() or not beside.is_file():
         raise InputError(f"{path}: {tensor.name} lies in {name!r}, which is no file beside it; export it again")
-    start, length = (told.get(key, "0") for key in ("offset", "length"))
+    start, length = (fields.get(key, "0") for key in ("offset", "length"))
     if not (start.isdecimal() and length.isdecimal() and len(start + length) < 40):
         raise InputError(f"{path}: {tensor.name} has no place in {name}; export it again")
     left = beside.stat().st_size - int(start)
@@ -165,13 +165,15 @@ def _rebuilt(archive: zipfile.ZipFile, sizes: dict[str, int]) -> io.BytesIO:
             if inner in (_GRAPH, *_CONFIGS):
                 if len(content) > _JSON_LIMIT:
                     raise InputError(f"{one_line(name)} is longer than {_JSON_LIMIT} bytes")
-                told = parse_json(content)
+                program = parse_json(content)
                 if inner == _GRAPH:
-                    told["graph_module"]["graph"]["nodes"] = [_bare(n) for n in told["graph_module"]["graph"]["nodes"]]
-                    _check_graph(told)
+                    program["graph_module"]["graph"]["nodes"] = [
+                        _bare(n) for n in program["graph_module"]["graph"]["nodes"]
+                    ]
+                    _check_graph(program)
                 else:
-                    _check_tensors(told, folder + inner.rpartition("/")[0], sizes)
-                content = json.dumps(told).encode()
+                    _check_tensors(program, folder + inner.rpartition("/")[0], sizes)
+                content = json.dumps(program).encode()
             copy.writestr(name, content)
     made.seek(0)
     return made

@@ -55,7 +55,7 @@ def check_export(model: Sam, exported: ExportedSam) -> dict[str, float]:
         for image in (noise, shapes):
             embedding = encoder(image)
             note("encoder", exported.encode(image), embedding)
-        # The decoder is asked about the image's own embedding: with masks for some prompts, and with none.
+        # The decoder answers prompts on the image's own embedding: with masks for some prompts, and with none.
         for count, points in ((1, 2), (3, 4)):
             _, coords, labels, masks, has_mask = example_prompts(model, count, points)
             for given in (None, masks):

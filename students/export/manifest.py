@@ -46,7 +46,7 @@ class Manifest:
     Attributes:
         name: the model's.
         to: format of the files: ``onnx``, ``openvino`` or ``torch``.
-        precision: what was asked for: ``fp32``, ``bf16`` or ``int8``; that of the image encoder.
+        precision: that was requested: ``fp32``, ``bf16`` or ``int8``; that of the image encoder.
         frame: side of the square input in pixels.
         grid, channels: of the embedding.
         encoder, decoder: the two parts.

@@ -225,7 +225,7 @@ def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: boo
 def exported(
     part: nn.Module, inputs: tuple[Any, ...], names: list[str], outputs: list[str], shapes: Any, opset: int = OPSET
 ) -> Any:
-    """A module as PyTorch's ``ONNXProgram``; the exporter is told what this project's operators become.
+    """A module as PyTorch's ``ONNXProgram``; the exporter gets a table of what this project's operators become.
 
     Args:
         inputs: an example.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.checkpoint import umask
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from students.export.manifest import MANIFEST
 
 _ENDING = ".part"
@@ -24,7 +24,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: it is a file, a folder of anything but an earlier export, or closed.
     """
-    with access_told(folder):
+    with reraise_access(folder):
         taken = folder.is_file()
         foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
     if taken:
@@ -41,7 +41,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
-    # Held as long as somebody writes there.
+    # Locked as long as somebody writes there.
     temporary, handle = _begun(folder)
     earlier = temporary.with_name(f"{temporary.name}.earlier")
     try:

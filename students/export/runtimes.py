@@ -38,7 +38,7 @@ def require(packages: Iterable[str], what: str) -> None:
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
-"""Inputs by name to the outputs that were asked for, in order."""
+"""Inputs by name to the requested outputs, in order."""
 
 
 def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
@@ -62,10 +62,10 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
         )
     except Exception as error:
         raise InputError(f"{path}: ONNX Runtime cannot open it ({first_line(error)}); export it again") from error
-    wanted = [entry.name for entry in session.get_inputs()]
+    names = [entry.name for entry in session.get_inputs()]
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:
-        found: list[NDArray[Any]] = session.run(list(outputs), _complete(inputs, wanted))
+        found: list[NDArray[Any]] = session.run(list(outputs), _complete(inputs, names))
         return found
 
     return run
@@ -96,7 +96,7 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
     """An ONNX file or OpenVINO's own in OpenVINO, with as many threads as PyTorch uses.
 
     Args:
-        precision: ``bf16`` lets it compute in bfloat16. Otherwise it is told to use float32, which it would not do by
+        precision: ``bf16`` lets it compute in bfloat16. Otherwise it is set to float32, which it would not do by
             itself on a processor with instructions for bfloat16.
     """
     (check_onnx if path.suffix == ".onnx" else check_openvino)(path)
@@ -120,11 +120,11 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise InputError(f"{path}: OpenVINO cannot open it ({first_line(error)}); export it again") from error
-    wanted = [value.get_any_name() for value in compiled.inputs]
+    names = [value.get_any_name() for value in compiled.inputs]
     request = compiled.create_infer_request()
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:
-        request.infer(_complete(inputs, wanted))
+        request.infer(_complete(inputs, names))
         return [np.array(request.get_tensor(name).data) for name in outputs]
 
     return run
@@ -159,6 +159,6 @@ READS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "torch"
 """Which runtimes open the files of a format; the first is the format's own."""
 
 
-def _complete(inputs: Arrays, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The inputs a file takes. A size of image is asked for only to make an output that is not read."""
-    return {name: inputs[name] if name in inputs else np.ones(2, np.float32) for name in wanted}
+def _complete(inputs: Arrays, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The inputs a file takes. A size of image is requested only to make an output that is not read."""
+    return {name: inputs[name] if name in inputs else np.ones(2, np.float32) for name in names}

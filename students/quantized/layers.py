@@ -1,6 +1,6 @@
 """Linear layers, convolutions and matrix products with quantised operands.
 
-While a model is calibrated each layer keeps its weight as it was and can be told to compute in float. Packing replaces
+While a model is calibrated each layer keeps its weight as it was and can be set to compute in float. Packing replaces
 the weight by its codes: that is what files hold, and what runtimes compute with.
 """
 

@@ -69,7 +69,7 @@ class Plan:
     """A quantised model's structure.
 
     Attributes:
-        scheme: what was asked for.
+        scheme: that was requested.
         folded: convolutions and the normalisations folded into them.
         layers: by path: the descriptions of layers.
         products: by the path of an attention: the descriptions of its two products, ``scores`` and ``mixing``.

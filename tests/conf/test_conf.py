@@ -215,7 +215,7 @@ def test_the_reference_is_what_the_released_code_does() -> None:
     assert (method.softmax, method.align_global_qkv, method.embedding_weights) == ("rescale", False, "released")
     assert (method.steps, method.batch, method.validations, method.importance_images) == (50_000, 1, 20, 1000)
     optimisation = method.optimisation
-    assert (optimisation.optimizer, optimisation.rate, optimisation.accumulate) == ("adam", 1e-4, 4)
+    assert (optimisation.optimizer, optimisation.lr, optimisation.accumulate) == ("adam", 1e-4, 4)
     assert (optimisation.schedule, optimisation.patience, optimisation.factor) == ("plateau", 4, 0.5)
     assert (optimisation.warmup, optimisation.clip, optimisation.weight_decay) == (0, 0, 0)
 
@@ -228,13 +228,13 @@ def test_hydra_leaves_no_folders() -> None:
 
 
 def test_students_of_another_architecture_take_the_recipe_for_random_weights() -> None:
-    words = ("teacher.recipe.scratch_optimizer=adamw", "teacher.recipe.scratch_rate=0.5", "teacher.recipe.rate=0.25")
+    words = ("teacher.recipe.scratch_optimizer=adamw", "teacher.recipe.scratch_lr=0.5", "teacher.recipe.lr=0.25")
     for name in ("mobilesam", "tinysam", "scratch", "slimsam"):
         ratio = ["ratio=0.5"] if name in ("slimsam", "scratch") else []
         optimisation = settings_of(composed("run", f"method={name}", *ratio, *words)).method.optimisation
         # The control is trained as the method that it is the control of.
         wanted = ("adamw", 0.5) if name in ("mobilesam", "tinysam") else ("adam", 0.25)
-        assert (optimisation.optimizer, optimisation.rate) == wanted
+        assert (optimisation.optimizer, optimisation.lr) == wanted
 
 
 def test_data_sets_are_built_with_their_arguments() -> None:

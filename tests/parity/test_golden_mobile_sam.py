@@ -15,7 +15,7 @@ from core.geometry import upscale_logits
 from data.images import to_frame
 from experiments.cli.command_line import main
 from experiments.commands.convert import LAYOUTS
-from experiments.runs.checkpoints import Found, find_model
+from experiments.runs.checkpoints import LoadedModel, find_model
 from students.convert.layouts import CONFIG
 from students.student import Student
 from teachers.catalog import MODELS
@@ -51,18 +51,18 @@ def file(layout: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def found(file: Path) -> Found:
+def found(file: Path) -> LoadedModel:
     return find_model(str(file))
 
 
 @pytest.fixture(scope="module")
-def embedding(found: Found) -> Tensor:
+def embedding(found: LoadedModel) -> Tensor:
     image = np.random.Generator(np.random.PCG64(2026)).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     with torch.inference_mode():
         return found.model.encode(to_frame(image, found.model.input_size)[None])
 
 
-def test_the_layout_is_recognised_and_the_shape_is_the_papers(found: Found) -> None:
+def test_the_layout_is_recognised_and_the_shape_is_the_papers(found: LoadedModel) -> None:
     assert found.layout == "MobileSAM's state dict"
     assert found.model.config == CONFIG == Student("tiny_vit", "tiny_vit_5m").shape(MODELS["sam_vit_h"].config)
     assert sum(p.numel() for p in found.model.image_encoder.parameters()) == 5_743_892
@@ -76,7 +76,9 @@ def test_the_embedding(embedding: Tensor, expected: Mapping[str, NDArray]) -> No
 
 @pytest.mark.parametrize("multimask", [True, False], ids=["multi", "single"])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_masks(found: Found, embedding: Tensor, expected: Mapping[str, NDArray], prompt: str, multimask: bool) -> None:
+def test_masks(
+    found: LoadedModel, embedding: Tensor, expected: Mapping[str, NDArray], prompt: str, multimask: bool
+) -> None:
     kind = f"{prompt}.{'multi' if multimask else 'single'}"
     with torch.inference_mode():
         masks = found.model.decode(embedding, PROMPTS[prompt], SIZE, multimask)
@@ -87,7 +89,7 @@ def test_masks(found: Found, embedding: Tensor, expected: Mapping[str, NDArray],
         assert_near(full[0, :, ::40, ::40], expected[f"{kind}.logits_full"], 1e-3)
 
 
-def test_there_and_back_bit_by_bit(file: Path, found: Found, tmp_path: Path) -> None:
+def test_there_and_back_bit_by_bit(file: Path, found: LoadedModel, tmp_path: Path) -> None:
     """To this project's file and back to the released layout, the classifier that nothing reads included."""
     again = tmp_path / "again.pt"
     assert main(["convert", f"checkpoint={file}", "to=mobile_sam", f"out={again}"]) == 0

@@ -35,7 +35,7 @@ from teachers.weights import load_sam
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Sam:
     """sam_pocket, pruned by 77 % and trained for a few steps."""
     folder = tmp_path_factory.mktemp("trained")
-    method = SlimSam(0.77, importance="magnitude", steps=3, batch=2, optimisation=OptimizerConfig(rate=1e-3))
+    method = SlimSam(0.77, importance="magnitude", steps=3, batch=2, optimisation=OptimizerConfig(lr=1e-3))
     return method.compress(load_sam("sam_pocket"), Shapes("train", 8), RunContext(0, folder, Engine(folder))).student
 
 

@@ -33,7 +33,7 @@ METHOD = SlimSam(
     steps=6,
     batch=2,
     validations=3,
-    optimisation=OptimizerConfig(rate=0.01, ema=0.5, schedule="plateau", patience=0),
+    optimisation=OptimizerConfig(lr=0.01, ema=0.5, schedule="plateau", patience=0),
 )
 
 FOLDERS = 5

@@ -238,7 +238,7 @@ def test_images_without_instances_ask_for_more(
     asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", "evaluation=coco_box", "evaluation.images=2"]
     assert main(asked) == 2
     (line,) = complaints(capsys.readouterr().err)
-    assert "none of the 2 images asked for has an instance; give a larger evaluation.images" in line
+    assert "none of the 2 requested images has an instance; give a larger evaluation.images" in line
 
 
 @pytest.mark.parametrize("evaluation", ["coco_box", "coco_detector_box"])

@@ -12,7 +12,7 @@ from evaluation.protocols import PROTOCOLS
 from evaluation.records import DETECTIONS, INSTANCES, read_instances, write_records
 from experiments.cli.command_line import main
 from experiments.result_file import NAME, read_rows
-from experiments.runs.folder import LOCK, held_folder
+from experiments.runs.folder import LOCK, lock_run_dir
 from tests import warm_processes
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
 
@@ -143,7 +143,7 @@ def test_rows_never_stand_beside_the_records_of_another_evaluation(
 
 def test_one_evaluation_at_a_time_in_a_folder(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["evaluation=coco", f"data.root={root}", "evaluation.images=1", f"out={tmp_path / 'out'}"]
-    with held_folder(tmp_path / "out", fresh=False):
+    with lock_run_dir(tmp_path / "out", fresh=False):
         assert main(["evaluate", "checkpoint=sam_pocket", *QUICK, *asked]) == 2
     assert "out: another process works on this run; wait for it" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]

@@ -222,7 +222,7 @@ def test_scores_of_nothing_are_refused_before_the_first_image(
     source.write_text(json.dumps(content))
     monkeypatch.setattr(EverythingGenerator, "run", lambda *_: 1 / 0)
     status, _, err = call(*QUICK, "evaluation=coco", f"data.root={root}", "evaluation.images=2", "out=scores")
-    assert status == 2 and "coco: none of the 2 images asked for has an instance; give a larger" in err
+    assert status == 2 and "coco: none of the 2 requested images has an instance; give a larger" in err
     assert not Path("scores").exists()
 
 

@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.storage import NotWritten
 from data.embeddings import DiskEmbeddings
 from evaluation.records import ImageRecords, PartFile, read_parts
-from experiments.runs.folder import held_folder
+from experiments.runs.folder import lock_run_dir
 from students.export.manifest import MANIFEST
 from students.export.placing import replacing_folder
 from tests.smoke.small_disk import SmallDisk
@@ -72,7 +72,7 @@ def fill(folder: Path) -> Path:
 
 def held(folder: Path) -> None:
     """Hold the folder of a run for a moment."""
-    with held_folder(folder, fresh=False):
+    with lock_run_dir(folder, fresh=False):
         pass
 
 

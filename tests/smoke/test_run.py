@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.result import COLUMNS
 from experiments.cli.command_line import main
 from experiments.reporting.columns import LEADERBOARD_COLUMNS
-from experiments.runs.folder import held_folder
+from experiments.runs.folder import lock_run_dir
 from students.files import load_model
 from tests import warm_processes
 from tests.unit.tiny import pocket_file
@@ -158,7 +158,7 @@ def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_one_process_at_a_time(first: Path, teacher: Path, call: Call) -> None:
-    with held_folder(first, fresh=False):
+    with lock_run_dir(first, fresh=False):
         status, _, err = call(*_words(teacher, first.parent), "force=true")
     assert status == 2 and "another process works on this run" in err
     assert (first / "result.json").exists()
@@ -168,7 +168,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
     half, whole, other = (tmp_path / name for name in (".stage.state.x1y2_abc.part", "stage.state", ".somebody's.part"))
     for path in (half, whole, other):
         path.touch()
-    with held_folder(tmp_path, fresh=False):
+    with lock_run_dir(tmp_path, fresh=False):
         assert whole.exists() and not half.exists() and other.exists()
 
 
@@ -193,11 +193,11 @@ def test_a_failure_is_a_row_and_the_next_call_starts_again(
 
 
 def test_a_loss_that_explodes_stops_with_its_step_and_its_images(teacher: Path, call: Call, tmp_path: Path) -> None:
-    words = ("method.optimisation.rate=1e30", "method.optimisation.clip=0", "method.steps=30")
+    words = ("method.optimisation.lr=1e30", "method.optimisation.clip=0", "method.steps=30")
     status, out, err = call(*_words(teacher, tmp_path / "runs"), *words)
     last = err.splitlines()[-1]
     assert status == 1 and not out and last.startswith("error: stage bottleneck_aligning, step ")
-    assert "shapes_train_0000" in last and "bottleneck_aligning.state" in last and "try a lower rate" in last
+    assert "shapes_train_0000" in last and "bottleneck_aligning.state" in last and "try a lower learning rate" in last
 
 
 def test_input_that_turns_out_wrong_during_a_run_leaves_nothing(

@@ -79,7 +79,7 @@ def test_held_out_images_are_read_before_anything_is_trained(
     content["annotations"] = [raw for raw in content["annotations"] if raw["image_id"] == COUNT - 1]
     source.write_text(json.dumps(content))
     assert call(root, teacher, tmp_path / "runs", "evaluation.images=2") == 2
-    assert "coco: none of the 2 images asked for has an instance" in complaint(capsys)
+    assert "coco: none of the 2 requested images has an instance" in complaint(capsys)
     assert call(root, teacher, tmp_path / "runs", "then=ptq", "then.weight_bits=9") == 2
     assert "weight_bits=9 must be 2 to 8" in complaint(capsys)
     assert not [path for path in (tmp_path / "runs").glob("*") if path.name[0] != "."]

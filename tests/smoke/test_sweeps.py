@@ -78,7 +78,7 @@ def test_an_option_that_no_method_of_the_sweep_has_is_refused_with_those_it_has(
         "error: ratio=0.5: MobileSam takes no ratio",
         "error: ratio=0.5: TinySam takes no ratio",
     ]
-    assert "it has batch, decoder_rate, decoder_steps, distillation" in lines[0]
+    assert "it has batch, decoder_lr, decoder_steps, distillation" in lines[0]
 
 
 def test_settings_that_do_not_compose_leave_nothing_behind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +90,7 @@ def test_settings_that_do_not_compose_leave_nothing_behind(tmp_path: Path, capfd
 def test_a_run_that_fails_is_a_row_and_the_others_go_on(
     teacher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["-m", "method=scratch", "ratio=0.5", "method.optimisation.rate=1e30,1e-3", teacher, *TINY]
+    words = ["-m", "method=scratch", "ratio=0.5", "method.optimisation.lr=1e30,1e-3", teacher, *TINY]
     words += ["method.steps=3", "method.optimisation.warmup=0", "method.optimisation.clip=0", f"runs={tmp_path}"]
     assert main(words) == 1
     said = capfd.readouterr()

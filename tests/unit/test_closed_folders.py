@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
-from core.plain_file import access_told
-from core.storage import disk_told
+from core.plain_file import reraise_access
+from core.storage import reraise_disk
 from data.coco import Coco
 from data.lvis import Lvis
 from data.sa1b import Sa1b
@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_entered_is_no_export(root: Path) -> None:
 
 def test_whatever_a_command_may_not_reach_is_told(root: Path) -> None:
     def command() -> None:
-        with disk_told(root):
+        with reraise_disk(root):
             (root / "sa1b" / "a.pth").stat()
 
     answer = told(root / "sa1b", 0, command)
@@ -95,8 +95,8 @@ def test_links_in_a_circle_are_told_and_other_errors_are_left_alone(tmp_path: Pa
     (tmp_path / "a").symlink_to(tmp_path / "a")
     with (
         pytest.raises(InputError, match=r"/a: cannot be read \(Too many levels of symbolic links\)"),
-        access_told(tmp_path),
+        reraise_access(tmp_path),
     ):
         os.stat(tmp_path / "a")
-    with pytest.raises(KeyError), access_told(tmp_path):
+    with pytest.raises(KeyError), reraise_access(tmp_path):
         raise KeyError("a")

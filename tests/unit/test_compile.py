@@ -14,7 +14,7 @@ from compressors.method import RunContext
 from compressors.slimsam import SlimSam
 from tests.unit.tiny import Images, tiny_encoder, tiny_sam
 
-METHOD = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=OptimizerConfig(rate=1e-3))
+METHOD = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=OptimizerConfig(lr=1e-3))
 
 
 @pytest.mark.slow

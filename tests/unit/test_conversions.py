@@ -18,10 +18,10 @@ from experiments.cli.command_line import main
 from experiments.commands.convert import LAYOUTS
 from experiments.config.targets import mirror
 from experiments.result_file import read_rows
-from experiments.runs.checkpoints import Found, find_model
-from experiments.runs.identity import beginning, model_sha256
+from experiments.runs.checkpoints import LoadedModel, find_model
+from experiments.runs.identity import model_sha256, parent_metadata
 from students.convert.layouts import CONFIG as MOBILE_SAM
-from students.files import read_about, save_model
+from students.files import read_model_metadata, save_model
 from students.kinds import build_model
 from students.pruned_vit import pruned_shape
 from students.quantized.plan import pack, planned_copy
@@ -85,7 +85,7 @@ def answers(model: Sam) -> tuple[Tensor, ...]:
     return embedding, *(part for masks in found for part in (masks.logits, masks.iou_pred))
 
 
-def assert_same(found: Found, first: Sam, about: dict[str, Any] = ABOUT) -> None:
+def assert_same(found: LoadedModel, first: Sam, about: dict[str, Any] = ABOUT) -> None:
     assert found.model.config == first.config and found.model.name == first.name
     assert weights_sha256(found.model) == weights_sha256(first)
     assert found.about == about
@@ -111,7 +111,7 @@ def test_a_student_with_four_heads_survives_any_two_conversions(student: Path, t
         pairs.add((path.parent.name, to))
         path = converted(path, to, tmp_path / str(number) / to / f"a{ENDINGS[to]}")
         assert_same(find_model(str(path)), model)
-        assert read_about(path) == ABOUT
+        assert read_model_metadata(path) == ABOUT
     assert len(pairs) == 10
 
 
@@ -185,7 +185,7 @@ def test_rows_call_a_student_that_was_read_again_what_it_is(student: Path, tmp_p
 @pytest.mark.parametrize("to", ENDINGS)
 def test_a_chain_goes_on_from_any_layout(to: str, student: Path, tmp_path: Path) -> None:
     method = mirror(Ptq, "compressors.ptq.Ptq")(init=str(converted(student, to, tmp_path / f"a{ENDINGS[to]}")))
-    assert beginning(SimpleNamespace(method=method)) == ABOUT
+    assert parent_metadata(SimpleNamespace(method=method)) == ABOUT
 
 
 def test_a_teacher_stays_a_teacher(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_fused_way_is_the_definition(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_training_on_the_device_ends_near_training_on_the_cpu(tmp_path: Path, precision: str) -> None:
-    method = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=OptimizerConfig(rate=1e-3, clip=1.0))
+    method = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=OptimizerConfig(lr=1e-3, clip=1.0))
     losses = []
     for device, of in ((torch.device("cpu"), "float32"), (CUDA, precision)):
         folder = tmp_path / device.type

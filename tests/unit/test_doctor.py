@@ -112,7 +112,7 @@ def test_packages_are_held_against_their_bounds(monkeypatch: pytest.MonkeyPatch)
     asked = ["numpy>=1", "numpy>=999", "no-such-package>=2"]
     monkeypatch.setattr(doctor_packages, "requirements", lambda: {"": asked, "export": ["numpy>=999", "scipy"]})
     fits, old, gone = doctor_packages.packages()
-    assert fits.state == "ok" and fits.found.endswith("(asked for: >=1)") and fits.needed
+    assert fits.state == "ok" and fits.found.endswith("(required: >=1)") and fits.needed
     assert old.state == "broken" and old.fix.endswith("-m pip install -U 'numpy>=999'")
     assert gone.state == "missing" and gone.fix.endswith("-m pip install 'no-such-package>=2'")
     (extra,) = doctor_packages.extras()

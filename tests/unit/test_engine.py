@@ -58,7 +58,7 @@ def stage(steps: int = 12, kill_at: int | None = None, **changes: object) -> Sta
         "batch_size": 4,
         "loss": lambda b, step: {"square": model(b.x).square().mean(), "abs": model(b.x).abs().mean()},
         "steps": steps,
-        "optimisation": OptimizerConfig(rate=0.01, schedule="cosine", clip=1.0),
+        "optimisation": OptimizerConfig(lr=0.01, schedule="cosine", clip=1.0),
     }
     return Stage(**(settings | changes))
 
@@ -70,7 +70,7 @@ def weights(of: Stage[Numbers]) -> list[Tensor]:
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("kill_at", [1, 5, 11])
 def test_a_killed_run_ends_bit_identically(tmp_path: Path, kill_at: int, optimizer: str) -> None:
-    optimisation = OptimizerConfig(rate=0.01, optimizer=optimizer, schedule="cosine", clip=1.0)
+    optimisation = OptimizerConfig(lr=0.01, optimizer=optimizer, schedule="cosine", clip=1.0)
     undisturbed = stage(optimisation=optimisation)
     Engine(tmp_path / "a", log_every=1).fit(undisturbed)
 
@@ -117,7 +117,7 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, batch_size: i
             batch=numbers,
             batch_size=batch_size,
             loss=lambda b, step: {"square": model(b.x).square().mean()},
-            optimisation=OptimizerConfig(rate=0.01, accumulate=accumulate),
+            optimisation=OptimizerConfig(lr=0.01, accumulate=accumulate),
             steps=3,
         )
         Engine(tmp_path / f"{batch_size}-{accumulate}").fit(run)
@@ -141,8 +141,8 @@ def test_batches_made_ahead_are_the_same_batches(tmp_path: Path, workers: int) -
 @pytest.mark.parametrize("kill_at", [2, 7])
 def test_the_average_of_the_weights_is_the_definitions_and_survives_a_kill(tmp_path: Path, kill_at: int) -> None:
     decay = 0.8
-    optimisation = OptimizerConfig(rate=0.05, ema=decay)
-    live = stage(optimisation=OptimizerConfig(rate=0.05))
+    optimisation = OptimizerConfig(lr=0.05, ema=decay)
+    live = stage(optimisation=OptimizerConfig(lr=0.05))
     seen: list[list[Tensor]] = []
     live.validate, live.validate_every = (lambda: seen.append(weights(live)) or 0.0), 1  # type: ignore[func-returns-value]
     Engine(tmp_path / "live").fit(live)
@@ -164,11 +164,11 @@ def test_the_average_of_the_weights_is_the_definitions_and_survives_a_kill(tmp_p
 
 
 def test_validation_sees_the_averaged_weights_and_leaves_the_live_ones(tmp_path: Path) -> None:
-    run = stage(optimisation=OptimizerConfig(rate=0.05, ema=0.9))
+    run = stage(optimisation=OptimizerConfig(lr=0.05, ema=0.9))
     seen: list[list[Tensor]] = []
     run.validate, run.validate_every = (lambda: seen.append(weights(run)) or 0.0), 12  # type: ignore[func-returns-value]
     Engine(tmp_path / "a").fit(run)
-    plain = stage(optimisation=OptimizerConfig(rate=0.05, ema=0.9))
+    plain = stage(optimisation=OptimizerConfig(lr=0.05, ema=0.9))
     Engine(tmp_path / "b").fit(plain)
     assert all(torch.equal(a, b) for a, b in zip(seen[-1], weights(run), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(run), strict=True))
@@ -187,7 +187,7 @@ def test_processes_share_the_statistics_of_the_averaged_weights_too(
     )
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8))
     run = stage(model=model, loss=lambda b, step: {"square": model(b.x).square().mean()})
-    run.optimisation = OptimizerConfig(rate=0.05, ema=0.5)
+    run.optimisation = OptimizerConfig(lr=0.05, ema=0.5)
     Engine(tmp_path).fit(run)
     (average,) = averages
     for part in (model[1], average.module[1]):
@@ -214,7 +214,7 @@ class Onlooker:
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_looking_on_changes_no_weight(tmp_path: Path, ema: float) -> None:
-    optimisation = OptimizerConfig(rate=0.05, ema=ema)
+    optimisation = OptimizerConfig(lr=0.05, ema=ema)
     alone = stage(optimisation=optimisation)
     Engine(tmp_path / "a").fit(alone)
     watched, onlooker = stage(optimisation=optimisation), Onlooker()
@@ -247,7 +247,7 @@ def test_a_stage_without_a_whole_student_is_not_scored_but_told(tmp_path: Path) 
 @pytest.mark.parametrize("kill_at", [2, 7, 10])
 def test_a_resumed_run_is_scored_at_the_same_steps(tmp_path: Path, kill_at: int) -> None:
     def watched(kill_at: int | None = None) -> Stage[Numbers]:
-        made = stage(kill_at=kill_at, optimisation=OptimizerConfig(rate=0.05, ema=0.9))
+        made = stage(kill_at=kill_at, optimisation=OptimizerConfig(lr=0.05, ema=0.9))
         made.full_model = lambda: made.model
         return made
 
@@ -304,7 +304,7 @@ def test_the_best_validation_is_kept(tmp_path: Path) -> None:
 
 
 def test_plateau_halves_the_rate_after_patience(tmp_path: Path) -> None:
-    flat = OptimizerConfig(rate=0.01, schedule="plateau", patience=1)
+    flat = OptimizerConfig(lr=0.01, schedule="plateau", patience=1)
     run = stage(steps=8, validate_every=1, validate=lambda: 0.5, optimisation=flat)
     assert Engine(tmp_path).fit(run).rate == 0.125
     with pytest.raises(ValueError, match="needs a validation"):
@@ -312,13 +312,13 @@ def test_plateau_halves_the_rate_after_patience(tmp_path: Path) -> None:
 
 
 def test_schedules() -> None:
-    cosine = OptimizerConfig(rate=2.0, schedule="cosine", warmup=4)
-    assert cosine.rate_at(0, 100) == pytest.approx(0.5)
-    assert cosine.rate_at(50, 100) == pytest.approx(1.0)
-    assert cosine.rate_at(99, 100) == pytest.approx(0.0, abs=1e-3)
-    assert OptimizerConfig(rate=2.0).rate_at(99, 100) == 2.0
-    stairs = OptimizerConfig(rate=2.0, schedule="step", milestones=(0.5, 0.9), factor=0.1)
-    assert [stairs.rate_at(step, 100) for step in (0, 49, 50, 89, 90)] == pytest.approx([2, 2, 0.2, 0.2, 0.02])
+    cosine = OptimizerConfig(lr=2.0, schedule="cosine", warmup=4)
+    assert cosine.lr_at(0, 100) == pytest.approx(0.5)
+    assert cosine.lr_at(50, 100) == pytest.approx(1.0)
+    assert cosine.lr_at(99, 100) == pytest.approx(0.0, abs=1e-3)
+    assert OptimizerConfig(lr=2.0).lr_at(99, 100) == 2.0
+    stairs = OptimizerConfig(lr=2.0, schedule="step", milestones=(0.5, 0.9), factor=0.1)
+    assert [stairs.lr_at(step, 100) for step in (0, 49, 50, 89, 90)] == pytest.approx([2, 2, 0.2, 0.2, 0.02])
     with pytest.raises(ValueError, match="schedule must be one of constant, cosine, step, plateau, got 'linear'"):
         OptimizerConfig(schedule="linear")
 
@@ -327,8 +327,8 @@ def test_schedules() -> None:
     ("wrong", "words"),
     [
         ({"accumulate": 0}, "accumulate=0 must be at least 1"),
-        ({"rate": 0.0}, r"rate=0\.0 must be above 0"),
-        ({"rate": math.inf}, "rate=inf must be above 0 and finite"),
+        ({"lr": 0.0}, r"lr=0\.0 must be above 0"),
+        ({"lr": math.inf}, "lr=inf must be above 0 and finite"),
         ({"ema": 1.0}, r"ema=1\.0 must be in \[0, 1\)"),
         # Below zero both would let the loss rise, silently.
         ({"clip": -1.0}, r"clip=-1\.0 must be at least 0"),

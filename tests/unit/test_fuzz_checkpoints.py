@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from core.checkpoint import read_safetensors, write_safetensors
 from core.errors import InputError
 from core.untrusted import read_inert, read_torch
-from students.files import load_model, read_about, save_model
+from students.files import load_model, read_model_metadata, save_model
 from tests.unit.mutations import damaged, spoiled
 from tests.unit.tiny import tiny_sam
 
@@ -65,7 +65,7 @@ def headers(content: bytes) -> st.SearchStrategy[bytes]:
 
 READERS: dict[str, list[Callable[[Path], object]]] = {
     "plain.safetensors": [read_safetensors],
-    "student.safetensors": [load_model, read_about],
+    "student.safetensors": [load_model, read_model_metadata],
     "zip.pth": [read_torch, lambda path: read_inert(path, ("torch.nn",))],
     "old.pth": [read_torch],
 }

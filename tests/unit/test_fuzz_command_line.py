@@ -16,7 +16,7 @@ FAST = settings(
 LONG = settings(FAST, max_examples=400)
 KEYS = (
     *("method", "ratio", "teacher", "student", "format", "runs", "packages", "experiment", "method.steps", "a.b.c"),
-    *("teacher.name", "teacher.checkpoint", "student.name", "method.optimisation.rate", "method.student", "data"),
+    *("teacher.name", "teacher.checkpoint", "student.name", "method.optimisation.lr", "method.student", "data"),
     *("hydra/launcher", "hydra/sweeper", "hydra.run.dir", "hydra.job.name", "method@method", "_target_", "", "."),
     *("method._target_", "student._target_", "engine.device", "+new", "~method", "++ratio", "~ratio", "method.ratio"),
 )

@@ -62,7 +62,7 @@ def identify(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ide
     shutil.copytree(made, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     # The files of weights are no weights: only their content counts here.
-    monkeypatch.setattr("experiments.runs.identity.read_about", lambda path: {})
+    monkeypatch.setattr("experiments.runs.identity.read_model_metadata", lambda path: {})
 
     def identified(*words: str) -> str:
         cfg = composed(*words)

@@ -17,7 +17,7 @@ from core.errors import InputError
 from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, Images, Killed, TinyStudent, tiny_sam
 
-OPTIMISATION = OptimizerConfig(rate=5e-3)
+OPTIMISATION = OptimizerConfig(lr=5e-3)
 
 
 METHOD = MobileSam(TinyStudent(), steps=3, batch=2, optimisation=OPTIMISATION)
@@ -128,7 +128,7 @@ def test_refused_settings() -> None:
         ({"loss": "l1"}, "method.loss=l1 is not one of mse, root"),
         ({"padding": "crop"}, "method.padding=crop is not one of ignore, count"),
         ({"steps": 0}, "method.steps=0 must be at least 1"),
-        ({"decoder_rate": -1.0}, r"method\.decoder_rate=-1\.0 must be above 0"),
+        ({"decoder_lr": -1.0}, r"method\.decoder_lr=-1\.0 must be above 0"),
         ({"optimisation": OptimizerConfig(schedule="plateau")}, "schedule=plateau goes by validation, which"),
     ):
         with pytest.raises(InputError, match=words):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.checkpoint import file_sha256, read_safetensors, weights_sha256, write_safetensors
 from core.errors import InputError
-from students.files import FORMAT, load_model, read_about, save_model
+from students.files import FORMAT, load_model, read_model_metadata, save_model
 from students.pruned_vit import kept_width, pruned_shape
 from teachers.catalog import MODELS
 from teachers.sam import Sam, SamConfig
@@ -61,15 +61,15 @@ def test_the_same_model_makes_the_same_file(tmp_path: Path) -> None:
 
 
 def test_facts_are_kept_beside_the_weights(saved: Path) -> None:
-    assert read_about(saved) == {"method": "slimsam", "ratio": 0.5, "nested": {"a": [1]}}
+    assert read_model_metadata(saved) == {"method": "slimsam", "ratio": 0.5, "nested": {"a": [1]}}
     save_model(saved, tiny_sam())
-    assert read_about(saved) == {}
+    assert read_model_metadata(saved) == {}
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"about": "not JSON"}, {"about": "[1]"}])
 def test_a_foreign_file_has_no_facts(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a", metadata)
-    assert read_about(tmp_path / "a") == {}
+    assert read_model_metadata(tmp_path / "a") == {}
 
 
 def test_weights_do_not_alias_the_file(saved: Path) -> None:

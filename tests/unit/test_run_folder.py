@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import InputError
 from experiments.runs import folder as folder_module
-from experiments.runs.folder import LOCK, held_folder
+from experiments.runs.folder import LOCK, lock_run_dir
 
 FORK = multiprocessing.get_context("fork")
 
@@ -19,7 +19,7 @@ def test_the_lock_is_never_opened_through_a_link(tmp_path: Path) -> None:
     folder, precious = tmp_path / "run", tmp_path / "precious"
     folder.mkdir()
     (folder / LOCK).symlink_to(precious)
-    with pytest.raises(InputError, match=r"run: cannot be written \(.*links\)"), held_folder(folder, fresh=True):
+    with pytest.raises(InputError, match=r"run: cannot be written \(.*links\)"), lock_run_dir(folder, fresh=True):
         pass
     assert not precious.exists() and (folder / LOCK).is_symlink()
 
@@ -32,14 +32,14 @@ def test_starting_over_removes_links_and_not_what_they_lead_to(tmp_path: Path) -
     (folder / "inner").symlink_to(precious)
     (folder / "wandb" / "latest-run").symlink_to(precious)
     (folder / "dangling").symlink_to(tmp_path / "nowhere")
-    with held_folder(folder, fresh=True):
+    with lock_run_dir(folder, fresh=True):
         assert [path.name for path in folder.iterdir()] == [LOCK]
     assert (precious / "thesis").is_file()
 
 
 def test_a_folder_named_like_a_half_written_file_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / ".export.x1y2.part").mkdir()
-    with held_folder(tmp_path, fresh=False):
+    with lock_run_dir(tmp_path, fresh=False):
         pass
     assert (tmp_path / ".export.x1y2.part").is_dir()
 
@@ -57,14 +57,14 @@ def test_a_lock_that_was_taken_away_holds_nobody(tmp_path: Path, monkeypatch: py
         return handle
 
     monkeypatch.setattr(folder_module, "_opened", opened_late)
-    with held_folder(folder, fresh=False):
+    with lock_run_dir(folder, fresh=False):
         assert len(opened) == 2 and os.fstat(opened[1]).st_ino == (folder / LOCK).stat().st_ino
 
 
 def _refused_and_working(folder: Path, barrier: Barrier, inside: Path, number: int) -> None:
     barrier.wait()
     for turn in range(40):
-        with contextlib.suppress(InputError), held_folder(folder, fresh=bool(turn % 2)):
+        with contextlib.suppress(InputError), lock_run_dir(folder, fresh=bool(turn % 2)):
             # Exclusive: it fails where another process is inside.
             handle = os.open(inside, os.O_CREAT | os.O_EXCL)
             (folder / f"{number}").write_text(str(turn))
@@ -107,7 +107,7 @@ def test_a_refusal_takes_a_new_folder_only_if_nothing_was_computed(name: str, co
     folder = tmp_path / "runs" / "run"
 
     def refused() -> None:
-        with pytest.raises(InputError, match="late"), held_folder(folder, fresh=False):
+        with pytest.raises(InputError, match="late"), lock_run_dir(folder, fresh=False):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content)
             raise InputError("late")
@@ -128,7 +128,7 @@ def test_a_fresh_start_that_comes_to_nothing_leaves_what_was_there(error: BaseEx
     before = {path.relative_to(folder): path.is_dir() or path.read_text() for path in folder.rglob("*")}
 
     def started(computed: str) -> None:
-        with contextlib.suppress(type(error)), held_folder(folder, fresh=True):
+        with contextlib.suppress(type(error)), lock_run_dir(folder, fresh=True):
             assert [path.name for path in folder.iterdir()] == [LOCK]
             (folder / "metrics.csv").write_text("stage,step")
             (folder / "one_step.jsonl").write_text(computed)
@@ -141,6 +141,6 @@ def test_a_fresh_start_that_comes_to_nothing_leaves_what_was_there(error: BaseEx
         started("a step")
         assert sorted(path.name for path in folder.iterdir()) == [LOCK, "metrics.csv", "one_step.jsonl"]
         assert (folder.parent / ".run.earlier" / "result.json").read_text() == "of ten hours"
-    with held_folder(folder, fresh=False):
+    with lock_run_dir(folder, fresh=False):
         pass
     assert [path.name for path in folder.parent.iterdir()] == ["run"]

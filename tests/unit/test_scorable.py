@@ -27,7 +27,7 @@ def test_images_with_something_to_score(tmp_path: Path) -> None:
     assert has_instances(data, [0, 1]) and not has_instances(data, [1]) and not has_instances(data, [])
     assert has_instances(Shapes(count=1), [0]), "nobody knows before they are drawn"
     require_instances(data, range(2), "data")
-    with pytest.raises(InputError, match="coco: none of the 1 images asked for has an instance; give a larger"):
+    with pytest.raises(InputError, match="coco: none of the 1 requested images has an instance; give a larger"):
         require_instances(data, [1], "data")
     with pytest.raises(InputError, match="coco: the last 3 training images have no instances to validate on"):
         training_score(Coco(tmp_path, least_area=50), 8)

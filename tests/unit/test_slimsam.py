@@ -20,7 +20,7 @@ from data.batches import ImageBatches
 from students.files import load_model
 from tests.unit.tiny import CONFIG, Images, Killed, tiny_sam
 
-OPTIMISATION = OptimizerConfig(rate=0.01)
+OPTIMISATION = OptimizerConfig(lr=0.01)
 SLIM = SlimSam(0.5, importance_images=3, steps=4, batch=2, optimisation=OPTIMISATION)
 SCRATCH = Scratch(0.5, steps=4, batch=2, optimisation=OPTIMISATION)
 # Images read: 3 for the first importance, 8 in the first distillation, and the same again.
@@ -179,7 +179,7 @@ def test_settings_change_the_student(tmp_path: Path) -> None:
 
 def test_the_student_learns(tmp_path: Path) -> None:
     """After enough steps it is nearer to the teacher than where it was cut."""
-    method = replace(SLIM, steps=20, optimisation=OptimizerConfig(rate=5e-3))
+    method = replace(SLIM, steps=20, optimisation=OptimizerConfig(lr=5e-3))
     # Half of the steps of each distillation are for the features.
     student = compress(method, tmp_path).student
     cut = load_model(tmp_path / "embedding_pruned.safetensors")

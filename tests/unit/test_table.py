@@ -213,12 +213,14 @@ def test_runs_that_were_given_different_things_are_not_averaged(tmp_path: Path) 
         return as_lines(gather(tmp_path, results=False, published=False).models)
 
     assert only(lines(), "slimsam").seeds == (0, 1)
+    renamed = {"_target_": "a.B", "optimisation": {"lr": 0.1}, "init": "here"}
+    assert only(lines(method=renamed), "slimsam").seeds == (0, 1), "a setting that had another name is the same one"
     # Another machine's paths, and a file of earlier code, which had fewer settings.
     assert (
         only(lines(data={"root": "y", "count": 8}, method={"_target_": "a.B", "init": "there"}), "slimsam").score
         == 0.625
     )
-    for other in ({"method": {"optimisation": {"rate": 0.2}}}, {"data": {"count": 9}}):
+    for other in ({"method": {"optimisation": {"lr": 0.2}}}, {"data": {"count": 9}}):
         assert [(line.model, line.score) for line in lines(**other)] == [
             ("slimsam 0.5, slimsam-s1-00000000", 0.75),
             ("slimsam 0.5, slimsam-s0-00000000", 0.5),

@@ -18,7 +18,7 @@ from students.files import save_model
 from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, Killed, LabelledImages, TinyStudent, tiny_sam
 
-OPTIMISATION = OptimizerConfig(rate=5e-3)
+OPTIMISATION = OptimizerConfig(lr=5e-3)
 METHOD = TinySam(TinyStudent(), steps=2, batch=2, prompts=2, boxes="also", optimisation=OPTIMISATION)
 NOTHING = {"embedding": 0.0, "token": 0.0, "output": 0.0, "annotations": 0.0}
 
@@ -42,7 +42,7 @@ def changed(student: Sam) -> set[str]:
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The student's encoder as it begins."""
-    frozen = replace(METHOD, **NOTHING | {"embedding": 1.0}, optimisation=OptimizerConfig(rate=1e-300))  # type: ignore[arg-type]
+    frozen = replace(METHOD, **NOTHING | {"embedding": 1.0}, optimisation=OptimizerConfig(lr=1e-300))  # type: ignore[arg-type]
     return encoder_sha256(compress(frozen, tmp_path_factory.mktemp("untrained")).student)
 
 
@@ -118,7 +118,7 @@ def test_beginning_with_another_methods_student(tmp_path: Path, first: MobileSam
     assert later.config == earlier.config and later.name == "tiny-tinysam"
     assert weights_sha256(later.image_encoder) != weights_sha256(earlier.image_encoder)
     # With so small a rate that nothing moves, it is the earlier one.
-    still = replace(method, optimisation=OptimizerConfig(rate=1e-300))
+    still = replace(method, optimisation=OptimizerConfig(lr=1e-300))
     assert encoder_sha256(compress(still, tmp_path / "third").student) == encoder_sha256(earlier)
     with pytest.raises(NotImplementedError):
         method.shape(CONFIG)

@@ -195,15 +195,15 @@ def test_metrics_are_written_where_a_stage_begins_and_at_the_end(
     entries = [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)]
     for count, entry in enumerate(entries, 1):
         write(tmp_path, "first", *entries[:count])
-        file.told("first", entry)
+        file.log("first", entry)
         assert len(path.read_text().splitlines()) == 2, "not at every step"
     write(tmp_path, "second", entries[0])
-    file.told("second", entries[0])
+    file.log("second", entries[0])
     assert len(path.read_text().splitlines()) == 5
     write(tmp_path, "second", *entries)
     with monkeypatch.context() as patch:
         patch.setattr("experiments.tracking.local_files.EVERY_S", -1.0)
-        file.told("second", entries[1])
+        file.log("second", entries[1])
     assert len(path.read_text().splitlines()) == 7
     write(tmp_path, "third", entries[0])
     file.failed(RuntimeError())
@@ -246,9 +246,9 @@ def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: 
     write(tmp_path, "first", *entries[:2])
     killed = TensorboardFiles(tmp_path)
     killed.begin()
-    killed.told("first", entries[1])
+    killed.log("first", entries[1])
     write(tmp_path, "first", *entries[:3])
-    killed.told("first", entries[2])
+    killed.log("first", entries[2])
     killed._writer.close()
 
     # The next process goes on from step 1, and repeats what came after.
@@ -256,7 +256,7 @@ def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: 
     again.begin()
     for count in (2, 3, 4):
         write(tmp_path, "first", *entries[:count])
-        again.told("first", entries[count - 1])
+        again.log("first", entries[count - 1])
     write(tmp_path, "second", {"step": 1, "miou": 0.5})
     again.finished(outcome(tmp_path, held))
     found = scalars(tmp_path)

@@ -61,6 +61,8 @@ REFUSED = [
     ("evaluate checkpoint=truncated.safetensors", ["truncated.safetensors"]),
     ("evaluate checkpoint=sam_pocket method=slimsam", ["method is no setting"]),
     ("evaluate checkpoint=sam_pocket evaluation.batch=8", ["is called evaluation.prompt_batch_size now"]),
+    ("method=scratch method.optimisation.rate=1", ["method.optimisation.rate is called method.optimisation.lr now"]),
+    ("method=scratch teacher.recipe.rate=1", ["teacher.recipe.rate is called teacher.recipe.lr now"]),
     ("method=scratch logger.pictures=8", ["logger.pictures is called logger.images now"]),
     ("evaluate checkpoint=sam_pocket evaluation.image_batch_size=0", ["evaluation.image_batch_size=0", "at least 1"]),
     ("evaluate checkpoint=sam_pocket evaluation.workers=-1", ["evaluation.workers=-1", "at least 0"]),

@@ -124,7 +124,7 @@ def tell(logger: WandbRun, stage: str, *entries: Mapping[str, Any]) -> None:
     for entry in entries:
         with open(logger.folder / f"{stage}.jsonl", "a") as stream:
             print(json.dumps(entry), file=stream)
-        logger.told(stage, entry)
+        logger.log(stage, entry)
 
 
 def steps(*numbers: int) -> list[dict[str, float]]:

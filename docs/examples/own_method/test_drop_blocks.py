@@ -23,7 +23,7 @@ TEACHER = SamConfig(
     decoder_mlp_width=20,
     iou_width=12,
 )
-METHOD = DropBlocks(steps=1, batch=2, optimisation=OptimizerConfig(rate=1e-2))
+METHOD = DropBlocks(steps=1, batch=2, optimisation=OptimizerConfig(lr=1e-2))
 
 
 def teacher() -> Sam:
@@ -63,9 +63,9 @@ def test_the_student_is_half_as_deep_and_decodes_like_its_teacher(tmp_path: Path
 
 def test_distilling_brings_the_embedding_nearer(tmp_path: Path) -> None:
     images = torch.stack([torch.linspace(-1, 1, 3 * 64 * 64).view(3, 64, 64), torch.zeros(3, 64, 64)])
-    wanted = teacher().encode(images)
+    target = teacher().encode(images)
     distances = [
-        embedding_mse(compress(replace(METHOD, steps=steps), tmp_path / str(steps)).student.encode(images), wanted)
+        embedding_mse(compress(replace(METHOD, steps=steps), tmp_path / str(steps)).student.encode(images), target)
         for steps in (1, 60)
     ]
     assert distances[1] < 0.8 * distances[0]

@@ -22,7 +22,7 @@ _SIGNS = {"ok": ("ok", "green"), "missing": ("-", "dim"), "broken": ("broken", "
 
 
 class NotReady(RunFailed):
-    """Something that a run needs is broken; told in one line, with all that was found.
+    """Something that a run needs is broken; reported in one line, with all that was found.
 
     Attributes:
         rows: every finding.

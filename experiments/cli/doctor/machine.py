@@ -60,13 +60,13 @@ def accelerators(device: str = "auto") -> Iterator[Finding]:
     driver = _driver()
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     about = f"PyTorch {torch.__version__}, {built}, driver {driver or 'none'}"
-    wanted = device.startswith("cuda")
+    on_cuda = device.startswith("cuda")
     if not torch.cuda.is_available():
-        lame = driver is not None or wanted
+        lame = driver is not None or on_cuda
         fix = "pip install torch with CUDA, as https://pytorch.org/get-started/locally says"
         fix = fix if lame else "nothing has to be done; long runs want a machine with an NVIDIA GPU"
         state = "broken" if lame else "missing"
-        yield Finding("machine", "CUDA", state, f"{about}; runs use the CPU", fix, needed=wanted)
+        yield Finding("machine", "CUDA", state, f"{about}; runs use the CPU", fix, needed=on_cuda)
         return
     yield Finding("machine", "CUDA", "ok", about)
     for number in range(torch.cuda.device_count()):
@@ -75,7 +75,7 @@ def accelerators(device: str = "auto") -> Iterator[Finding]:
         memory = _size(facts.total_memory)
         yield Finding("machine", f"cuda:{number}", "ok", f"{facts.name}, {memory}, {fast}")
     _, colon, index = device.partition(":")
-    if wanted and colon and not (index.isdigit() and int(index) < torch.cuda.device_count()):
+    if on_cuda and colon and not (index.isdigit() and int(index) < torch.cuda.device_count()):
         fix = f"give engine.device=cuda:N with N below {torch.cuda.device_count()}"
         yield Finding("machine", f"engine.device={device}", "broken", "no such device", fix, True)
 

@@ -37,7 +37,7 @@ def pip(arguments: str) -> str:
 
 
 def this_project(extra: str = "") -> str:
-    """What pip is told to install this project, with an extra or without."""
+    """The words by which pip installs this project, with an extra or without."""
     behind = f"[{extra}]" if extra else ""
     if not (ROOT / "pyproject.toml").is_file():
         return f"'sampress{behind}'"
@@ -45,7 +45,7 @@ def this_project(extra: str = "") -> str:
 
 
 def requirements() -> dict[str, list[str]]:
-    """What is asked for, by extra; the empty name has what every run needs.
+    """What is required, by extra; the empty name has what every run needs.
 
     From ``pyproject.toml`` beside the packages, or from the installed package's own data where there is none.
     """
@@ -62,15 +62,14 @@ def requirements() -> dict[str, list[str]]:
 
 
 def packages() -> Iterator[Finding]:
-    """What every run needs, imported; versions held against their bounds."""
+    """What every run needs, imported; versions compared with their bounds."""
     for text in requirements()[""]:
         yield _package("packages", text, needed=True)
 
 
 def extras() -> Iterator[Finding]:
     """A line for each extra; one that is not there, or not all of it, has the command that brings it."""
-    asked = requirements()
-    for extra, texts in asked.items():
+    for extra, texts in requirements().items():
         if not extra:
             continue
         found = [_package("extras", text, needed=False) for text in texts if not text.startswith("sampress[")]
@@ -92,7 +91,7 @@ def _package(part: str, text: str, needed: bool) -> Finding:
     except metadata.PackageNotFoundError:
         return Finding(part, name, "missing", "not installed", fix, needed)
     bounds = text[len(name) :].strip()
-    shown = f"{version} (asked for: {bounds})" if bounds else version
+    shown = f"{version} (required: {bounds})" if bounds else version
     if not _fits(version, bounds):
         return Finding(part, name, "broken", shown, pip(f"-U '{text.replace(' ', '')}'"), needed)
     if needed:

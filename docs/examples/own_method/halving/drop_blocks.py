@@ -65,10 +65,10 @@ class DropBlocks(Compressor):
         encoder.blocks = nn.ModuleList(encoder.blocks[i] for i in self.kept(teacher.config.vit.depth))
         encoder.config = config
         encoder.requires_grad_(True)
-        wanted = context.teacher_embeddings(teacher)
+        target = context.teacher_embeddings(teacher)
 
         def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-            return {"embedding": embedding_mse(encoder(batch.images), wanted(batch), batch.valid)}
+            return {"embedding": embedding_mse(encoder(batch.images), target(batch), batch.valid)}
 
         stage = Stage(
             name="drop_blocks",
