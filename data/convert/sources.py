@@ -14,7 +14,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from data.annotations import check_segmentation, decode_rle
 from data.convert.regions import connected, resized_labels
 from data.image_files import files_below, is_image, require_plain
@@ -66,7 +66,7 @@ class Source:
         Raises:
             InputError: there is no such folder, or no image of this layout in it.
         """
-        with access_told(root):
+        with reraise_access(root):
             if not root.is_dir():
                 raise InputError(f"{root}: no such folder; give the folder of {self.title}")
         files = {require_plain(root, name) for name in files_below(root)}
