@@ -1,7 +1,6 @@
 """The layouts that are converted: where images and annotations lie, and what masks the annotations tell."""
 
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,19 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from core.errors import InputError
 from core.plain_file import reraise_access
 from data.annotations import check_segmentation, decode_rle
+from data.convert.mat_file import read_variable
 from data.convert.regions import connected, resized_labels
 from data.image_files import files_below, is_image, require_plain
 from data.images import read_image, require_size
 
 Size = tuple[int, int]
-MAT_LIMIT = 64 << 20
-"""Bytes of the longest file of MATLAB that is read; ground truth of one image is a thousandth of it."""
 CAMVID_UNLABELLED = 11
 """The index of no class where CamVid's labels are indices (SegNet's copy); where they are colours it is black."""
 
@@ -99,28 +95,6 @@ def _beside(images: str, annotations: str, suffix: str) -> Callable[[PurePosixPa
     return of
 
 
-def _read_mat(path: Path, name: str) -> Any:
-    """A variable of a MATLAB file; nothing in the file is run.
-
-    Raises:
-        InputError: the file is damaged or of another version, or has no such variable.
-    """
-    try:
-        if path.stat().st_size > MAT_LIMIT:
-            raise InputError(f"{path}: is longer than {MAT_LIMIT} bytes, so it is no annotation; fetch the file again")
-        return loadmat(path, variable_names=[name])[name]
-    except InputError:
-        raise
-    except NotImplementedError:
-        raise InputError(f"{path}: is of MATLAB 7.3 (HDF5), not of version 5; fetch the published file") from None
-    except KeyError:
-        raise InputError(f'{path}: has no variable "{name}"; fetch the file again') from None
-    # scipy raises whatever its parser meets in damaged bytes.
-    except (MatReadError, ValueError, TypeError, IndexError, OSError, EOFError, MemoryError, zlib.error) as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
-        raise InputError(f"{path}: cannot be read as MATLAB's ({reason}); fetch the file again") from None
-
-
 def _checked(labels: object, path: Path, stored: Size) -> NDArray[Any]:
     if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise InputError(f"{path}: the labels are no table of whole numbers; fetch the file again")
@@ -130,18 +104,20 @@ def _checked(labels: object, path: Path, stored: Size) -> NDArray[Any]:
 
 def _bsds500(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
     """The regions of every annotator, one after the other."""
-    annotators = _read_mat(path, "groundTruth")
-    for annotator in np.ravel(annotators):
+    annotators = read_variable(path, "groundTruth")
+    if not isinstance(annotators, list):
+        raise InputError(f'{path}: "groundTruth" is no cell of annotators; fetch the file again')
+    for structs in annotators:
         try:
-            labels = annotator["Segmentation"][0, 0]
-        except (ValueError, IndexError, TypeError):
+            labels = structs[0]["Segmentation"]
+        except (KeyError, IndexError, TypeError):
             raise InputError(f'{path}: an annotator has no "Segmentation"; fetch the file again') from None
         yield from connected(resized_labels(_checked(labels, path, stored), size))
 
 
 def _clothing_co_parsing(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
     """The connected garments, then the connected parts of whatever is no background: the whole person."""
-    labels = resized_labels(_checked(_read_mat(path, "groundtruth"), path, stored), size)
+    labels = resized_labels(_checked(read_variable(path, "groundtruth"), path, stored), size)
     yield from connected(labels, without=0)
     yield from connected((labels != 0).astype(np.uint8), without=0)
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from core.errors import InputError
 from data.convert import writing
 from data.convert.__main__ import main
+from data.convert.mat_file import read_variable
 from data.convert.regions import chosen, connected, resized_labels
 from data.convert.writing import Conversion, convert
 from data.sa1b import Sa1b
@@ -244,11 +245,12 @@ def _truncated(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_truncated, "cannot be read as MATLAB's"),
-        (lambda path: path.write_bytes(b""), "cannot be read as MATLAB's"),
+        (_truncated, r"damaged \(it ends within an element\)"),
+        (lambda path: path.write_bytes(b""), "is no file of MATLAB's level 5"),
         (lambda path: path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"), "is of MATLAB 7.3"),
         (lambda path: mat(path, other=np.zeros(3)), 'has no variable "groundTruth"'),
-        (lambda path: mat(path, groundTruth=np.zeros((3, 3))), 'an annotator has no "Segmentation"'),
+        (lambda path: mat(path, groundTruth=np.zeros((3, 3))), "is no cell of annotators"),
+        (lambda path: mat(path, groundTruth=np.array([[np.ones(3)]], object)), 'an annotator has no "Segmentation"'),
         (lambda path: mat(path, groundTruth=ground_truth(np.zeros((5, 5)))), r"image is 5x5.*lists 30x20"),
         (lambda path: mat(path, groundTruth=np.array([[{"Segmentation": np.zeros((20, 30))}]])), "no table of whole"),
     ],
@@ -263,6 +265,37 @@ def test_annotations_that_cannot_be_read_are_refused(
         convert(Conversion("bsds500", smallest=9), tmp_path, tmp_path / "out")
     counts = convert(Conversion("bsds500", smallest=9), tmp_path, tmp_path / "out", skip=True)
     assert (counts["damaged"], counts["images"]) == (1, 1)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_of_matlab_are_read_as_scipy_reads_them(packed: bool, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tables = {kind: (random.random((4, 7)) * 200).astype(kind) for kind in ("u1", "i2", "u2", "i4", "f4", "f8", "i8")}
+    savemat(tmp_path / "a.mat", {**tables, "cell": ground_truth(labels(a_200=(0, 0, 2, 2)))}, do_compression=packed)
+    for name, table in tables.items():
+        assert np.array_equal(read_variable(tmp_path / "a.mat", name), table)
+    ((annotator,),) = read_variable(tmp_path / "a.mat", "cell")
+    assert list(annotator) == ["Segmentation", "Boundaries"]
+    assert np.array_equal(annotator["Segmentation"], loadmat(tmp_path / "a.mat")["cell"][0, 0]["Segmentation"][0, 0])
+
+
+def test_damaged_files_of_matlab_end_no_process(tmp_path: Path) -> None:
+    path, random = tmp_path / "a.mat", np.random.default_rng(0)
+    outcomes = {"read": 0, "refused": 0}
+    for packed in (True, False):
+        savemat(path, {"groundTruth": ground_truth(labels(a_1=(2, 2, 8, 8)))}, do_compression=packed)
+        whole = np.frombuffer(path.read_bytes(), np.uint8)
+        for _ in range(300):
+            spoilt = whole.copy()
+            spoilt[random.integers(0, len(whole), 4)] = random.integers(0, 256, 4)
+            path.write_bytes(spoilt[: random.integers(len(whole) // 2, len(whole) + 1)].tobytes())
+            try:
+                read_variable(path, "groundTruth")
+                outcomes["read"] += 1
+            except InputError as problem:
+                outcomes["refused"] += 1
+                assert str(problem).startswith(f"{path}: ")
+    assert outcomes["read"] + outcomes["refused"] == 600 and outcomes["refused"] > 300
 
 
 @pytest.mark.parametrize(
