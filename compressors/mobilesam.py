@@ -62,6 +62,7 @@ class MobileSam(MobileSamSettings, Compressor):
                 batch=batches,
                 batch_size=self.batch,
                 full_model=lambda: student,
+                whole_batches=self.loss == "root" or changes["loss"] is not decoupled,
                 **changes,  # type: ignore[arg-type]
             )
             return context.engine.fit(stage)

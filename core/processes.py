@@ -99,20 +99,35 @@ def from_all(mine: T) -> list[T]:
     return found
 
 
-def share(places: range) -> range:
+def share(places: range, batch: bool = False) -> range:
     """This process's part of consecutive places; all parts are equally long.
+
+    Args:
+        batch: whether they are those of a batch, else of a step; the message says so.
 
     Raises:
         InputError: the places cannot be shared equally.
     """
     parts = count()
     if len(places) % parts:
+        what, fix = ("step", "a batch (times accumulated batches)")
+        if batch:
+            what, fix = ("batch, which must be seen as a whole,", "a batch")
         raise InputError(
-            f"{len(places)} images a step cannot be shared by {parts} processes; "
-            "choose a batch (times accumulated batches) that they divide"
+            f"{len(places)} images a {what} cannot be shared by {parts} processes; choose {fix} that they divide"
         )
     part = len(places) // parts
     return places[rank() * part : (rank() + 1) * part]
+
+
+def stacked(mine: Tensor) -> Tensor:
+    """A tensor of every process, in the order of their numbers: ``[processes, *mine.shape]``, equal in all of them."""
+    if count() == 1:
+        return mine[None]
+    found = [torch.empty_like(mine) for _ in range(count())]
+    with _reraise_lost():
+        dist.all_gather(found, mine.contiguous())
+    return torch.stack(found)
 
 
 def average(tensors: Iterable[Tensor]) -> None:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compressors.distill.batch_norm import has_batch_norm, synchronised
 from compressors.distill.log import StageLog, StepLosses, TrainingDiverged, check_weights, progress_bar
 from compressors.distill.optimizer import build_optimizer
 from compressors.distill.stage import B, Batch, Callback, Stage, chunks, prefetch
@@ -67,7 +68,7 @@ class Engine:
         """
         if stage.optimisation.schedule == "plateau" and stage.validate is None:
             raise ValueError(f"stage {stage.name}: the plateau schedule needs a validation")
-        processes.share(stage.places(0))
+        parts_of_step(stage, 0)
         path = self.folder / f"{stage.name}.state"
         optimizer = build_optimizer(stage.optimisation, stage.model)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
@@ -83,14 +84,11 @@ class Engine:
         # Nobody writes a new state before everybody has read the old one.
         processes.wait()
         began, saved = time.monotonic() - progress.seconds, time.monotonic()
-        todo = (
-            chunk
-            for step in range(progress.step, stage.steps)
-            for chunk in chunks(processes.share(stage.places(step)), stage.batch_size)
-        )
+        todo = (chunk for step in range(progress.step, stage.steps) for chunk in parts_of_step(stage, step))
         earlier: StepLosses | None = None
         with (
             compiled(stage.model, self.compile),
+            synchronised(stage.model),
             progress_bar(stage.name, stage.steps, progress.step) as show,
             StageLog(self.folder / f"{stage.name}.jsonl", progress.step, self._tell(stage)) as log,
             prefetch(self._made(stage), todo, self.workers) as following,
@@ -125,10 +123,6 @@ class Engine:
                     entry = {"step": progress.step, "images": progress.images, "rate": rate, "images_per_s": speed}
                     log(entry | {"peak_memory_bytes": progress.peak_memory_bytes} | terms)
                     show(progress.step, terms, speed)
-                if validated or last:
-                    # Running statistics of batch normalisation are of each process's own images.
-                    models = (stage.model, average) if average else (stage.model,)
-                    processes.average(b for model in models for b in model.buffers() if b.is_floating_point())
                 if validated:
                     log({"step": progress.step, "validation": validate(stage, progress, average)})
                 if watched:
@@ -172,13 +166,14 @@ class Engine:
     ) -> None:
         """One update of the weights, over this process's share of the step's images."""
         stage.model.train()
-        share = processes.share(stage.places(losses.step))
-        for places in chunks(share, stage.batch_size):
+        parts = parts_of_step(stage, losses.step)
+        images = sum(len(places) for places in parts)
+        for places in parts:
             batch = following().to(self.device)
             with self.autocast():
                 terms = stage.loss(batch, losses.step)
-            part = len(places) / len(share)
-            scaler.scale(losses.add(batch.names, terms, part) * part).backward()
+            share = len(places) / images
+            scaler.scale(losses.add(batch.names, terms, share) * share).backward()
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         processes.average(p.grad for p in trained if p.grad is not None)
         if stage.optimisation.clip:
@@ -187,6 +182,21 @@ class Engine:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+
+def parts_of_step(stage: Stage[Any], step: int) -> Sequence[range]:
+    """The places of a step's images that this process computes, a batch each.
+
+    A batch that must be seen as a whole is shared by all processes; others are dealt out, so that each process has as
+    many images at one time as it may.
+
+    Raises:
+        InputError: they cannot be shared equally.
+    """
+    places = stage.places(step)
+    if stage.whole_batches or has_batch_norm(stage.model):
+        return [processes.share(batch, batch=True) for batch in chunks(places, stage.batch_size)]
+    return chunks(processes.share(places), stage.batch_size)
 
 
 def _smaller(stage: Stage[Any]) -> str:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core import processes
+
 FOCAL_SHARE = 20.0
 """Segment Anything's loss on masks weighs the focal part so many times its dice part."""
 _GAMMA, _ALPHA = 2.0, 0.25
@@ -82,7 +84,12 @@ def _over_cells(errors: Tensor, valid: Tensor | None) -> Tensor:
 def embedding_rmse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """The third-party MobileSAM training code's loss: the root of the squared error summed over channels.
 
-    The mean over cells (over those that hold image, where ``valid`` is given) and images is taken under the root.
-    Args as of :func:`embedding_mse`.
+    The mean over cells (over those that hold image, where ``valid`` is given) and images is taken under the root, and
+    the images are those of all processes. Args as of :func:`embedding_mse`.
     """
-    return (embedding_mse(student, teacher, valid) * student.shape[1]).sqrt()
+    own = embedding_mse(student, teacher, valid) * student.shape[1]
+    if processes.count() == 1:
+        return own.sqrt()
+    root = processes.stacked(own.detach()).mean().sqrt()
+    # The mean over processes of this, and of its gradient, is that of the root.
+    return (own / root + root) / 2

@@ -46,6 +46,8 @@ class Stage(Generic[B]):
         batch_size: most images at one time on a device.
         loss: named, weighted terms of the loss of a batch at a step; their sum is minimised. Every term is a mean over
             the images, so that the parts of a batch average to the whole.
+        whole_batches: whether the loss of an image depends on its place in the batch or on its neighbours. Processes
+            then share each batch, so that a part's place in it is known; so they do where the model normalises over it.
         steps: optimizer steps, each over ``batch_size * optimisation.accumulate`` images.
         optimisation: optimizer and learning rate.
         validate: the figure to maximise, or None.
@@ -66,6 +68,7 @@ class Stage(Generic[B]):
     validate_every: int = 500
     keep_best: bool = False
     full_model: Callable[[], Any] | None = None
+    whole_batches: bool = False
 
     @property
     def images_per_step(self) -> int:

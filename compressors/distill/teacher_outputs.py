@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compressors.distill.engine import Engine
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, focal_loss
+from core import processes
 from core.checkpoint import weights_sha256
 from core.protocols import Prompt
 from core.seeding import generator_for
@@ -110,10 +111,12 @@ def teacher_masks(
         embeddings: the teacher's, ``[B, C, g, g]``.
         valid: bool ``[B, g, g]``, the cells that hold image; points fall there.
         points: prompts of each kind an image.
-        seed, step: what the points are drawn from.
+        seed, step: what the points are drawn from, for the whole batch that processes share.
     """
     generator = generator_for(seed, "mask prompts", step)
-    drawn = torch.rand(len(embeddings), points, 1, 2, generator=generator).to(embeddings.device)
+    images = len(embeddings)
+    drawn = torch.rand(processes.count() * images, points, 1, 2, generator=generator)
+    drawn = drawn[processes.rank() * images :][:images].to(embeddings.device)
     # Valid cells are a rectangle in the upper left corner: its width and height, in the frame.
     cell = teacher.input_size / valid.shape[-1]
     size = torch.stack([valid.any(1).sum(1), valid.any(2).sum(1)], 1) * cell

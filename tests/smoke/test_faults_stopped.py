@@ -89,9 +89,11 @@ def test_a_process_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 2)):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-    for name in ("barrier", "all_reduce"):
+    for name in ("barrier", "all_reduce", "all_gather"):
         monkeypatch.setattr(torch.distributed, name, gone)
-    works: list[Callable[[], None]] = [processes.wait, lambda: processes.average([torch.zeros(2)])]
+    works: list[Callable[[], object]] = [
+        *(processes.wait, lambda: processes.average([torch.zeros(2)]), lambda: processes.stacked(torch.zeros(2)))
+    ]
     for work in works:
         with pytest.raises(RunFailed, match="process 1 of 2: another process of this run ended or no longer answers"):
             work()

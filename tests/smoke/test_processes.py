@@ -75,6 +75,30 @@ def test_images_that_cannot_be_shared_are_refused_once(tmp_path: Path, teacher: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["mobilesam", "tinysam"])
+def test_two_processes_see_a_batch_as_one_does(tmp_path: Path, teacher: str, method: str) -> None:
+    """Students with batch normalisation; tests/unit/test_batch_norm.py compares weights."""
+    words = [teacher, f"method={method}", "method.steps=3", "method.batch=4", "data.count=16", "format=json"]
+    words += ["engine.precision=float32", "evaluation.images=4", "evaluation.latency_runs=1"]
+    alone = warm_processes.run(tmp_path / "one", words)
+    first, second = warm_processes.ranks(tmp_path / "two", words)
+    assert (alone.returncode, first.returncode, second.returncode) == (0, 0, 0), first.stderr + second.stderr
+    losses = []
+    for place in ("one", "two"):
+        (file,) = [
+            *(tmp_path / place).glob("runs/*/encoder.jsonl"),
+            *(tmp_path / place).glob("runs/*/full_stage.jsonl"),
+        ]
+        logged = [json.loads(line) for line in file.read_text().splitlines()]
+        losses.append([entry["embedding"] for entry in logged if "embedding" in entry][-1])
+    one, two = (json.loads(done.stdout)["rows"][3] for done in (alone, first))
+    assert two["run_id"] == one["run_id"] and two["images_seen"] == one["images_seen"] == 24
+    assert two["miou"] == pytest.approx(one["miou"], abs=5e-3)
+    # The first process logs its own half of the images.
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)
+
+
+@pytest.mark.slow
 def test_torchrun_starts_and_ends_the_processes(tmp_path: Path, teacher: str) -> None:
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     done = subprocess.run(

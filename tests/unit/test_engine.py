@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from compressors.distill.engine import Engine, Stage, TrainingDiverged
 from compressors.distill.optimizer import OptimizerConfig
-from core import processes
 from core.seeding import generator_for
 
 
@@ -172,26 +170,6 @@ def test_validation_sees_the_averaged_weights_and_leaves_the_live_ones(tmp_path:
     Engine(tmp_path / "b").fit(plain)
     assert all(torch.equal(a, b) for a, b in zip(seen[-1], weights(run), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(run), strict=True))
-
-
-def test_processes_share_the_statistics_of_the_averaged_weights_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else the student would end with those of the first process's images alone."""
-    shared: set[int] = set()
-    monkeypatch.setattr(processes, "average", lambda tensors: shared.update(id(tensor) for tensor in tensors))
-    averages: list[AveragedModel] = []
-    monkeypatch.setattr(
-        "compressors.distill.engine.AveragedModel",
-        lambda *arguments, **options: averages.append(AveragedModel(*arguments, **options)) or averages[-1],  # type: ignore[func-returns-value]
-    )
-    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8))
-    run = stage(model=model, loss=lambda b, step: {"square": model(b.x).square().mean()})
-    run.optimisation = OptimizerConfig(lr=0.05, ema=0.5)
-    Engine(tmp_path).fit(run)
-    (average,) = averages
-    for part in (model[1], average.module[1]):
-        assert {id(part.running_mean), id(part.running_var)} <= shared
 
 
 class Onlooker:
