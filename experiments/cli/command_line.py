@@ -16,15 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError, RunFailed
 from experiments.cli.help import asks_for_help, show_help
-from experiments.config.compose import compose, composing, known_settings, search_path
+from experiments.config.compose import check_preset, compose, composing, known_settings, search_path
 from experiments.config.files import CONF, CONFIG_DIR, nearest, own_settings
 from experiments.config.messages import as_input_error
 from experiments.config.schema import COMMANDS, OTHER_NAMES, WORDS
 from experiments.config.targets import allow, register
-from experiments.config.validate import check_preset
 from experiments.config.words import hydra_words, text_settings
-from experiments.runs.job import Job, Outcome
-from experiments.runs.sweep import is_sweep, print_summary, run_job, run_sweep, sweep_jobs
+from experiments.runs.job import Job, Outcome, run_job
+from experiments.runs.sweep import is_sweep, print_summary, run_sweep, sweep_jobs
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""

@@ -1,7 +1,13 @@
-"""The one composition of a command's settings, and what settings may make Hydra itself do."""
+"""A command's settings: composed by Hydra from words and files, checked, and turned into plain dataclasses.
 
+What types cannot say is refused in one line that names the key, the value and the fix; so is what would make Hydra
+itself do something else than this project's commands.
+"""
+
+import dataclasses
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +19,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
-from experiments.config.files import CONF, group_file
+from core.plain_file import home_path
+from experiments.config.files import CONF, group_choices, group_file, nearest, owner_of
+from experiments.config.groups import DATA, EvaluationConfig, ProposalsConfig
+from experiments.config.schema import CACHES, FORMATS, TABLE_FORMATS, EverythingConfig, RunConfig, TableConfig
+from experiments.config.targets import build, settings_class
 from experiments.config.words import quoted
+from experiments.tracking.settings import check_logger
 
 ENVIRONMENT = ("CUDA_", "GLOO_", "MKL_", "NCCL_", "OMP_", "WANDB_")
 """First letters of the variables that ``hydra.job.env_set`` may set: none of them names a program or a library."""
@@ -22,6 +33,21 @@ _PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 _NO_LOGS = {"version": 1, "root": None, "disable_existing_loggers": False}
 _FOREIGN = re.compile(r"\$\{(?!hydra[.:]|now:|runs\})")
 """The beginning of a reference to anything but Hydra's own settings, the time and the folder of runs."""
+
+PROTOCOLS = {EvaluationConfig: ("box_point@1",), ProposalsConfig: ("everything@1",)}
+EXAMPLES = {
+    "data.root": "FOLDER",
+    "student.name": "resnet18, or another of timm.list_models()",
+    "evaluation.data.root": "FOLDER",
+    "checkpoint": "sam_pocket, or the path of a checkpoint file",
+    "image": "the path of an image",
+    "to": "hf, meta, mobile_sam or sampress",
+    "out": "PATH",
+    "first": "FOLDER, which evaluate wrote (two bare words do as well)",
+    "second": "FOLDER, which evaluate wrote (two bare words do as well)",
+    "shell": "bash, zsh or fish (a bare word does as well)",
+}
+"""What may be given where there is no default."""
 
 
 @contextmanager
@@ -140,3 +166,172 @@ def _texts(node: Any) -> Iterator[str]:
     elif isinstance(node, dict | list):
         for value in node.values() if isinstance(node, dict) else node:
             yield from _texts(value)
+
+
+def settings_of(cfg: DictConfig) -> Any:
+    """The composed configuration as plain dataclasses, checked as a whole.
+
+    Raises:
+        InputError: a value is missing, out of range, or does not belong to the method.
+    """
+    formats = TABLE_FORMATS if OmegaConf.get_type(cfg) is TableConfig else FORMATS
+    if cfg.format not in formats:
+        raise InputError(f"format={cfg.format} is unknown; choose one of {', '.join(formats)}")
+    _check_ratio(cfg)
+    _check_missing(cfg)
+    try:
+        settings: Any = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {_first_line(error)}") from error
+    _check_known(cfg, settings)
+    # Here for every command, so that none makes a folder of the name ~.
+    settings.runs = os.path.expanduser(settings.runs)
+    if hasattr(settings, "engine"):
+        settings.engine.cache_folder = os.path.expanduser(settings.engine.cache_folder)
+    if hasattr(settings, "cache"):
+        _check_cache(settings)
+    if isinstance(settings, RunConfig):
+        check_logger(settings.logger)
+    if isinstance(settings, EverythingConfig):
+        _check_one_source(settings)
+    if getattr(settings, "evaluation", None) is not None:
+        _check_evaluation(settings.evaluation)
+        if isinstance(settings, RunConfig) and settings.evaluation.protocols:
+            chosen = ",".join(settings.evaluation.protocols)
+            raise InputError(
+                f"evaluation.protocols=[{chosen}]: runs are scored by {settings.evaluation.protocol}; choose such an "
+                "evaluation, and score the student under other protocols by evaluate checkpoint=..."
+            )
+    name = getattr(settings, "name", None)
+    if name is not None and not (name and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-"):
+        raise InputError(f"name={name}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit")
+    return settings
+
+
+def check_settings(settings: Any) -> None:
+    """What can be known to be wrong before PyTorch is imported: settings of methods, and folders of data sets.
+
+    Raises:
+        InputError: a value is out of range, or a folder is not there.
+    """
+    for key in ("method", "then"):
+        if (method := getattr(settings, key, None)) is not None:
+            build(method, key, settings_class)
+    for key, group in (("data", settings), ("evaluation.data", getattr(settings, "evaluation", None))):
+        data = getattr(group, "data", None)
+        root = getattr(data, "root", None)
+        if isinstance(data, tuple(DATA.values())) and root is not None and not os.path.isdir(home_path(root)):
+            raise InputError(f"{key}.root={root}: no such folder; give the one that holds the data set")
+
+
+def _check_ratio(cfg: DictConfig) -> None:
+    """A ratio is given where, and only where, the method takes one."""
+    if "ratio" not in cfg:
+        return
+    if OmegaConf.is_missing(cfg, "method"):
+        raise InputError("method is missing; give one, for example method=slimsam ratio=0.77")
+    if cfg.method is None:
+        if cfg.ratio is not None:
+            raise InputError(f"ratio={cfg.ratio}: there is no method that could take it; give method=slimsam too")
+        return
+    takes = "ratio" in cfg.method
+    name = str(cfg.method._target_).rpartition(".")[2]
+    if cfg.ratio is not None and not takes:
+        options = ", ".join(sorted(key for key in cfg.method if key != "_target_"))
+        raise InputError(f"ratio={cfg.ratio}: {name} takes no ratio; leave it out (it has {options})")
+    if cfg.ratio is None and takes and OmegaConf.to_container(cfg.method, resolve=False)["ratio"] == "${ratio}":  # type: ignore[call-overload,index]
+        raise InputError(f"ratio is missing: {name} needs the share of channels to cut, in (0, 1); try ratio=0.5")
+
+
+def check_student(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """A student is chosen only where the method takes one.
+
+    Args:
+        overrides: what was typed.
+
+    Raises:
+        InputError: it would have no effect.
+    """
+    if cfg.get("method") is None or "student" not in cfg:
+        return
+    chosen = next((text for text in overrides if text.lstrip("+~").startswith(("student=", "student."))), None)
+    if chosen is not None and "student" not in cfg.method:
+        name = str(cfg.method._target_).rpartition(".")[2]
+        raise InputError(f"{chosen}: {name} takes no student; leave it out, or give method=mobilesam")
+    if chosen is not None and cfg.method.get("init") is not None:
+        raise InputError(f"{chosen}: the student is that of method.init={cfg.method.init}; give one of the two")
+
+
+def check_preset(command: str, arguments: Iterable[str]) -> None:
+    """A preset is given to the command that it is for: the one its name begins with, else a run.
+
+    Args:
+        arguments: what was typed.
+
+    Raises:
+        InputError: it is for another command; the message names that.
+    """
+    for text in arguments:
+        key, _, name = text.partition("=")
+        if key != "experiment" or name not in group_choices("experiment"):
+            continue
+        owner = owner_of(name)
+        if owner != command:
+            word = "" if owner == "run" else f"{owner} "
+            raise InputError(f"{text} is not for the command {command}; give python -m experiments {word}{text}")
+
+
+def _check_missing(cfg: DictConfig) -> None:
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in _leaves(raw, ""):
+        if value == "???":
+            raise InputError(f"{key} is missing; give {key}={EXAMPLES.get(key, 'VALUE')}")
+    root = (raw.get("evaluation") or {}).get("data", {}).get("root")
+    if root == "${data.root}" and raw["data"].get("root") is None:
+        raise InputError("evaluation.data.root is missing; give evaluation.data.root=FOLDER")
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_known(node: DictConfig, settings: Any, prefix: str = "") -> None:
+    """Every key belongs to a field: ``+key=value`` would otherwise be taken and have no effect."""
+    names = [part.name for part in dataclasses.fields(settings)]
+    for key in map(str, node):
+        if key not in names:
+            raise InputError(f"{prefix}{key} is no setting; {nearest(key, names)}")
+        if dataclasses.is_dataclass(getattr(settings, key)):
+            _check_known(node[key], getattr(settings, key), f"{prefix}{key}.")
+
+
+def _check_cache(settings: RunConfig) -> None:
+    mode = settings.engine.cache
+    if mode not in CACHES:
+        raise InputError(f"cache={mode} is unknown; choose one of {', '.join(CACHES)}")
+
+
+def _check_one_source(settings: EverythingConfig) -> None:
+    if (settings.image is None) == (settings.evaluation is None):
+        if settings.image is None:
+            raise InputError("neither images nor a data set; give image=FILE, image=FOLDER or evaluation=shapes")
+        raise InputError(f"image={settings.image}: a data set is given too; leave out image or evaluation")
+
+
+def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
+    sizes = (("prompt_batch_size", 1), ("image_batch_size", 1), ("latency_runs", 1), ("workers", 0))
+    for key, least in (("images", 1), *sizes):
+        value = getattr(settings, key, None)
+        if value is not None and value < least:
+            raise InputError(f"evaluation.{key}={value} must be at least {least}")
+    known = PROTOCOLS[type(settings)]
+    if settings.protocol not in known:
+        raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(known)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -283,6 +283,9 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "doctor": DoctorConfig,
     "completion": CompletionConfig,
 }
+FORMATS = ("table", "json")
+TABLE_FORMATS = ("table", "csv", "markdown", "latex", "json")
+CACHES = ("disk", "memory", "off")
 WORDS: dict[str, tuple[str, ...]] = {"compare": ("first", "second"), "completion": ("shell",)}
 """Settings that a command also takes as bare words, in this order."""
 RENAMED = {

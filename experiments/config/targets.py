@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from compressors import settings as built_in
 from core.errors import InputError
@@ -18,6 +18,9 @@ from experiments.config.groups import BY_CONTENT, DATA, MISSING
 from experiments.config.schema import COMMANDS
 from experiments.tracking.settings import LOGGERS
 from students.student import Student
+
+if TYPE_CHECKING:
+    from compressors.method import Compressor
 
 FILES = ("init", "weights", "checkpoint")
 """Names of settings of methods that name files of weights: a run is named by their content."""
@@ -84,6 +87,32 @@ def build(settings: Any, key: str, find: Callable[[str], type[Any]] = target_cla
     target = find(arguments.pop("_target_"))
     hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
     return target(**{name: _typed(value, hints.get(name), f"{key}.{name}") for name, value in arguments.items()})
+
+
+def build_method(settings: Any) -> "Compressor":
+    """The compression method, its settings checked.
+
+    Raises:
+        InputError: the target is no :class:`Compressor`, or refuses its arguments.
+    """
+    method_class(settings._target_)
+    method: Compressor = build(settings, "method")
+    return method
+
+
+def method_class(target: str) -> type["Compressor"]:
+    """The class of a method.
+
+    Raises:
+        InputError: it is no :class:`Compressor`.
+    """
+    # Here, since settings alone are known without PyTorch.
+    from compressors.method import Compressor
+
+    found = target_class(target)
+    if not issubclass(found, Compressor):
+        raise InputError(f"method: {found.__name__} is no compressors.method.Compressor; let the class inherit it")
+    return found
 
 
 def _typed(value: Any, hint: Any, key: str) -> Any:

@@ -11,8 +11,8 @@ from evaluation.everything import EverythingSettings
 from experiments.config.schema import EverythingConfig
 from experiments.everything.folder import segment_images
 from experiments.everything.score import score_strategy
-from experiments.rows import Row
 from experiments.runs.build import build_device
+from experiments.runs.job import Row
 
 
 def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:

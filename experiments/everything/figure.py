@@ -19,9 +19,9 @@ from core.errors import InputError
 from core.storage import check_place
 from core.terminal import terminal
 from evaluation.everything import EverythingGenerator, EverythingSettings
+from experiments.config.compose import settings_of
 from experiments.config.messages import as_input_error
 from experiments.config.targets import register
-from experiments.config.validate import settings_of
 from experiments.everything.command import generator_settings
 from experiments.everything.drawing import painted, scaled
 from experiments.everything.files import places

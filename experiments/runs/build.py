@@ -1,4 +1,4 @@
-"""From settings to objects: the only place where a name in a YAML file becomes code."""
+"""From settings to devices, data sets, teachers and the training loop."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,35 +9,16 @@ import torch
 
 from compressors.distill.engine import Engine
 from compressors.distill.optimizer import has_bfloat16
-from compressors.method import Compressor
 from core import processes
 from core.errors import InputError
 from core.threads import MOST_THREADS, allowed
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS
 from experiments.config.groups import DATA, EngineConfig, EvaluationConfig, ProposalsConfig, TeacherConfig
-from experiments.config.targets import allow, build, method_classes, register, target_class
+from experiments.config.targets import allow, build, method_class, method_classes, register
 from experiments.runs.checkpoints import say
 from teachers.sam import Sam
 from teachers.weights import load_sam
-
-
-def build_method(settings: Any) -> Compressor:
-    """The compression method, its settings checked.
-
-    Raises:
-        InputError: the target is no :class:`Compressor`, or refuses its arguments.
-    """
-    _method_class(settings._target_)
-    method: Compressor = build(settings, "method")
-    return method
-
-
-def _method_class(target: str) -> type[Compressor]:
-    found = target_class(target)
-    if not issubclass(found, Compressor):
-        raise InputError(f"method: {found.__name__} is no compressors.method.Compressor; let the class inherit it")
-    return found
 
 
 def method_stages(folder: str | None = None, packages: Sequence[str] = ()) -> tuple[str, ...]:
@@ -51,7 +32,7 @@ def method_stages(folder: str | None = None, packages: Sequence[str] = ()) -> tu
     """
     allow(packages)
     register(None if folder is None else Path(folder))
-    classes = [_method_class(settings._target_) for settings in method_classes().values()]
+    classes = [method_class(settings._target_) for settings in method_classes().values()]
     return tuple(dict.fromkeys(stage for method in classes for stage in method.stages))
 
 

@@ -18,7 +18,8 @@ from data.content import (
 )
 from data.sample import ImageData
 from experiments.config.schema import RunConfig
-from experiments.runs.build import build_data, build_method, evaluation_indices
+from experiments.config.targets import build_method
+from experiments.runs.build import build_data, evaluation_indices
 from experiments.scoring import counted, require_instances
 
 ENDLESS_IMAGES = 200

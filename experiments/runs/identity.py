@@ -14,7 +14,8 @@ from core.errors import InputError
 from core.plain_file import home_path
 from experiments.config.groups import TeacherConfig
 from experiments.config.schema import RunConfig
-from experiments.runs.build import build_method, check_precision
+from experiments.config.targets import build_method
+from experiments.runs.build import check_precision
 from experiments.runs.data_content import DataContent, contents_of_run
 from students.files import read_model_metadata
 from teachers.catalog import MODELS

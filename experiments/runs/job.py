@@ -1,12 +1,14 @@
 """One job, in this process or in a launcher's: settings become rows, and every error a plain outcome."""
 
+import importlib
 import os
 import pickle
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -16,12 +18,34 @@ from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError, RunFailed
 from core.plain_file import home_path
 from core.storage import reraise_disk
-from experiments.commands import function_of
+from experiments.config.compose import check_settings, check_student, settings_of, without_hydra
 from experiments.config.messages import as_input_error
 from experiments.config.targets import allow
-from experiments.config.validate import check_settings, check_student, settings_of
 from experiments.config.words import typed_words
-from experiments.rows import Row
+
+PLACES = {
+    "run": "experiments.runs.run.run_chain",
+    "evaluate": "experiments.evaluate.evaluate",
+    "cost": "experiments.commands.cost.cost",
+    "convert": "experiments.commands.convert.convert",
+    "export": "experiments.commands.export.export",
+    "predict": "experiments.commands.predict.predict",
+    "everything": "experiments.everything.command.everything",
+    "compare": "experiments.reporting.comparison.compare",
+    "table": "experiments.reporting.commands.table",
+    "leaderboard": "experiments.reporting.commands.leaderboard",
+    "doctor": "experiments.cli.doctor.command.doctor",
+    "completion": "experiments.cli.completion.command.completion",
+}
+"""The module and function of each command, which is imported once its settings are known to be right."""
+
+
+class Row(Protocol):
+    """A line of a command's answer, such as :class:`core.result.ResultRow`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its columns by name, as JSON takes them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,6 +138,27 @@ class Job:
         if torch.cuda.is_available():
             # Jobs beside each other on one machine take its devices in turn.
             torch.cuda.set_device(int(HydraConfig.get().job.num) % torch.cuda.device_count())
+
+
+def function_of(command: str) -> Callable[[Any, DictConfig], Sequence[Row]]:
+    """What a command calls with its settings."""
+    module, _, name = PLACES[command].rpartition(".")
+    function: Callable[[Any, DictConfig], Sequence[Row]] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def run_job(job: Job, settings: DictConfig) -> Outcome:
+    """One job in this process, with the variables of the environment that Hydra's settings give it."""
+    given = {str(key): str(value) for key, value in settings.hydra.job.env_set.items()}
+    before = {key: os.environ.get(key) for key in given}
+    os.environ.update(given)
+    try:
+        return job(without_hydra(settings))
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key)
+            if value is not None:
+                os.environ[key] = value
 
 
 def _place(cfg: DictConfig) -> tuple[str, Path]:

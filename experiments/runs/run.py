@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from compressors.method import Compressed, Compressor, RunContext
 from core import processes, provenance
@@ -27,6 +27,8 @@ from data.sample import ImageData
 from evaluation.latency import PRECISIONS, device_name
 from experiments.compressed_check import check_compressed, promised_parameters
 from experiments.config.schema import RunConfig
+from experiments.config.targets import build_method
+from experiments.config.words import literal
 from experiments.evaluated_model import cost_columns, latency_columns
 from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
@@ -35,7 +37,6 @@ from experiments.result_file import BY_IMAGE, FAILED, NAME, read_rows, write_res
 from experiments.runs.build import (
     build_device,
     build_engine,
-    build_method,
     build_teacher,
     check_precision,
     data_name,
@@ -89,6 +90,28 @@ class Parts:
         evaluation, scored = self.settings.evaluation, self.scored_on
         about = (evaluation.prompt_batch_size, evaluation.protocol, evaluation.precision)
         return EvaluationSet(scored.data, data_name(evaluation.data), scored.indices, *about, scored.column())
+
+
+def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
+    """Do the run, and then the next one on its student. A stage that is finished is read, not done again.
+
+    The second stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it.
+    """
+    if settings.then is not None:
+        # What is wrong with the second method is reported before the first one trains.
+        build_method(settings.then)
+    first = cfg.copy()
+    first.then = None
+    rows = run(replace(settings, then=None), first)
+    if settings.then is None:
+        return rows
+    # Of several processes the first alone has rows and writes the student; the others wait until it is there.
+    init = str(Path(settings.runs) / processes.from_first(lambda: str(rows[-1].run_id)) / STUDENT)
+    second = first.copy()
+    OmegaConf.set_struct(second, False)
+    second.method = cfg.then
+    second.method.init = literal(init)
+    return [*rows, *run(replace(settings, then=None, method=replace(settings.then, init=init)), second)]
 
 
 def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:

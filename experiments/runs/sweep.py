@@ -1,7 +1,6 @@
 """Many runs by one command: which combinations of values make sense, where they run, and what became of each."""
 
 import itertools
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +15,11 @@ from omegaconf import DictConfig
 
 from core.errors import InputError, RunFailed
 from core.result import ResultRow
-from experiments.config.compose import compose, without_hydra
+from experiments.config.compose import compose
 from experiments.config.files import group_choices
 from experiments.config.targets import method_options
 from experiments.config.words import hydra_words
-from experiments.runs.job import Job, Outcome
+from experiments.runs.job import Job, Outcome, run_job
 
 SHARED = ("ratio", "student")
 """Settings outside ``method`` that only some methods take."""
@@ -152,20 +151,6 @@ def run_sweep(job: Job, first: DictConfig, words: Sequence[str], folder: Path | 
     if str(first.hydra.launcher._target_).rpartition(".")[2] != "BasicLauncher":
         return _launch(job, first, jobs)
     return [run_job(job, settings) for settings in composed]
-
-
-def run_job(job: Job, settings: DictConfig) -> Outcome:
-    """One job in this process, with the variables of the environment that Hydra's settings give it."""
-    given = {str(key): str(value) for key, value in settings.hydra.job.env_set.items()}
-    before = {key: os.environ.get(key) for key in given}
-    os.environ.update(given)
-    try:
-        return job(without_hydra(settings))
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value
 
 
 def _launch(job: Job, first: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Outcome]:

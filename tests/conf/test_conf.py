@@ -15,15 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.errors import InputError
 from data.shapes import Shapes
+from experiments.config.compose import settings_of
 from experiments.config.files import CONF, choices
 from experiments.config.groups import DATA
 from experiments.config.schema import COMMANDS
-from experiments.config.targets import register, target_class
-from experiments.config.validate import settings_of
+from experiments.config.targets import build_method, register, target_class
 from experiments.evaluate import chosen_protocols
 from experiments.everything.command import generator_settings
 from experiments.paper_table import presets
-from experiments.runs.build import build_data, build_method, data_name
+from experiments.runs.build import build_data, data_name
 from experiments.runs.identity import method_name
 from teachers.catalog import MODELS
 

@@ -16,9 +16,9 @@ import torch
 from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from core.checkpoint import write_text
-from experiments.config.targets import register
-from experiments.config.validate import settings_of
-from experiments.runs.build import build_data, build_method, build_teacher
+from experiments.config.compose import settings_of
+from experiments.config.targets import build_method, register
+from experiments.runs.build import build_data, build_teacher
 from experiments.scoring import EvaluationSet, score_model
 
 FILE = Path(__file__).with_name("short_runs.json")

@@ -17,8 +17,8 @@ from data.coco import Coco
 from evaluation.records import read_instances, read_parts
 from experiments import evaluate as evaluating
 from experiments.cli.command_line import main
+from experiments.config.compose import settings_of
 from experiments.config.targets import register
-from experiments.config.validate import settings_of
 from experiments.evaluated_model import EvaluatedModel
 from experiments.result_file import read_rows
 from tests.smoke.small_disk import SmallDisk

@@ -17,8 +17,8 @@ from core.errors import InputError
 from data.coco import Coco
 from data.content import ImageContent
 from data.sa1b import Sa1b
+from experiments.config.compose import settings_of
 from experiments.config.targets import register
-from experiments.config.validate import settings_of
 from experiments.runs.data_content import FOLDER, contents_of_run, data_content
 from experiments.runs.identity import file_identity, model_sha256, run_id
 from tests.unit.tiny import tiny_sam

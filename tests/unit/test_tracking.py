@@ -18,8 +18,8 @@ from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
 from data.shapes import Shapes
+from experiments.config.compose import settings_of
 from experiments.config.targets import register
-from experiments.config.validate import settings_of
 from experiments.runs.build import method_stages
 from experiments.runs.identity import run_id
 from experiments.scoring import EvaluationSet, score_model

@@ -123,7 +123,7 @@ def test_ratio_is_refused_by_a_method_without_one(workplace: Path) -> None:
     from omegaconf import OmegaConf
 
     from core.errors import InputError
-    from experiments.config.validate import settings_of
+    from experiments.config.compose import settings_of
 
     cfg = OmegaConf.create(
         {"format": "table", "ratio": 0.5, "method": {"_target_": "compressors.x.MobileSam", "steps": 1}}
@@ -143,8 +143,8 @@ def test_a_refused_run_leaves_what_was_there(workplace: Path, capsys: pytest.Cap
 def test_runs_may_lie_at_home(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_module
 
+    from experiments.config.compose import settings_of
     from experiments.config.targets import register
-    from experiments.config.validate import settings_of
 
     monkeypatch.setenv("HOME", str(workplace))
     register()

@@ -124,7 +124,7 @@ def _checked() -> dict[str, tuple[str, ...]]:
     from evaluation.latency import PRECISIONS
     from evaluation.protocols import PROTOCOLS
     from experiments.commands.convert import LAYOUTS
-    from experiments.config.validate import CACHES, FORMATS, TABLE_FORMATS
+    from experiments.config.schema import CACHES, FORMATS, TABLE_FORMATS
     from experiments.tracking.settings import MODES
     from students.catalog import RELEASED
     from students.export.manifest import PRECISIONS as EXPORTED
