@@ -35,7 +35,8 @@ def synchronised(model: nn.Module) -> Iterator[None]:
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)] if processes.count() > 1 else []
     for layer in layers:
-        layer.forward = partial(_forward, layer.forward)  # type: ignore[method-assign]
+        # Here, since naming the compiler's part imports all of it, in every command.
+        layer.forward = torch.compiler.disable(partial(_forward, layer.forward))  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -44,7 +45,6 @@ def synchronised(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-@torch.compiler.disable
 def _forward(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The forward of a layer of any class, timm's with an activation behind it too."""
     with _Synchronised():
