@@ -1,5 +1,8 @@
 """The site of the documents: ``make docs`` builds it, and reading it asks no other server for anything."""
 
+from pygments.lexers.special import TextLexer
+from sphinx.highlighting import lexers
+
 project = "sampress"
 author = "the authors of sampress"
 
@@ -13,3 +16,5 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 # No notebook here has widgets, whose scripts would come from another server.
 nb_ipywidgets_js = {}
+# GitHub draws the figure of architecture.md; here it is text, since drawing it takes a script from elsewhere.
+lexers["mermaid"] = TextLexer()

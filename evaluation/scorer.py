@@ -17,7 +17,7 @@ from data.detections import Detections, ImageDetections
 from data.sample import ImageData, ImageSample
 from evaluation.adaptive_batch import AdaptiveBatch, image_batch, prompt_batch
 from evaluation.mask_measures import run_lengths, stability_of
-from evaluation.predictions import Predictions, choose, chosen_masks, predict_with_clicks
+from evaluation.predictions import Predictions, choose, chosen_masks, predict_with_clicks, prompts_of
 from evaluation.preprocess import (
     DEFAULT_PREPROCESSING,
     LoadedImage,
@@ -27,7 +27,6 @@ from evaluation.preprocess import (
     preprocess,
     truth_in_frame,
 )
-from evaluation.prompt_rules import prompts_of
 from evaluation.protocols import ScoringProtocol
 from evaluation.records import DetectionRecord, ImageRecords, InstanceRecord, PartFile, PartialRecords, read_parts
 

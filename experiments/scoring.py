@@ -153,7 +153,7 @@ def score_model(
 def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:
     """What a run may choose its weights by: mIoU with one point and the single mask, on labelled training images.
 
-    These are the last of the training set. EvaluationSet-out images never choose anything.
+    These are the last of the training set. Held-out images never choose anything.
 
     Args:
         is_used: whether the method is known to ask for it: what it would refuse is refused now.

@@ -53,7 +53,7 @@ def with_products(attention: nn.Module) -> type[nn.Module] | None:
         return QuantizedCrossAttention
     if kind.__module__ == "students.tiny_vit":
         # timm takes seconds to import, which only a model that has it waits for.
-        from students.quantized.tiny_vit_attention import FreshBiases, QuantizedTinyVitAttention
+        from students.tiny_vit import FreshBiases, QuantizedTinyVitAttention
 
         return QuantizedTinyVitAttention if kind is FreshBiases else None
     return None

@@ -10,7 +10,7 @@ from data.coco import Coco
 from data.images import to_frame
 from evaluation.mask_measures import pairwise_iou
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import prompts_of
+from evaluation.predictions import prompts_of
 from evaluation.protocols import PROTOCOLS
 from evaluation.scorer import Scorer
 from students.export.folder import export_model

@@ -85,6 +85,16 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
 
 
+def test_what_the_page_on_architecture_names_is_there() -> None:
+    page = text_of("architecture.md")
+    named = {name for name in re.findall(r"`([\w./]+)`", page) if "/" in name}
+    # Of a file in the same package as the one before it the package is left out.
+    places = [ROOT, *(ROOT / package for package in ("experiments", "compressors", "students", "evaluation"))]
+    assert len(named) > 40 and not [name for name in named if not any((place / name).exists() for place in places)]
+    walks = [walk.split("\n## ")[0] for walk in re.split(r"\*\*An? ", page)[1:]]
+    assert [len(re.findall(r"^\d\. ", walk, re.MULTILINE)) for walk in walks] == [6, 7, 8]
+
+
 def test_tables_in_pages_say_what_the_rows_say() -> None:
     of_docs = [page for page in pages() if page.is_relative_to(DOCS)]
     found = {name for page in of_docs for name in re.findall(r"<!-- table:(\w+) -->", page.read_text(encoding="utf-8"))}

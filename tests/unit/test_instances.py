@@ -17,7 +17,7 @@ from core.protocols import Masks, Prompt, Segmenter
 from data.sample import ImageSample
 from evaluation.mask_measures import pairwise_iou
 from evaluation.metrics import mean_iou
-from evaluation.prompt_rules import prompts_of
+from evaluation.predictions import prompts_of
 from evaluation.protocols import PROTOCOLS
 from evaluation.records import InstanceRecord
 from evaluation.scorer import Scorer

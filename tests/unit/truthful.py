@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.protocols import Masks, Prompt
 from data.sample import ImageSample
-from evaluation.prompt_rules import POINTS
+from evaluation.predictions import POINTS
 
 FRAME = 64
 """The images' longer side, so that nothing is resized."""
