@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 ADDED = {
     2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"),
     3: ("weight_bits", "activation_bits", "bit_operations", "float_macs"),
@@ -17,6 +17,10 @@ ADDED = {
         *("ap_rare", "ap_common", "ap_frequent", "average_recall", "detections", "axes"),
     ),
     5: ("threads",),
+    6: (
+        *("latency_reference", "encoder_latency_ratio", "encoder_latency_ratio_low", "encoder_latency_ratio_high"),
+        *("decoder_latency_ratio", "decoder_latency_ratio_low", "decoder_latency_ratio_high"),
+    ),
 }
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
@@ -59,6 +63,9 @@ class ResultRow:
             of the images that were scored and their annotations, where they were read from files.
         threads: of the CPU, that PyTorch or another runtime computed with in each process: in training, scoring and the
             latencies.
+        latency_reference: the model whose times those of this one are divided by, both taken in turns in one process.
+        encoder_latency_ratio, decoder_latency_ratio: medians over rounds, with their 95 % intervals ``..._low``,
+            ``..._high``.
     """
 
     run_id: str | None = None
@@ -119,6 +126,13 @@ class ResultRow:
     detections: int | None = None
     axes: dict[str, str] | None = None
     threads: int | None = None
+    latency_reference: str | None = None
+    encoder_latency_ratio: float | None = None
+    encoder_latency_ratio_low: float | None = None
+    encoder_latency_ratio_high: float | None = None
+    decoder_latency_ratio: float | None = None
+    decoder_latency_ratio_low: float | None = None
+    decoder_latency_ratio_high: float | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

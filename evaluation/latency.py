@@ -1,19 +1,22 @@
 """How long a segmenter takes and how much memory it needs, for one image and one box prompt.
 
 The image encoder and the decoder are timed apart: an application encodes an image once and decodes every prompt.
+Milliseconds of two days do not compare, nor do those of two processes on a busy machine: models that are to be compared
+take turns in one process, and the ratio of their times is what compares.
 """
 
 import contextlib
 import platform
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -115,6 +118,120 @@ class Latency:
     runs: int
 
 
+@dataclass(frozen=True)
+class LatencyRatio:
+    """A model's time over the reference's: the median over rounds, in each of which both had their turn.
+
+    Attributes:
+        low, high: 95 % interval of the median, by a bootstrap over rounds.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Times of one model that took turns with others, in milliseconds, a round each.
+
+    Attributes:
+        encoder_ms, decoder_ms: float ``[runs]``.
+        peak_memory_bytes: see :func:`peak_memory`; of one encoding and one decoding, the model's weights included.
+    """
+
+    encoder_ms: NDArray[np.float64]
+    decoder_ms: NDArray[np.float64]
+    peak_memory_bytes: int
+
+    def ratios_to(self, reference: "Turns") -> tuple[LatencyRatio, LatencyRatio]:
+        """Of the encoder and of the decoder, to another model's of the same rounds."""
+        return _ratio(self.encoder_ms, reference.encoder_ms), _ratio(self.decoder_ms, reference.decoder_ms)
+
+
+def _ratio(own: NDArray[np.float64], reference: NDArray[np.float64], draws: int = 1000) -> LatencyRatio:
+    ratios = own / reference
+    drawn = np.random.default_rng(0).integers(0, len(ratios), (draws, len(ratios)))
+    low, high = np.quantile(np.median(ratios[drawn], axis=1), [0.025, 0.975])
+    return LatencyRatio(float(np.median(ratios)), float(low), float(high))
+
+
+def measure_in_turns(
+    models: Sequence[Segmenter],
+    *,
+    runs: int = 20,
+    warmup: int = 3,
+    device: torch.device | None = None,
+    precision: str = "float32",
+    batch: int = 1,
+    seed: int = 0,
+    on_round: Callable[[], object] = lambda: None,
+) -> list[Turns]:
+    """Time ``runs`` rounds in which every model encodes random images and decodes boxes, after ``warmup`` rounds.
+
+    Each round begins with another model, so that none always follows the same one. Time is wall-clock on the CPU, and
+    between two events of an otherwise idle device on CUDA. One further round, not timed, gives the memory.
+
+    Args:
+        models: on ``device`` already; in evaluation mode for the while.
+        device: the CPU or a CUDA device; by default the one that the first model is on.
+        precision: a key of :data:`PRECISIONS`. Each call has an autocast of its own, so it pays for casting weights.
+        batch: images that are encoded together, and boxes on one image that are decoded together.
+        seed: of the images: normal noise, as normalised pixels are.
+        on_round: called after each round, those of the warm-up too.
+    """
+    if runs < 1 or warmup < 0 or batch < 1:
+        raise ValueError(f"runs and batch must be at least 1 and warmup at least 0, got {runs}, {batch} and {warmup}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision}")
+    device = device_of(models[0]) if device is None else device
+    if device.type not in _CLOCKS:
+        raise ValueError(f"latency is measured on {' or '.join(_CLOCKS)}, not on {device.type}")
+    clock, cast = _CLOCKS[device.type], PRECISIONS[precision]
+    times = np.zeros((len(models), warmup + runs, 2))
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        timed = []
+        for model in models:
+            stack.enter_context(_evaluating(model))
+            timed.append(_Timed(model, device, cast, batch, seed))
+        for place in range(warmup + runs):
+            for index in range(len(models)):
+                index = (index + place) % len(models)
+                times[index, place] = clock(timed[index].encode, device), clock(timed[index].decode, device)
+            on_round()
+        peaks = [one.peak() for one in timed]
+    return [Turns(own[warmup:, 0], own[warmup:, 1], peak) for own, peak in zip(times, peaks, strict=True)]
+
+
+class _Timed:
+    """One model with the input of its frame."""
+
+    def __init__(self, model: Segmenter, device: torch.device, cast: torch.dtype | None, batch: int, seed: int) -> None:
+        size = model.input_size
+        self._model, self._device, self._cast, self._size = model, device, cast, size
+        self._images = torch.randn(batch, 3, size, size, generator=generator_for(seed, "latency")).to(device)
+        # The middle half of the image in each direction.
+        self._boxes = (torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * size).expand(batch, 4)
+        self._embedding = self.encode()[:1]
+
+    def encode(self) -> Tensor:
+        """The embeddings of the images."""
+        with torch.autocast(self._device.type, self._cast, enabled=self._cast is not None):
+            return self._model.encode(self._images)
+
+    def decode(self, embedding: Tensor | None = None) -> Masks:
+        """The masks of the boxes on the first image."""
+        embedding = self._embedding if embedding is None else embedding
+        with torch.autocast(self._device.type, self._cast, enabled=self._cast is not None):
+            return self._model.decode(embedding, Prompt(boxes_xyxy=self._boxes), (self._size, self._size))
+
+    def peak(self) -> int:
+        """See :func:`peak_memory`."""
+        del self._embedding
+        held = [*_tensors_of(self._model), self._images, self._boxes]
+        return peak_memory(lambda: self.decode(self.encode()[:1]), held, self._device)
+
+
 def measure_latency(
     model: Segmenter,
     *,
@@ -124,54 +241,24 @@ def measure_latency(
     precision: str = "float32",
     seed: int = 0,
 ) -> Latency:
-    """Time ``runs`` rounds of encoding a random image and decoding one box, after ``warmup`` rounds that do not count.
-
-    Time is wall-clock on the CPU, and between two events of an otherwise idle device on CUDA. One further round, not
-    timed, gives the memory.
-
-    Args:
-        model: on ``device`` already; in evaluation mode for the while.
-        device: the CPU or a CUDA device; by default the one that the model is on.
-        precision: a key of :data:`PRECISIONS`. Each call has an autocast of its own, so it pays for casting weights.
-        seed: of the image: normal noise, as normalised pixels are.
-    """
-    if runs < 1 or warmup < 0:
-        raise ValueError(f"runs must be at least 1 and warmup at least 0, got {runs} and {warmup}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision}")
+    """Time one model alone, with one image and one box; arguments are those of :func:`measure_in_turns`."""
     device = device_of(model) if device is None else device
-    if device.type not in _CLOCKS:
-        raise ValueError(f"latency is measured on {' or '.join(_CLOCKS)}, not on {device.type}")
-    size = model.input_size
-    image = torch.randn(1, 3, size, size, generator=generator_for(seed, "latency")).to(device)
-    # The middle half of the image in each direction.
-    box = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * size
-    cast = PRECISIONS[precision]
+    (turns,) = measure_in_turns([model], runs=runs, warmup=warmup, device=device, precision=precision, seed=seed)
+    return latency_of(turns, device, precision)
 
-    def encode() -> Tensor:
-        with torch.autocast(device.type, cast, enabled=cast is not None):
-            return model.encode(image)
 
-    def decode(embedding: Tensor) -> Masks:
-        with torch.autocast(device.type, cast, enabled=cast is not None):
-            return model.decode(embedding, Prompt(boxes_xyxy=box), (size, size))
-
-    with _evaluating(model), torch.no_grad():
-        embedding = encode()
-        clock = _CLOCKS[device.type]
-        rounds = [(clock(encode, device), clock(lambda: decode(embedding), device)) for _ in range(warmup + runs)]
-        peak = peak_memory(lambda: decode(encode()), [*_tensors_of(model), image, box], device)
-    encoder_ms, decoder_ms = np.array(rounds[warmup:]).T
+def latency_of(turns: Turns, device: torch.device, precision: str) -> Latency:
+    """One model's times in milliseconds."""
     return Latency(
-        encoder_latency_ms=float(np.median(encoder_ms)),
-        encoder_latency_p95_ms=float(np.percentile(encoder_ms, 95)),
-        decoder_latency_ms=float(np.median(decoder_ms)),
-        decoder_latency_p95_ms=float(np.percentile(decoder_ms, 95)),
-        peak_memory_bytes=peak,
+        encoder_latency_ms=float(np.median(turns.encoder_ms)),
+        encoder_latency_p95_ms=float(np.percentile(turns.encoder_ms, 95)),
+        decoder_latency_ms=float(np.median(turns.decoder_ms)),
+        decoder_latency_p95_ms=float(np.percentile(turns.decoder_ms, 95)),
+        peak_memory_bytes=turns.peak_memory_bytes,
         device=device_name(device),
         precision=precision,
         threads=torch.get_num_threads(),
-        runs=runs,
+        runs=len(turns.encoder_ms),
     )
 
 

@@ -1,16 +1,19 @@
 """What ``evaluate`` scores: a model of this project or an exported folder, with its cost and its speed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from core.cost import Cost, checkpoint_bytes, measure_cost
 from core.errors import InputError
 from core.plain_file import home_path
 from core.protocols import Segmenter
-from evaluation.latency import PRECISIONS, device_name, measure_latency
+from evaluation.latency import PRECISIONS, Turns, device_name, measure_in_turns, measure_latency
 from experiments.config.schema import EvaluateConfig
 from experiments.runs.build import build_device, check_precision
 from experiments.runs.checkpoints import check_encoder, chosen_model
@@ -60,11 +63,41 @@ def cost_of_shape(config: SamConfig) -> dict[str, Any]:
 
 def latency_columns(model: Sam, runs: int, device: torch.device, precision: str) -> dict[str, Any]:
     """Median times and peak memory, for one image and one box."""
-    latency = measure_latency(model, runs=runs, device=device, precision=precision)
+    (turns,) = measure_in_turns([model], runs=runs, device=device, precision=precision)
+    return _times(turns)
+
+
+def compared_latencies(
+    models: Sequence[Segmenter],
+    runs: int,
+    device: torch.device,
+    precision: str,
+    batch: int = 1,
+    on_round: Callable[[], object] | None = None,
+) -> list[dict[str, Any]]:
+    """The same of several models in turns, each with its ratios to the first one."""
+    turns = measure_in_turns(
+        models, runs=runs, device=device, precision=precision, batch=batch, on_round=on_round or (lambda: None)
+    )
+    reference = str(getattr(models[0], "name", None) or "first")
+    found = []
+    for model, own in zip(models, turns, strict=True):
+        columns: dict[str, Any] = {**_times(own), "latency_reference": reference}
+        if not isinstance(model, nn.Module):
+            # The memory of another runtime cannot be followed tensor by tensor.
+            columns["peak_memory_bytes"] = None
+        for part, ratio in zip(("encoder", "decoder"), own.ratios_to(turns[0]), strict=True):
+            name = f"{part}_latency_ratio"
+            columns |= {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+        found.append(columns)
+    return found
+
+
+def _times(turns: Turns) -> dict[str, Any]:
     return {
-        "encoder_latency_ms": latency.encoder_latency_ms,
-        "decoder_latency_ms": latency.decoder_latency_ms,
-        "peak_memory_bytes": latency.peak_memory_bytes,
+        "encoder_latency_ms": float(np.median(turns.encoder_ms)),
+        "decoder_latency_ms": float(np.median(turns.decoder_ms)),
+        "peak_memory_bytes": turns.peak_memory_bytes,
     }
 
 
@@ -82,6 +115,7 @@ class EvaluatedModel:
         precision: of scoring, a name of :data:`evaluation.latency.PRECISIONS`.
         identity: what its answers depend on.
         columns: of its row: method, student, device ...
+        cost: counts it; of an exported folder, those of the model that it was made of.
         measured: cost and latency, measured when called.
         description: what it was recognised as.
     """
@@ -91,6 +125,7 @@ class EvaluatedModel:
     precision: str
     identity: str
     columns: dict[str, Any]
+    cost: Callable[[], dict[str, Any]]
     measured: Callable[[], dict[str, Any]]
     description: str
 
@@ -123,7 +158,8 @@ def find_evaluated_model(settings: EvaluateConfig) -> EvaluatedModel:
         return cost_columns(model) | latency_columns(model, evaluation.latency_runs, device, precision)
 
     description = f"{settings.checkpoint}: {found.layout}"
-    return EvaluatedModel(model, device, precision, model_sha256(model), columns, measured, description)
+    cost = partial(cost_columns, model)
+    return EvaluatedModel(model, device, precision, model_sha256(model), columns, cost, measured, description)
 
 
 def _exported(settings: EvaluateConfig) -> EvaluatedModel:
@@ -148,18 +184,20 @@ def _exported(settings: EvaluateConfig) -> EvaluatedModel:
         "precision": PRECISION_NAMES[manifest.precision],
     }
 
+    cost = {**manifest.cost, "size_bytes": manifest.bytes}
+
     def measured() -> dict[str, Any]:
         # The memory of another runtime cannot be followed tensor by tensor.
         latency = measure_latency(model, runs=evaluation.latency_runs, device=device)
         times = {"encoder_latency_ms": latency.encoder_latency_ms, "decoder_latency_ms": latency.decoder_latency_ms}
-        return {**manifest.cost, "size_bytes": manifest.bytes, **times}
+        return cost | times
 
     description = (
         f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
     )
     # Large weights lie in files beside the two that the manifest vouches for.
     identity = f"{file_identity(settings.checkpoint)} {model.runtime}"
-    return EvaluatedModel(model, device, "float32", identity, columns, measured, description)
+    return EvaluatedModel(model, device, "float32", identity, columns, lambda: cost, measured, description)
 
 
 def _about(about: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,19 @@ GUIDES = {
             "cost teacher=sam_vit_h method=mobilesam student=tiny_vit_5m",
         ),
     ),
+    "latency": Guide(
+        "time several models in turns in one process: ratios that compare",
+        "latency checkpoint=NAME|FILE|FOLDER,... [results=true] [batch=N] [out=FILE] [key=value ...]",
+        "Time image encoders and decoders of several models, each in its turn in every round, and show what each takes "
+        "of the first one's time, with a 95 % interval. Milliseconds of two days or two processes do not compare; "
+        "these ratios do. results=true times a model of every shape in the committed rows, too.",
+        "with out=FILE: rows as JSON, which leaderboard reads below results/ or runs/",
+        (
+            "latency checkpoint=sam_pocket,runs/RUN/student.safetensors",
+            "latency checkpoint=sam_pocket,pocket-onnx,slimsam-int8 batch=8",
+            "latency checkpoint=sam_pocket results=true out=results/latency/sam_pocket.json",
+        ),
+    ),
     "convert": Guide(
         "write a checkpoint in another layout",
         "convert checkpoint=NAME|FILE to=hf|meta|mobile_sam|sampress out=PATH",

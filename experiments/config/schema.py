@@ -113,6 +113,28 @@ class CostConfig(CommandConfig):
 
 
 @dataclass
+class LatencyConfig(CommandConfig):
+    """Several models, timed in turns in one process.
+
+    Attributes:
+        checkpoint: names or files of models, or exported folders, separated by commas; the first is the reference.
+        results: whether the models of the committed rows are timed too, by their shapes: weights do not change times.
+        batch: images that are encoded together, and boxes on one image that are decoded together.
+        rounds: timed rounds; in each, every model has its turn.
+        precision: what PyTorch computes in: ``float32``, ``bfloat16`` or ``float16``.
+        out: a JSON file of rows, as ``leaderboard`` reads them; null: nothing is written.
+    """
+
+    checkpoint: str = MISSING
+    results: bool = False
+    batch: int = 1
+    rounds: int = 50
+    precision: str = "float32"
+    out: str | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
 class ConvertConfig(ModelConfig):
     """A checkpoint, the layout it shall have, and where to write that.
 
@@ -273,6 +295,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "run": RunConfig,
     "evaluate": EvaluateConfig,
     "cost": CostConfig,
+    "latency": LatencyConfig,
     "convert": ConvertConfig,
     "export": ExportConfig,
     "predict": PredictConfig,

@@ -16,7 +16,7 @@ SAME = 1e-4
 """Scores that differ by no more are two measurements of one thing."""
 COMPARISONS = (*BASELINES, "teacher")
 """Methods of rows that many runs measure alike, to compare their student with."""
-COSTS = ("macs_full", "macs_modules", "parameters", "encoder_latency_ms", "size_bytes", "macs_full_scaled_by_bits")
+COSTS = ("macs_full", "macs_modules", "parameters", "encoder_latency_ratio", "size_bytes", "macs_full_scaled_by_bits")
 """What a score can be plotted against; a model is best for the first of these that any model beside it has."""
 CONDITIONS = ("data", "protocol", "source", "instances", "images", "detections", "choices")
 """What models must share for their figures to compare; published ones stand by themselves."""
@@ -29,7 +29,7 @@ _IDENTITY = (
 _NEEDED = (
     *(*_SCORED_ON, *_IDENTITY, "status", "run_id", "seed", "settings", "miou", "miou_small", "miou_medium"),
     *("miou_large", "miou_point", "ap", "ap_small", "ap_medium", "ap_large", "parameters", "macs_full"),
-    *("macs_modules", "size_bytes", "encoder_latency_ms"),
+    *("macs_modules", "size_bytes", "encoder_latency_ms", "latency_reference", "encoder_latency_ratio"),
 )
 
 
@@ -72,6 +72,7 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
             # A model that was evaluated later was trained on as many images as its run says.
             row["images_seen"] = seen.get(row["run_id"])
     scored = [row for row in records if is_scored(row)]
+    in_turns = _latencies_of_shapes(records)
     differing, lines = _differing_axes(scored), list[Record]()
     for group in _same_models(scored):
         repeats = _repeats(group)
@@ -81,6 +82,7 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
         parts = [(again[:1], again) for again in repeats] if alone else [([again[0] for again in repeats], group)]
         for part, behind in parts:
             line = _line(part, part if alone else group, differing[part[0]["data"], part[0]["protocol"]])
+            line["encoder_latency_ratio"] = in_turns.get(_shape(line)) or _own_ratio(part if alone else group)
             if alone and part[0]["run_id"]:
                 line["model"] += f", {part[0]['run_id']}"
             lines.append({**line, "scored_on": _scored_on(part[0]), "rows": tuple(row["place"] for row in behind)})
@@ -174,6 +176,27 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
         "point_spread": _spread(rows, "miou_point"),
         "encoder_latency_ms": median(latencies) if latencies else None,
     }
+
+
+def _shape(row: Record) -> tuple[Any, ...]:
+    """What the time of a float model depends on; what simulates integers has no time of its own."""
+    return tuple(row[key] for key in ("teacher", "parameters", "macs_full", "macs_modules", "weight_bits"))
+
+
+def _latencies_of_shapes(rows: Sequence[Record]) -> dict[tuple[Any, ...], float]:
+    """The ratios that the command ``latency`` measured of many models in one process, to their teacher, by shape."""
+    measured = [row for row in rows if row["status"] == "counted" and row["weight_bits"] is None]
+    return {_shape(row): row["encoder_latency_ratio"] for row in measured if _is_to_teacher(row)}
+
+
+def _own_ratio(rows: Sequence[Record]) -> float | None:
+    """The median of what the runs themselves measured in turns with their teacher."""
+    found = [row["encoder_latency_ratio"] for row in rows if _is_to_teacher(row)]
+    return median(found) if found else None
+
+
+def _is_to_teacher(row: Record) -> bool:
+    return row["encoder_latency_ratio"] is not None and row["latency_reference"] == row["teacher"]
 
 
 def _known(rows: Sequence[Record], column: str) -> list[float]:

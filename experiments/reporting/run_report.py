@@ -13,7 +13,8 @@ from experiments.reporting.columns import COLUMNS, POCKET_NOTE, pocket_teachers
 QUALITY = ("miou", "miou_small", "miou_medium", "miou_large", "miou_point")
 COST = (
     *("parameters", "encoder_parameters", "macs_full", "encoder_macs_full", "macs_modules", "encoder_macs_modules"),
-    *("size_bytes", "encoder_latency_ms", "decoder_latency_ms", "peak_memory_bytes"),
+    *("size_bytes", "encoder_latency_ms", "encoder_latency_ratio", "decoder_latency_ms", "decoder_latency_ratio"),
+    "peak_memory_bytes",
 )
 TRAINING = ("images_seen", "train_seconds")
 PROTOCOL = (

@@ -27,6 +27,7 @@ PLACES = {
     "run": "experiments.runs.run.run_chain",
     "evaluate": "experiments.evaluate.evaluate",
     "cost": "experiments.commands.cost.cost",
+    "latency": "experiments.commands.latency.latency",
     "convert": "experiments.commands.convert.convert",
     "export": "experiments.commands.export.export",
     "predict": "experiments.commands.predict.predict",

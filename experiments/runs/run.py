@@ -29,7 +29,7 @@ from experiments.compressed_check import check_compressed, promised_parameters
 from experiments.config.schema import RunConfig
 from experiments.config.targets import build_method
 from experiments.config.words import literal
-from experiments.evaluated_model import cost_columns, latency_columns
+from experiments.evaluated_model import compared_latencies, cost_columns
 from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison
@@ -300,7 +300,8 @@ def _rows(
     shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
     machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
     machine |= {"threads": torch.get_num_threads()}
-    rows = [ResultRow(method=name, **shared, **found) for name, found in fillings.items()]
+    rows = [ResultRow(method=name, **shared, **filling) for name, filling in fillings.items()]
+    found: list[dict[str, Any]] = []
     for model in (parts.teacher, student):
         about = {"method": "teacher", "teacher": parts.teacher.name}
         if model is student:
@@ -313,12 +314,15 @@ def _rows(
             }
         measured, by_image = score_model(model, evaluation_set, parts.folder / SCORING / str(about["method"]))
         if processes.is_first():
-            latency = (settings.evaluation.latency_runs, parts.device, settings.evaluation.precision)
-            measured |= cost_columns(model) | latency_columns(model, *latency)
+            measured |= cost_columns(model)
         if model is student:
             measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
-        rows.append(ResultRow(**{**shared, **machine, **about, **measured}))
-    return rows, by_image
+        found.append({**shared, **machine, **about, **measured})
+    if processes.is_first():
+        runs, precision = settings.evaluation.latency_runs, settings.evaluation.precision
+        timed = compared_latencies([parts.teacher, student], runs, parts.device, precision)
+        found = [columns | times for columns, times in zip(found, timed, strict=True)]
+    return [*rows, *(ResultRow(**columns) for columns in found)], by_image
 
 
 def _left_out_of_training(parts: Parts) -> dict[str, int]:

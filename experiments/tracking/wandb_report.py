@@ -29,7 +29,7 @@ CURVES = (
     ("Peak memory, bytes", "peak_memory_bytes"),
 )
 """Titles of the curves, and the figure each shows."""
-TRADE_OFF = ("ratio", "macs_full", "parameters", "size_bytes", "encoder_latency_ms", "miou", "miou_point")
+TRADE_OFF = ("ratio", "macs_full", "parameters", "size_bytes", "encoder_latency_ratio", "miou", "miou_point")
 """Columns of the parallel coordinates, from what was chosen to what came out."""
 
 

@@ -54,7 +54,11 @@ WITHOUT_RATIO = (
 def composed(command: str, *overrides: str) -> DictConfig:
     """A command's settings, with what it requires."""
     given = ["ratio=0.5"] if command in ("run", "cost") and not set(WITHOUT_RATIO) & set(overrides) else []
-    given += ["checkpoint=sam_pocket"] if command in ("evaluate", "convert", "export", "predict", "everything") else []
+    given += (
+        ["checkpoint=sam_pocket"]
+        if command in ("evaluate", "latency", "convert", "export", "predict", "everything")
+        else []
+    )
     given += ["image=somewhere"] if command in ("predict", "everything") else []
     given += ["to=hf"] if command == "convert" else []
     given += ["first=one", "second=other"] if command == "compare" else []

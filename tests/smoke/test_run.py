@@ -69,6 +69,15 @@ def test_a_run_leaves_rows_student_image_and_leaderboard(first: Path) -> None:
     assert {row["run_id"] for row in rows} == {first.name} and first.name.startswith("smoke-r0.5-s0-")
     box, ellipse, of_teacher, student = rows
     assert box["miou"] > 0.4 and ellipse["miou_point"] is None and box["parameters"] is None
+    # Image by image, as paired intervals need the student's scores.
+    by_image = content["by_image"]
+    assert sum(by_image["instances"]) == student["instances"] and len(by_image["image"]) == student["images"]
+    for name in ("miou", "miou_point"):
+        mean = sum(n * iou for n, iou in zip(by_image["instances"], by_image[name], strict=True)) / student["instances"]
+        assert mean == pytest.approx(student[name], abs=1e-5)
+    # Both were timed in turns.
+    assert of_teacher["encoder_latency_ratio"] == 1 and student["latency_reference"] == of_teacher["teacher"]
+    assert student["encoder_latency_ratio_low"] <= student["encoder_latency_ratio"]
     assert student["encoder_parameters"] < 0.4 * of_teacher["encoder_parameters"]
     assert student["images_seen"] == 2 * 4 * 2 and student["train_seconds"] > 0
     assert all(student[name] is not None for name in COLUMNS if name not in (*UNKNOWN, "miou_large"))
@@ -154,6 +163,7 @@ def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what the clock decides."""
     timed = ("encoder_latency_ms", "decoder_latency_ms", "train_seconds", "device_hours")
     timed += ("train_images_per_s", "train_peak_memory_bytes")
+    timed += tuple(f"{part}_latency_ratio{end}" for part in ("encoder", "decoder") for end in ("", "_low", "_high"))
     return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 
 

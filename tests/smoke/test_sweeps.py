@@ -36,6 +36,7 @@ def measured(runs: Path) -> dict[str, list[dict[str, Any]]]:
         rows = json.loads(path.read_text())["rows"]
         timed = ("encoder_latency_ms", "decoder_latency_ms", "peak_memory_bytes", "train_seconds", "device_hours")
         timed += ("train_images_per_s", "train_peak_memory_bytes")
+        timed += tuple(f"{part}_latency_ratio{end}" for part in ("encoder", "decoder") for end in ("", "_low", "_high"))
         found[path.parent.name] = [{k: v for k, v in row.items() if k not in timed} for row in rows]
     return found
 

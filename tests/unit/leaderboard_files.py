@@ -33,17 +33,20 @@ def rows_of(run: str, seed: int, latency: float = 12.345678901234567, **columns:
         "instances": 7, "images": 2,
     }  # fmt: skip
     machine: dict[str, Any] = {"device": "a processor", "precision": "float32", "encoder_latency_ms": latency}
+    machine |= {"latency_reference": "sam_pocket"}
     student: dict[str, Any] = {
         "ratio": 0.77, "student": "sam_pocket-slimsam-0.77", "seed": seed, "miou": 0.1 + 0.2 + seed / 7,
         "miou_point": THIRD / (1 + seed), "parameters": 1_000_001, "macs_full": 100_000_007, "macs_modules": 90_000_001,
-        "size_bytes": 4_000_003, "images_seen": 6000, "skipped": {"crowd": 2, "a, b": 1},
+        "encoder_latency_ratio": latency / 24.691357802469134, "size_bytes": 4_000_003,
+        "images_seen": 6000, "skipped": {"crowd": 2, "a, b": 1},
     }  # fmt: skip
     return [
         ResultRow(method="filled_box", miou=0.6, **shared),
         ResultRow(method="filled_ellipse", miou=2 * THIRD, **shared),
         ResultRow(
             method="teacher", teacher="sam_pocket", miou=0.9, miou_point=0.8, parameters=2_863_849,
-            macs_full=639_485_184, macs_modules=573_585_476, size_bytes=11_458_176, **shared, **machine,
+            macs_full=639_485_184, macs_modules=573_585_476, size_bytes=11_458_176,
+            encoder_latency_ratio=1.0, **shared, **machine,
         ),
         ResultRow(**{"method": "slimsam", "teacher": "sam_pocket", **shared, **machine, **student, **columns}),
     ]  # fmt: skip

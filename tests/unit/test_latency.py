@@ -1,5 +1,6 @@
 """Latency and peak memory: shapes of the answer and exactness of the memory, no assertion on time."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
@@ -7,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from core.protocols import Masks, Prompt
-from evaluation.latency import Latency, device_name, measure_latency, peak_memory
+from evaluation import latency
+from evaluation.latency import (
+    Latency,
+    LatencyRatio,
+    device_name,
+    measure_in_turns,
+    measure_latency,
+    peak_memory,
+)
 from teachers.catalog import MODELS
 from teachers.sam import Sam, SamConfig
 
@@ -149,3 +158,46 @@ def test_cuda(precision: str) -> None:
     weights = 4 * sum(value.numel() for value in [*model.parameters(), *model.buffers()])
     # The bystander's 256 MiB are not the model's.
     assert weights < latency.peak_memory_bytes < 4 * weights + bystander.nbytes // 4
+
+
+def test_models_take_turns_and_their_ratios_are_of_the_same_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slows down by the round, by a clock that knows each model's true time."""
+    true, calls = {0: 2.0, 1: 1.0, 2: 4.0}, []
+    models = [Toy() for _ in true]
+    number = {id(model): place for place, model in enumerate(models)}
+
+    def clock(work: Callable[[], object], device: torch.device) -> float:
+        place = number[id(work.__self__._model)]  # type: ignore[attr-defined]
+        calls.append((place, work.__name__))
+        return true[place] * (1 + len(calls) // 6)
+
+    monkeypatch.setitem(latency._CLOCKS, "cpu", clock)
+    rounds: list[int] = []
+    turns = measure_in_turns(models, runs=9, warmup=1, on_round=lambda: rounds.append(len(calls)))
+    assert rounds == [6 * done for done in range(1, 11)]
+    assert [place for place, part in calls[:18] if part == "encode"] == [0, 1, 2, 1, 2, 0, 2, 0, 1]
+    assert len(turns[0].encoder_ms) == len(turns[0].decoder_ms) == 9
+    for own, ratio in zip(turns, (1.0, 0.5, 2.0), strict=True):
+        encoder, decoder = own.ratios_to(turns[0])
+        assert encoder.value == pytest.approx(ratio, rel=0.2) and encoder.low <= encoder.value <= encoder.high
+        assert decoder.value == pytest.approx(ratio, rel=0.2)
+    assert turns[0].ratios_to(turns[0]) == (LatencyRatio(1, 1, 1), LatencyRatio(1, 1, 1))
+
+
+def test_a_batch_is_images_together_and_boxes_together() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Batched(Toy):
+        def encode(self, images: Tensor) -> Tensor:
+            shapes.append(tuple(images.shape))
+            return torch.zeros(len(images), 1, 16, 16)
+
+        def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+            assert prompt.boxes_xyxy is not None
+            shapes.append((len(embedding), len(prompt.boxes_xyxy)))
+            return super().decode(embedding, prompt, size_hw, multimask)
+
+    measure_in_turns([Batched()], runs=1, warmup=0, batch=3)
+    assert set(shapes) == {(3, 3, 16, 16), (1, 3)}
+    with pytest.raises(ValueError, match="batch must be at least 1"):
+        measure_in_turns([Toy()], batch=0)

@@ -192,7 +192,7 @@ def test_the_terminal_needs_eighty_columns(board: Results, capsys: pytest.Captur
     (line,) = (line for line in lines if line.startswith("slimsam 0.77, 2 seeds"))
     cells = [part.strip() for part in line.split("│")[1:]]
     mean, spread = fmean([0.1 + 0.2, 0.1 + 0.2 + 1 / 7]), stdev([0.1 + 0.2, 0.1 + 0.2 + 1 / 7])
-    assert cells == [f"{mean:.4f} ±{spread:.4f}", "0.2500", "1 M", "100 M", "12.8 ms"]
+    assert cells == [f"{mean:.4f} ±{spread:.4f}", "0.2500", "1 M", "100 M", "0.518 x"]
     assert all(len(line) <= 80 for line in lines if "│" in line or "━" in line)
 
 

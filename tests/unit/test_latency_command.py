@@ -1,0 +1,77 @@
+"""The command ``latency``: models in turns, their ratios, and what the tables make of them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core.result import ResultRow
+from experiments.cli.command_line import main
+from experiments.commands.latency import _names
+from experiments.reporting.models import models_frame
+from experiments.result_file import read_result
+
+
+def test_the_first_model_is_the_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "times.json"
+    words = ["latency", "checkpoint=sam_pocket,sam_pocket", "rounds=1", f"out={out}", "format=json"]
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[0]["encoder_latency_ratio"] == 1.0
+    assert {row["latency_reference"] for row in rows} == {"sam_pocket"}
+    assert all(row["decoder_latency_ratio_low"] <= row["decoder_latency_ratio"] for row in rows)
+    read, about = read_result(out)
+    assert [row.parameters for row in read] == [2864416, 2864416]
+    assert (about["rounds"], about["batch"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["checkpoint=sam_pocket"], "one model has no ratio; name two, separated by commas"),
+        (["checkpoint=sam_pocket,sam_pokcet"], "sam_pokcet"),
+        (["checkpoint=sam_pocket,sam_pocket", "rounds=0"], "rounds=0 must be at least 1"),
+        (["checkpoint=sam_pocket,sam_pocket", "batch=0"], "batch=0 must be at least 1"),
+        (["checkpoint=sam_pocket,sam_pocket", "precision=int4"], "precision=int4"),
+    ],
+)
+def test_what_cannot_be_timed(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["latency", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_comma_in_a_name_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a,b.safetensors"
+    path.touch()
+    assert _names(str(path)) == [str(path)]
+    assert _names("sam_pocket, other,") == ["sam_pocket", "other"]
+
+
+def row(method: str, **changes: object) -> ResultRow:
+    given: dict[str, object] = {"teacher": "sam_pocket", "data": "shapes", "protocol": "box_point@1", "miou": 0.8}
+    given |= {
+        "parameters": 10,
+        "macs_full": 100,
+        "macs_modules": 90,
+        "status": "finished",
+        "latency_reference": "sam_pocket",
+    }
+    return ResultRow(method=method, **{**given, **changes})  # type: ignore[arg-type]
+
+
+def ratio_of(rows: list[ResultRow], method: str) -> float | None:
+    lines = models_frame(pd.DataFrame([{**vars(one), "settings": None} for one in rows], dtype=object))
+    return lines[lines["method"] == method]["encoder_latency_ratio"].iloc[0]
+
+
+def test_tables_show_what_was_measured_of_the_shape_and_else_what_runs_measured() -> None:
+    runs = [row("slimsam", seed=seed, encoder_latency_ratio=value) for seed, value in enumerate((0.5, 0.6, 0.7))]
+    assert ratio_of(runs, "slimsam") == 0.6
+    counted = row("slimsam", status="counted", data=None, protocol=None, miou=None, encoder_latency_ratio=0.4)
+    assert ratio_of([*runs, counted], "slimsam") == 0.4
+    other = row("scratch", encoder_latency_ratio=None)
+    assert ratio_of([other, counted], "scratch") == 0.4, "of equal shape"
+    assert ratio_of([row("ptq", weight_bits=8), counted], "ptq") is None, "simulated integers have no time of their own"
+    elsewhere = row("slimsam", encoder_latency_ratio=0.3, latency_reference="sam_vit_b")
+    assert ratio_of([elsewhere], "slimsam") is None
