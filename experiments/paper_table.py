@@ -114,9 +114,7 @@ def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) 
             line has two runs of one seed.
     """
     entries = presets()[preset]
-    measured = {
-        entry.run: [row for row in rows if (row.variant, row.ratio, row.weight_bits) == entry.run] for entry in entries
-    }
+    measured = by_run(entries, rows)
     used = [row for of_line in measured.values() for row in of_line]
     if not used:
         raise InputError(f"{preset}: none of its runs is finished; start them with experiment={preset}")
@@ -143,6 +141,13 @@ def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) 
     return "\n".join([*lines, "", *orderings(entries, measured, scores or {})])
 
 
+def by_run(entries: Sequence[Entry], rows: Sequence[ResultRow]) -> Measured:
+    """The rows of each line."""
+    return {
+        entry.run: [row for row in rows if (row.variant, row.ratio, row.weight_bits) == entry.run] for entry in entries
+    }
+
+
 def _check_alike(preset: str, measured: Measured) -> None:
     """Refuse runs that a mean over seeds must not put together."""
     of_conditions: dict[tuple[object, ...], ResultRow] = {}
@@ -165,44 +170,77 @@ def _check_alike(preset: str, measured: Measured) -> None:
         )
 
 
-def orderings(entries: Sequence[Entry], measured: Measured, scores: Scores) -> list[str]:
-    """Whether each ordering of neighbours holds here, with one point and with boxes: lines of a Markdown table.
+@dataclass(frozen=True)
+class Ordering:
+    """Two neighbouring lines of a group, and what the rows say of their order.
 
-    It holds, or is reversed, if the 95 % interval of the difference over the seeds that both lines have excludes 0;
-    else it is undecided. The prompt that is nearest to the paper's decides; where the other one decides otherwise, that
-    is said too.
+    Attributes:
+        of: the group, with the ratio or the bits.
+        nearest: the difference in the column that is nearest to what the paper scores; ``other``: in the other one.
+    """
+
+    better: Entry
+    worse: Entry
+    of: str
+    nearest: SeedDifference
+    other: SeedDifference | None
+
+    @property
+    def verdict(self) -> str:
+        """By the nearest column; where the other one decides otherwise, that is said too."""
+        verdict = self.nearest.verdict
+        if self.other is not None and self.other.verdict not in (verdict, "undecided"):
+            verdict += f"; {self.other.verdict} with {'one point' if self.better.judged == 'miou' else 'boxes'}"
+        return verdict
+
+    @property
+    def line(self) -> str:
+        """Of a Markdown table."""
+        figures = [f"**{_interval(self.nearest)}**", "-" if self.other is None else _interval(self.other)]
+        if self.better.judged != next(iter(_PROMPTS)):
+            figures.reverse()
+        claim = "published" if self.better.claimed else "here alone"
+        return "| " + " | ".join([self.names, self.of, *figures, claim, self.verdict]) + " |"
+
+    @property
+    def names(self) -> str:
+        """Both lines, the better one first."""
+        return f"{self.better.label} > {self.worse.label}"
+
+
+def judge(entries: Sequence[Entry], measured: Measured, scores: Scores) -> list[Ordering]:
+    """Every ordering of neighbours that at least two seeds of both lines speak of.
+
+    It holds, or is reversed, if the 95 % interval of the difference over these seeds excludes 0; else it is undecided.
     """
     groups: dict[tuple[str, float | None, int | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.group, entry.ratio, entry.bits), []).append(entry)
-    lines, kinds = [], set()
+    found = []
     for (group, ratio, bits), members in groups.items():
-        which = ["" if ratio is None else f", {ratio:g}", "" if bits is None else f", {bits} bits"]
+        of = group + ("" if ratio is None else f", {ratio:g}") + ("" if bits is None else f", {bits} bits")
         for better, worse in pairwise(members):
             rows = measured[better.run], measured[worse.run]
             judged = {column: difference(*rows, column, scores) for column in _PROMPTS}
             nearest = judged.pop(better.judged)
-            if nearest is None:
-                continue
-            kinds.add(nearest.over_images)
-            column, other = next(iter(judged.items()))
-            figures = {better.judged: f"**{_interval(nearest)}**", column: "-" if other is None else _interval(other)}
-            verdict = nearest.verdict
-            if other is not None and other.verdict not in (verdict, "undecided"):
-                verdict += f"; {other.verdict} with {'boxes' if column == 'miou' else 'one point'}"
-            claim = "published" if better.claimed else "here alone"
-            cells = (f"{better.label} > {worse.label}", group + "".join(which), *(figures[k] for k in _PROMPTS))
-            lines.append("| " + " | ".join([*cells, claim, verdict]) + " |")
-    if not lines:
+            if nearest is not None:
+                found.append(Ordering(better, worse, of, nearest, next(iter(judged.values()))))
+    return found
+
+
+def orderings(entries: Sequence[Entry], measured: Measured, scores: Scores) -> list[str]:
+    """Whether each ordering of neighbours holds here, with one point and with boxes: lines of a Markdown table."""
+    found = judge(entries, measured, scores)
+    if not found:
         return []
-    how = " or ".join(_INTERVALS[kind] for kind in sorted(kinds, reverse=True))
+    how = " or ".join(_INTERVALS[kind] for kind in sorted({one.nearest.over_images for one in found}, reverse=True))
     return [
         f"Differences of paired seeds in points of mIoU with their 95 % intervals, {how}. An ordering is undecided "
         "where the interval of the **deciding** prompt holds 0.",
         "",
         "| ordering | of | point | box | claim | verdict |",
         "|---|---|---|---|---|---|",
-        *lines,
+        *(one.line for one in found),
     ]
 
 

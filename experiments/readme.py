@@ -12,6 +12,7 @@ from core.provenance import ROOT
 from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.paper_table import presets, rows_of_runs, table
+from experiments.papers import paper_index, papers
 from experiments.reporting.columns import COLUMNS, POCKET, documented, share, with_spread
 from experiments.reporting.documents import lines_of
 from experiments.reporting.models import Record, models_frame
@@ -133,7 +134,8 @@ def _tables() -> dict[str, Callable[[], str]]:
         "quantised": lambda: quantised_table(committed_rows("shapes")),
         EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),
     }
-    return own | {preset: partial(_preset_table, preset) for preset in presets()}
+    indices = {f"papers_{paper}": partial(paper_index, paper) for paper in papers()}
+    return own | indices | {preset: partial(_preset_table, preset) for preset in presets()}
 
 
 def _preset_table(preset: str) -> str:

@@ -1,5 +1,7 @@
 """Committed rows are whole, and every table of the README is made from them."""
 
+import csv
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +11,7 @@ from core.provenance import ROOT
 from evaluation.protocols import PROTOCOLS
 from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
+from experiments.papers import INDEX, papers
 from experiments.readme import committed_rows, pages, quality_table, with_tables
 from experiments.reporting.results import committed_files, committed_strategies
 from experiments.result_file import read_rows
@@ -56,9 +59,22 @@ def test_a_method_that_no_list_names_has_its_line_in_the_readme() -> None:
     assert [line.split(" | ")[:2] for line in lines[-2:]] == [["| magnitude 0.5", "3"], ["| magnitude 0.77", "3"]]
 
 
+def test_the_index_of_papers_names_what_is_there() -> None:
+    with open(INDEX, encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    for line in lines:
+        assert line["rows"] == "" or (ROOT / "results" / line["rows"]).is_dir(), line["item"]
+        groups = [entry.group for entry in presets()[line["preset"]]] if line["preset"] else []
+        assert not groups or any(group.startswith(line["group"]) for group in groups), line["item"]
+        # Each has an outcome, or says why it has none.
+        assert line["preset"] or line["note"], line["item"]
+        preset = re.search(r"experiment=(\w+)", line["command"])
+        assert preset is None or (ROOT / "conf" / "experiment" / f"{preset[1]}.yaml").is_file()
+
+
 def test_every_page_says_what_the_rows_say() -> None:
     texts = {page: page.read_text(encoding="utf-8") for page in pages()}
     for page, text in texts.items():
         assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
     assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
-    assert sum(text.count("<!-- table:") for text in texts.values()) == 5 + len(presets())
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 5 + len(presets()) + len(papers())
