@@ -15,7 +15,7 @@ from data.content import ReadFromFiles, stamp_of
 from data.images import HEADER_CHECK_LIMIT, image_size, read_image, require_size
 from data.instances import Instance, Rules
 from data.json_fields import read_json, value, whole
-from data.sample import ImageSample, UnreadableImage
+from data.sample import EncodedSample, ImageSample, ScaledImage, UnreadableImage
 
 
 @dataclass(slots=True)
@@ -217,6 +217,16 @@ class AnnotatedImages(ReadFromFiles):
             raise UnreadableImage(str(problem)) from None
         self._check_hashed(path)
         return image
+
+    def training_image(self, index: int, frame: int) -> ScaledImage:
+        """See :meth:`data.content.ReadFromFiles.training_image`; images are read whole."""
+        image = self.image(index)
+        return ScaledImage(image, (image.shape[0], image.shape[1]))
+
+    def training_sample(self, index: int, frame: int) -> EncodedSample:
+        """See :meth:`data.content.ReadFromFiles.training_sample`."""
+        self._require_labels()
+        return self._rules.encoded(self.training_image(index, frame), self._entries[index].instances, self._source)
 
     @property
     def refused(self) -> Collection[int]:

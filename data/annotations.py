@@ -7,14 +7,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from core.errors import InputError
+from data.run_lengths import expand_all
 
 MAX_COORDINATE = 1e6
 """Polygon coordinates beyond this are no pixels."""
 LONGEST_OUTLINE = 2e6
 """Pixels along a polygon. pycocotools takes 40 bytes for each; no outline of an object comes near."""
-
-# A count is written five bits a character; seven characters hold more than any image has pixels.
-_LONGEST_COUNT = 7
 
 
 def check_segmentation(segmentation: object, size_hw: tuple[int, int], where: str) -> None:
@@ -107,28 +105,9 @@ def decode_segmentation(segmentation: object, size_hw: tuple[int, int], where: s
 
 
 def expand_counts(compressed: bytes) -> NDArray[np.int64] | None:
-    """The run lengths ``[R]`` that a compressed RLE string stands for; None if it is malformed.
-
-    pycocotools reads past the end of a malformed string, so strings are read here before it sees them.
-    """
-    chars = np.frombuffer(compressed, dtype=np.uint8).astype(np.int64) - 48
-    if len(chars) == 0 or chars.min() < 0 or chars.max() > 63:
-        return None
-    ends = np.flatnonzero((chars & 0x20) == 0)
-    if len(ends) == 0 or ends[-1] != len(chars) - 1:
-        return None
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > _LONGEST_COUNT:
-        return None
-    shifts = 5 * (np.arange(len(chars)) - np.repeat(starts, lengths))
-    values = np.add.reduceat((chars & 0x1F) << shifts, starts)
-    values -= np.where(chars[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
-    # From the fourth on, a count is stored as its difference from the count two before it.
-    counts = values.copy()
-    counts[1::2] = np.cumsum(values[1::2])
-    counts[2::2] = np.cumsum(values[2::2])
-    return counts
+    """The run lengths ``[R]`` that a compressed RLE string stands for; None if it is malformed."""
+    counts, _, well_formed = expand_all([compressed])
+    return counts if well_formed[0] else None
 
 
 def _refuse(where: str, problem: str) -> NoReturn:

@@ -4,7 +4,8 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,16 +15,19 @@ from torch import Tensor
 
 from core.geometry import boxes_to_frame, valid_cells
 from core.seeding import generator_for, seed_for
+from data.content import ReadFromFiles
 from data.exclusions import first_readable
 from data.images import to_frame
 from data.prompts import jitter_boxes
-from data.sample import ImageData, ImageSample
+from data.run_lengths import RunLengths
+from data.sample import ImageData, ScaledImage
 
+T = TypeVar("T", NDArray[np.uint8], ScaledImage)
 CACHE_BYTES = 512_000_000
 """Decoded images are kept up to this size: small data sets are decoded once, large ones always anew."""
 
 
-class ImageCache:
+class ImageCache(Generic[T]):
     """Decoded images by index, up to a size; what does not fit is read each time. Threads may share it.
 
     Args:
@@ -32,11 +36,11 @@ class ImageCache:
 
     def __init__(self, limit: int) -> None:
         self.free = limit
-        self.kept: dict[int, NDArray[np.uint8]] = {}
+        self.kept: dict[int, T] = {}
         self._lock = threading.Lock()
 
-    def get(self, index: int, read: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """The image of an index, read if it is not kept: uint8 ``[H, W, 3]``."""
+    def get(self, index: int, read: Callable[[int], T]) -> T:
+        """The image of an index, read if it is not kept."""
         if index in self.kept:
             return self.kept[index]
         image = read(index)
@@ -89,7 +93,7 @@ class ImageBatches:
     frame: int
     grid: int
     seed: int
-    images: ImageCache = field(default_factory=lambda: ImageCache(CACHE_BYTES))
+    images: ImageCache[ScaledImage] = field(default_factory=lambda: ImageCache(CACHE_BYTES))
 
     def __call__(self, places: range) -> ImageBatch:
         """The batch at consecutive places of the order; it may run on across the end of an epoch."""
@@ -109,21 +113,37 @@ class ImageBatches:
         read = [first_readable(self.data, index, self._image) for index in indices]
         return self.made([index for index, _ in read], [image for _, image in read])
 
-    def made(self, indices: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> ImageBatch:
-        """The batch of images (uint8 ``[H, W, 3]`` each) that were read, at their places in the data set."""
+    def made(self, indices: Sequence[int], images: Sequence[ScaledImage]) -> ImageBatch:
+        """The batch of images that were read, at their places in the data set."""
         return ImageBatch(
             names=tuple(self.data.image_name(index) for index in indices),
-            images=torch.stack([to_frame(image, self.frame) for image in images]),
-            valid=torch.stack([valid_cells((p.shape[0], p.shape[1]), self.frame, self.grid) for p in images]),
-            digests=tuple(_digest(image) for image in images),
+            images=_stacked([to_frame(read.image, self.frame, read.size_hw) for read in images]),
+            valid=torch.stack([valid_cells(read.size_hw, self.frame, self.grid) for read in images]),
+            digests=tuple(_digest(read.image) for read in images),
         )
 
-    def _image(self, index: int) -> NDArray[np.uint8]:
-        return self.images.get(index, self.data.image)
+    def _image(self, index: int) -> ScaledImage:
+        return self.images.get(index, self._read)
+
+    def _read(self, index: int) -> ScaledImage:
+        if isinstance(self.data, ReadFromFiles):
+            return self.data.training_image(index, self.frame)
+        return _whole(self.data.image(index))
+
+
+def _whole(image: NDArray[np.uint8]) -> ScaledImage:
+    return ScaledImage(image, (image.shape[0], image.shape[1]))
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors along a new first dimension; a single one is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tuple(tensors))
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
 
 
 @lru_cache(maxsize=2)
@@ -193,25 +213,48 @@ class InstanceBatches:
         """The batch at consecutive places of the order; see :class:`data.batches.ImageBatches`."""
         indices, images, drawn = [], [], []
         for wanted, place in zip(self.images.indices(places), places, strict=True):
-            index, sample = first_readable(self.data, wanted, self.data.sample)
+            index, (image, boxes, cover) = first_readable(self.data, wanted, self._read)
             indices.append(index)
-            images.append(sample.image)
-            drawn.append(self._draw(sample, place))
-        coverage, boxes = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+            images.append(image)
+            drawn.append(self._draw(image.size_hw, boxes, cover, place))
+        coverage, frame_boxes = (_stacked(parts) for parts in zip(*drawn, strict=True))
         labelled = coverage.flatten(1).any(1)
-        return InstanceBatch(self.images.made(indices, images), tuple(places), coverage, boxes, labelled)
+        return InstanceBatch(self.images.made(indices, images), tuple(places), coverage, frame_boxes, labelled)
 
-    def _draw(self, sample: ImageSample, place: int) -> tuple[Tensor, Tensor]:
-        side, size_hw = 4 * self.grid, (sample.image.shape[0], sample.image.shape[1])
-        if not len(sample.masks):
+    def _read(self, index: int) -> tuple[ScaledImage, NDArray[np.float64], Callable[[list[int], int], Tensor]]:
+        """An image, the boxes of its instances, and what makes the coverage of chosen ones."""
+        if isinstance(self.data, ReadFromFiles):
+            encoded = self.data.training_sample(index, self.frame)
+            return encoded.image, encoded.boxes_xyxy, partial(coverage_of_runs, encoded.masks)
+        sample = self.data.sample(index)
+        return _whole(sample.image), sample.boxes_xyxy, partial(coverage_of, sample.masks)
+
+    def _draw(
+        self,
+        size_hw: tuple[int, int],
+        all_boxes: NDArray[np.float64],
+        cover: Callable[[list[int], int], Tensor],
+        place: int,
+    ) -> tuple[Tensor, Tensor]:
+        side = 4 * self.grid
+        if not len(all_boxes):
             return torch.zeros(self.count, side, side), torch.zeros(self.count, 4)
         rng = np.random.Generator(np.random.PCG64(seed_for(self.seed, "instances", place)))
-        chosen = np.resize(rng.permutation(len(sample.masks)), self.count)
-        boxes = sample.boxes_xyxy[chosen]
+        chosen = np.resize(rng.permutation(len(all_boxes)), self.count)
+        boxes = all_boxes[chosen]
         if self.box_jitter:
             boxes = jitter_boxes(boxes, size_hw, self.box_jitter, rng)
         frame_boxes = boxes_to_frame(torch.from_numpy(boxes).float(), size_hw, self.frame)
-        return coverage_of(sample.masks, chosen.tolist(), side), frame_boxes
+        return cover(chosen.tolist(), side), frame_boxes
+
+
+def coverage_of_runs(masks: RunLengths, chosen: Sequence[int], side: int) -> Tensor:
+    """The same as :func:`coverage_of` gives of drawn masks, of run lengths: no mask is drawn."""
+    covered = torch.zeros(len(chosen), side, side)
+    # One that comes several times is made once.
+    distinct, places = np.unique(chosen, return_inverse=True)
+    masks.only(distinct).coverage(side, covered[: len(distinct)].numpy())
+    return covered if places.tolist() == list(range(len(places))) else covered[torch.from_numpy(places)]
 
 
 def coverage_of(masks: NDArray[np.bool_], chosen: Sequence[int], side: int) -> Tensor:

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 from core.checkpoint import write_bytes
 from core.errors import InputError
 from core.plain_file import parse_json
-from data.sample import ImageData
+from data.sample import EncodedSample, ImageData, ScaledImage
+from data.tar_members import File, TarMember
 
 SAVE_EVERY_S = 30.0
 """A long reading that is stopped keeps what it has so far."""
 _THREADS = 8
-_TOGETHER = 64
 T = TypeVar("T")
+P = TypeVar("P")
 Stamp = tuple[int, int, int]
 """Size in bytes, and nanoseconds of the last change of a file's content and of its entry (which no program can set)."""
 
@@ -37,18 +38,18 @@ class FileHashes:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._stamps: dict[Path, Stamp | None] = {}
-        self._hashes: dict[Path, str | None] = {}
+        self._stamps: dict[File, Stamp | None] = {}
+        self._hashes: dict[File, str | None] = {}
 
-    def unread(self, paths: Iterable[Path]) -> list[Path]:
+    def unread(self, paths: Iterable[File]) -> list[File]:
         """The files whose hashes are not known yet, or that have changed since they were; nothing is read."""
-        by_folder: dict[Path, list[Path]] = defaultdict(list)
+        by_folder: dict[Path, list[File]] = defaultdict(list)
         for path in dict.fromkeys(paths):
             by_folder[path.parent].append(path)
         found = []
         for folder, own in by_folder.items():
             kept = self._kept(folder)
-            for path, stamp in zip(own, _in_threads(stamp_of, own), strict=True):
+            for path, stamp in zip(own, in_threads(stamp_of, own), strict=True):
                 entry = kept.get(path.name)
                 self._stamps[path] = stamp
                 if stamp is None:
@@ -59,20 +60,21 @@ class FileHashes:
                     found.append(path)
         return found
 
-    def size(self, paths: Iterable[Path]) -> int:
+    def size(self, paths: Iterable[File]) -> int:
         """Bytes of files that :meth:`unread` returned."""
-        return sum(stamp[0] for stamp in map(self._stamps.get, paths) if stamp is not None)
+        stamps = ((path, self._stamps.get(path)) for path in paths)
+        return sum(path.size if isinstance(path, TarMember) else stamp[0] for path, stamp in stamps if stamp)
 
-    def read(self, paths: Sequence[Path], on_file: Callable[[int], None] = lambda count: None) -> None:
+    def read(self, paths: Sequence[File], on_file: Callable[[int], None] = lambda count: None) -> None:
         """Hash files that :meth:`unread` returned, several at a time, and keep the hashes.
 
         Args:
             on_file: called with how many are done.
         """
-        new: list[Path] = []
+        new: list[File] = []
         saved = time.monotonic()
         try:
-            for count, (path, found) in enumerate(zip(paths, _in_threads(_sha256, paths), strict=True), 1):
+            for count, (path, found) in enumerate(zip(paths, in_threads(_sha256, paths), strict=True), 1):
                 self._hashes[path] = found
                 new.append(path)
                 on_file(count)
@@ -83,11 +85,11 @@ class FileHashes:
             # Also of a reading that is stopped by Ctrl-C.
             self._keep(new)
 
-    def __getitem__(self, path: Path) -> str | None:
+    def __getitem__(self, path: File) -> str | None:
         """The hash in hexadecimal; None where there is no file, or none that can be read."""
         return self._hashes[path]
 
-    def check(self, path: Path, stamp: Stamp | None = None) -> None:
+    def check(self, path: File, stamp: Stamp | None = None) -> None:
         """Refuse a file that was read, if it is another one than the one that was hashed; one that was not is let pass.
 
         Args:
@@ -108,7 +110,7 @@ class FileHashes:
             "what is there now"
         )
 
-    def _keep(self, paths: Iterable[Path]) -> None:
+    def _keep(self, paths: Iterable[File]) -> None:
         by_folder: dict[Path, dict[str, tuple[Stamp, str]]] = defaultdict(dict)
         for path in paths:
             found, stamp = self._hashes[path], self._stamps[path]
@@ -142,25 +144,28 @@ class FileHashes:
         return self._folder / f"{name}.json"
 
 
-def _in_threads(call: Callable[[Path], T], paths: Sequence[Path]) -> Iterable[T]:
+def in_threads(call: Callable[[P], T], paths: Sequence[P], together: int = 64) -> Iterable[T]:
     """The results of a call for each path, in order, made in several threads as disks and networks like it."""
-    parts = [paths[start : start + _TOGETHER] for start in range(0, len(paths), _TOGETHER)]
+    parts = [paths[start : start + together] for start in range(0, len(paths), together)]
     with ThreadPoolExecutor(_THREADS) as pool:
         for results in pool.map(lambda part: [call(path) for path in part], parts):
             yield from results
 
 
-def stamp_of(path: Path) -> Stamp | None:
+def stamp_of(path: File) -> Stamp | None:
     """By what a change of a file is seen; None where there is no regular file: a pipe would never end."""
     try:
-        found = os.stat(path)
+        # A member of an archive may be another one whenever the archive is.
+        found = os.stat(path.archive if isinstance(path, TarMember) else path)
     except OSError:
         return None
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
-def _sha256(path: Path) -> str | None:
+def _sha256(path: File) -> str | None:
     try:
+        if isinstance(path, TarMember):
+            return hashlib.sha256(path.read_bytes()).hexdigest()
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
@@ -216,6 +221,22 @@ class ReadFromFiles:
         """The id of an instance of an image that does not name the point it was made from; None if all do."""
         raise NotImplementedError
 
+    def training_image(self, index: int, frame: int) -> ScaledImage:
+        """The image as training reads it, for a model's frame.
+
+        Raises:
+            UnreadableImage, InputError: as :meth:`data.sample.ImageData.image`.
+        """
+        raise NotImplementedError
+
+    def training_sample(self, index: int, frame: int) -> EncodedSample:
+        """The image with its instances, as training reads them.
+
+        Raises:
+            UnreadableImage, InputError: as :meth:`data.sample.ImageData.sample`.
+        """
+        raise NotImplementedError
+
     def check_annotations(self) -> None:
         """Refuse annotations that were read before they were hashed, if they were others.
 
@@ -223,13 +244,13 @@ class ReadFromFiles:
             InputError: they were.
         """
 
-    def _check_hashed(self, path: Path) -> None:
+    def _check_hashed(self, path: File) -> None:
         """To be called once a file is read, or could not be."""
         if self.hashes is not None:
             self.hashes.check(path)
 
 
-Files = tuple[Path | None, Path | None]
+Files = tuple[File | None, File | None]
 """Of an image: its own file and, where labels count, the one that holds its annotations."""
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ from data.annotations import check_segmentation, decode_rle, pack_segmentation, 
 from data.content import Stamp
 from data.exclusions import Exclusions
 from data.json_fields import is_number, numbers, value, whole
-from data.sample import ImageSample
+from data.run_lengths import RunLengths, expand_all
+from data.sample import EncodedSample, ImageSample, ScaledImage
+from data.tar_members import File
 
 # COCO rounds x and width to 0.01 each, so a box may end this far outside without being wrong.
-_ROUNDING = 0.02
+ROUNDING = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Rules:
         categories: the ids that the file lists, where it lists some.
         categorised: whether annotations name a category: all do, or none. None: as the first one has it.
         unusable: the places of annotations that were skipped because they cannot be used, in the order of admission.
+        seen: the ids of all annotations so far.
         left_out: the places of those that a rule left out unchecked, with the sizes of their images.
 
     Raises:
@@ -72,10 +74,10 @@ class Rules:
         self.left_out: dict[int, tuple[int, int] | None] = {}
         self._place = -1
         self._crowd, self._least_area = crowd, least_area
-        self._seen: set[int] = set()
+        self.seen: set[int] = set()
 
     def admit(
-        self, raw: object, size_of: Callable[[Mapping[str, Any], str], tuple[int, int] | None], source: Path
+        self, raw: object, size_of: Callable[[Mapping[str, Any], str], tuple[int, int] | None], source: File
     ) -> Instance | None:
         """Apply the rules to one annotation, and check what they admit.
 
@@ -100,9 +102,9 @@ class Rules:
             return None
         assert isinstance(raw, dict)
         where = f"{source}: annotation {annotation_id}"
-        if annotation_id in self._seen:
+        if annotation_id in self.seen:
             raise InputError(f"{where}: the id occurs twice; give every annotation its own id")
-        self._seen.add(annotation_id)
+        self.seen.add(annotation_id)
         try:
             size_hw = size_of(raw, where)
             reason = None if size_hw is None else self._reason(raw, size_hw)
@@ -115,7 +117,7 @@ class Rules:
         self.left_out[self._place] = size_hw
         return None
 
-    def check_left_out(self, raw: Mapping[str, Any], size_hw: tuple[int, int], source: Path) -> None:
+    def check_left_out(self, raw: Mapping[str, Any], size_hw: tuple[int, int], source: File) -> None:
         """Check of an annotation that a rule left out what average precision reads, whose rules are others.
 
         Raises:
@@ -155,14 +157,14 @@ class Rules:
         _check_crowd_flag(raw, where)
         point_xy = _first_point(raw, where)
         box = _cut(corners, size_hw)
-        if any(abs(cut - corner) > _ROUNDING for cut, corner in zip(box, corners, strict=True)):
+        if any(abs(cut - corner) > ROUNDING for cut, corner in zip(box, corners, strict=True)):
             self.skipped.count("clipped_box")
         if self.categories is not None and category_id is not None and category_id not in self.categories:
             self.skipped.count("unknown_category")
         return Instance(annotation_id, category_id, box, area, pack_segmentation(segmentation), point_xy)
 
     def with_pixels(
-        self, instances: Iterable[Instance], size_hw: tuple[int, int], source: Path
+        self, instances: Iterable[Instance], size_hw: tuple[int, int], source: File
     ) -> list[tuple[Instance, dict[str, Any]]]:
         """The instances whose mask is not empty, with it as RLE; each empty one is counted once however often read."""
         pairs = []
@@ -175,7 +177,7 @@ class Rules:
         return pairs
 
     def sample(
-        self, image_id: int, name: str, image: NDArray[np.uint8], instances: Iterable[Instance], source: Path
+        self, image_id: int, name: str, image: NDArray[np.uint8], instances: Iterable[Instance], source: File
     ) -> ImageSample:
         """An image and its instances, masks decoded at the image's size."""
         size_hw = (image.shape[0], image.shape[1])
@@ -190,6 +192,13 @@ class Rules:
         points = [instance.point_xy for instance, _ in pairs if instance.point_xy is not None]
         told = np.array(points, dtype=np.float64).reshape(-1, 2) if len(points) == len(pairs) else None
         return ImageSample(image_id, name, image, masks, boxes, areas, ids, categories, told)
+
+    def encoded(self, image: ScaledImage, instances: Iterable[Instance], source: File) -> EncodedSample:
+        """An image and its instances as training reads them."""
+        pairs = self.with_pixels(instances, image.size_hw, source)
+        boxes = np.array([instance.box_xyxy for instance, _ in pairs], dtype=np.float64).reshape(-1, 4)
+        counts, firsts, _ = expand_all([rle["counts"] for _, rle in pairs])
+        return EncodedSample(image, boxes, RunLengths(counts, firsts, image.size_hw))
 
     def _category(self, raw: Mapping[str, Any], where: str) -> int | None:
         """The category an annotation names: every one of a data set does, or none."""

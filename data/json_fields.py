@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
 from core.plain_file import repeated_key
+from data.tar_members import File
 
 LARGEST = 1e15
 """Numbers beyond this are treated like infinity: no coordinate and no area comes near."""
@@ -15,7 +15,7 @@ LARGEST_WHOLE = 2**63 - 1
 """Whole numbers beyond this fit into no array."""
 
 
-def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Mapping[str, Any]:
+def read_json(path: File, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Mapping[str, Any]:
     """A JSON file whose top level is an object.
 
     Args:
@@ -30,7 +30,7 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
     return content
 
 
-def parse_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def parse_json(path: File, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Whatever a JSON file holds.
 
     Args:
@@ -59,7 +59,9 @@ def parse_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None =
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path or fetch the file again") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON, perhaps truncated ({error}); fetch the file again") from None
 

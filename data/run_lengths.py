@@ -193,8 +193,8 @@ class RunLengths:
 
 @dataclass(frozen=True)
 class _Grid:
-    """How pixels along a side fall into cells, as PyTorch's adaptive pooling has it: cell ``i`` of ``n`` goes from pixel
-    ``floor(i * length / n)`` to before ``ceil((i + 1) * length / n)``.
+    """How pixels along a side fall into cells, as PyTorch's adaptive pooling has it: cell ``i`` of ``n`` goes from
+    pixel ``floor(i * length / n)`` to before ``ceil((i + 1) * length / n)``.
 
     Attributes:
         whole: how many cells end at or before a pixel, by pixel, ``[length + 1]``: so also the cell it lies in.

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from data.run_lengths import RunLengths
+from data.tar_members import File
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,39 @@ class ImageSample:
     annotation_ids: tuple[int, ...]
     category_ids: tuple[int, ...] = ()
     points_xy: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class ScaledImage:
+    """An image as training reads it.
+
+    Attributes:
+        image: uint8 ``[h, w, 3]``, RGB; perhaps decoded at a reduced scale.
+        size_hw: of the original.
+    """
+
+    image: NDArray[np.uint8]
+    size_hw: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pixels."""
+        return self.image.nbytes
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """An image and the instances annotated on it as training reads them: no mask is drawn.
+
+    Attributes:
+        image: the image.
+        boxes_xyxy: float64 ``[N, 4]``, as :attr:`ImageSample.boxes_xyxy`.
+        masks: as run lengths.
+    """
+
+    image: ScaledImage
+    boxes_xyxy: NDArray[np.float64]
+    masks: RunLengths
 
 
 class UnreadableImage(InputError):
@@ -70,11 +104,11 @@ class ImageData(Protocol):
         """The data set's own id of an image, as :attr:`ImageSample.image_id`."""
         ...
 
-    def image_file(self, index: int) -> Path | None:
+    def image_file(self, index: int) -> File | None:
         """The file of an image; None where it is made and not read."""
         ...
 
-    def annotation_file(self, index: int) -> Path | None:
+    def annotation_file(self, index: int) -> File | None:
         """The file that holds an image's annotations, perhaps with those of others; None as for :meth:`image_file`."""
         ...
 

@@ -14,6 +14,7 @@ from core import processes, provenance
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.plain_file import home_path
+from core.progress import counted
 from core.protocols import Segmenter
 from core.provenance import redact_paths
 from core.result import ResultRow
@@ -53,7 +54,6 @@ from experiments.scoring import (
     BOX_POINT,
     EvaluationSet,
     columns,
-    counted,
     point_column,
     require_instances,
     require_points,
@@ -61,8 +61,8 @@ from experiments.scoring import (
     score_fillings,
 )
 
-_NOT_OF_RECORDS = ("root", "annotations", "images", "missing")
-"""Settings of a data set that no record of an image depends on: content counts, not where it lies."""
+_NOT_OF_RECORDS = ("missing",)
+"""Settings of a data set that no record of an image depends on, beside those of no identity: content counts."""
 
 
 def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -244,7 +244,11 @@ def _key(
     hashes: Mapping[str, str | None],
 ) -> str:
     """What the records of an image depend on besides the image and its annotations, as text."""
-    described = {key: value for key, value in dataclasses.asdict(evaluation.data).items() if key not in _NOT_OF_RECORDS}
+    described = {
+        part.name: getattr(evaluation.data, part.name)
+        for part in dataclasses.fields(evaluation.data)
+        if part.metadata.get("identity", True) and part.name not in _NOT_OF_RECORDS
+    }
     content = {
         "identity": IDENTITY,
         "data": [data.name, described],

@@ -20,7 +20,10 @@ FOLDER = "evaluations"
 # What was scored is compared image by image.
 _CITATIONS = ("source", "interval", "data_sha256")
 # Where images lie and how many were scored: instances are paired by their ids, and single ones are counted.
-_NOT_CONTENT = ("root", "annotations", "images", "count", "validation_count", "labels", "missing")
+_NOT_CONTENT = (
+    *("root", "annotations", "images", "count", "validation_count", "labels", "missing"),
+    *("names", "share", "subset_seed"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,15 @@
 """One model on one data set: both prompts of the protocol, with a bar on standard error."""
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from core import processes
 from core.checkpoint import weights_sha256
 from core.errors import InputError
+from core.progress import counted
 from core.protocols import Metric, Segmenter, device_of
-from core.terminal import terminal
 from data.annotated_images import AnnotatedImages
 from data.content import ReadFromFiles
 from data.exclusions import NO_ANNOTATIONS
@@ -213,26 +209,3 @@ def columns(records: Sequence[InstanceRecord], evaluation_set: EvaluationSet) ->
 
 def _value(metrics: Mapping[str, Metric], name: str) -> float | None:
     return metrics[name].value if name in metrics else None
-
-
-@contextlib.contextmanager
-def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over images on standard error; a line where that is no terminal. Yields ``done(count)``.
-
-    Of several processes the first shows it, for its own share.
-
-    Args:
-        total: images of all processes.
-    """
-    if not processes.is_first():
-        yield lambda count: None
-        return
-    console, total = terminal(stderr=True), -(-total // processes.count())
-    if not console.is_terminal:
-        console.print(f"{what}: {total} images", soft_wrap=True)
-        yield lambda count: None
-        return
-    shown = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*shown, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.update(task, completed=count)

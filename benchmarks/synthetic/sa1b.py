@@ -1,8 +1,8 @@
 """SA-1B in its own layout and of its own shape, from a few images and masks under many names.
 
 ``python -m benchmarks.synthetic.sa1b --out DIR --images 20000`` writes shards as Meta publishes them, ``sa_000000.tar``
-of ``./sa_1.jpg`` and ``./sa_1.json``; ``--folders`` writes the same as folders of files. Images are drawn at random with
-the grain of photographs (some 0.5 MB each), masks are blobs of all sizes. An image and its masks repeat; names, ids and
+of ``./sa_1.jpg`` and ``./sa_1.json``; ``--folders`` writes the same as folders of files. Images are drawn at random,
+with the grain of photographs (some 0.5 MB each), masks are blobs of all sizes. Images and masks repeat; names, ids and
 which masks an image has do not.
 """
 
@@ -152,9 +152,7 @@ def main() -> None:
     if min(given.images, given.masks, given.shard, given.distinct) < 1 or min(given.height, given.width) < 32:
         parser.error("give at least 1 image, mask, image a shard and different image, of at least 32x32 pixels")
     size_hw = (given.height, given.width)
-    write_sa1b(
-        given.out, given.images, given.masks, size_hw, given.folders, given.shard, given.distinct, given.seed
-    )
+    write_sa1b(given.out, given.images, given.masks, size_hw, given.folders, given.shard, given.distinct, given.seed)
     print(f"{given.out}: {given.images} images of {given.width}x{given.height}, some {given.masks} masks each")
 
 

@@ -178,13 +178,18 @@ class Sa1bData:
     """Arguments of :class:`data.sa1b.Sa1b`.
 
     Attributes:
-        root: folder of the files, or of shards (``sa_000000/`` ...) that hold them, at any depth.
+        root: folder of the files, or of shards (``sa_000000.tar`` as downloaded, ``sa_000000/``) that hold them, at any
+            depth.
         split: ``validation``, ``train`` or ``all``.
         validation_count: how many images are kept for validation.
         labels: whether the JSON beside each image is read.
         missing: images that are missing, damaged, of another size than listed or without a JSON that can be read:
             ``refuse`` the command, or ``skip`` and count them with their instances. They count in the split.
         unusable: likewise of annotations that cannot be used.
+        names: a text file of the images to take of the split, one name a line.
+        share: of the split's images, drawn by their numbers: 0.01 takes a hundredth.
+        count: so many of the split's images, drawn likewise.
+        subset_seed: of both draws.
     """
 
     _target_: str = "data.sa1b.Sa1b"
@@ -194,6 +199,11 @@ class Sa1bData:
     labels: bool = True
     missing: str = "refuse"
     unusable: str = "refuse"
+    # Which images these are, their content says.
+    names: str | None = field(default=None, metadata=NO_IDENTITY)
+    share: float | None = field(default=None, metadata=NO_IDENTITY)
+    count: int | None = field(default=None, metadata=NO_IDENTITY)
+    subset_seed: int = field(default=0, metadata=NO_IDENTITY)
 
 
 @dataclass

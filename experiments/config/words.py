@@ -28,7 +28,7 @@ from experiments.tracking.settings import LOGGERS
 PATHS = frozenset(
     (
         *("root", "checkpoint", "image", "out", "runs", "detections", "first", "second", "init"),
-        *("cache_folder", "annotations", "images", "weights", "reference"),
+        *("cache_folder", "annotations", "images", "names", "weights", "reference"),
     )
 )
 """Last parts of settings that take a file or a folder, where they are text."""

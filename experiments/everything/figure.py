@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
+from core.progress import counted
 from core.storage import check_place
 from core.terminal import terminal
 from evaluation.everything import EverythingGenerator, EverythingSettings
@@ -27,7 +28,6 @@ from experiments.everything.drawing import painted, scaled
 from experiments.everything.files import places
 from experiments.reporting.mask_images import save
 from experiments.runs.checkpoints import LoadedModel, find_model
-from experiments.scoring import counted
 from experiments.upright import upright_image
 
 WIDTH = 440

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.plain_file import home_path
+from core.progress import counted
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
 from experiments.config.schema import EverythingConfig
@@ -22,7 +23,6 @@ from experiments.out_place import check_out
 from experiments.reporting.columns import seconds
 from experiments.runs.checkpoints import check_encoder, chosen_model
 from experiments.runs.identity import model_sha256
-from experiments.scoring import counted
 from experiments.upright import upright_image
 
 OUT = "everything"

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from core.plain_file import parse_json
+from core.progress import counted
 from core.protocols import Metric
 from data.exclusions import first_readable, readable_samples
 from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, ImageProposals, image_proposals, proposal_scores
 from evaluation.latency import PRECISIONS, peak_memory
 from evaluation.records import PartFile, part_lines
-from experiments.scoring import counted, require_records
+from experiments.scoring import require_records
 from teachers.sam import Sam
 
 

@@ -116,5 +116,6 @@ def _run_id(made: Made, measured_on: dict[str, Any]) -> str:
 
 def _data_settings(cfg: DictConfig) -> dict[str, Any]:
     """The data set's settings without paths."""
-    paths = ("root", "annotations", "images")
-    return {key: value for key, value in resolved(cfg)["evaluation"]["data"].items() if key not in paths}
+    left_out = ("root", "annotations", "images", "names", "subset_seed")
+    found = resolved(cfg)["evaluation"]["data"].items()
+    return {key: value for key, value in found if key not in left_out and value is not None}

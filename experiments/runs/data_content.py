@@ -1,11 +1,11 @@
 """The content of the images that a command trains on or scores: what runs and evaluations are of, wherever it lies."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from core import processes
+from core.progress import counted
 from data.content import (
     FileHashes,
     Files,
@@ -16,16 +16,15 @@ from data.content import (
     fingerprint,
     image_contents,
 )
+from data.kept import FOLDER
 from data.sample import ImageData
 from experiments.config.schema import RunConfig
 from experiments.config.targets import build_method
 from experiments.runs.build import build_data, evaluation_indices
-from experiments.scoring import counted, require_instances
+from experiments.scoring import require_instances
 
 ENDLESS_IMAGES = 200
 """Images that a run scores where the data set has no natural end (``shapes``)."""
-FOLDER = ".hashes"
-"""Below the folder of runs: the hashes of files that were read before."""
 _SHOWN_FROM = 200_000_000
 """Bytes to be read from which on a bar shows it."""
 
@@ -92,8 +91,7 @@ def _hashes(name: str, files: Sequence[Files], runs: Path) -> FileHashes:
     hashes = FileHashes(runs / FOLDER)
     unread = hashes.unread(path for own in files for path in own if path is not None)
     if unread:
-        long = hashes.size(unread) >= _SHOWN_FROM
         what = f"reading what the images of {name} are, once"
-        with counted(what, len(unread)) if long else nullcontext(lambda count: None) as done:
+        with counted(what, len(unread), shown=hashes.size(unread) >= _SHOWN_FROM) as done:
             hashes.read(unread, done)
     return hashes

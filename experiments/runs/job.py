@@ -119,13 +119,15 @@ class Job:
         # Here, so that what is given wrong is refused without waiting for PyTorch.
         from core.memory import reraise_oom
         from core.threads import threads_taken
+        from data.kept import FOLDER, keeping
         from experiments.runs.torchrun import run_under_torchrun, wants_torchrun
 
         if wants_torchrun(settings):
             return list(run_under_torchrun(settings, task, self.flags))
         batches = "method.batch, evaluation.prompt_batch_size"
         fix = f"give smaller batches ({batches}), a precision of bfloat16, or engine.device=cpu"
-        with reraise_oom(self.command, fix), reraise_disk(_place(cfg)[1]), threads_taken():
+        runs = _place(cfg)[1]
+        with reraise_oom(self.command, fix), reraise_disk(runs), threads_taken(), keeping(runs / FOLDER):
             return list(function_of(self.command)(settings, cfg))
 
     def _arrive(self) -> None:

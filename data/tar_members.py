@@ -1,0 +1,133 @@
+"""Files inside tar archives, read in place: where each begins and how long it is, and no more."""
+
+import io
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
+
+from core.errors import InputError
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A regular file of an uncompressed archive, for whoever would be given a path to read.
+
+    Attributes:
+        archive: the archive.
+        path: of the member, as the archive has it.
+        offset, size: of its content, in bytes.
+    """
+
+    archive: Path
+    path: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{PurePosixPath(self.path)}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the member's path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Path:
+        """The archive."""
+        return self.archive
+
+    def read_bytes(self) -> bytes:
+        """The content.
+
+        Raises:
+            OSError: the archive cannot be read, or ends before the member does.
+        """
+        with open(self.archive, "rb", buffering=0) as stream:
+            content = os.pread(stream.fileno(), self.size, self.offset)
+            while len(content) < self.size:
+                part = os.pread(stream.fileno(), self.size - len(content), self.offset + len(content))
+                if not part:
+                    raise OSError("the archive ends before it")
+                content += part
+        return content
+
+    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
+        """The content as a stream, of which only what is asked for is read."""
+        return io.BufferedReader(_Window(self))
+
+
+File = Path | TarMember
+"""What images and annotations are read from."""
+
+
+class _Window(io.RawIOBase):
+    """A member as a file of its own."""
+
+    def __init__(self, member: TarMember) -> None:
+        self._member, self._place = member, 0
+        self._stream = open(member.archive, "rb", buffering=0)  # noqa: SIM115 (closed with this)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._member.size - self._place))
+        part = os.pread(self._stream.fileno(), wanted, self._member.offset + self._place)
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._member.size}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def list_members(archive: Path) -> tuple[list[TarMember], str | None]:
+    """The regular files of an archive in its order, and what is wrong with it, in a few words; None where nothing is.
+
+    What stands before the damage is listed, a member that the archive's end cuts off included.
+
+    Raises:
+        InputError: the archive cannot be read, or is none, or is compressed.
+    """
+    members: list[TarMember] = []
+    try:
+        with tarfile.open(archive, "r:") as opened:
+            try:
+                while (found := opened.next()) is not None:
+                    if found.isreg() and not found.issparse():
+                        members.append(TarMember(archive, found.name, found.offset_data, found.size))
+                    # Else the library keeps them all.
+                    opened.members = []  # type: ignore[attr-defined]
+            except tarfile.ReadError as error:
+                return members, f"truncated or damaged ({error})"
+            end = opened.offset
+        with open(archive, "rb") as stream:
+            stream.seek(end)
+            ending = stream.read(_BLOCK)
+        # The library takes any header that it cannot read for the end.
+        return members, None if ending == bytes(_BLOCK) else "truncated or damaged: it has no end"
+    except tarfile.ReadError:
+        with open(archive, "rb") as stream:
+            packed = stream.read(2) == b"\x1f\x8b"
+        problem = (
+            "is compressed by gzip; unpack it with gunzip" if packed else "is empty or no tar archive; fetch it again"
+        )
+        raise InputError(f"{archive}: {problem}") from None
+    except OSError as error:
+        raise InputError(f"{archive}: cannot be read ({error.strerror}); check its permissions") from None
