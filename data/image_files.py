@@ -124,6 +124,8 @@ def require_plain(folder: Path, name: str) -> str:
     return name
 
 
+SA1B_ARCHIVE = re.compile(r"sa_\w+\.tar", re.ASCII | re.IGNORECASE)
+"""Names of SA-1B's shards as they are downloaded."""
 SA1B_FILE = re.compile(r"sa_(\d+)\.(\w+)", re.ASCII | re.IGNORECASE)
 
 

@@ -1,6 +1,5 @@
 """Which files SA-1B consists of, in folders and in tar archives: images and JSON files by number."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ from core.plain_file import access_told
 from core.progress import counted
 from data import kept
 from data.content import Stamp, in_threads, stamp_of
-from data.image_files import SA1B_FILE, files_below, is_image, require_plain
+from data.image_files import SA1B_ARCHIVE, SA1B_FILE, files_below, is_image, require_plain
 from data.tar_members import File, TarMember, list_members
 
-ARCHIVE = re.compile(r"sa_\w+\.tar", re.ASCII | re.IGNORECASE)
-"""Names of SA-1B's shards as they are downloaded."""
 _MOST_DIGITS = 18
 _SHOWN_FROM = 100_000_000
 
@@ -53,8 +50,8 @@ def find_files(root: Path) -> Listing:
             raise InputError(f"{root}: no such folder; {what} or give another root")
     found = Listing({}, {}, 0, {})
     names = list(files_below(root))
-    archives = sorted(root / require_plain(root, name) for name in names if ARCHIVE.fullmatch(_last(name)))
-    loose = [name for name in names if not ARCHIVE.fullmatch(_last(name))]
+    archives = sorted(root / require_plain(root, name) for name in names if SA1B_ARCHIVE.fullmatch(_last(name)))
+    loose = [name for name in names if not SA1B_ARCHIVE.fullmatch(_last(name))]
     others = _sort(
         (root / require_plain(root, name) if SA1B_FILE.fullmatch(_last(name)) else None for name in loose), found
     )

@@ -97,6 +97,14 @@ class _Window(io.RawIOBase):
         super().close()
 
 
+def has_end(archive: Path) -> bool:
+    """Whether a file ends as whole archives do, in two blocks of zeros; nothing else of it is read."""
+    with open(archive, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 2 * _BLOCK))
+        return stream.read() == bytes(2 * _BLOCK)
+
+
 def list_members(archive: Path) -> tuple[list[TarMember], str | None]:
     """The regular files of an archive in its order, and what is wrong with it, in a few words; None where nothing is.
 

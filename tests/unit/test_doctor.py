@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterable
 from importlib import metadata
@@ -164,6 +165,14 @@ def test_data_sets_by_their_layout(tmp_path: Path) -> None:
     assert found["coco val2017/"].found == "2 images" and found["sa1b"].found == "2 images"
     assert f"unzip -d '{tmp_path}'" in found["instances_train2017.json"].fix
     assert not_ready(found.values()) is None, "a run needs none of them"
+    for number in (0, 1):
+        with tarfile.open(tmp_path / f"sa_00000{number}.tar", "w") as archive:
+            archive.add(tmp_path / "images" / "sa_000000" / "sa_1.json", "./sa_1.json")
+    found = by_name(doctor_data.data_sets(str(tmp_path)))
+    assert found["sa1b"].found == "2 tar files, 0.0 GB, 2 images beside them" and found["sa1b"].state == "ok"
+    (tmp_path / "sa_000001.tar").write_bytes((tmp_path / "sa_000000.tar").read_bytes()[:700])
+    broken = by_name(doctor_data.data_sets(str(tmp_path)))["sa1b"]
+    assert broken.state == "broken" and broken.found.startswith("1 of 2 tar files have no end, such as sa_000001.tar")
 
 
 def test_no_data_and_a_wrong_folder(tmp_path: Path) -> None:

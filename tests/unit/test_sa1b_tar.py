@@ -1,4 +1,4 @@
-"""SA-1B as it is downloaded: tar archives read in place are the same data as folders, and damage is told as theirs is."""
+"""SA-1B as it is downloaded: tar archives read in place are the same data as folders, and damage is told alike."""
 
 import io
 import json

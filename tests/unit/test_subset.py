@@ -85,7 +85,7 @@ def test_names_in_every_form(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file of names"):
         numbers(root, names=tmp_path / "no")
     file.write_text("sa_1\nsa_400")
-    with pytest.raises(InputError, match="sa_400.jpg: listed, but no such image is there"):
+    with pytest.raises(InputError, match=r"sa_400.jpg: listed, but no such image is there"):
         numbers(root, "validation", names=file)
     data = Sa1b(root, "all", names=file, missing="skip")
     assert len(data) == 1 and data.skipped["image_left_out"] == 1

@@ -5,7 +5,8 @@ from itertools import islice
 from pathlib import Path
 
 from core.plain_file import home_path
-from data.image_files import files_below, is_image, is_sa1b_image
+from data.image_files import SA1B_ARCHIVE, files_below, is_image, is_sa1b_image
+from data.tar_members import has_end
 from experiments.cli.doctor.finding import Finding
 
 _COCO = "http://images.cocodataset.org"
@@ -68,13 +69,21 @@ def _annotations(folder: Path) -> Iterator[Finding]:
 
 
 def _sa1b(folder: Path) -> Finding:
-    """SA-1B's images in the folder and below it, among so many files."""
+    """SA-1B's tar files, and its images in the folder and below it, among so many files."""
     files = list(islice(files_below(folder), _MOST_FILES))
     count = sum(is_sa1b_image(name) for name in files)
     more = f" among the first {_MOST_FILES:,} files" if len(files) == _MOST_FILES else ""
+    archives = sorted(folder / name for name in files if SA1B_ARCHIVE.fullmatch(name.rpartition("/")[2]))
+    if endless := [archive for archive in archives if not has_end(archive)]:
+        found = f"{len(endless)} of {len(archives)} tar files have no end, such as {endless[0].name}: truncated"
+        return Finding("data", "sa1b", "broken", found, "fetch them again, or give data.missing=skip")
+    if archives:
+        size = sum(archive.stat().st_size for archive in archives)
+        beside = f", {count:,} images beside them" if count else ""
+        return Finding("data", "sa1b", "ok", f"{len(archives):,} tar files, {size / 1e9:,.1f} GB{beside}{more}")
     if not count:
         fix = "fetch shards by hand (they ask for consent): https://ai.meta.com/datasets/segment-anything-downloads"
-        return Finding("data", "sa1b", "missing", f"no sa_*.jpg in data.root or below{more}", fix)
+        return Finding("data", "sa1b", "missing", f"no sa_*.tar and no sa_*.jpg in data.root or below{more}", fix)
     return Finding("data", "sa1b", "ok", f"{count:,} images{more}")
 
 
