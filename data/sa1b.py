@@ -116,8 +116,9 @@ class Sa1b(ReadFromFiles):
             plain = {number: (count, (height, width), clipped) for number, count, height, width, clipped in fields}
         found = self._counted(own, orphans, plain)
         seen = self._rules.seen
-        distinct = len(np.unique(ids)) == len(ids) and not (seen and seen.intersection(ids.tolist()))
-        if plain and not (distinct and not self._rules.categorised):
+        # Written this way as numpy's own search for what is distinct takes many times as long.
+        repeated = bool((np.diff(np.sort(ids)) == 0).any()) or (bool(seen) and not seen.isdisjoint(ids.tolist()))
+        if plain and (repeated or self._rules.categorised):
             # One after the other, so that the first that does not fit in is named.
             self._rules = Rules(missing=self._missing, unusable=self._unusable)
             found = self._counted(own, orphans, {})
