@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from core.progress import counted
 from data import kept
 from data.content import Stamp, in_threads, stamp_of
@@ -44,7 +44,7 @@ def find_files(root: Path) -> Listing:
         InputError: there is no such folder, it has no images, one is closed, an archive is none, or a number occurs
             twice or fits into no array.
     """
-    with access_told(root):
+    with reraise_access(root):
         if not root.is_dir():
             what = "put SA-1B's sa_*.tar, or sa_*.jpg and sa_*.json, there"
             raise InputError(f"{root}: no such folder; {what} or give another root")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from core.plain_file import access_told
+from core.plain_file import reraise_access
 from data.image_files import SA1B_FILE
 
 
@@ -47,7 +47,7 @@ class Subset:
         """
         if self.names is None:
             return None
-        with access_told(self.names):
+        with reraise_access(self.names):
             if not self.names.is_file():
                 raise InputError(f"{self.names}: no such file of names; data.names needs one name of an image a line")
             lines = self.names.read_text(encoding="utf-8", errors="replace").splitlines()
