@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from compressors.distill.losses import embedding_mse
+from compressors.distill.losses import embedding_mse, over_cells
 from data.batches import ImageBatch
+from teachers.attention import merge_windows
 from teachers.image_encoder import ImageEncoder
 
 Loss = Callable[[ImageBatch, int], Mapping[str, Tensor]]
@@ -19,30 +21,57 @@ TeacherEmbedding = Callable[[ImageBatch], Tensor]
 """Gives the teacher's embeddings of a batch."""
 
 ALIGNED_SHARE = 0.5
-"""Features are aligned in the first half of the steps (epochs 0 to 9 of the published 20)."""
+"""Of the steps in which features are aligned where no number of epochs is given (10 of the published 20 epochs)."""
+STAIRS = 10
+"""In which the weight falls where no number of epochs is given, else one an epoch."""
 
 
-def feature_weight(kind: str, step: int, steps: int) -> float:
-    """The weight ``a`` of intermediate features at a step; 0 in the second half.
+@dataclass(frozen=True)
+class Aligned:
+    """For how long intermediate features are aligned, from the first step on.
+
+    Attributes:
+        steps: optimizer steps; the weight is 0 from there on. Training may end before.
+        stairs: the paper's ``N``, in which they are divided.
+    """
+
+    steps: float
+    stairs: int = STAIRS
+
+    @classmethod
+    def during(cls, steps: int, epochs: int, steps_per_epoch: float) -> Self:
+        """For some epochs, however long is trained (the paper: 10), a stair each; with 0, for half of the ``steps``."""
+        return cls(epochs * steps_per_epoch, epochs) if epochs else cls(ALIGNED_SHARE * steps)
+
+
+def feature_weight(kind: str, step: int, aligned: Aligned) -> float:
+    """The weight ``a`` of intermediate features at a step; 0 once they are no longer aligned.
 
     - ``constant``: 0.5 (eq. 6).
-    - ``dynamic``: falls in ten stairs, ``(N - n - 1) / N`` at stair ``n`` of ``N = 10`` (eq. 8).
-    - ``released``: ``(10 - n) / 11``, the stairs of the released code.
+    - ``dynamic``: falls in stairs, ``(N - n - 1) / N`` at stair ``n`` of ``N`` (eq. 8).
+    - ``released``: ``(N - n) / (N + 1)``, the stairs of the released code.
     - ``none``: 0 throughout.
     """
-    if kind == "none" or step >= ALIGNED_SHARE * steps:
+    if kind == "none" or step >= aligned.steps:
         return 0.0
     if kind == "constant":
         return 0.5
-    stair = int(10 * step / (ALIGNED_SHARE * steps))
-    return (10 - stair) / 11 if kind == "released" else (10 - stair - 1) / 10
+    count = aligned.stairs
+    stair = int(count * step / aligned.steps)
+    return (count - stair) / (count + 1) if kind == "released" else (count - stair - 1) / count
 
 
-def embedding_only(student: ImageEncoder, teacher_embeddings: TeacherEmbedding) -> Loss:
-    """The image embedding alone."""
+def embedding_only(student: ImageEncoder, teacher_embeddings: TeacherEmbedding, padding: str = "ignore") -> Loss:
+    """The image embedding alone.
+
+    Args:
+        padding: which distances leave out the cells of zero padding: ``ignore``: all; ``count``: none, as in the
+            released code; ``embedding``: that of final embeddings alone, not that of intermediate features.
+    """
 
     def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-        return {"embedding": embedding_mse(student(batch.images), teacher_embeddings(batch), batch.valid)}
+        found, expected = student(batch.images), teacher_embeddings(batch)
+        return {"embedding": embedding_mse(found, expected, _valid(batch, padding))}
 
     return loss
 
@@ -52,9 +81,10 @@ def bottleneck_aligning(
     v0: ImageEncoder,
     teacher_embeddings: TeacherEmbedding,
     *,
-    steps: int,
+    aligned: Aligned,
     weights: str = "constant",
     global_qkv: bool = True,
+    padding: str = "ignore",
 ) -> Loss:
     """Step 1: widths inside the blocks are still the teacher's, so q/k/v and MLP activations can be compared.
 
@@ -62,8 +92,9 @@ def bottleneck_aligning(
 
     Args:
         teacher_embeddings: the final embeddings of ``v0``.
-        weights: how ``a`` goes; see :func:`feature_weight`.
+        aligned, weights: how ``a`` goes; see :func:`feature_weight`.
         global_qkv: whether q/k/v of global blocks are aligned; the released code compares them with themselves.
+        padding: as of :func:`embedding_only`.
     """
     depth = student.config.depth
     qkv = [f"blocks.{i}.attn.qkv" for i in range(depth)]
@@ -74,15 +105,17 @@ def bottleneck_aligning(
         groups["global_qkv"] = whole
     groups = {name: paths for name, paths in groups.items() if paths}
     tapped = [path for paths in groups.values() for path in paths]
+    alone = embedding_only(student, teacher_embeddings, padding)
 
-    def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-        weight = feature_weight(weights, step, steps)
+    def loss(batch: ImageBatch, step: int) -> Mapping[str, Tensor]:
+        weight = feature_weight(weights, step, aligned)
         if not weight:
-            return {"embedding": embedding_mse(student(batch.images), teacher_embeddings(batch), batch.valid)}
+            return alone(batch, step)
         final, reference = _run(v0, batch, tapped, teacher=True)
         embedding, seen = _run(student, batch, tapped)
-        terms = {"embedding": (1 - weight) * embedding_mse(embedding, final, batch.valid)}
-        return terms | {name: weight * _features_mse(seen, reference, paths) for name, paths in groups.items()}
+        terms = {"embedding": (1 - weight) * embedding_mse(embedding, final, _valid(batch, padding))}
+        distance = _distance(student, batch, padding)
+        return terms | {name: weight * distance(seen, reference, paths) for name, paths in groups.items()}
 
     return loss
 
@@ -92,8 +125,9 @@ def embedding_aligning(
     v1: ImageEncoder,
     teacher_embeddings: TeacherEmbedding,
     *,
-    steps: int,
+    aligned: Aligned,
     weights: str = "dynamic",
+    padding: str = "ignore",
 ) -> Loss:
     """Step 2: the embedding width is that of step 1's student ``v1``, so the residual stream can be compared with its.
 
@@ -101,19 +135,21 @@ def embedding_aligning(
 
     Args:
         teacher_embeddings: the final embeddings of the teacher, ``t0``.
-        weights: how ``a`` goes; see :func:`feature_weight`.
+        aligned, weights: how ``a`` goes; see :func:`feature_weight`.
+        padding: as of :func:`embedding_only`.
     """
     depth = student.config.depth
     stream = [f"blocks.{i}.{norm}:in" for i in range(depth) for norm in ("norm1", "norm2")] + ["neck.0:in"]
 
     def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-        weight = feature_weight(weights, step, steps)
+        weight = feature_weight(weights, step, aligned)
         embedding, seen = _run(student, batch, stream if weight else [])
-        terms = {"embedding": (1 - weight) * embedding_mse(embedding, teacher_embeddings(batch), batch.valid)}
+        valid = _valid(batch, padding)
+        terms = {"embedding": (1 - weight) * embedding_mse(embedding, teacher_embeddings(batch), valid)}
         if weight:
             earlier, reference = _run(v1, batch, stream, teacher=True)
-            terms["stream"] = weight * _features_mse(seen, reference, stream)
-            terms["earlier"] = weight * embedding_mse(embedding, earlier, batch.valid)
+            terms["stream"] = weight * _distance(student, batch, padding)(seen, reference, stream)
+            terms["earlier"] = weight * embedding_mse(embedding, earlier, valid)
         return terms
 
     return loss
@@ -126,10 +162,29 @@ def _run(
         return encoder(batch.images), features
 
 
-def _features_mse(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], paths: Sequence[str]) -> Tensor:
-    """Mean over blocks of the squared error, as one MSE over the stacked features is."""
-    errors = [F.mse_loss(student[path].float(), teacher[path].float()) for path in paths]
-    return torch.stack(errors).mean()
+def _valid(batch: ImageBatch, padding: str) -> Tensor | None:
+    return None if padding == "count" else batch.valid
+
+
+def _distance(
+    encoder: ImageEncoder, batch: ImageBatch, padding: str
+) -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Sequence[str]], Tensor]:
+    """Mean over blocks of the squared error of features, as one MSE over the stacked features is."""
+    grid, window = encoder.config.grid, encoder.config.window_size
+    padded = (grid + -grid % window,) * 2
+
+    def of_path(found: Tensor, expected: Tensor, path: str) -> Tensor:
+        if padding != "ignore":
+            return F.mse_loss(found.float(), expected.float())
+        errors = (found.float() - expected.float()).square().mean(1 if path == "neck.0:in" else -1)
+        if len(errors) != len(batch.valid):
+            errors = merge_windows(errors[..., None], window, padded, (grid, grid))[..., 0]
+        return over_cells(errors, batch.valid)
+
+    def distance(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], paths: Sequence[str]) -> Tensor:
+        return torch.stack([of_path(student[path], teacher[path], path) for path in paths]).mean()
+
+    return distance
 
 
 class Taps:

@@ -112,10 +112,12 @@ class Compressed:
     Attributes:
         student: the compressed model, in eval mode.
         stages: what its training took, stage by stage.
+        importance_images: images that channels were scored by, counted for each cut; 0 of methods that score none.
     """
 
     student: Sam
     stages: tuple[Progress, ...]
+    importance_images: int = 0
 
     @property
     def images_seen(self) -> int:

@@ -4,90 +4,19 @@ The settings of a method stand here rather than beside it so that help and wrong
 class ``<Method>Settings`` is found by its name; a method without one has its settings in its own class.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from compressors.optimizer_settings import OptimizerConfig
 from core.errors import InputError
 from students.quantized.scheme import Scheme
 from students.student import Student
 
-IMPORTANCE = ("disturbed_taylor", "taylor", "hessian", "magnitude", "random")
+IMPORTANCE = ("disturbed_taylor", "taylor", "group_fisher", "hessian", "magnitude", "random")
 NORMALISATIONS = ("mean", "max", "sum", "gaussian", "standardization")
 FEATURE_WEIGHTS = ("constant", "dynamic", "released", "none")
 METRICS = ("hessian", "mse", "cosine", "minmax")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How weights are updated.
-
-    Attributes:
-        lr: highest learning rate.
-        optimizer: ``adam``, ``adamw``, or ``muon`` (on the weights of linear layers, AdamW on the rest).
-        betas: of Adam.
-        weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
-        schedule: ``constant``, ``cosine`` (to zero at the last step), ``step`` (by ``factor`` at each milestone) or
-            ``plateau`` (by ``factor``, when validation stops rising).
-        milestones: shares of the steps after which ``step`` acts.
-        warmup: steps of linear warm-up.
-        clip: largest norm of the gradient; 0 for none.
-        accumulate: batches a step; their gradients are averaged.
-        patience: validations without a better figure before ``plateau`` acts.
-        factor: what ``plateau`` and ``step`` multiply the learning rate by.
-        ema: decay of an exponential moving average of the weights, with which the stage then ends; 0 for none.
-
-    Raises:
-        ValueError: a setting is none of its choices, or a number is out of its range.
-    """
-
-    lr: float = 1e-4
-    optimizer: str = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    warmup: int = 0
-    clip: float = 0.0
-    accumulate: int = 1
-    patience: int = 4
-    factor: float = 0.5
-    milestones: tuple[float, ...] = (0.6, 0.85)
-    ema: float = 0.0
-
-    choices: ClassVar[Mapping[str, Sequence[str]]] = {
-        "optimizer": ("adam", "adamw", "muon"),
-        "schedule": ("constant", "cosine", "step", "plateau"),
-    }
-
-    def __post_init__(self) -> None:
-        for name, allowed in self.choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        # Written so that NaN fails too.
-        for name, sound, range_ in (
-            ("lr", 0 < self.lr < math.inf, "above 0 and finite"),
-            ("betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
-            ("warmup", self.warmup >= 0, "at least 0"),
-            ("clip", 0 <= self.clip < math.inf, "at least 0"),
-            ("accumulate", self.accumulate >= 1, "at least 1"),
-            ("patience", self.patience >= 0, "at least 0"),
-            ("factor", 0 < self.factor <= 1, "in (0, 1]"),
-            ("milestones", all(0 <= share <= 1 for share in self.milestones), "shares of the steps, in [0, 1]"),
-            ("ema", 0 <= self.ema < 1, "in [0, 1)"),
-        ):
-            if not sound:
-                raise ValueError(f"{name}={getattr(self, name)} must be {range_}")
-
-    def lr_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
-        """Learning rate of a step in ``[0, steps)``; ``plateau`` is the factor that schedule has reached."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        if self.schedule == "cosine":
-            return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        if self.schedule == "step":
-            return self.lr * warm * self.factor ** sum(step >= share * steps for share in self.milestones)
-        return self.lr * warm * (plateau if self.schedule == "plateau" else 1.0)
 
 
 class MethodSettings:
@@ -129,8 +58,8 @@ class SlimSamSettings(MethodSettings):
 
     Attributes:
         ratio: share of the channels removed, in (0, 1).
-        importance: ``disturbed_taylor`` (SlimSAM, section 3.3), ``taylor`` or ``hessian`` (both read labels),
-            ``magnitude``, ``random``.
+        importance: ``disturbed_taylor`` (SlimSAM, section 3.3), ``taylor``, ``group_fisher`` (a group's joint gradient)
+            or ``hessian`` (weight by weight; all three read labels), ``magnitude``, ``random``.
         importance_images: images behind the gradients.
         noise: standard deviation of the disturbance of the embedding.
         scope: ``local`` cuts every block alike; ``global`` cuts where scores are lowest, and leaves ragged blocks.
@@ -142,11 +71,18 @@ class SlimSamSettings(MethodSettings):
         alternate: two steps of cutting and distilling; false cuts everything at once and distils the embedding.
         bottleneck_weights, embedding_weights: how the weight of intermediate features goes in step 1 and in step 2;
             see :func:`compressors.aligning.feature_weight`. ``none`` aligns the final embedding alone.
+        aligned_epochs: for how many epochs features are aligned in each step (the paper: 10, however long is trained);
+            0 for half of the steps.
+        until: ``step_2``; or ``step_1``, whose student has a narrow embedding alone (tables 4 and 13 score it).
         align_global_qkv: whether q/k/v of global blocks are aligned in step 1; the released code leaves them out.
+        padding: cells of zero padding are left out of every distance to the teacher (``ignore``), of none (``count``),
+            or of that of final embeddings alone (``embedding``).
         steps: optimizer steps of each of the two distillations (of one that cuts at once: half of its steps).
         batch: images a batch.
         validations: how often each distillation is scored on labelled training images; its best weights are kept,
             and the plateau schedule goes by them. 0 for never.
+        keep_best: false ends with the last weights all the same.
+        patience_step_1: of the plateau schedule in step 1; None: that of ``optimisation``, as in step 2.
         optimisation: of both distillations.
     """
 
@@ -162,10 +98,15 @@ class SlimSamSettings(MethodSettings):
     alternate: bool = True
     bottleneck_weights: str = "constant"
     embedding_weights: str = "dynamic"
+    aligned_epochs: int = 0
+    until: str = "step_2"
     align_global_qkv: bool = True
+    padding: str = "ignore"
     steps: int = 250
     batch: int = 12
     validations: int = 0
+    keep_best: bool = True
+    patience_step_1: int | None = None
     optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -177,12 +118,18 @@ class SlimSamSettings(MethodSettings):
         "softmax": ("fold", "rescale"),
         "bottleneck_weights": FEATURE_WEIGHTS,
         "embedding_weights": FEATURE_WEIGHTS,
+        "until": ("step_2", "step_1"),
+        "padding": ("ignore", "count", "embedding"),
     }
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         super().__post_init__()
-        check_at_least(self, importance_images=1, steps=1, batch=1, validations=0)
+        check_at_least(self, importance_images=1, steps=1, batch=1, validations=0, aligned_epochs=0)
+        if self.patience_step_1 is not None:
+            check_at_least(self, patience_step_1=0)
+        if self.until == "step_1" and not self.alternate:
+            raise InputError("method.until=step_1 ends the first of two steps; method.alternate=false has one alone")
         if not self.noise > 0:
             raise InputError(f"method.noise={self.noise} must be above 0, or every channel scores the same")
         if self.optimisation.schedule == "plateau" and not self.validations:
@@ -218,7 +165,8 @@ class MobileSamSettings(MethodSettings):
     Attributes:
         student: the image encoder to be distilled.
         distillation: ``decoupled`` (section 3.2: the embedding is the target), ``coupled`` (the counter-example: masks
-            are the target, image encoder and mask decoder learn together), ``semi_coupled`` (the decoder stays frozen).
+            are the target, image encoder and mask decoder learn together,
+            the decoder beginning as the teacher's), ``semi_coupled`` (the decoder stays frozen).
         loss: of ``decoupled``: ``mse``, or ``root``, the third-party training code's root of the squared error summed
             over channels.
         padding: ``ignore`` leaves out the cells of zero padding, ``count`` does not.
@@ -266,6 +214,8 @@ class TinySamSettings(MethodSettings):
         hard_prompts: each point is where the student's mask is missing; false draws it anywhere in the mask.
         hard_masks: the output's distance weighs more where the student is behind its teacher.
         epsilon: of that weight.
+        tiny_masks: what IoUs take for a mask that covers no cell by half: its fullest cells (``cell``, as prompts do),
+            or nothing (``none``), so that an empty answer is right.
         prompts: masks an image, each prompted by a point, a box, or both.
         boxes: box prompts: ``none`` (the paper describes points alone), ``also``, ``alone``. Without them
             the single-mask answer to boxes is forgotten.
@@ -284,6 +234,7 @@ class TinySamSettings(MethodSettings):
     hard_prompts: bool = True
     hard_masks: bool = True
     epsilon: float = 1e-6
+    tiny_masks: str = "cell"
     prompts: int = 64
     boxes: str = "also"
     decoder: str = "trained"
@@ -292,6 +243,7 @@ class TinySamSettings(MethodSettings):
     optimisation: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
+        "tiny_masks": ("cell", "none"),
         "boxes": ("none", "also", "alone"),
         "decoder": ("trained", "frozen"),
     }

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import ClassVar
 
-from compressors.aligning import Loss, bottleneck_aligning, embedding_aligning, embedding_only
+from compressors.aligning import Aligned, Loss, bottleneck_aligning, embedding_aligning, embedding_only
 from compressors.distill.engine import Stage
 from compressors.distill.log import progress_bar
 from compressors.distill.state import Progress
 from compressors.method import Compressed, Compressor, RunContext
-from compressors.prune.groups import find_groups
+from compressors.prune.groups import Group, find_groups
 from compressors.prune.importance import (
     LABELLED,
     Gradients,
@@ -21,7 +21,7 @@ from compressors.prune.importance import (
 )
 from compressors.prune.selection import keep_globally, keep_locally
 from compressors.prune.surgery import check_cut, prune
-from compressors.settings import SlimSamSettings
+from compressors.settings import OptimizerConfig, SlimSamSettings
 from core import processes
 from core.seeding import seed_for
 from data.batches import ImageBatches
@@ -55,6 +55,8 @@ class SlimSam(SlimSamSettings, Compressor):
         Raises:
             NotImplementedError: the weights decide.
         """
+        if self.until == "step_1":
+            return pruned_shape(teacher, self.ratio, embedding_alone=True)
         if self.scope == "global":
             raise NotImplementedError("global pruning chooses widths by the weights")
         return pruned_shape(teacher, self.ratio)
@@ -65,6 +67,8 @@ class SlimSam(SlimSamSettings, Compressor):
         teacher_embeddings = context.teacher_embeddings(teacher)
         batches = ImageBatches(data, teacher.input_size, v0.config.grid, context.seed)
         steps = self.steps
+        epoch = len(data) / (self.batch * self.optimisation.accumulate)
+        aligned = Aligned.during(steps, self.aligned_epochs, epoch)
 
         def cut(encoder: ImageEncoder, *parts: str) -> ImageEncoder:
             return self._cut(teacher, encoder, parts, batches, context)
@@ -75,7 +79,7 @@ class SlimSam(SlimSamSettings, Compressor):
         if not self.alternate:
             student = cut(v0, "embedding", "attention", "mlp")
             stages: tuple[Progress, ...] = (
-                distil(student, "one_step", embedding_only(student, teacher_embeddings), 2 * steps),
+                distil(student, "one_step", embedding_only(student, teacher_embeddings, self.padding), 2 * steps),
             )
         else:
             v1 = cut(v0, "embedding")
@@ -83,17 +87,36 @@ class SlimSam(SlimSamSettings, Compressor):
                 v1,
                 v0,
                 teacher_embeddings,
-                steps=steps,
+                aligned=aligned,
                 weights=self.bottleneck_weights,
                 global_qkv=self.align_global_qkv,
+                padding=self.padding,
             )
             first = distil(v1, "bottleneck_aligning", aligning, steps)
+            if self.until == "step_1":
+                return self._made(teacher, v1, (first,), data)
 
             student = cut(v1, "attention", "mlp")
-            aligning = embedding_aligning(student, v1, teacher_embeddings, steps=steps, weights=self.embedding_weights)
+            aligning = embedding_aligning(
+                student,
+                v1,
+                teacher_embeddings,
+                aligned=aligned,
+                weights=self.embedding_weights,
+                padding=self.padding,
+            )
             stages = (first, distil(student, "embedding_aligning", aligning, steps))
-        model = teacher.with_encoder(student, f"{teacher.name}-slimsam-{self.ratio}")
-        return Compressed(model.eval().requires_grad_(False), stages)
+        return self._made(teacher, student, stages, data)
+
+    def _made(self, teacher: Sam, encoder: ImageEncoder, stages: tuple[Progress, ...], data: ImageData) -> Compressed:
+        after = "" if self.until == "step_2" else "-step1"
+        model = teacher.with_encoder(encoder, f"{teacher.name}-slimsam-{self.ratio}{after}")
+        cuts = 2 if self.alternate and self.until == "step_2" else 1
+        return Compressed(model.eval().requires_grad_(False), stages, cuts * self._scoring_images(len(data)))
+
+    def _scoring_images(self, count: int) -> int:
+        """Images behind the scores of one cut, of so many."""
+        return 0 if self.importance in ("magnitude", "random") else min(self.importance_images, count)
 
     def _cut(
         self, teacher: Sam, encoder: ImageEncoder, parts: tuple[str, ...], batches: ImageBatches, context: RunContext
@@ -123,7 +146,7 @@ class SlimSam(SlimSamSettings, Compressor):
         heads = encoder.config.num_heads
         if self.embedding == "tied" and "embedding" in groups:
             groups["embedding"] = replace(groups["embedding"], slices=heads)
-        gradients = self._gradients(sam, encoder, batches, seed, name)
+        gradients = self._gradients(sam, encoder, batches, seed, name, list(groups.values()))
         scores = {n: score(self.importance, group, encoder, gradients, seed) for n, group in groups.items()}
         local = {n: s for n, s in scores.items() if self.scope == "local" or n == "embedding"}
         ragged = {n: s for n, s in scores.items() if n not in local}
@@ -135,20 +158,26 @@ class SlimSam(SlimSamSettings, Compressor):
         return cut
 
     def _gradients(
-        self, sam: Sam, encoder: ImageEncoder, batches: ImageBatches, seed: int, name: str
+        self, sam: Sam, encoder: ImageEncoder, batches: ImageBatches, seed: int, name: str, groups: list[Group]
     ) -> Gradients | None:
-        images = min(self.importance_images, len(batches.data))
+        images = self._scoring_images(len(batches.data))
         device = encoder.pos_embed.device
         if self.importance in LABELLED:
             samples = (first_readable(batches.data, index, batches.data.sample)[1] for index in range(images))
             with _counted(f"{name}_importance", images) as done:
-                return label_gradients(sam, encoder, samples, done)
+                joint = groups if self.importance == "group_fisher" else ()
+                return label_gradients(sam, encoder, samples, done, joint)
         if self.importance == "disturbed_taylor":
             starts = range(0, images, self.batch)
             chosen = (batches.of(range(start, min(start + self.batch, images))).to(device) for start in starts)
             with _counted(f"{name}_importance", len(starts)) as done:
                 return disturbed_gradients(encoder, chosen, self.noise, seed_for(seed, "importance", name), done)
         return None
+
+    def _optimisation(self, stage: str) -> OptimizerConfig:
+        if stage != "bottleneck_aligning" or self.patience_step_1 is None:
+            return self.optimisation
+        return replace(self.optimisation, patience=self.patience_step_1)
 
     def _distil(
         self,
@@ -170,10 +199,10 @@ class SlimSam(SlimSamSettings, Compressor):
             batch_size=self.batch,
             loss=loss,
             steps=steps,
-            optimisation=self.optimisation,
+            optimisation=self._optimisation(name),
             validate=validate and (lambda: validate(teacher.with_encoder(student, name))),
             validate_every=max(1, steps // max(1, self.validations)),
-            keep_best=True,
+            keep_best=self.keep_best,
             full_model=lambda: teacher.with_encoder(student, name),
         )
         progress = context.engine.fit(stage)

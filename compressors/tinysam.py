@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compressors.distill.engine import Stage
-from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_l1, focal_loss, mask_iou
+from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_l1, focal_loss, mask_cells, mask_iou
 from compressors.distill.teacher_outputs import best_of_three
 from compressors.method import Compressed, Compressor, RunContext
 from compressors.settings import TinySamSettings
@@ -56,7 +56,7 @@ class TinySam(TinySamSettings, Compressor):
             terms: dict[str, Tensor] = {}
             if self.embedding:
                 terms["embedding"] = self.embedding * embedding_l1(embeddings, targets, images.valid)
-            truth = truth_of(batch.coverage, images.valid, batch.labelled)
+            truth = truth_of(batch.coverage, images.valid, batch.labelled, self.tiny_masks)
             for kind, prompt in self._prompts(student, embeddings, batch, context.seed):
                 of_kind = self._prompted(teacher, targets, student, embeddings, prompt, truth)
                 terms |= {f"{kind}_{name}": term for name, term in of_kind.items()}
@@ -146,19 +146,6 @@ def draw_iterations(seed: int, places: Sequence[int], count: int) -> tuple[Tenso
     return torch.stack(iterations), torch.stack(chances)
 
 
-def mask_cells(coverage: Tensor) -> Tensor:
-    """The cells that are mask: covered by half at least, or as much as any where none is (tiny masks).
-
-    Args:
-        coverage: ``[..., l, l]`` in [0, 1].
-
-    Returns:
-        bool, same shape; none where the coverage is zero throughout.
-    """
-    most = coverage.flatten(-2).amax(-1)[..., None, None]
-    return (coverage >= most.clamp(max=0.5)) & (coverage > 0)
-
-
 def draw_points(cells: Tensor, chance: Tensor, frame: int) -> Tensor:
     """One point in each of several regions, every cell being equally likely.
 
@@ -220,26 +207,34 @@ class Truth:
         coverage: float ``[N, l, l]`` in [0, 1].
         valid: bool ``[N, l, l]``, the cells that hold image.
         weight: float ``[N]``, 1 / N, or 0 for prompts on images without annotations.
+        tiny_masks: see :class:`compressors.settings.TinySamSettings`.
     """
 
     coverage: Tensor
     valid: Tensor
     weight: Tensor
+    tiny_masks: str = "cell"
+
+    @property
+    def cells(self) -> Tensor:
+        """The cells that are mask, 0 or 1, by which IoUs go: float ``[N, l, l]``."""
+        return (mask_cells(self.coverage) if self.tiny_masks == "cell" else self.coverage >= 0.5).float()
 
 
-def truth_of(coverage: Tensor, valid: Tensor, labelled: Tensor) -> Truth:
+def truth_of(coverage: Tensor, valid: Tensor, labelled: Tensor, tiny_masks: str = "cell") -> Truth:
     """The truth of a batch.
 
     Args:
         coverage: ``[B, K, l, l]``.
         valid: bool ``[B, g, g]``, of the embedding's cells.
         labelled: bool ``[B]``.
+        tiny_masks: see :class:`compressors.settings.TinySamSettings`.
     """
     images, prompts, side = coverage.shape[:3]
     per_cell = side // valid.shape[-1]
     fine = valid.repeat_interleave(per_cell, 1).repeat_interleave(per_cell, 2)
     weight = labelled.float().repeat_interleave(prompts) / (images * prompts)
-    return Truth(coverage.flatten(0, 1), fine.repeat_interleave(prompts, 0), weight)
+    return Truth(coverage.flatten(0, 1), fine.repeat_interleave(prompts, 0), weight, tiny_masks)
 
 
 def hard_mask_weights(student_iou: Tensor, teacher_iou: Tensor, epsilon: float) -> Tensor:
@@ -252,13 +247,13 @@ def hard_mask_weights(student_iou: Tensor, teacher_iou: Tensor, epsilon: float) 
 
 
 def token_loss(student: Decoded, teacher: Decoded, truth: Truth) -> Tensor:
-    """L1 distance of the output tokens after the two-way transformer (eq. 2)."""
+    """L1 distance of the output tokens after the two-way transformer (eq. 3)."""
     distance = (student.tokens.float() - teacher.tokens.float()).abs().mean((1, 2))
     return (distance * truth.weight).sum()
 
 
 def output_loss(student: Decoded, teacher: Decoded, truth: Truth, epsilon: float | None) -> Tensor:
-    """L1 distance of the mask logits of all four candidates, over the cells that hold image (eq. 3).
+    """L1 distance of the mask logits of all four candidates, over the cells that hold image (eq. 2).
 
     Args:
         epsilon: of hard mask weighting, each candidate having its own weight (eq. 6, 7); None weighs all alike.
@@ -268,7 +263,7 @@ def output_loss(student: Decoded, teacher: Decoded, truth: Truth, epsilon: float
     # [N, 4]
     distance = errors.sum((2, 3)) / valid.sum((2, 3)).clamp(min=1)
     if epsilon is not None:
-        targets = truth.coverage[:, None].expand_as(student.logits)
+        targets = truth.cells[:, None].expand_as(student.logits)
         distance = distance * hard_mask_weights(
             mask_iou(student.logits, targets), mask_iou(teacher.logits, targets), epsilon
         )
@@ -285,5 +280,6 @@ def annotation_losses(student: Decoded, truth: Truth) -> dict[str, Tensor]:
     parts = {"focal": FOCAL_SHARE * focal_loss(logits, targets), "dice": dice_loss(logits, targets)}
     best = (parts["focal"] + parts["dice"]).detach()[:, 1:].argmin(1, keepdim=True) + 1
     terms = {name: ((part[:, 0] + part.gather(1, best)[:, 0]) / 2 * truth.weight).sum() for name, part in parts.items()}
-    distance = (student.iou_pred.float() - mask_iou(logits, targets)).abs().mean(1)
+    iou = mask_iou(logits, truth.cells[:, None].expand_as(logits))
+    distance = (student.iou_pred.float() - iou).abs().mean(1)
     return terms | {"iou": (distance * truth.weight).sum()}

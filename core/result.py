@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 ADDED = {
     2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"),
     3: ("weight_bits", "activation_bits", "bit_operations", "float_macs"),
@@ -21,6 +21,7 @@ ADDED = {
         *("latency_reference", "encoder_latency_ratio", "encoder_latency_ratio_low", "encoder_latency_ratio_high"),
         *("decoder_latency_ratio", "decoder_latency_ratio_low", "decoder_latency_ratio_high"),
     ),
+    7: ("importance_images",),
 }
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
@@ -66,6 +67,8 @@ class ResultRow:
         latency_reference: the model whose times those of this one are divided by, both taken in turns in one process.
         encoder_latency_ratio, decoder_latency_ratio: medians over rounds, with their 95 % intervals ``..._low``,
             ``..._high``.
+        importance_images: images that channels were scored by before they were cut, counted for each cut;
+            ``images_seen`` leaves them out, as no weight is updated by them.
     """
 
     run_id: str | None = None
@@ -133,6 +136,7 @@ class ResultRow:
     decoder_latency_ratio: float | None = None
     decoder_latency_ratio_low: float | None = None
     decoder_latency_ratio_high: float | None = None
+    importance_images: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

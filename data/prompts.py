@@ -1,5 +1,7 @@
 """Prompts made from masks: jittered boxes and points for training, the central point for evaluation."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
@@ -44,8 +46,15 @@ def central_point(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     return deepest_pixel(mask)[0]
 
 
-def deepest_pixel(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-    """The central point of a mask ``[H, W]``, xy float ``[2]``, and its distance from the border in pixels."""
+def deepest_pixel(
+    mask: NDArray[np.bool_], besides: Sequence[tuple[int, int]] = ()
+) -> tuple[NDArray[np.float64], float]:
+    """The central point of a mask ``[H, W]``, xy float ``[2]``, and its distance from the border in pixels.
+
+    Args:
+        besides: pixels xy that are not to be the point; they are part of the mask all the same. With no other pixel
+            left, the distance is 0.
+    """
     if not mask.any():
         raise ValueError("an empty mask has no central point")
     # Only the mask's own rows and columns matter; one ring of background stands for all that lies outside.
@@ -53,5 +62,8 @@ def deepest_pixel(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     top, left = rows[0], columns[0]
     window = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     distance = distance_transform_edt(window)
+    for x, y in besides:
+        if left <= x <= columns[-1] and top <= y <= rows[-1]:
+            distance[y - top + 1, x - left + 1] = 0.0
     row, column = np.unravel_index(int(distance.argmax()), distance.shape)
     return np.array([column - 1 + left, row - 1 + top], dtype=np.float64), float(distance[row, column])

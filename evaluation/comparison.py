@@ -84,11 +84,12 @@ def compare_records(
     bounds: str = "half_open",
     seed: int = 0,
     draws: int = 1000,
+    average: str = "instances",
 ) -> Comparison:
     """Pair two models' records of one protocol by image and annotation.
 
     Args:
-        bounds: of the size classes, as in :func:`evaluation.metrics.mean_iou`.
+        bounds, average: as of :func:`evaluation.metrics.mean_iou`.
         seed, draws: of the bootstrap.
 
     Raises:
@@ -105,7 +106,7 @@ def compare_records(
             )
     groups = {ALL: list(pairs)}
     groups |= {name: [p for p in pairs if name in size_classes(p.first.area, bounds)] for name in SIZE_CLASSES}
-    figures = {name: _figures(group, seed, draws) for name, group in groups.items() if group}
+    figures = {name: _figures(group, seed, draws, average) for name, group in groups.items() if group}
     return Comparison(pairs, len(ours) - len(pairs), len(theirs) - len(pairs), figures)
 
 
@@ -123,20 +124,21 @@ def _by_place(records: Iterable[InstanceRecord], side: str) -> dict[tuple[int, i
     return found
 
 
-def _figures(pairs: Sequence[InstancePair], seed: int, draws: int) -> PairedFigures:
+def _figures(pairs: Sequence[InstancePair], seed: int, draws: int, average: str) -> PairedFigures:
     differences = np.array([pair.difference for pair in pairs])
     images, places = np.unique([pair.first.image_id for pair in pairs], return_inverse=True)
+    weights = 1 / np.bincount(places)[places] if average == "images" else np.ones(len(pairs))
     low, high = None, None
     if len(images) > 1:
-        sums = np.bincount(places, differences).astype(np.float64)
-        low, high = resampled_interval(sums, np.bincount(places).astype(np.float64), seed, draws)
+        sums, counts = (np.bincount(places, values).astype(np.float64) for values in (differences * weights, weights))
+        low, high = resampled_interval(sums, counts, seed, draws)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     return PairedFigures(
         instances=len(pairs),
         images=len(images),
-        first=float(np.mean([pair.first.iou for pair in pairs])),
-        second=float(np.mean([pair.second.iou for pair in pairs])),
-        difference=float(differences.mean()),
+        first=float(np.average([pair.first.iou for pair in pairs], weights=weights)),
+        second=float(np.average([pair.second.iou for pair in pairs], weights=weights)),
+        difference=float(np.average(differences, weights=weights)),
         low=low,
         high=high,
         wins=wins,

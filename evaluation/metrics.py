@@ -12,25 +12,34 @@ SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": 
 """COCO's size classes by annotation area in original pixels, half-open."""
 
 
-def mean_iou(records: Sequence[InstanceRecord], bounds: str = "half_open") -> dict[str, Metric]:
-    """mIoU over instances, of all and of each size class that occurs.
+def mean_iou(
+    records: Sequence[InstanceRecord], bounds: str = "half_open", average: str = "instances"
+) -> dict[str, Metric]:
+    """mIoU of all instances and of each size class that occurs.
 
-    The interval is the normal 95 % one of the mean over instances.
+    The interval is the normal 95 % one of the mean over instances, or over images.
 
     Args:
+        average: over ``instances``; or within each image, and then over ``images``.
         bounds: of the size classes: ``half_open``, or ``inclusive`` at both ends (an area of 32² is small and medium).
 
     Returns:
         Keys ``miou`` and, where there are such instances, ``miou_small``, ``miou_medium``, ``miou_large``.
     """
-    iou = np.array([record.iou for record in records])
+    iou, images = (np.array([getattr(record, part) for record in records]) for part in ("iou", "image_id"))
     area = np.array([record.area for record in records])
     metrics = {}
     for name, (low, high) in {"": (0.0, float("inf")), **SIZE_CLASSES}.items():
-        of_class = iou[_within(area, low, high, bounds)]
+        within = _within(area, low, high, bounds)
+        of_class = _image_means(iou[within], images[within]) if average == "images" else iou[within]
         if len(of_class):
             metrics["miou" + (f"_{name}" if name else "")] = mean_metric(of_class)
     return metrics
+
+
+def _image_means(iou: NDArray[np.float64], images: NDArray[np.int64]) -> NDArray[np.float64]:
+    _, places = np.unique(images, return_inverse=True)
+    return np.bincount(places, iou) / np.bincount(places)
 
 
 def size_classes(area: float, bounds: str = "half_open") -> list[str]:
@@ -51,9 +60,17 @@ def grouped_mean_iou(records: Sequence[InstanceRecord]) -> dict[str, float]:
     return found
 
 
-def bootstrap_interval(records: Sequence[InstanceRecord], seed: int = 0, draws: int = 1000) -> tuple[float, float]:
-    """95 % interval of mIoU over instances when images are drawn again with repetition: instances share an image."""
+def bootstrap_interval(
+    records: Sequence[InstanceRecord], seed: int = 0, draws: int = 1000, average: str = "instances"
+) -> tuple[float, float]:
+    """95 % interval of mIoU when images are drawn again with repetition: instances share an image.
+
+    Args:
+        average: as of :func:`mean_iou`.
+    """
     _, sums, counts = grouped_sums(records, [record.image_id for record in records])
+    if average == "images":
+        sums, counts = sums / counts, np.ones_like(counts)
     return resampled_interval(sums, counts, seed, draws)
 
 

@@ -1,6 +1,6 @@
 """Prompts from an image's annotations, a model's answers to them, the choice among candidates, and further clicks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,26 +190,30 @@ def with_next_clicks(prompt: Prompt, predicted: Tensor, truth: Tensor) -> Prompt
     """Each prompt with one more point, in the middle of what its answer got most wrong (RITM's clicker).
 
     That is the pixel farthest from the border of the missed region, or of the region too much, whichever reaches
-    deeper; a missed pixel is foreground. An answer without errors gets padding.
+    deeper; a missed pixel is foreground. No pixel is clicked twice, or an answer that stays empty would get the same
+    click for ever. An answer without errors, or whose errors are all clicked, gets padding.
 
     Args:
         prompt: of points ``[N, P, 2]``.
         predicted, truth: bool ``[N, H, W]``.
     """
     assert prompt.points_xy is not None and prompt.labels is not None
-    pairs = zip(predicted.cpu().numpy(), truth.cpu().numpy(), strict=True)
-    points, labels = zip(*(_next_click(found, expected) for found, expected in pairs), strict=True)
+    earlier = prompt.points_xy.round().int().tolist()
+    parts = zip(predicted.cpu().numpy(), truth.cpu().numpy(), earlier, strict=True)
+    points, labels = zip(*(_next_click(*part) for part in parts), strict=True)
     device = prompt.points_xy.device
     more = torch.tensor(points, dtype=torch.float32, device=device)[:, None]
     kinds = torch.tensor(labels, dtype=prompt.labels.dtype, device=device)[:, None]
     return Prompt(points_xy=torch.cat([prompt.points_xy, more], 1), labels=torch.cat([prompt.labels, kinds], 1))
 
 
-def _next_click(predicted: NDArray, truth: NDArray) -> tuple[tuple[float, float], int]:
+def _next_click(
+    predicted: NDArray, truth: NDArray, clicked: Sequence[tuple[int, int]]
+) -> tuple[tuple[float, float], int]:
     missed, extra = truth & ~predicted, predicted & ~truth
-    deepest = [(deepest_pixel(part) if part.any() else None) for part in (missed, extra)]
+    deepest = [(deepest_pixel(part, clicked) if part.any() else None) for part in (missed, extra)]
     depth = [0.0 if part is None else part[1] for part in deepest]
     chosen = deepest[0] if depth[0] > depth[1] else deepest[1]
-    if chosen is None:
+    if chosen is None or not max(depth):
         return (0.0, 0.0), -1
     return (float(chosen[0][0]), float(chosen[0][1])), int(depth[0] > depth[1])

@@ -15,6 +15,7 @@ CHOICES = {
     "upscaling": ("frame", "direct"),
     "truth": ("original", "frame", "reference"),
     "bounds": ("half_open", "inclusive"),
+    "average": ("instances", "images"),
 }
 """Values of the axes that are words."""
 MOST_CLICKS = 9
@@ -31,7 +32,8 @@ class ScoringProtocol:
             the annotation was made from (SA-1B); ``mass_centre``: the mask's centre of mass, or its pixel farthest from
             the border where that lies outside (segment-anything-fast).
         clicks: points a prompt, at most 9: each one after the first is the pixel farthest from the border of the larger
-            of the two regions of error, without feedback of the mask (RITM's clicker, as EfficientViT-SAM uses it).
+            of the two regions of error, without feedback of the mask (RITM's clicker, as EfficientViT-SAM uses it);
+            no pixel is clicked twice.
         jitter: standard deviation of the noise on each side of a box, as a share of its length; seeded.
         choice: ``single``: the single-mask answer; ``best_of_3``: of the multimask answer the best predicted;
             ``best_of_4``: of all four; ``oracle``: the best of the three by the ground truth, an upper bound.
@@ -43,6 +45,7 @@ class ScoringProtocol:
         crowd: whether crowd regions count.
         least_area: annotations of a smaller area do not count.
         bounds: of the size classes: ``half_open``, or ``inclusive`` at both ends.
+        average: mIoU is the mean over ``instances``; or the mean within each image, and of these over ``images``.
         source: where the convention comes from.
     """
 
@@ -58,6 +61,7 @@ class ScoringProtocol:
     crowd: bool = False
     least_area: float = 1.0
     bounds: str = "half_open"
+    average: str = "instances"
     source: str = "this project"
 
     def __post_init__(self) -> None:
@@ -119,7 +123,8 @@ _ALL = (
     ScoringProtocol(
         name="slimsam@1",
         prompt="annotated_point",
-        source="arXiv 2312.05284, Table 1: SA-1B, annotated points",
+        average="images",
+        source="arXiv 2312.05284, Table 1: SA-1B, annotated points; czg1225/SlimSAM, its validation",
     ),
     ScoringProtocol(
         name="mobilesam@1", truth="reference", source="arXiv 2306.14289, section 4: mIoU with the masks of SAM itself"

@@ -351,8 +351,8 @@ def protocol_columns(
 
 def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> dict[str, Any]:
     found: dict[str, Any] = {"instances": len(records), "images": len({record.image_id for record in records})}
-    metrics = mean_iou(records, protocol.bounds)
-    low, high = bootstrap_interval(records)
+    metrics = mean_iou(records, protocol.bounds, protocol.average)
+    low, high = bootstrap_interval(records, average=protocol.average)
     found |= {name: metrics[name].value for name in SIZES if name in metrics}
     return found | grouped_mean_iou(records) | {"miou_low": low, "miou_high": high}
 

@@ -16,9 +16,15 @@ def kept_width(width: int, ratio: float, multiple: int) -> int:
     return max(multiple, kept - kept % multiple)
 
 
-def pruned_shape(config: SamConfig, ratio: float) -> SamConfig:
-    """The shape of a uniformly pruned SAM: embedding, attention and MLP widths all cut by ``ratio``."""
+def pruned_shape(config: SamConfig, ratio: float, embedding_alone: bool = False) -> SamConfig:
+    """The shape of a uniformly pruned SAM: embedding, attention and MLP widths all cut by ``ratio``.
+
+    Args:
+        embedding_alone: attention and MLPs keep their widths, as after SlimSAM's first step.
+    """
     encoder, heads = config.vit, config.vit.num_heads
+    if embedding_alone:
+        return replace(config, encoder=replace(encoder, embed_dim=kept_width(encoder.embed_dim, ratio, heads)))
     return replace(
         config,
         encoder=replace(

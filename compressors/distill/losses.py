@@ -11,17 +11,30 @@ FOCAL_SHARE = 20.0
 _GAMMA, _ALPHA = 2.0, 0.25
 
 
+def mask_cells(coverage: Tensor) -> Tensor:
+    """The cells that are mask: covered by half at least, or as much as any where none is (tiny masks).
+
+    Args:
+        coverage: ``[..., l, l]`` in [0, 1].
+
+    Returns:
+        bool, same shape; none where the coverage is zero throughout.
+    """
+    most = coverage.flatten(-2).amax(-1)[..., None, None]
+    return (coverage >= most.clamp(max=0.5)) & (coverage > 0)
+
+
 def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     """IoU of thresholded logits with a target, no gradient.
 
     Args:
         logits: ``[..., h, w]``.
-        target: coverage in [0, 1], same shape; cells at or above 0.5 count as mask.
+        target: coverage in [0, 1], same shape; :func:`mask_cells` of it count as mask, as they do for prompts.
 
     Returns:
         float ``[...]``; 1 where both are empty.
     """
-    predicted, expected = logits > 0, target >= 0.5
+    predicted, expected = logits > 0, mask_cells(target)
     union = (predicted | expected).flatten(-2).sum(-1)
     intersection = (predicted & expected).flatten(-2).sum(-1)
     return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
@@ -64,16 +77,16 @@ def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None)
         student, teacher: ``[B, C, g, g]``.
         valid: bool ``[B, g, g]`` (see :func:`core.geometry.valid_cells`); None counts every cell.
     """
-    return _over_cells((student.float() - teacher.float()).square().mean(1), valid)
+    return over_cells((student.float() - teacher.float()).square().mean(1), valid)
 
 
 def embedding_l1(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean absolute error of image embeddings; otherwise as :func:`embedding_mse`."""
-    return _over_cells((student.float() - teacher.float()).abs().mean(1), valid)
+    return over_cells((student.float() - teacher.float()).abs().mean(1), valid)
 
 
-def _over_cells(errors: Tensor, valid: Tensor | None) -> Tensor:
-    """The mean of errors ``[B, g, g]`` over valid cells, then over images."""
+def over_cells(errors: Tensor, valid: Tensor | None) -> Tensor:
+    """The mean of errors ``[B, g, g]`` over valid cells, then over images; over all cells where ``valid`` is None."""
     if valid is None:
         return errors.mean()
     weight = valid.to(errors.dtype)

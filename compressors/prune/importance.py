@@ -1,14 +1,14 @@
 """How much each channel matters: one score a channel of a group, higher is kept; and the gradients behind it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_mse, focal_loss
-from compressors.prune.groups import Group, split_qkv
+from compressors.prune.groups import Group, Member, split_qkv
 from core.errors import InputError
 from core.geometry import upscale_logits
 from core.protocols import Prompt
@@ -31,10 +31,12 @@ class Gradients:
     Attributes:
         sums: gradients added up with their signs, as in the reference.
         squares: their squares added up batch by batch (image by image where labels are read).
+        joint: by group, the squares of its channels' :func:`joint_gradient` added up likewise: float ``[width]``.
     """
 
     sums: dict[str, Tensor]
     squares: dict[str, Tensor]
+    joint: dict[str, Tensor] = field(default_factory=dict)
 
 
 def disturbed_gradients(
@@ -61,7 +63,11 @@ def disturbed_gradients(
 
 
 def label_gradients(
-    sam: Sam, encoder: ImageEncoder, samples: Iterable[ImageSample], on_image: Callable[[], None] | None = None
+    sam: Sam,
+    encoder: ImageEncoder,
+    samples: Iterable[ImageSample],
+    on_image: Callable[[], None] | None = None,
+    groups: Sequence[Group] = (),
 ) -> Gradients:
     """Gradients of SAM's loss on annotated masks (focal 20, dice 1), as "Taylor" and "Hessian" pruning need them.
 
@@ -71,6 +77,7 @@ def label_gradients(
     Args:
         sam: whose prompt encoder and mask decoder answer.
         encoder: whose gradients are taken.
+        groups: those whose joint gradients are needed.
 
     Raises:
         InputError: no image has an instance, so that every channel would score the same.
@@ -94,7 +101,7 @@ def label_gradients(
                 terms += [FOCAL_SHARE * focal_loss(logits, masks).mean(), dice_loss(logits, masks).mean()]
             yield torch.stack(terms).sum()
 
-    gradients = _summed(encoder, losses(), on_image)
+    gradients = _summed(encoder, losses(), on_image, groups)
     if not used:
         raise InputError(
             f"none of the {looked_at} images that are looked at has an annotated instance to score channels by; give "
@@ -112,18 +119,28 @@ def _prompts(sample: ImageSample) -> tuple[Prompt, Prompt]:
     )
 
 
-def _summed(encoder: ImageEncoder, losses: Iterator[Tensor], on_loss: Callable[[], None] | None) -> Gradients:
+def _summed(
+    encoder: ImageEncoder,
+    losses: Iterator[Tensor],
+    on_loss: Callable[[], None] | None,
+    groups: Sequence[Group] = (),
+) -> Gradients:
     parameters = dict(encoder.named_parameters())
+    weights = split_qkv({name: parameter.detach() for name, parameter in parameters.items()})
+    joint = {group.name: torch.zeros(group.width, device=encoder.pos_embed.device) for group in groups}
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     with _trainable(encoder):
         for loss in losses:
-            for name, gradient in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+            found = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+            for name, gradient in found.items():
                 sums[name] += gradient
                 squares[name] += gradient.square()
+            for group in groups:
+                joint[group.name] += joint_gradient(group, weights, split_qkv(found)).square()
             if on_loss:
                 on_loss()
-    return Gradients(sums, squares)
+    return Gradients(sums, squares, joint)
 
 
 @contextmanager
@@ -138,7 +155,7 @@ def _trainable(encoder: ImageEncoder) -> Iterator[None]:
 
 
 Weights = Mapping[str, Tensor]
-LABELLED = ("taylor", "hessian")
+LABELLED = ("taylor", "hessian", "group_fisher")
 """Those that rest on the gradients of a loss on annotated masks."""
 
 
@@ -153,6 +170,31 @@ def hessian_scores(group: Group, weights: Weights, squares: Weights) -> Tensor:
     The diagonal ``h`` of the Hessian is that of the empirical Fisher matrix: squared gradients, image by image.
     """
     return _mean_over_members(group, {m.name: weights[m.name].square() * squares[m.name] / 2 for m in group.members})
+
+
+def joint_gradient(group: Group, weights: Weights, gradients: Weights) -> Tensor:
+    """The gradient by a mask that all weights of a channel share, ``sum(w g)`` over them: float ``[width]``.
+
+    It is one sum over the group's members, and over the slices that keep one pattern, so that what compensates in it
+    does so before anything is squared. Each slice has the sum's share of its channel (its square root's, so that the
+    slices' squares add up to the square of the sum).
+    """
+    products = {m.name: weights[m.name] * gradients[m.name] for m in group.members}
+    of_channel = torch.stack([_by_channel(products[m.name], m) for m in group.members]).sum(0)
+    of_pattern = of_channel.reshape(group.slices, -1).sum(0)
+    return (of_pattern / group.slices**0.5).repeat(group.slices)
+
+
+def group_fisher_scores(joint: Tensor) -> Tensor:
+    """Group Fisher scores (Liu et al. 2021, arXiv 2108.00708): float ``[width]``.
+
+    Half the sum over images of the squared gradient by the mask that coupled channels share, the diagonal of the
+    Fisher matrix of masks. :func:`hessian_scores` squares weight by weight instead.
+
+    Args:
+        joint: ``[width]``, squares of :func:`joint_gradient` added up image by image.
+    """
+    return joint / 2
 
 
 def magnitude_scores(group: Group, weights: Weights) -> Tensor:
@@ -170,7 +212,8 @@ def score(importance: str, group: Group, encoder: ImageEncoder, gradients: Gradi
 
     Args:
         importance: one of :data:`compressors.settings.IMPORTANCE`.
-        gradients: of the encoder's parameters; not needed by ``magnitude`` and ``random``.
+        gradients: of the encoder's parameters; not needed by ``magnitude`` and ``random``, and with the group's joint
+            gradient for ``group_fisher``.
     """
     if importance == "random":
         return random_scores(group, seed)
@@ -179,11 +222,17 @@ def score(importance: str, group: Group, encoder: ImageEncoder, gradients: Gradi
         return magnitude_scores(group, weights)
     if gradients is None:
         raise ValueError(f"importance {importance} needs gradients")
+    if importance == "group_fisher":
+        return group_fisher_scores(gradients.joint[group.name])
     if importance == "hessian":
         return hessian_scores(group, weights, split_qkv(gradients.squares))
     return taylor_scores(group, weights, split_qkv(gradients.sums))
 
 
 def _mean_over_members(group: Group, values: Mapping[str, Tensor]) -> Tensor:
-    scores = [values[m.name].transpose(0, m.axis).flatten(1).sum(1) for m in group.members]
-    return torch.stack(scores).mean(0)
+    return torch.stack([_by_channel(values[m.name], m) for m in group.members]).mean(0)
+
+
+def _by_channel(values: Tensor, member: Member) -> Tensor:
+    """Values of a weight summed for each channel of its group: ``[width]``."""
+    return values.transpose(0, member.axis).flatten(1).sum(1)

@@ -70,8 +70,8 @@ def _drawn(probability: Tensor, generator: torch.Generator) -> Tensor:
 def distance(metric: str, found: Tensor, expected: Tensor, gradient: Tensor | None, dims: tuple[int, ...]) -> Tensor:
     """The distance over some dimensions; smaller is better.
 
-    - ``hessian``: ``sum((G (found - expected))^2)`` with the gradient ``G`` of the task loss (PTQ4ViT, eq. 9; TinySAM,
-      eq. 12): the squared gradient stands for the diagonal of the Hessian.
+    - ``hessian``: ``sum((G (found - expected))^2)`` with the gradient ``G`` of the task loss (PTQ4ViT, eq. 9): the
+      squared gradient stands for the diagonal of the Hessian.
     - ``mse``: the same with ``G = 1``.
     - ``cosine``: one minus the cosine of the angle between the two.
 

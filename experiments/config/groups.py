@@ -48,6 +48,8 @@ class RecipeConfig:
         lr: highest learning rate.
         optimizer: of :class:`compressors.settings.OptimizerConfig`.
         importance_images: images behind the scores of channels.
+        aligned_epochs: for how many epochs SlimSAM aligns features; 0 for half of the steps.
+        feature_padding: whether SlimSAM's distances to features leave out zero padding.
         scratch_lr, scratch_optimizer: of students that begin from random weights.
         prompts: masks an image, of methods that train on masks.
     """
@@ -58,6 +60,8 @@ class RecipeConfig:
     lr: float = MISSING
     optimizer: str = MISSING
     importance_images: int = MISSING
+    aligned_epochs: int = 0
+    feature_padding: str = "ignore"
     scratch_optimizer: str = MISSING
     scratch_lr: float = MISSING
     prompts: int = MISSING

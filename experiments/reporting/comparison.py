@@ -69,7 +69,11 @@ def compare(settings: CompareConfig, cfg: DictConfig) -> list[PlainRow]:
     check_comparable(first, second)
     protocols = _shared(first, second, settings.protocol)
     bounds = {name: first.axes(name).get("bounds", "half_open") for name in protocols}
-    comparisons = {name: compare_records(first.records[name], second.records[name], bounds[name]) for name in protocols}
+    averages = {name: first.axes(name).get("average", "instances") for name in protocols}
+    comparisons = {
+        name: compare_records(first.records[name], second.records[name], bounds[name], average=averages[name])
+        for name in protocols
+    }
     for name, comparison in comparisons.items():
         if not comparison.pairs:
             raise InputError(

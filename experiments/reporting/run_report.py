@@ -16,7 +16,7 @@ COST = (
     *("size_bytes", "encoder_latency_ms", "encoder_latency_ratio", "decoder_latency_ms", "decoder_latency_ratio"),
     "peak_memory_bytes",
 )
-TRAINING = ("images_seen", "train_seconds")
+TRAINING = ("images_seen", "importance_images", "train_seconds")
 PROTOCOL = (
     *("instances", "detections", "images", "miou", "miou_low", "miou_high", "miou_small", "miou_medium", "miou_large"),
     *("miou_images", "miou_categories", "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare"),

@@ -243,7 +243,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         "method": method_name(settings),
         "ratio": _ratio(settings),
         "seed": settings.seed,
-        "images_seen": _images_seen(settings, compressed),
+        **_images_counted(settings, compressed),
         "teacher": teacher.name,
         "teacher_sha256": weights_sha256(teacher),
         "run_id": parts.run_id,
@@ -306,7 +306,7 @@ def _rows(
         about = {"method": "teacher", "teacher": parts.teacher.name}
         if model is student:
             about = _about_student(parts, student.name) | {
-                "images_seen": _images_seen(settings, compressed),
+                **_images_counted(settings, compressed),
                 "train_seconds": compressed.train_seconds,
                 "train_images_per_s": compressed.images_seen / max(compressed.train_seconds, 1e-9),
                 "train_peak_memory_bytes": compressed.peak_memory_bytes,
@@ -350,9 +350,10 @@ def _ratio(settings: RunConfig) -> float | None:
     return settings.ratio if settings.ratio is not None else parent_metadata(settings).get("ratio")
 
 
-def _images_seen(settings: RunConfig, compressed: Compressed) -> int:
-    """Training images of the run and of those before it in the chain."""
-    return compressed.images_seen + (parent_metadata(settings).get("images_seen") or 0)
+def _images_counted(settings: RunConfig, compressed: Compressed) -> dict[str, int]:
+    """Images of the run and of those before it in the chain: trained on, and behind the scores of channels."""
+    earlier = parent_metadata(settings)
+    return {name: getattr(compressed, name) + (earlier.get(name) or 0) for name in ("images_seen", "importance_images")}
 
 
 def _remove_states(folder: Path) -> None:

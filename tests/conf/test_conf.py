@@ -222,6 +222,38 @@ def test_the_reference_is_what_the_released_code_does() -> None:
     assert (optimisation.optimizer, optimisation.lr, optimisation.accumulate) == ("adam", 1e-4, 4)
     assert (optimisation.schedule, optimisation.patience, optimisation.factor) == ("plateau", 4, 0.5)
     assert (optimisation.warmup, optimisation.clip, optimisation.weight_decay) == (0, 0, 0)
+    assert (method.patience_step_1, method.aligned_epochs, method.padding) == (3, 10, "count")
+
+
+def test_each_option_of_the_released_recipe_is_changed_by_itself_to_what_it_is_here() -> None:
+    def method(variant: str) -> dict[str, Any]:
+        return dataclasses.asdict(settings_of(composed("run", f"variant={variant}", "ratio=0.77")).method)
+
+    released, here = method("released"), method("slimsam")
+    changed = {
+        "schedule": {"optimisation"},
+        "free_embedding": {"embedding"},
+        "keep_rel_pos": {"rel_pos"},
+        "fold_softmax": {"softmax"},
+        "global_qkv": {"align_global_qkv"},
+        "last_weights": {"keep_best"},
+        "padding": {"padding"},
+        "weights": {"embedding_weights"},
+        "local": {"scope"},
+    }
+    preset = (CONF / "experiment" / "slimsam_released_options.yaml").read_text().rpartition("variant: ")[2]
+    assert set(preset.strip().split(",")) == {"slimsam", "released", *(f"released_{name}" for name in changed)}
+    for name, keys in changed.items():
+        one = method(f"released_{name}")
+        assert {key for key in one if one[key] != released[key]} == keys
+        for key in keys - {"optimisation", "keep_best", "padding"}:
+            assert one[key] == here[key]
+    schedule = method("released_schedule")["optimisation"]
+    assert {key: schedule[key] for key in ("schedule", "warmup", "clip")} == {
+        "schedule": "cosine",
+        "warmup": 10,
+        "clip": 1.0,
+    }
 
 
 def test_hydra_leaves_no_folders() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressors.aligning import Loss, Taps, bottleneck_aligning, embedding_aligning, feature_weight
+from compressors.aligning import Aligned, Loss, Taps, bottleneck_aligning, embedding_aligning, feature_weight
 from compressors.distill.losses import embedding_mse
 from data.batches import ImageBatch
 from teachers.catalog import MODELS
@@ -50,9 +50,9 @@ def copied(request: pytest.FixtureRequest) -> tuple[Loss, ImageEncoder, list[Ima
     v0 = tiny_encoder()
     student = deepcopy(v0).requires_grad_(True)
     if request.param == "bottleneck":
-        return bottleneck_aligning(student, v0, wanted(v0), steps=20), student, [v0]
+        return bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10)), student, [v0]
     v1 = deepcopy(v0)
-    return embedding_aligning(student, v1, wanted(v0), steps=20), student, [v0, v1]
+    return embedding_aligning(student, v1, wanted(v0), aligned=Aligned(10)), student, [v0, v1]
 
 
 def test_a_copy_of_the_teacher_has_nothing_to_learn(copied: tuple, batch: ImageBatch) -> None:
@@ -86,7 +86,7 @@ def test_no_hook_is_left(copied: tuple, batch: ImageBatch) -> None:
 
 def test_bottleneck_terms_by_hand(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
-    loss = bottleneck_aligning(student, v0, wanted(v0), steps=20)
+    loss = bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10), padding="embedding")
     qkv, mlp = ([f"blocks.{i}.{part}" for i in range(3)] for part in ("attn.qkv", "mlp.act"))
     final, found = v0(batch.images), student(batch.images)
     distance = embedding_mse(found, final, batch.valid).item()
@@ -102,6 +102,38 @@ def test_bottleneck_terms_by_hand(batch: ImageBatch) -> None:
         assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx({"embedding": distance}, rel=1e-5)
 
 
+def test_padding_is_left_out_of_all_distances_or_of_none(batch: ImageBatch) -> None:
+    v0, student = tiny_encoder(0), tiny_encoder(1)
+    assert not batch.valid.all() and batch.valid.any()
+    path, grid, window = "blocks.0.attn.qkv", ENCODER.grid, ENCODER.window_size
+    found, expected = (features(m, batch, [path])[0] for m in (student, v0))
+    side = -(-grid // window)
+    # Windows lie row by row; their cells are put back into the grid one by one.
+    errors = torch.zeros(len(batch.valid), side * window, side * window)
+    for number, of_window in enumerate((found - expected).square().mean(-1)):
+        image, place = divmod(number, side * side)
+        top, left = (place // side) * window, (place % side) * window
+        errors[image, top : top + window, left : left + window] = of_window
+    by_hand = torch.stack([e[:grid, :grid][v].mean() for e, v in zip(errors, batch.valid, strict=True)]).mean()
+    only = replace(ENCODER, attention_widths=ENCODER.attention_widths[:1], mlp_widths=ENCODER.mlp_widths[:1])
+    small = [ImageEncoder(replace(only, global_blocks=())) for _ in range(2)]
+    for one, whole in zip(small, (student, v0), strict=True):
+        one.load_state_dict({k: v for k, v in whole.state_dict().items() if k in one.state_dict()})
+    terms = {
+        padding: bottleneck_aligning(*small, wanted(small[1]), aligned=Aligned(10), padding=padding)(batch, 0)
+        for padding in ("ignore", "count", "embedding")
+    }
+    assert terms["ignore"]["window_qkv"].item() == pytest.approx(0.5 * by_hand.item(), rel=1e-5)
+    assert terms["count"]["window_qkv"].item() == pytest.approx(
+        0.5 * (found - expected).square().mean().item(), rel=1e-5
+    )
+    final = [m(batch.images) for m in small]
+    assert terms["ignore"]["embedding"].item() == pytest.approx(0.5 * embedding_mse(*final, batch.valid).item())
+    assert terms["count"]["embedding"].item() == pytest.approx(0.5 * embedding_mse(*final).item())
+    mixed = terms["ignore"] | {name: terms["count"][name] for name in ("window_qkv", "mlp")}
+    assert {k: v.item() for k, v in terms["embedding"].items()} == {k: v.item() for k, v in mixed.items()}
+
+
 @pytest.mark.parametrize(
     ("steps", "weights"),
     [
@@ -113,7 +145,7 @@ def test_bottleneck_terms_by_hand(batch: ImageBatch) -> None:
 )
 def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[int, float]) -> None:
     v0, v1, student = (tiny_encoder(seed) for seed in range(3))
-    loss = embedding_aligning(student, v1, wanted(v0), steps=steps)
+    loss = embedding_aligning(student, v1, wanted(v0), aligned=Aligned(steps / 2), padding="embedding")
     # What enters each attention, each MLP and the neck: 25 maps in SAM-B.
     stream = [f"blocks.{i}.{norm}:in" for i in range(3) for norm in ("norm1", "norm2")]
     maps = [
@@ -131,7 +163,7 @@ def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[in
 def test_weights_of_ten_stairs_fall_by_a_tenth(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
     distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
-    loss = embedding_aligning(student, student, wanted(v0), steps=20)
+    loss = embedding_aligning(student, student, wanted(v0), aligned=Aligned(10))
     weights = [1 - loss(batch, step)["embedding"].item() / distance for step in range(20)]
     assert weights == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] + [0.0] * 10, abs=1e-5)
 
@@ -143,7 +175,7 @@ def test_global_attention_is_aligned_too(batch: ImageBatch) -> None:
     weight = student.get_parameter("blocks.1.attn.qkv.weight")
     weight += 0.1
     student.requires_grad_(True)
-    terms = bottleneck_aligning(student, v0, wanted(v0), steps=20)(batch, 0)
+    terms = bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10))(batch, 0)
     assert terms["global_qkv"].item() > 0
     terms["global_qkv"].backward()
     assert weight.grad is not None
@@ -152,24 +184,41 @@ def test_global_attention_is_aligned_too(batch: ImageBatch) -> None:
 
 def test_as_the_released_code_has_it_global_attention_is_not_aligned(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
-    terms = bottleneck_aligning(student, v0, wanted(v0), steps=20, global_qkv=False)(batch, 0)
+    terms = bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10), global_qkv=False)(batch, 0)
     assert set(terms) == {"embedding", "window_qkv", "mlp"}
 
 
 def test_weights_of_features() -> None:
     """Twenty epochs of the paper and of the released code, one step each."""
     weights = {
-        kind: [feature_weight(kind, step, 20) for step in range(20)] for kind in ("constant", "dynamic", "released")
+        kind: [feature_weight(kind, step, Aligned(10)) for step in range(20)]
+        for kind in ("constant", "dynamic", "released")
     }
     assert weights["constant"] == [0.5] * 10 + [0.0] * 10
     assert weights["dynamic"] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] + [0.0] * 10)
     assert weights["released"] == pytest.approx([(10 - n) / 11 for n in range(10)] + [0.0] * 10)
-    assert not any(feature_weight("none", step, 20) for step in range(20))
+    assert not any(feature_weight("none", step, Aligned(10)) for step in range(20))
+
+
+def test_features_are_aligned_for_ten_epochs_however_long_is_trained() -> None:
+    # 8 images in batches of 2, two of them a step: an epoch of 2 steps.
+    published = Aligned.during(60, 10, 8 / (2 * 2))
+    assert published == Aligned(20, 10)
+    dynamic = [feature_weight("dynamic", step, published) for step in range(60)]
+    assert dynamic == pytest.approx([(10 - n - 1) / 10 for n in range(10) for _ in range(2)] + [0.0] * 40)
+    assert [feature_weight("constant", step, published) for step in range(60)] == [0.5] * 20 + [0.0] * 40
+    # Twice the training aligns for as many steps; half of the steps, the other rule, for twice as many.
+    assert Aligned.during(120, 10, 2) == published
+    assert (Aligned.during(60, 0, 2).steps, Aligned.during(120, 0, 2).steps) == (30, 60)
+    # Four epochs fall in four stairs, and a training that is shorter ends while features are aligned.
+    short = Aligned.during(5, 4, 2)
+    assert [feature_weight("dynamic", step, short) for step in range(5)] == [0.75, 0.75, 0.5, 0.5, 0.25]
+    assert feature_weight("released", 7, short) == pytest.approx(1 / 5)
 
 
 def test_an_encoder_without_global_blocks_has_no_such_term(batch: ImageBatch) -> None:
     encoder = ImageEncoder(replace(ENCODER, global_blocks=()))
-    assert set(bottleneck_aligning(encoder, encoder, wanted(encoder), steps=2)(batch, 0)) == {
+    assert set(bottleneck_aligning(encoder, encoder, wanted(encoder), aligned=Aligned(1))(batch, 0)) == {
         "embedding",
         "window_qkv",
         "mlp",
@@ -180,8 +229,8 @@ def test_without_features_only_the_embedding_is_compared(batch: ImageBatch) -> N
     v0, v1, student = (tiny_encoder(seed) for seed in range(3))
     distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
     for loss in (
-        bottleneck_aligning(student, v0, wanted(v0), steps=20, weights="none"),
-        embedding_aligning(student, v1, wanted(v0), steps=20, weights="none"),
+        bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10), weights="none"),
+        embedding_aligning(student, v1, wanted(v0), aligned=Aligned(10), weights="none"),
     ):
         for step in (0, 19):
             assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx({"embedding": distance})

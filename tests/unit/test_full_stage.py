@@ -120,6 +120,21 @@ def test_annotations_train_the_single_mask_and_the_best_of_three() -> None:
     assert float(terms["dice"]) == pytest.approx(0.5 * 0.8, rel=1e-4)
 
 
+def test_an_empty_answer_to_a_tiny_mask_is_behind_not_ahead() -> None:
+    # Covered by two fifths at most; the teacher finds the cell, the student nothing.
+    coverage = torch.tensor([[[0.4, 0.0], [0.0, 0.0]]])
+    student, teacher = -torch.ones(1, 4, 2, 2), -torch.ones(1, 4, 2, 2)
+    teacher[..., 0, 0] = 1.0
+    valid = torch.ones(1, 1, 1, dtype=torch.bool)
+    found, earlier = (truth_of(coverage[:, None], valid, torch.tensor([True]), kind) for kind in ("cell", "none"))
+    # One cell of four is two off. IoU 1 over 0 + 1, then 0 over 1 + 1.
+    loss, turned = (output_loss(decoded(student), decoded(teacher), t, 1.0) for t in (found, earlier))
+    assert float(loss) == pytest.approx(0.5 / (1 + math.exp(1 - 1 / 1)))
+    assert float(turned) == pytest.approx(0.5 / (1 + math.exp(1 - 0 / 2)))
+    ious = [annotation_losses(decoded(student, torch.zeros(1, 4)), t)["iou"] for t in (found, earlier)]
+    assert [float(iou) for iou in ious] == [0.0, 1.0]
+
+
 def test_images_without_annotations_add_nothing_and_the_others_count_alike() -> None:
     coverage = torch.rand(3, 2, 8, 8)
     valid = torch.ones(3, 2, 2, dtype=torch.bool)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressors.distill.losses import binary_cross_entropy, dice_loss, embedding_mse, focal_loss, mask_iou
+from compressors.distill.losses import binary_cross_entropy, dice_loss, embedding_mse, focal_loss, mask_cells, mask_iou
 
 LOGITS = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1)) * 3
 TARGET = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(2))
@@ -69,13 +69,22 @@ def test_losses_have_finite_gradients_at_extreme_logits() -> None:
 
 def test_mask_iou_by_hand() -> None:
     logits = torch.tensor([[[1.0, 1, -1], [1, -1, 0]], [[-1.0, -1, -1], [-1, -1, -1]], [[1.0, 1, 1], [1, 1, 1]]])
-    target = torch.tensor([[[0.5, 0.49, 0], [1, 1, 0]], [[0.0, 0.4, 0], [0, 0, 0]], [[0.0, 0, 0], [0, 0, 0]]])
+    target = torch.tensor([[[0.5, 0.49, 0], [1, 1, 0]], [[0.0, 0.0, 0], [0, 0, 0]], [[0.0, 0, 0], [0, 0, 0]]])
     logits.requires_grad_(True)
     found = mask_iou(logits, target)
     # Two of four; both empty; predicted where nothing is.
     assert found.tolist() == [0.5, 1.0, 0.0]
     assert found.dtype == torch.float32
     assert not found.requires_grad
+
+
+def test_tiny_masks_are_their_fullest_cells() -> None:
+    # Covers no cell by half: its fullest cell is the mask, so an empty answer is wrong and that cell is right.
+    target = torch.tensor([[0.1, 0.4, 0.0], [0.0, 0.2, 0.0]]).expand(3, -1, -1)
+    logits = -torch.ones(3, 2, 3)
+    logits[1, 0, 1] = logits[2, 0, 1] = logits[2, 0, 0] = 1.0
+    assert mask_iou(logits, target).tolist() == [0.0, 1.0, 0.5]
+    assert torch.equal(mask_cells(target[0]), target[0] == 0.4)
 
 
 def test_mask_iou_by_numpy() -> None:

@@ -10,7 +10,9 @@ from torch import Tensor
 from compressors.prune.groups import find_groups, from_traceable, split_qkv, to_traceable
 from compressors.prune.importance import (
     disturbed_gradients,
+    group_fisher_scores,
     hessian_scores,
+    joint_gradient,
     label_gradients,
     magnitude_scores,
     score,
@@ -212,6 +214,51 @@ def test_taylor_scores_by_hand() -> None:
     # 24 entries of 1 * 9 / 2 and 24 of 4 * 9 / 2.
     squares = {name: gradient.square() for name, gradient in gradients.items()}
     assert torch.equal(hessian_scores(group, weights, squares), torch.full((48,), (108.0 + 432.0) / 2))
+
+
+def test_group_fisher_scores_by_hand() -> None:
+    group = replace(find_groups(CONFIG)["mlp.0"], width=2)
+    weights = {
+        "blocks.0.mlp.lin1.weight": torch.tensor([[1.0, 2.0], [3.0, -1.0]]),
+        "blocks.0.mlp.lin2.weight": torch.tensor([[1.0, 1.0], [2.0, -2.0]]),
+    }
+    first = {
+        "blocks.0.mlp.lin1.weight": torch.tensor([[1.0, -1.0], [2.0, 1.0]]),
+        "blocks.0.mlp.lin2.weight": torch.tensor([[3.0, 0.5], [1.0, 1.0]]),
+    }
+    second = {name: -2 * gradient for name, gradient in first.items()}
+    # Channel 0 is row 0 of lin1 (1 - 2) and column 0 of lin2 (3 + 2); channel 1 row 1 (6 - 1) and column 1 (0.5 - 2).
+    assert torch.equal(joint_gradient(group, weights, first), torch.tensor([4.0, 3.5]))
+    joint = sum(joint_gradient(group, weights, one).square() for one in (first, second))
+    assert torch.equal(group_fisher_scores(joint), torch.tensor([(16 + 64) / 2, (12.25 + 49) / 2]))
+    # Weight by weight: (25 + 65) / 4 and (185 + 21.25) / 4, what compensates within a channel counts too.
+    squares = {name: first[name].square() + second[name].square() for name in first}
+    assert torch.equal(hessian_scores(group, weights, squares), torch.tensor([22.5, 51.5625]))
+    # Two slices keep one pattern: their channels are one, of 4 + 3.5.
+    tied = joint_gradient(replace(group, slices=2), weights, first).square()
+    torch.testing.assert_close(tied, torch.full((2,), 7.5**2 / 2))
+    assert keep(group_fisher_scores(tied), 2, 2).tolist() == [0, 1]
+
+
+def test_the_joint_gradient_is_that_of_a_mask_on_all_of_a_channels_weights() -> None:
+    sam, sample = tiny_sam(), _sample(0)
+    encoder = sam.image_encoder
+    groups = find_groups(encoder.config)
+    chosen = [groups["mlp.1"], groups["attention.0"]]
+    found = label_gradients(sam, encoder, [sample], groups=chosen)
+    assert set(found.joint) == {"mlp.1", "attention.0"}
+    alone = label_gradients(sam, encoder, [sample]).sums
+    weights = split_qkv({name: p.detach() for name, p in encoder.named_parameters()})
+    mlp = groups["mlp.1"]
+    by_hand = torch.zeros(mlp.width)
+    for name, axis in (("blocks.1.mlp.lin1.weight", 1), ("blocks.1.mlp.lin2.weight", 0)):
+        by_hand += (weights[name] * alone[name]).sum(axis)
+    torch.testing.assert_close(found.joint["mlp.1"], by_hand.square())
+    both = label_gradients(sam, encoder, [sample, _sample(1)], groups=chosen)
+    second = label_gradients(sam, encoder, [_sample(1)], groups=chosen)
+    torch.testing.assert_close(both.joint["mlp.1"], found.joint["mlp.1"] + second.joint["mlp.1"])
+    scores = score("group_fisher", groups["attention.0"], encoder, found, 0)
+    assert scores.shape == (24,) and scores.min() > 0
 
 
 def _batches() -> list[ImageBatch]:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from core.errors import InputError
-from core.protocols import Segmenter
+from core.protocols import Prompt, Segmenter
 from data.coco import Coco
 from data.detections import Detections
 from evaluation.average_precision.figures import average_precision
+from evaluation.comparison import compare_records
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
+from evaluation.predictions import with_next_clicks
 from evaluation.protocols import PROTOCOLS, ScoringProtocol, protocol_named
 from evaluation.records import InstanceRecord, PartialRecords, read_instances, write_records
 from evaluation.scorer import Scored, Scorer
@@ -243,6 +245,44 @@ def test_averages_over_images_and_categories_by_hand() -> None:
     assert (low, high) == (pytest.approx(0.5), pytest.approx(0.8))
     assert bootstrap_interval(records) == (low, high)
     assert "miou_categories" not in grouped_mean_iou([replace(record, category_id=None) for record in records])
+
+
+def test_slimsam_averages_within_images_first() -> None:
+    # 1, 0 and 0.2 in one image, 0.8 in the other: 0.4 and 0.8, and over instances 0.5.
+    figures = [(0, 1.0, 100.0), (0, 0.0, 100.0), (0, 0.2, 5000.0), (1, 0.8, 100.0)]
+    records = [InstanceRecord(image, k, area, iou, 0.5, 0) for k, (image, iou, area) in enumerate(figures)]
+    protocol = protocol_named("slimsam@1")
+    assert protocol.average == "images" and protocol.axes()["average"] == "images"
+    found = mean_iou(records, protocol.bounds, protocol.average)
+    # Small ones: 0.5 and 0.8.
+    values = {name: metric.value for name, metric in found.items()}
+    assert values == {"miou": pytest.approx(0.6), "miou_small": pytest.approx(0.65), "miou_medium": pytest.approx(0.2)}
+    assert mean_iou(records)["miou"].value == pytest.approx(0.5)
+    # Images are drawn again: twice the first gives 0.4, twice the second 0.8.
+    assert bootstrap_interval(records, average="images") == (pytest.approx(0.4), pytest.approx(0.8))
+    better = [replace(record, iou=min(1.0, record.iou + 0.1)) for record in records]
+    paired = compare_records(records, better, average=protocol.average).figures["all"]
+    # Of three instances two gain a tenth; the one of the other image does too.
+    assert (paired.first, paired.second) == (pytest.approx(0.6), pytest.approx(0.6 + (0.2 / 3 + 0.1) / 2))
+    assert paired.difference == pytest.approx((0.2 / 3 + 0.1) / 2)
+    assert {p.average for p in PROTOCOLS.values() if p.name != "slimsam@1"} == {"instances"}
+
+
+def test_no_pixel_is_clicked_twice() -> None:
+    truth = torch.zeros(1, 5, 7, dtype=torch.bool)
+    truth[0, 1:4, 1:6] = True
+    prompt = Prompt(points_xy=torch.tensor([[[3.0, 2.0]]]), labels=torch.tensor([[1]]))
+    empty = torch.zeros_like(truth)
+    # The answer stays empty: the row in the middle is deepest, from its left end on, without the first click.
+    found = with_next_clicks(with_next_clicks(with_next_clicks(prompt, empty, truth), empty, truth), empty, truth)
+    assert found.points_xy is not None and found.labels is not None
+    assert found.points_xy.tolist() == [[[3.0, 2.0], [2.0, 2.0], [4.0, 2.0], [1.0, 1.0]]]
+    assert found.labels.tolist() == [[1, 1, 1, 1]]
+    # One pixel is missed, and it is clicked already.
+    almost = truth.clone()
+    almost[0, 2, 3] = False
+    again = with_next_clicks(prompt, almost, truth)
+    assert again.labels is not None and again.labels.tolist() == [[1, -1]]
 
 
 def test_inclusive_bounds_count_an_area_twice() -> None:

@@ -1,5 +1,6 @@
 """SlimSAM and its control, from teacher to student: shapes, repeatability, resuming, and what is refused."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -114,6 +115,43 @@ def test_an_interrupted_run_ends_bit_identically(
     assert len(rest.read) <= READ[name] - kill_at + 2
 
 
+def test_a_run_may_end_after_step_1_with_the_student_that_step_2_begins_with(tmp_path: Path) -> None:
+    method = replace(SLIM, until="step_1")
+    ended, whole = compress(method, tmp_path / "ended"), compress(SLIM, tmp_path / "whole")
+    encoder = ended.student.config.encoder
+    assert ended.student.config == method.shape(CONFIG) and ended.student.name == "tiny-slimsam-0.5-step1"
+    teacher = CONFIG.encoder
+    assert (encoder.embed_dim, encoder.attention_widths) == (12, teacher.attention_widths)
+    assert encoder.mlp_widths == teacher.mlp_widths
+    logs = [(tmp_path / name / "bottleneck_aligning.jsonl").read_text().splitlines() for name in ("ended", "whole")]
+    losses = [
+        [{k: v for k, v in json.loads(line).items() if "images" not in k and "memory" not in k} for line in log]
+        for log in logs
+    ]
+    assert losses[0] == losses[1]
+    # Images trained on, and behind the scores of each cut.
+    assert [(run.images_seen, run.importance_images) for run in (ended, whole)] == [(8, 3), (16, 6)]
+    assert replace(method, scope="global").shape(CONFIG) == ended.student.config
+
+
+def test_the_steps_have_their_own_patience_and_may_end_with_the_last_weights(tmp_path: Path) -> None:
+    given = []
+
+    class Noting(Engine):
+        def fit(self, stage):  # type: ignore[no-untyped-def]
+            given.append((stage.name, stage.optimisation.patience, stage.keep_best))
+            return super().fit(stage)
+
+    plateau = replace(OPTIMISATION, schedule="plateau", patience=4)
+    method = replace(SLIM, importance="magnitude", steps=1, validations=1, optimisation=plateau)
+    for settings in ({}, {"patience_step_1": 3, "keep_best": False}):
+        context = RunContext(0, tmp_path / str(len(given)), Noting(tmp_path / str(len(given))), validate=lambda _: 0.5)
+        compressed = replace(method, **settings).compress(tiny_sam(), Images(), context)
+        assert compressed.importance_images == 0
+    names = ("bottleneck_aligning", "embedding_aligning")
+    assert given == [(names[0], 4, True), (names[1], 4, True), (names[0], 3, False), (names[1], 4, False)]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_finished_run_reads_nothing(tmp_path: Path, undisturbed: dict[str, tuple[str, int]], name: str) -> None:
     compress(METHODS[name], tmp_path)
@@ -213,7 +251,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SlimSam(float("nan")), r"ratio=nan is outside \(0, 1\)"),
     (
         lambda: SlimSam(0.5, importance="fisher"),
-        "method.importance=fisher is not one of disturbed_taylor, taylor, hessian, magnitude, random",
+        "method.importance=fisher is not one of disturbed_taylor, taylor, group_fisher, hessian, magnitude, random",
     ),
     (lambda: SlimSam(0.5, embedding="loose"), "method.embedding=loose is not one of free, tied"),
     (lambda: SlimSam(0.5, scope="block"), "method.scope=block is not one of local, global"),
@@ -224,6 +262,11 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         lambda: SlimSam(0.5, optimisation=OptimizerConfig(schedule="plateau")),
         "schedule=plateau goes by validation; give method.validations=20",
     ),
+    (lambda: SlimSam(0.5, until="step_1", alternate=False), "method.until=step_1 ends the first of two steps"),
+    (lambda: SlimSam(0.5, until="half"), "method.until=half is not one of step_2, step_1"),
+    (lambda: SlimSam(0.5, aligned_epochs=-1), "method.aligned_epochs=-1 must be at least 0"),
+    (lambda: SlimSam(0.5, padding="leave"), "method.padding=leave is not one of ignore, count, embedding"),
+    (lambda: SlimSam(0.5, patience_step_1=-1), "method.patience_step_1=-1 must be at least 0"),
     (lambda: SlimSam(0.5, rel_pos="drop"), "method.rel_pos=drop is not one of keep, reset"),
     (lambda: SlimSam(0.5, importance_images=0), "method.importance_images=0 must be at least 1"),
     (lambda: SlimSam(0.5, steps=0), "method.steps=0 must be at least 1"),
