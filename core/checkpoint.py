@@ -200,20 +200,25 @@ def _sort_metadata(path: Path) -> None:
             stream.write(text)
 
 
-def write_torch(path: Path, tensors: Mapping[str, Tensor], note: str) -> None:
+def write_torch(path: Path, tensors: Mapping[str, Tensor], note: str, inside: str | None = None) -> None:
     """Write a state dict with a text of which ``load_state_dict`` takes no notice, atomically.
 
     PyTorch keeps versions of modules in an attribute ``_metadata`` of a state dict; the text has an entry there.
+
+    Args:
+        inside: key of a dict that the state dict is put into, as some programs read it; None: it is the file.
     """
     state: Any = OrderedDict(tensors)
     state._metadata = {**getattr(tensors, "_metadata", {}), NOTE: note}
     # Into a stream: a file's own name would become a part of its content.
     with replacing(path) as temporary, open(temporary, "wb") as stream:
-        torch.save(state, stream)
+        torch.save(state if inside is None else {inside: state}, stream)
 
 
 def note_of(stored: object) -> str | None:
     """The text that :func:`write_torch` kept with a state dict."""
+    if isinstance(stored, dict) and isinstance(stored.get("model"), OrderedDict):
+        stored = stored["model"]
     note: str | None = getattr(stored, "_metadata", {}).get(NOTE) if isinstance(stored, OrderedDict) else None
     return note
 

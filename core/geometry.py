@@ -1,7 +1,8 @@
 """Frames: the original image, the square frame a model sees, and the low-resolution logits it returns.
 
 An image of size ``(h, w)`` is resized so that its longer side fills the frame, and padded with zeros at the bottom
-and at the right. Points and boxes are ``(x, y)`` pixels; sizes are ``(h, w)``.
+and at the right; where the frame is :class:`Stretched`, both sides fill it. Points and boxes are ``(x, y)`` pixels;
+sizes are ``(h, w)``.
 """
 
 import torch
@@ -14,8 +15,14 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 """SAM's per-channel standard deviation, RGB in 0..255."""
 
 
+class Stretched(int):
+    """Side of a frame that every image fills, whatever its proportions, as SAM 2 is given images."""
+
+
 def resized_size(size_hw: tuple[int, int], frame: int) -> tuple[int, int]:
     """Size ``(h, w)`` of an image after its longer side was brought to ``frame`` (rounded half up, at least 1)."""
+    if isinstance(frame, Stretched):
+        return int(frame), int(frame)
     scale = frame / max(size_hw)
     return max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
 
@@ -53,8 +60,11 @@ def valid_cells(size_hw: tuple[int, int], frame: int, grid: int) -> Tensor:
 def upscale_logits(low_res: Tensor, size_hw: tuple[int, int], frame: int) -> Tensor:
     """Low-resolution logits ``[N, M, l, l]`` to the original image ``[N, M, H, W]`` (float32).
 
-    As SAM does: bilinear to the frame, crop the padding, bilinear to the original size.
+    As SAM does: bilinear to the frame, crop the padding, bilinear to the original size. As SAM 2 does, where the frame
+    is :class:`Stretched`: bilinear to the original size.
     """
+    if isinstance(frame, Stretched):
+        return F.interpolate(low_res.float(), tuple(size_hw), mode="bilinear", align_corners=False)
     new_h, new_w = resized_size(size_hw, frame)
     logits = F.interpolate(low_res.float(), (frame, frame), mode="bilinear", align_corners=False)
     logits = logits[..., :new_h, :new_w]

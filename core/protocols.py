@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.feature_maps import Features
 from core.geometry import upscale_logits
 
 
@@ -79,17 +80,22 @@ class Masks:
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A promptable segmentation model: all that ``evaluation`` ever sees."""
+    """A promptable segmentation model: all that ``evaluation`` ever sees.
+
+    Attributes:
+        name: for messages and rows.
+        input_size: side ``S`` of its frame; a :class:`core.geometry.Stretched` where images are to fill it.
+    """
 
     name: str
     input_size: int
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Normalised images ``[B, 3, S, S]`` (``S = input_size``) to embeddings ``[B, C, g, g]``."""
+    def encode(self, images: Tensor) -> Features:
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]``, or to a named set of maps."""
         ...
 
-    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
-        """Answer prompts on one image, whose embedding is ``[1, C, g, g]`` and whose original size is ``size_hw``.
+    def decode(self, embedding: Any, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+        """Answer prompts on one image of original size ``size_hw``, of which :meth:`encode` made ``embedding``.
 
         ``multimask=False`` gives one candidate a prompt (M = 1), ``multimask=True`` SAM's three (M = 3).
         """

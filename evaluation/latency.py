@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from core.feature_maps import Features
 from core.protocols import Masks, Prompt, Segmenter, device_of
 from core.seeding import generator_for
 
@@ -214,12 +215,12 @@ class _Timed:
         self._boxes = (torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device) * size).expand(batch, 4)
         self._embedding = self.encode()[:1]
 
-    def encode(self) -> Tensor:
+    def encode(self) -> Features:
         """The embeddings of the images."""
         with torch.autocast(self._device.type, self._cast, enabled=self._cast is not None):
             return self._model.encode(self._images)
 
-    def decode(self, embedding: Tensor | None = None) -> Masks:
+    def decode(self, embedding: Features | None = None) -> Masks:
         """The masks of the boxes on the first image."""
         embedding = self._embedding if embedding is None else embedding
         with torch.autocast(self._device.type, self._cast, enabled=self._cast is not None):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import InputError
+from core.feature_maps import Features
 from core.protocols import ImageMasks, ImageSegmenter, Masks, Prompt, Segmenter
 from core.seeding import generator_for
 from data.prompts import central_point, deepest_pixel, jitter_boxes
@@ -96,7 +97,7 @@ class Predictions:
         self.model, self.embedding, self.size_hw = model, embedding, size_hw
         if not isinstance(model, ImageSegmenter):
             prompt = placed_prompt(prompt, size_hw, model.input_size, rounding)
-        self.prompt = prompt.to(embedding.device) if isinstance(embedding, Tensor) else prompt
+        self.prompt = prompt.to(embedding.device) if isinstance(embedding, Features) else prompt
         self._known: dict[bool, Masks | ImageMasks] = {}
 
     def candidates(self, choice: str) -> Masks | ImageMasks:

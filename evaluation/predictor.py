@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from core.errors import InputError
+from core.feature_maps import Features
 from core.geometry import boxes_to_frame, normalise, points_to_frame, resized_size, upscale_logits
 from core.protocols import Masks, Prompt, Segmenter, device_of
 from data.images import resized_image, to_frame
@@ -107,7 +108,7 @@ class SamPredictor:
     def __init__(self, model: Segmenter) -> None:
         self.model = model
         self.transform = ResizeLongestSide(model.input_size)
-        self.features: Tensor | None = None
+        self.features: Features | None = None
         self.original_sizes: list[tuple[int, int]] = []
 
     @property
@@ -202,7 +203,7 @@ class SamPredictor:
         self.features = self.model.encode(frame.to(self._dtype()))
         self.original_sizes = [size_hw]
 
-    def get_image_embedding(self) -> Tensor:
+    def get_image_embedding(self) -> Features:
         """The embedding ``[1, C, g, g]`` of the image, or ``[B, C, g, g]`` of the images.
 
         Raises:
@@ -308,7 +309,7 @@ class SamPredictor:
             for embedding, prompt, size_hw in zip(embeddings, prompts, self.original_sizes, strict=True)
         ]
 
-    def _decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> Masks:
+    def _decode(self, embedding: Features, prompt: Prompt, size_hw: tuple[int, int], multimask: bool) -> Masks:
         prompt = prompt.to(self.device)
         if not len(prompt):
             # An image in which a detector found nothing; not every decoder takes a batch of none.
@@ -324,12 +325,12 @@ class SamPredictor:
         )
         return Masks(logits, iou_pred, parts[0].frame)
 
-    def _features(self) -> Tensor:
+    def _features(self) -> Features:
         if self.features is None:
             raise RuntimeError("no image is set; call set_image(...) first")
         return self.features
 
-    def _single(self) -> tuple[Tensor, tuple[int, int]]:
+    def _single(self) -> tuple[Features, tuple[int, int]]:
         features = self._features()
         if len(features) != 1:
             raise RuntimeError(f"{len(features)} images are set; predict_batch answers for several, set_image sets one")

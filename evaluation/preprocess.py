@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from core.errors import InputError, RunFailed
-from core.geometry import normalise, resized_size, upscale_logits
+from core.geometry import Stretched, normalise, resized_size, upscale_logits
 from core.protocols import ImageMasks, ImageSegmenter, Masks, Prompt, Segmenter
 from data.images import to_frame
 from data.sample import ImageData, ImageSample, UnreadableImage
@@ -37,7 +37,7 @@ def pixels_at_once(device: torch.device) -> int:
 
 def resized_in_frame(size_hw: tuple[int, int], frame: int, rounding: str) -> tuple[int, int]:
     """Size ``(h, w)`` of an image whose longer side was brought to the frame."""
-    if rounding == "nearest":
+    if rounding == "nearest" or isinstance(frame, Stretched):
         return resized_size(size_hw, frame)
     scale = frame / max(size_hw)
     return max(1, int(size_hw[0] * scale)), max(1, int(size_hw[1] * scale))
@@ -76,7 +76,7 @@ def upscaled(masks: Masks | ImageMasks, size_hw: tuple[int, int], protocol: Scor
     """Logits at the original size, float32 ``[N, M, H, W]``; as they are where they have that size already."""
     if isinstance(masks, ImageMasks):
         return masks.logits
-    if (protocol.rounding, protocol.upscaling) == ("nearest", "frame"):
+    if (protocol.rounding, protocol.upscaling) == ("nearest", "frame") or isinstance(masks.frame, Stretched):
         return upscale_logits(masks.logits, size_hw, masks.frame)
     height, width = resized_in_frame(size_hw, masks.frame, protocol.rounding)
     logits, side = masks.logits.float(), masks.logits.shape[-1]

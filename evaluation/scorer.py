@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core import processes
 from core.errors import InputError, RunFailed
+from core.feature_maps import Features
 from core.protocols import ImageSegmenter, Prompt, Segmenter, device_of
 from data.detections import Detections, ImageDetections
 from data.sample import ImageData, ImageSample
@@ -299,7 +300,7 @@ class Scorer:
             numbers = [number for number, image in enumerate(images) if how in image.frames]
             frames = torch.stack([images[number].frames[how] for number in numbers])
 
-            def encoded(part: slice, frames: Tensor = frames) -> tuple[Tensor, ...]:
+            def encoded(part: slice, frames: Tensor = frames) -> tuple[Features, ...]:
                 return model.encode(frames[part].to(device)).split(1)
 
             parts = self._image_batch.parts(len(numbers), encoded)

@@ -4,6 +4,7 @@ import torch
 
 from compressors.method import Compressor
 from core.errors import RunFailed
+from core.feature_maps import maps_of
 from core.protocols import device_of
 from data.exclusions import first_readable
 from data.images import to_frame
@@ -49,9 +50,12 @@ def check_compressed(
     _, pixels = first_readable(evaluation_set.data, evaluation_set.indices[0], evaluation_set.data.image)
     image = to_frame(pixels, student.input_size)[None].to(device_of(student))
     with torch.inference_mode():
-        found, expected = student.encode(image), teacher.encode(image)
-    if found.shape != expected.shape or not found.isfinite().all():
-        raise RuntimeError(f"{run_id}: the student's embedding {tuple(found.shape)} is not finite or not the teacher's")
+        found, expected = maps_of(student.encode(image)), maps_of(teacher.encode(image))
+    for name in found | expected:
+        mine, theirs = found.get(name), expected.get(name)
+        if mine is None or theirs is None or mine.shape != theirs.shape or not mine.isfinite().all():
+            size = None if mine is None else tuple(mine.shape)
+            raise RuntimeError(f"{run_id}: the student's embedding {name} {size} is not finite or not the teacher's")
     before, after = _parameters(teacher), _parameters(student)
     promised = promised_parameters(method, teacher)
     # A chosen student may be of any size; what was pruned must be smaller.

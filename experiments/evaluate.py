@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from core import processes, provenance
 from core.checkpoint import file_sha256
 from core.errors import InputError
+from core.geometry import Stretched
 from core.plain_file import home_path
 from core.progress import counted
 from core.protocols import Segmenter
@@ -228,6 +229,11 @@ def _reference(evaluation: EvaluationConfig, evaluated: EvaluatedModel) -> Segme
     if evaluation.reference is None:
         return None
     model = find_model(evaluation.reference).model.to(evaluated.device)
+    if isinstance(model.input_size, Stretched) != isinstance(evaluated.model.input_size, Stretched):
+        raise InputError(
+            f"evaluation.reference={evaluation.reference}: of it and {evaluated.model.name} one is given images that "
+            "are stretched to a square, the other padded ones; give a reference of the same generation"
+        )
     if model.input_size != evaluated.model.input_size:
         raise InputError(
             f"evaluation.reference={evaluation.reference}: takes images of {model.input_size} pixels, "

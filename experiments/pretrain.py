@@ -10,7 +10,7 @@ With ``--data``, scenes are composed of annotated images (:mod:`data.scenes`) of
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from compressors.distill.optimizer import OptimizerConfig
 from core.checkpoint import file_sha256, write_safetensors
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
+from core.geometry import Stretched
 from core.seeding import seed_for
 from core.threads import take_threads
 from data.sample import ImageData
@@ -35,7 +36,7 @@ from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads
 from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
-from teachers.resample import start_from
+from teachers.resample import share_decoder, start_from
 from teachers.sam import Sam
 from teachers.weights import load_sam, read_state, sam_from_state
 
@@ -74,10 +75,14 @@ def pretrain_on_scenes(
     """Train on scenes of data sets to the end of the recipe, continuing what ``folder`` holds.
 
     Args:
-        start: weights to begin with; None begins as ``sam_pocket`` does, resized (:mod:`teachers.resample`).
+        start: weights to begin with; None begins as ``sam_pocket`` does, resized (:mod:`teachers.resample`), or with
+            its decoder.
         validation: a data set whose first 40 validation images are scored now and then; they choose nothing.
     """
     model = _initial(model_name, recipe.seed)
+    if isinstance(model.input_size, Stretched):
+        # Nothing of a frame that images fill is padding.
+        recipe = replace(recipe, scenes=replace(recipe.scenes, narrowest=1.0))
     if start is not None:
         model.load_state_dict(sam_from_state(model.config, read_state(start), str(start)).state_dict())
     elif model_name == "sam_photo":
@@ -93,8 +98,10 @@ def pretrain_on_scenes(
 
 def _initial(model_name: str, seed: int) -> Sam:
     torch.manual_seed(seed_for(seed, "weights"))
-    model = Sam(MODELS[model_name].config, model_name)
+    model = MODELS[model_name].config.make(model_name)
     initialise_sam(model)
+    if model_name == "sam2_pocket":
+        share_decoder(model, load_sam("sam_pocket"))
     return model
 
 
@@ -149,8 +156,8 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.pretrain",
-        description="Train an embedded teacher from scratch: sam_pocket on procedural shapes, sam_photo on scenes of "
-        "photographs. Stop it at any time; the same command goes on.",
+        description="Train an embedded teacher from scratch: sam_pocket and sam2_pocket on procedural shapes, "
+        "sam_photo on scenes of photographs. Stop it at any time; the same command goes on.",
     )
     add = parser.add_argument
     choices = sorted(MODELS)

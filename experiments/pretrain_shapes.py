@@ -5,14 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
 from compressors.distill.losses import binary_cross_entropy, dice_loss, focal_loss, mask_iou
-from core.geometry import normalise
+from core.geometry import Stretched, normalise
 from core.protocols import Prompt
 from core.seeding import seed_for
 from core.terminal import terminal
+from data.images import resized_image
 from data.prompts import jitter_boxes, random_points
 from data.shapes import DIFFICULTY, Shapes
 from teachers.sam import Sam
@@ -157,6 +159,9 @@ def training_batch(
     images, prompts, targets, names = [], [], [], []
     for index in rng.integers(0, len(pool), recipe.batch):
         image, labels = pool.augmented(int(index), rng)
+        if isinstance(frame, Stretched):
+            image = resized_image(image, frame)
+            labels = np.array(Image.fromarray(labels).resize((frame, frame), Image.Resampling.NEAREST))
         names.append(pool.name(int(index)))
         images.append(normalise(torch.from_numpy(image).permute(2, 0, 1), frame))
         for instance in _choose(labels, recipe.masks, rng):

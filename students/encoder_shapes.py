@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from core.errors import InputError
+from core.feature_maps import Layout, sam2_layout
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class TinyVitConfig:
     def halvings(self) -> int:
         """How many of the stages behind the first halve the grid: the earliest ones."""
         return (self.image_size // self.grid // 4).bit_length() - 1
+
+
+@dataclass(frozen=True)
+class TinyVitMapsConfig(TinyVitConfig):
+    """The same beside a teacher with several maps: the high-resolution features are read off the earlier stages."""
+
+    @property
+    def maps(self) -> Layout:
+        """What the encoder gives."""
+        return sam2_layout(self.out_channels)
 
 
 @dataclass(frozen=True)
@@ -75,3 +86,13 @@ class TimmConfig:
     grid: int
     stages: tuple[int, ...] = ()
     out_channels: int = 256
+
+
+@dataclass(frozen=True)
+class TimmMapsConfig(TimmConfig):
+    """The same beside a teacher with several maps: high-resolution features are read off the backbone's finer maps."""
+
+    @property
+    def maps(self) -> Layout:
+        """What the encoder gives."""
+        return sam2_layout(self.out_channels)

@@ -16,9 +16,12 @@ from students.kinds import KINDS, build_model, kind_of
 from students.quantized.plan import Plan, apply_plan, pack, plan_of
 from teachers.inferred_shape import check_shape
 from teachers.sam import META_NORM_EPS, Sam, SamConfig
+from teachers.sam2 import Sam2Config
 from teachers.weights import fill, parsed_note, weight_files
 
 FORMAT = "sampress-sam-1"
+FAMILIES: dict[str, type[SamConfig]] = {"sam": SamConfig, "sam2": Sam2Config}
+"""What the rest of a model is, around its image encoder; a file that says nothing holds a SAM."""
 # What timm tabulates for a shape before there are weights grows with the fourth power of the one, with the second of
 # the other.
 _LARGEST_WINDOW, _LARGEST_FRAME = 32, 4096
@@ -55,8 +58,10 @@ def describe(model: Sam, about: Mapping[str, Any] | None = None) -> dict[str, An
     if config["decoder_norm_eps"] == META_NORM_EPS:
         # It came later, and says something only where it is another.
         del config["decoder_norm_eps"]
+    family = {"family": "sam2"} if isinstance(model.config, Sam2Config) else {}
     return {
         "name": model.name,
+        **family,
         "encoder": kind_of(model.config.encoder),
         "config": config,
         "about": dict(about or {}),
@@ -131,22 +136,14 @@ def load_model(path: Path) -> Sam:
     try:
         if parse_json(metadata["format"]) != FORMAT:
             raise InputError(f"{path}: written in format {metadata['format']}, this version reads {FORMAT!r}")
-        shape = parse_json(metadata["config"])
-        # Before there were other kinds, a file did not say it.
-        kind, _ = KINDS[parse_json(metadata.get("encoder", '"vit"'))]
-        encoder = {key: tuple(v) if isinstance(v, list) else v for key, v in shape.pop("encoder").items()}
+        stated: dict[str, Any] = {
+            key: parse_json(metadata[key]) for key in ("config", "encoder", "family") if key in metadata
+        }
         name = name_of({"name": parse_json(metadata["name"])}, path)
         if name is None:
             raise ValueError("it has no name")
-        for key, most in (("depths", len(tensors)), ("window_sizes", _LARGEST_WINDOW), ("image_size", _LARGEST_FRAME)):
-            sizes = encoder.get(key, 0)
-            if any(
-                not isinstance(size, int) or size > most for size in (sizes if isinstance(sizes, tuple) else (sizes,))
-            ):
-                raise ValueError(f"{key} of {str(sizes)[:50]}, at most {most} is possible")
-        config = SamConfig(kind(**encoder), **shape)
+        config = stated_shape(stated, len(tensors), str(path))
         plan = Plan.from_dict(parse_json(metadata["plan"])) if "plan" in metadata else None
-        check_shape(config, str(path))
         with torch.device("meta"):
             check_fit(_made(config, name, plan), tensors, str(path))
         with torch.random.fork_rng(devices=[]):
@@ -156,6 +153,37 @@ def load_model(path: Path) -> Sam:
             raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from None
         raise InputError(f"{path}: its metadata does not describe a model ({type(error).__name__}: {error})") from error
     return fill(model, tensors, str(path))
+
+
+def stated_shape(facts: Mapping[str, Any], tensors: int, origin: str) -> SamConfig:
+    """The shape among what stands beside a model's tensors; see :func:`describe`.
+
+    Args:
+        tensors: how many there are.
+
+    Raises:
+        InputError: the message names ``origin``.
+    """
+    try:
+        shape = dict(facts["config"])
+        # Before there were other kinds, a file did not say it.
+        kind, _ = KINDS[facts.get("encoder", "vit")]
+        encoder = {key: tuple(v) if isinstance(v, list) else v for key, v in shape.pop("encoder").items()}
+        for key, most in (("depths", tensors), ("window_sizes", _LARGEST_WINDOW), ("image_size", _LARGEST_FRAME)):
+            sizes = encoder.get(key, 0)
+            if any(
+                not isinstance(size, int) or size > most for size in (sizes if isinstance(sizes, tuple) else (sizes,))
+            ):
+                raise ValueError(f"{key} of {str(sizes)[:50]}, at most {most} is possible")
+        config = FAMILIES[facts.get("family", "sam")](kind(**encoder), **shape)
+        check_shape(config, origin)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise error if str(error).startswith(origin) else InputError(f"{origin}: {error}") from None
+        raise InputError(
+            f"{origin}: its metadata does not describe a model ({type(error).__name__}: {error})"
+        ) from error
+    return config
 
 
 def _made(config: SamConfig, name: str, plan: Plan | None) -> Sam:

@@ -5,26 +5,31 @@ from typing import Any
 
 from torch import nn
 
-from students.encoder_shapes import TimmConfig, TinyVitConfig
+from students.encoder_shapes import TimmConfig, TimmMapsConfig, TinyVitConfig, TinyVitMapsConfig
+from teachers.hiera import HieraConfig, HieraEncoder
 from teachers.image_encoder import EncoderConfig, ImageEncoder
 from teachers.sam import Sam, SamConfig
 
 
 def _tiny_vit(shape: TinyVitConfig) -> nn.Module:
     # timm takes a second to import, which only its own students wait for.
-    from students.tiny_vit import TinyVitEncoder
+    from students.tiny_vit import TinyVitEncoder, TinyVitMapsEncoder
 
-    return TinyVitEncoder(shape)
+    return TinyVitMapsEncoder(shape) if isinstance(shape, TinyVitMapsConfig) else TinyVitEncoder(shape)
 
 
 def _timm(shape: TimmConfig) -> nn.Module:
-    from students.timm_encoder import TimmEncoder
+    from students.timm_encoder import TimmEncoder, TimmMapsEncoder
 
-    return TimmEncoder(shape)
+    return TimmMapsEncoder(shape) if isinstance(shape, TimmMapsConfig) else TimmEncoder(shape)
 
 
 KINDS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
     "vit": (EncoderConfig, ImageEncoder),
+    "hiera": (HieraConfig, HieraEncoder),
+    # Before those that they derive from.
+    "tiny_vit_maps": (TinyVitMapsConfig, _tiny_vit),
+    "timm_maps": (TimmMapsConfig, _timm),
     "tiny_vit": (TinyVitConfig, _tiny_vit),
     "timm": (TimmConfig, _timm),
 }
@@ -39,4 +44,4 @@ def kind_of(shape: object) -> str:
 def build_model(config: SamConfig, name: str = "sam") -> Sam:
     """A SAM of any kind of encoder, its weights as its modules make them."""
     _, make = KINDS[kind_of(config.encoder)]
-    return Sam(config, name, make(config.encoder))
+    return config.make(name, make(config.encoder))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.feature_maps import Features, joined, maps_of
 from core.protocols import Segmenter, device_of
 from core.seeding import generator_for
 
@@ -60,14 +61,15 @@ def stale_modules(model: object) -> list[str]:
     return sorted({name for (name, key), old in kept.items() if not _equal(old, anew.get((name, key)))})
 
 
-def _problem(found: Tensor) -> str | None:
-    """What is wrong with the embeddings of two images ``[2, C, g, g]``."""
-    if not found.isfinite().all():
-        return "gives numbers that are not finite (an overflow, or NaN)"
-    first, second = found.double()
-    # Values that are all zero are one embedding too.
-    if (first - second).abs().max() <= SAME * first.abs().max():
-        return "gives two different images one and the same embedding"
+def _problem(found: Features) -> str | None:
+    """What is wrong with the embeddings (or the maps) of two images."""
+    for tensor in maps_of(found).values():
+        if not tensor.isfinite().all():
+            return "gives numbers that are not finite (an overflow, or NaN)"
+        first, second = tensor.double()
+        # Values that are all zero are one embedding too.
+        if (first - second).abs().max() <= SAME * first.abs().max():
+            return "gives two different images one and the same embedding"
     return None
 
 
@@ -79,10 +81,11 @@ def _two_images(model: Segmenter) -> Tensor:
     return torch.stack([noise, slope]).to(device_of(model))
 
 
-def _embeddings(model: Segmenter, images: Tensor, precision: torch.dtype | None) -> Tensor:
+def _embeddings(model: Segmenter, images: Tensor, precision: torch.dtype | None) -> Features:
     """One after the other, as some exported encoders take one image at a time."""
     with torch.inference_mode(), torch.autocast(images.device.type, precision, enabled=precision is not None):
-        return torch.cat([model.encode(image[None]) for image in images]).float()
+        found: Features = joined([model.encode(image[None]) for image in images])
+        return found.float()
 
 
 def _kept_tensors(model: nn.Module) -> dict[tuple[str, str], Tensor]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
-from students.encoder_shapes import SIZES, TimmConfig, TinyVitConfig
+from core.feature_maps import layout_of
+from students.encoder_shapes import SIZES, TimmConfig, TimmMapsConfig, TinyVitConfig, TinyVitMapsConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,10 +38,12 @@ class Student:
     def shape(self, teacher: "SamConfig") -> "SamConfig":
         """The student's shape beside a teacher."""
         frame, grid, channels = teacher.encoder.image_size, teacher.encoder.grid, teacher.encoder.out_channels
+        several = len(layout_of(teacher.encoder)) > 1
         if self.kind == "timm":
-            return replace(teacher, encoder=TimmConfig(self.name, frame, grid, tuple(self.stages), channels))
+            kind = TimmMapsConfig if several else TimmConfig
+            return replace(teacher, encoder=kind(self.name, frame, grid, tuple(self.stages), channels))
         size = SIZES[self.name]
-        shape = TinyVitConfig(
+        shape = (TinyVitMapsConfig if several else TinyVitConfig)(
             frame, grid, size.embed_dims, size.depths, size.num_heads, size.window_sizes, out_channels=channels
         )
         return replace(teacher, encoder=shape)
@@ -51,10 +54,10 @@ class Student:
         import torch
 
         from core.seeding import seed_for
-        from students.kinds import KINDS
+        from students.kinds import KINDS, kind_of
 
         shape = self.shape(teacher).encoder
-        _, build = KINDS[self.kind]
+        _, build = KINDS[kind_of(shape)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "weights"))
             return build(shape)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import InputError, first_line
+from core.feature_maps import EMBEDDING, HIGH_RES, FeatureMaps, sized
 from students.encoder_shapes import TimmConfig
 from teachers.image_encoder import make_neck
 
@@ -34,6 +35,50 @@ class TimmEncoder(nn.Module):
         maps = [projection(x) for projection, x in zip(self.projections, self.backbone(images), strict=True)]
         resized = [x if x.shape[-2:] == grid else F.interpolate(x, grid, mode="bilinear") for x in maps]
         return self.neck(torch.stack(resized).sum(0))
+
+
+class TimmMapsEncoder(nn.Module):
+    """The same with SAM 2's high-resolution features: each of the coarsest map that is as fine, or of the finest.
+
+    Raises:
+        InputError: as of :class:`TimmEncoder`.
+    """
+
+    def __init__(self, config: TimmConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, grid = config.out_channels, config.grid
+        every = _features(config, None).feature_info
+        count, reductions = len(every.info), list(zip(every.out_indices, every.reduction(), strict=True))
+
+        def finest(scale: int) -> int:
+            """The coarsest map with cells as small as a ``scale``-th of the grid's; the finest where none has."""
+            fine = [index for index, reduction in reductions if reduction <= config.image_size / (scale * grid)]
+            return int(fine[-1] if fine else reductions[0][0]) % count
+
+        embedding = [index % count for index in _backbone(config).feature_info.out_indices]
+        high_res = [finest(scale) for scale in (4, 2)]
+        indices = sorted({*embedding, *high_res})
+        self.backbone = _features(config, tuple(indices))
+        self.embedding, self.high_res = (list(map(indices.index, some)) for some in (embedding, high_res))
+        widths = self.backbone.feature_info.channels()
+        self.projections = nn.ModuleList(nn.Conv2d(widths[i], channels, 1) for i in self.embedding)
+        self.neck = make_neck(channels, channels)
+        self.conv_s0 = nn.Conv2d(widths[self.high_res[0]], channels // 8, 1)
+        self.conv_s1 = nn.Conv2d(widths[self.high_res[1]], channels // 4, 1)
+
+    def forward(self, images: Tensor) -> FeatureMaps:
+        """Normalised images ``[B, 3, S, S]`` to the embedding ``[B, C, g, g]`` and the high-resolution features."""
+        found, grid = self.backbone(images), self.config.grid
+        parts = zip(self.projections, self.embedding, strict=True)
+        embedding = torch.stack([sized(projection(found[i]), grid) for projection, i in parts]).sum(0)
+        return FeatureMaps(
+            {
+                EMBEDDING: self.neck(embedding),
+                HIGH_RES[0]: sized(self.conv_s0(found[self.high_res[0]]), 4 * grid),
+                HIGH_RES[1]: sized(self.conv_s1(found[self.high_res[1]]), 2 * grid),
+            }
+        )
 
 
 def _backbone(config: TimmConfig) -> Any:

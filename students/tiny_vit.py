@@ -10,6 +10,7 @@ import torch
 from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
+from core.feature_maps import EMBEDDING, HIGH_RES, FeatureMaps, sized
 from students.encoder_shapes import TinyVitConfig
 from students.quantized.layers import QuantizedProduct
 from teachers.attention import merge_windows, partition_windows
@@ -87,3 +88,28 @@ class QuantizedTinyVitAttention(FreshBiases):
         logits = self.scores(q * self.scale, k.transpose(-1, -2)) + self.get_attention_biases(x.device)
         mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.out_dim))
+
+
+class TinyVitMapsEncoder(TinyVitEncoder):
+    """The same with SAM 2's high-resolution features, projected from the maps of the earlier stages."""
+
+    def __init__(self, config: TinyVitConfig) -> None:
+        super().__init__(config)
+        # Of each feature, the stage whose map has its cells; the first one where none is as fine.
+        self.sources = [max(0, config.halvings - finer) for finer in (2, 1)]
+        dims, channels = config.embed_dims, config.out_channels
+        self.conv_s0 = nn.Conv2d(dims[self.sources[0]], channels // 8, 1)
+        self.conv_s1 = nn.Conv2d(dims[self.sources[1]], channels // 4, 1)
+
+    def forward(self, images: Tensor) -> FeatureMaps:  # type: ignore[override]
+        """Normalised images ``[B, 3, S, S]`` to the embedding ``[B, C, g, g]`` and the high-resolution features."""
+        x = self.backbone.patch_embed(images)
+        stages = []
+        for stage in self.backbone.stages:
+            x = stage(x)
+            stages.append(x)
+        found = {EMBEDDING: self.neck(x)}
+        heads = ((HIGH_RES[0], self.conv_s0, 4), (HIGH_RES[1], self.conv_s1, 2))
+        for (name, head, scale), source in zip(heads, self.sources, strict=True):
+            found[name] = sized(head(stages[source]), scale * self.config.grid)
+        return FeatureMaps(found)

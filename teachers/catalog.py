@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from teachers.hiera import hiera_config
 from teachers.image_encoder import EncoderConfig
 from teachers.sam import SamConfig
+from teachers.sam2 import Sam2Config
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -51,6 +53,8 @@ class NamedModel:
     packaged: Path | None = None
 
 
+_SAM2 = "SAM 2, arXiv 2408.00714"
+_SAM2_META = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 POCKET = SamConfig(
@@ -87,6 +91,13 @@ PHOTO = SamConfig(
     iou_width=128,
 )
 
+POCKET_2 = Sam2Config(
+    hiera_config(256, 24, (1, 2, 7, 2), 1, (8, 4, 8, 8), (5, 7, 9), 8, 128),
+    decoder_heads=4,
+    decoder_mlp_width=512,
+    iou_width=128,
+)
+
 MODELS = {
     "sam_vit_b": NamedModel(
         SamConfig(vit(12, 768, 12, (2, 5, 8, 11))),
@@ -102,4 +113,37 @@ MODELS = {
     ),
     "sam_pocket": NamedModel(POCKET, packaged=WEIGHTS / "sam_pocket.safetensors"),
     "sam_photo": NamedModel(PHOTO, packaged=WEIGHTS / "sam_photo.safetensors"),
+    "sam2_1_tiny": NamedModel(
+        Sam2Config(hiera_config(1024, 96, (1, 2, 7, 2), 1, (8, 4, 14, 7), (5, 7, 9), 7)),
+        Release(
+            _SAM2_META + "sam2.1_hiera_tiny.pt",
+            "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+            paper=_SAM2,
+        ),
+    ),
+    "sam2_1_small": NamedModel(
+        Sam2Config(hiera_config(1024, 96, (1, 2, 11, 2), 1, (8, 4, 14, 7), (7, 10, 13), 7)),
+        Release(
+            _SAM2_META + "sam2.1_hiera_small.pt",
+            "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+            paper=_SAM2,
+        ),
+    ),
+    "sam2_1_base_plus": NamedModel(
+        Sam2Config(hiera_config(1024, 112, (2, 3, 16, 3), 2, (8, 4, 14, 7), (12, 16, 20), 14)),
+        Release(
+            _SAM2_META + "sam2.1_hiera_base_plus.pt",
+            "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+            paper=_SAM2,
+        ),
+    ),
+    "sam2_1_large": NamedModel(
+        Sam2Config(hiera_config(1024, 144, (2, 6, 36, 4), 2, (8, 4, 16, 8), (23, 33, 43), 7)),
+        Release(
+            _SAM2_META + "sam2.1_hiera_large.pt",
+            "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+            paper=_SAM2,
+        ),
+    ),
+    "sam2_pocket": NamedModel(POCKET_2, packaged=WEIGHTS / "sam2_pocket.safetensors"),
 }

@@ -17,15 +17,7 @@ POSITIONS = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 # it, and names that fit none, are the same in both layouts.
 _LAYER = "mask_decoder.transformer.layers.{}"
 _PERCEPTRON = (("layers.0", "proj_in"), ("layers.1", "layers.0"), ("layers.2", "proj_out"))
-_RENAMES = (
-    ("image_encoder.patch_embed.proj", "vision_encoder.patch_embed.projection"),
-    *((f"image_encoder.blocks.{{}}.norm{i}", f"vision_encoder.layers.{{}}.layer_norm{i}") for i in (1, 2)),
-    ("image_encoder.blocks.{}", "vision_encoder.layers.{}"),
-    ("image_encoder.neck.0", "vision_encoder.neck.conv1"),
-    ("image_encoder.neck.1", "vision_encoder.neck.layer_norm1"),
-    ("image_encoder.neck.2", "vision_encoder.neck.conv2"),
-    ("image_encoder.neck.3", "vision_encoder.neck.layer_norm2"),
-    ("image_encoder", "vision_encoder"),
+SHARED_RENAMES = (
     (POSITIONS, "shared_image_embedding.positional_embedding"),
     (POSITIONS, "prompt_encoder.shared_embedding.positional_embedding"),
     ("prompt_encoder.point_embeddings.{}", "prompt_encoder.point_embed.{}"),
@@ -45,9 +37,21 @@ _RENAMES = (
         for ours, theirs in _PERCEPTRON
     ),
 )
+"""Of prompt encoder and mask decoder: those of ``Sam2Model`` too."""
+_RENAMES = (
+    ("image_encoder.patch_embed.proj", "vision_encoder.patch_embed.projection"),
+    *((f"image_encoder.blocks.{{}}.norm{i}", f"vision_encoder.layers.{{}}.layer_norm{i}") for i in (1, 2)),
+    ("image_encoder.blocks.{}", "vision_encoder.layers.{}"),
+    ("image_encoder.neck.0", "vision_encoder.neck.conv1"),
+    ("image_encoder.neck.1", "vision_encoder.neck.layer_norm1"),
+    ("image_encoder.neck.2", "vision_encoder.neck.conv2"),
+    ("image_encoder.neck.3", "vision_encoder.neck.layer_norm2"),
+    ("image_encoder", "vision_encoder"),
+    *SHARED_RENAMES,
+)
 
 
-def _compiled(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
+def compiled(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
     """Each (from, to) as a pattern of a name's beginning and its replacement."""
     return [
         (re.compile(re.escape(old).replace(r"\{\}", r"(\d+)") + r"(?=\.|$)"), new.replace("{}", r"\1"))
@@ -55,11 +59,12 @@ def _compiled(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], s
     ]
 
 
-_TO_HUGGING_FACE = _compiled(_RENAMES)
-_FROM_HUGGING_FACE = _compiled((theirs, ours) for ours, theirs in _RENAMES)
+_TO_HUGGING_FACE = compiled(_RENAMES)
+_FROM_HUGGING_FACE = compiled((theirs, ours) for ours, theirs in _RENAMES)
 
 
-def _renamed(name: str, renames: list[tuple[re.Pattern[str], str]]) -> str:
+def renamed_name(name: str, renames: list[tuple[re.Pattern[str], str]]) -> str:
+    """A name by the first of some :func:`compiled` renames that fits its beginning; as it is where none does."""
     for pattern, new in renames:
         if found := pattern.match(name):
             return found.expand(new) + name[found.end() :]
@@ -81,7 +86,7 @@ def to_hugging_face(config: SamConfig, state: Mapping[str, Tensor]) -> dict[str,
         InputError: ``SamModel`` cannot hold this shape; see :func:`teachers.hugging_face_config.hugging_face_config`.
     """
     hugging_face_config(config)
-    renamed = {_renamed(name, _TO_HUGGING_FACE): tensor for name, tensor in state.items()}
+    renamed = {renamed_name(name, _TO_HUGGING_FACE): tensor for name, tensor in state.items()}
     if POSITIONS in state:
         renamed["prompt_encoder.shared_embedding.positional_embedding"] = state[POSITIONS].clone()
     return renamed
@@ -95,7 +100,7 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        ours = _renamed(name, _FROM_HUGGING_FACE)
+        ours = renamed_name(name, _FROM_HUGGING_FACE)
         if ours in renamed and not torch.equal(renamed[ours], tensor):
             raise InputError(
                 f"{name} differs from shared_image_embedding.positional_embedding, which must be the same tensor; "

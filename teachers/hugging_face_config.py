@@ -7,11 +7,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from core.errors import InputError
 from core.plain_file import read_json
-from teachers.sam import SamConfig
+from teachers.sam import META_NORM_EPS, SamConfig
 
 HUB_NORM_EPS = 1e-6
 """Of the mask decoder's two-way blocks where a ``config.json`` does not say it; Meta's code has 1e-5."""
@@ -67,7 +67,7 @@ _FREE: dict[str, dict[str, Any]] = {
 
 
 class HubConfig:
-    """A ``config.json``, with transformers' own value wherever it says nothing.
+    """A ``config.json`` of a ``SamModel``, with transformers' own value wherever it says nothing.
 
     Args:
         path: of the file; a ``preprocessor_config.json`` beside it is read too.
@@ -77,20 +77,30 @@ class HubConfig:
             and value.
     """
 
+    model: ClassVar[str] = "SamModel"
+    kinds: ClassVar[tuple[str, ...]] = ("sam",)
+    fixed: ClassVar[dict[str, dict[str, Any]]] = _FIXED
+    free: ClassVar[dict[str, dict[str, Any]]] = _FREE
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        stored = read_json(path, "a folder of SamModel has it beside its weights")
+        stored = read_json(path, f"a folder of {self.model} has it beside its weights")
         try:
-            self.sections = {name: {**_FIXED[name], **free, **(stored.get(name) or {})} for name, free in _FREE.items()}
-            kind, quantized = stored.get("model_type", "sam"), stored.get("quantization_config")
+            self.sections = {
+                name: {**self.fixed[name], **free, **self._given(stored, name)} for name, free in self.free.items()
+            }
+            kind, quantized = stored.get("model_type", self.kinds[0]), stored.get("quantization_config")
         except (AttributeError, TypeError) as error:
-            raise InputError(f"{path}: is not the config.json of a SamModel ({error}); save the model again") from None
-        if kind != "sam" or quantized:
-            what = f"model_type is {kind!r}" if kind != "sam" else "quantization_config is given"
-            raise InputError(f"{path}: {what}; only model_type 'sam' with plain weights is read")
-        self._refuse(_differences(self.sections, _FIXED), "is not supported here")
+            raise InputError(
+                f"{path}: is not the config.json of a {self.model} ({error}); save the model again"
+            ) from None
+        if kind not in self.kinds or quantized:
+            what = f"model_type is {kind!r}" if kind not in self.kinds else "quantization_config is given"
+            known = " or ".join(map(repr, self.kinds))
+            raise InputError(f"{path}: {what}; only model_type {known} with plain weights is read")
+        self._refuse(differences(self.sections, self.fixed), "is not supported here")
         decoder = self.sections["mask_decoder_config"]
-        heads, eps = decoder["num_attention_heads"], decoder["layer_norm_eps"]
+        heads, eps = decoder["num_attention_heads"], decoder.get("layer_norm_eps", META_NORM_EPS)
         if type(heads) is not int or heads < 1:
             raise InputError(f"{path}: mask_decoder_config.num_attention_heads is {heads!r}, not a count")
         if type(eps) not in (int, float) or not 0 < eps < 1:
@@ -104,19 +114,11 @@ class HubConfig:
         Raises:
             InputError: a value that the function depends on differs, or the folder's preprocessing is not this model's.
         """
-        expected, encoder = hugging_face_config(config), config.vit
-        sections = {name: dict(section) for name, section in self.sections.items()}
-        vision = sections["vision_config"]
-        if vision["mlp_dim"] is None and isinstance(vision["mlp_ratio"], int | float):
-            vision["mlp_dim"] = int(encoder.embed_dim * vision["mlp_ratio"])
-        if _windows(vision) == _windows(expected["vision_config"]):
-            # Windows as large as the grid are written as either.
-            vision.update({key: expected["vision_config"][key] for key in ("window_size", "global_attn_indexes")})
-        self._refuse(_differences(sections, {name: expected[name] for name in _FREE}), "does not fit this model")
+        self._refuse(self._unfit(config), "does not fit this model")
         beside = self.path.with_name("preprocessor_config.json")
         if beside.exists():
             stored = read_json(beside, "save the processor again")
-            preparing = preprocessing(config)
+            preparing = self._preprocessing(config)
             keys = ("image_mean", "image_std", "rescale_factor", "do_rescale", "do_normalize", "do_resize", "size")
             for key in keys:
                 value = stored.get(key, preparing[key]) if isinstance(stored, dict) else None
@@ -125,6 +127,26 @@ class HubConfig:
                         f"{beside}: {key} is {_short(value)}, expected {_short(preparing[key])}; this project prepares "
                         "images as SAM does, and the model would be given others than it was trained on"
                     )
+
+    @staticmethod
+    def _given(stored: Any, name: str) -> dict[str, Any]:
+        return stored.get(name) or {}
+
+    def _unfit(self, config: SamConfig) -> Iterator[str]:
+        """Values that are not those of a model of this shape."""
+        expected, encoder = hugging_face_config(config), config.vit
+        sections = {name: dict(section) for name, section in self.sections.items()}
+        vision = sections["vision_config"]
+        if vision["mlp_dim"] is None and isinstance(vision["mlp_ratio"], int | float):
+            vision["mlp_dim"] = int(encoder.embed_dim * vision["mlp_ratio"])
+        if _windows(vision) == _windows(expected["vision_config"]):
+            # Windows as large as the grid are written as either.
+            vision.update({key: expected["vision_config"][key] for key in ("window_size", "global_attn_indexes")})
+        return differences(sections, {name: expected[name] for name in _FREE})
+
+    @staticmethod
+    def _preprocessing(config: SamConfig) -> dict[str, Any]:
+        return preprocessing(config)
 
     def _refuse(self, differences: Iterator[str], why: str) -> None:
         problems = list(differences)
@@ -142,7 +164,7 @@ def _windows(vision: Mapping[str, Any]) -> list[int] | None:
         return None
 
 
-def _differences(sections: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def differences(sections: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, values in expected.items():
         for key, value in values.items():
             if not _equal(_side(sections[name][key]), value):

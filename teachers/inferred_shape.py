@@ -1,12 +1,14 @@
 """The shape of a SAM, read off its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from core.errors import InputError
+from teachers.hiera import HieraConfig
 from teachers.image_encoder import EncoderConfig
 from teachers.sam import META_NORM_EPS, SamConfig
+from teachers.sam2 import Sam2Config
 
 
 def infer_config(
@@ -68,6 +70,34 @@ def infer_config(
     )
 
 
+def known_sam2_config(state: Mapping[str, Tensor], known: Iterable[SamConfig], origin: str) -> Sam2Config:
+    """Which known shape a SAM 2's tensors have: they show neither heads nor windows nor the size of images.
+
+    Raises:
+        InputError: none of the known ones.
+    """
+
+    def width(key: str) -> int:
+        return len(state[key]) if key in state and state[key].ndim else 0
+
+    prefix = "image_encoder.trunk.blocks."
+    depth = len({key.split(".")[3] for key in state if key.startswith(prefix)})
+    widths = [width(f"{prefix}{i}.norm2.weight") for i in range(depth)]
+    for config in known:
+        encoder = config.encoder
+        if (
+            isinstance(config, Sam2Config)
+            and isinstance(encoder, HieraConfig)
+            and widths == [encoder.embed_dims[stage] for stage in encoder.stages]
+            and [width(f"{prefix}{i}.mlp.fc1.weight") for i in range(depth)] == list(encoder.mlp_widths)
+        ):
+            return config
+    raise InputError(
+        f"{origin}: a SAM 2 of {depth} blocks of widths {sorted(set(widths))}, which is no published one, and its "
+        "tensors say neither heads nor windows; give a folder of Sam2Model with its config.json"
+    )
+
+
 def _instead(state: Mapping[str, Tensor]) -> str:
     """What tensors are that lack one of a SAM's."""
     parts, found = ("image_encoder", "prompt_encoder", "mask_decoder"), {key.partition(".")[0] for key in state}
@@ -102,6 +132,18 @@ def check_shape(config: SamConfig, origin: str) -> None:
         for i, width in enumerate(config.encoder.attention_widths):
             sizes[f"attention_widths[{i}]"] = width
             widths[f"num_heads of block {i}"] = config.encoder.num_heads, width
+    if isinstance(config.encoder, HieraConfig):
+        hiera = config.encoder
+        sizes["background"] = hiera.background
+        for stage in range(4):
+            sizes |= {f"embed_dims[{stage}]": hiera.embed_dims[stage], f"depths[{stage}]": hiera.depths[stage]}
+            sizes |= {
+                f"num_heads[{stage}]": hiera.num_heads[stage],
+                f"window_sizes[{stage}]": hiera.window_sizes[stage],
+            }
+        for i, stage in enumerate(hiera.stages):
+            sizes |= {f"attention_widths[{i}]": hiera.attention_widths[i], f"mlp_widths[{i}]": hiera.mlp_widths[i]}
+            widths[f"num_heads of block {i}"] = hiera.num_heads[stage], hiera.attention_widths[i]
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             raise InputError(f"{origin}: a model of {name} {str(size)[:50]} computes nothing; its shape is damaged")

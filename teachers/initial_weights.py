@@ -25,4 +25,7 @@ def initialise_sam(model: Sam) -> None:
     """Fill a whole SAM. The decoder starts louder than the encoder: its tokens are few and its input is normalised."""
     initialise_linear(model.image_encoder, 0.02)
     initialise_linear(model.mask_decoder, 0.05)
-    nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
+    for name, table in model.image_encoder.named_parameters():
+        # A Hiera has two.
+        if "pos_embed" in name:
+            nn.init.trunc_normal_(table, std=0.02)

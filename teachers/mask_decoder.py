@@ -86,19 +86,35 @@ class MaskDecoder(nn.Module):
             sparse: prompt embeddings ``[N, K, C]``.
             dense: prompt embeddings ``[N, C, g, g]``, or one for all ``[1, C, g, g]``.
         """
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens, image = self.attend(output_tokens, embedding, position, sparse, dense)
+        return self.answers(tokens, self.output_upscaling(image))
+
+    def attend(
+        self, output_tokens: Tensor, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The transformer: output tokens ``[T, C]`` as ``[N, T, C]``, and the image as ``[N, C, g, g]``.
+
+        Other args as of :meth:`forward`.
+        """
         # Shapes, not len(): a traced graph keeps them open.
         count = sparse.shape[0]
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(count, -1, -1), sparse], 1)
         # Prompts without a mask share their image: [M, C, g, g].
         source = (embedding if dense.shape[0] == 1 else for_each_prompt(embedding, count)) + dense
         tokens, image = self.transformer(source, position.to(source.dtype), tokens)
-
         # [N, C, g, g] back from [N, g * g, C]
-        image = image.transpose(1, 2).reshape(count, *source.shape[1:])
-        upscaled = self.output_upscaling(image)
-        mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
+        return tokens[:, : output_tokens.shape[0]], image.transpose(1, 2).reshape(count, *source.shape[1:])
+
+    def answers(self, tokens: Tensor, upscaled: Tensor) -> Decoded:
+        """Masks and predicted IoUs of tokens ``[N, 5, C]`` on upscaled images ``[N, C / 8, 4g, 4g]``."""
+        mask_tokens = tokens[:, 1:]
         # [N, 4, C / 8]: one dynamic linear classifier a mask token
         weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1)
-        logits = (weights @ upscaled.flatten(2)).reshape(count, -1, *upscaled.shape[-2:])
-        return Decoded(logits, self.iou_prediction_head(tokens[:, 0]), tokens[:, : 1 + self.num_mask_tokens])
+        logits = (weights @ upscaled.flatten(2)).reshape(upscaled.shape[0], -1, *upscaled.shape[-2:])
+        return Decoded(logits, self.iou_prediction_head(tokens[:, 0]), tokens)
+
+    def chosen(self, decoded: Decoded, multimask: bool) -> tuple[Tensor, Tensor]:
+        """The candidates that answer a prompt: logits ``[N, M, 4g, 4g]`` and predicted IoUs ``[N, M]``, M of 3 or 1."""
+        kept = slice(1, None) if multimask else slice(0, 1)
+        return decoded.logits[:, kept], decoded.iou_pred[:, kept]

@@ -38,11 +38,12 @@ class PromptEncoder(nn.Module):
         grid: side of the image embedding.
         frame: side of the square input in pixels.
         mask_channels: hidden channels of the mask branch (16 in SAM).
+        pads_boxes: whether a box is followed by a "not a point" too, as in SAM 2.
     """
 
-    def __init__(self, channels: int, grid: int, frame: int, mask_channels: int = 16) -> None:
+    def __init__(self, channels: int, grid: int, frame: int, mask_channels: int = 16, pads_boxes: bool = False) -> None:
         super().__init__()
-        self.grid, self.frame = grid, frame
+        self.grid, self.frame, self.pads_boxes = grid, frame, pads_boxes
         self.pe_layer = RandomPositionEncoding(channels)
         # Background point, foreground point, top-left corner, bottom-right corner.
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, channels) for _ in range(4))
@@ -80,6 +81,8 @@ class PromptEncoder(nn.Module):
             sparse.append(self._points(*points, pad=boxes is None))
         if boxes is not None:
             sparse.append(self._boxes(boxes))
+            if self.pads_boxes:
+                sparse.append(self.not_a_point_embed.weight.expand(len(boxes), 1, -1))
         count = next(len(part) for part in (*sparse, masks) if part is not None)
         dim = self.no_mask_embed.weight.shape[1]
         if masks is not None:

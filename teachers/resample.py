@@ -1,4 +1,4 @@
-"""Weights of a small SAM as the start of a larger one: another frame, other patches, more blocks, more width.
+"""Weights of a small SAM as the start of a larger one, or of a SAM 2: other frames and patches, more blocks and width.
 
 What is added begins without effect (blocks and channels whose output is zero), what is resized is interpolated, so the
 larger model begins near the smaller one.
@@ -108,3 +108,20 @@ def _relative(table: Tensor, length: int) -> Tensor:
         return table[start : start + length].clone()
     more = (length - have) // 2
     return torch.cat([table[:1].expand(more, -1), table, table[-1:].expand(more, -1)])
+
+
+def share_decoder(model: Sam, source: Sam) -> None:
+    """Fill a SAM 2's prompt encoder and mask decoder from a SAM's: whatever has the same name and shape in both.
+
+    Not the last layer of the IoU head, whose output a SAM 2 puts through a sigmoid.
+    """
+    ours = model.state_dict()
+    shared = {
+        name: tensor
+        for name, tensor in source.state_dict().items()
+        if name.startswith(("prompt_encoder.", "mask_decoder."))
+        and not name.startswith("mask_decoder.iou_prediction_head.layers.2.")
+        and name in ours
+        and ours[name].shape == tensor.shape
+    }
+    model.load_state_dict(ours | shared)

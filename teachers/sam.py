@@ -67,6 +67,10 @@ class SamConfig:
             raise InputError(f"this needs a model with SAM's own ViT as its image encoder, not {kind}")
         return self.encoder
 
+    def make(self, name: str = "sam", encoder: nn.Module | None = None) -> "Sam":
+        """A model of this shape; args as of :class:`Sam`."""
+        return Sam(self, name, encoder)
+
 
 class Sam(nn.Module):
     """A promptable segmenter with Meta's parameter names.
@@ -110,23 +114,24 @@ class Sam(nn.Module):
         """
         shape: Any = encoder.config
         config = replace(self.config, encoder=shape)
-        return Sam(config, name, encoder, deepcopy(self.prompt_encoder), deepcopy(self.mask_decoder))
+        return type(self)(config, name, encoder, deepcopy(self.prompt_encoder), deepcopy(self.mask_decoder))
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]``."""
+    def encode(self, images: Tensor) -> Any:
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]``, or to several maps."""
         return self.image_encoder(images)
 
-    def decode_frame(self, embedding: Tensor, prompt: Prompt) -> Decoded:
+    def decode_frame(self, embedding: Any, prompt: Prompt) -> Decoded:
         """Decode prompts whose coordinates are in the model's frame; all four candidates.
 
         Args:
-            embedding: ``[M, C, g, g]``: one for all prompts, one a prompt, or one for each ``N / M`` in turn.
+            embedding: of :meth:`encode`, ``M`` images: one for all prompts, one a prompt, or one for each ``N / M`` in
+                turn.
         """
         points = None if prompt.points_xy is None or prompt.labels is None else (prompt.points_xy, prompt.labels)
         sparse, dense = self.prompt_encoder(points, prompt.boxes_xyxy, prompt.mask_logits)
         return self.mask_decoder(embedding, self.prompt_encoder.dense_position(), sparse, dense)
 
-    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+    def decode(self, embedding: Any, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
         """Answer prompts in original pixels; see :meth:`core.protocols.Segmenter.decode`."""
         frame = self.input_size
         in_frame = replace(
@@ -134,6 +139,4 @@ class Sam(nn.Module):
             boxes_xyxy=None if prompt.boxes_xyxy is None else boxes_to_frame(prompt.boxes_xyxy, size_hw, frame),
             points_xy=None if prompt.points_xy is None else points_to_frame(prompt.points_xy, size_hw, frame),
         )
-        decoded = self.decode_frame(embedding, in_frame)
-        kept = slice(1, None) if multimask else slice(0, 1)
-        return Masks(decoded.logits[:, kept], decoded.iou_pred[:, kept], frame)
+        return Masks(*self.mask_decoder.chosen(self.decode_frame(embedding, in_frame), multimask), frame)

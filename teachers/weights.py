@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,17 +21,29 @@ from teachers.convert import from_hugging_face, is_hugging_face
 from teachers.hugging_face_config import HUB_NORM_EPS, HubConfig
 from teachers.inferred_shape import check_shape
 from teachers.sam import META_NORM_EPS, Sam, SamConfig
+from teachers.sam2_hub_config import Sam2HubConfig
+from teachers.sam2_layouts import from_sam2_layout, sam2_layout, without_memory
 
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".th", ".pkl", ".safetensors")
 """Of names of checkpoints, in small or capital letters; a file without any is read too."""
 # As transformers looks for them, in this order.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ANCHORS = (
-    ("image_encoder.neck.0.weight", "vision_encoder.neck.conv1.weight"),
-    ("mask_decoder.iou_token.weight",),
+    (
+        "image_encoder.neck.0.weight",
+        "vision_encoder.neck.conv1.weight",
+        "image_encoder.neck.convs.0.conv.weight",
+        "vision_encoder.neck.convs.0.weight",
+        "image_encoder.neck.convs.0.weight",
+    ),
+    ("mask_decoder.iou_token.weight", "sam_mask_decoder.iou_token.weight"),
 )
+Hub = TypeVar("Hub", bound=HubConfig)
 _PIXELS = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
-_PARTS = ("image_encoder", "vision_encoder", "shared_image_embedding", "prompt_encoder", "mask_decoder")
+_PARTS = (
+    *("image_encoder", "vision_encoder", "shared_image_embedding", "prompt_encoder", "mask_decoder"),
+    *("sam_prompt_encoder", "sam_mask_decoder", "memory_attention", "memory_encoder"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class Stored:
         decoder_norm_eps: of :class:`teachers.sam.SamConfig`.
         hub: the folder's ``config.json``, of Hugging Face's layout.
         note: what was left out of names and containers, in words; empty where nothing was.
+        is_published: False of weights known to be others than those of the catalogue that have their shape (SAM 2's,
+            before 2.1).
     """
 
     tensors: dict[str, Tensor]
@@ -53,10 +67,13 @@ class Stored:
     decoder_norm_eps: float = META_NORM_EPS
     hub: HubConfig | None = None
     note: str = ""
+    is_published: bool = True
 
 
 def read_stored(path: Path, entry: str | None = None) -> Stored:
     """Read a checkpoint: a file of ``torch.save`` or safetensors, or a folder of Hugging Face's ``SamModel``.
+
+    Of a SAM 2 likewise (a folder of ``Sam2Model``), the image part alone.
 
     Args:
         path: a state dict may lie in containers and have a prefix before its names; tensors may have Meta's names or
@@ -73,17 +90,34 @@ def read_stored(path: Path, entry: str | None = None) -> Stored:
     found = find_state(stored, _ANCHORS, _PARTS, str(path), entry)
     for name, values in _PIXELS.items():
         _check_pixels(found.tensors.pop(name, None), name, values, path)
+    if (layout := sam2_layout(found.tensors)) is not None:
+        state, left_out, newest = without_memory(found.tensors)
+        note = "; ".join(part for part in (found.note, left_out) if part)
+        hub2 = _beside_weights(path, Sam2HubConfig) if layout == "hub" else None
+        heads, eps = _beside(facts, META_NORM_EPS)
+        try:
+            state = from_sam2_layout(state, layout)
+        except InputError as error:
+            raise InputError(f"{files[0]}: {error}") from None
+        return Stored(state, facts, heads if hub2 is None else hub2.decoder_heads, eps, hub2, note, newest)
     if not is_hugging_face(found.tensors):
         return Stored(found.tensors, facts, *_beside(facts, META_NORM_EPS), note=found.note)
     try:
         tensors = from_hugging_face(found.tensors)
     except InputError as error:
         raise InputError(f"{files[0]}: {error}") from None
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir() or (path.name in _WEIGHTS and (folder / "config.json").exists()):
-        hub = HubConfig(folder / "config.json")
+    hub = _beside_weights(path, HubConfig)
+    if hub is not None:
         return Stored(tensors, facts, hub.decoder_heads, hub.decoder_norm_eps, hub, found.note)
     return Stored(tensors, facts, *_beside(facts, HUB_NORM_EPS), note=found.note)
+
+
+def _beside_weights(path: Path, kind: type[Hub]) -> Hub | None:
+    """The ``config.json`` of a folder, or of the folder that a file of weights by transformers' name lies in."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or (path.name in _WEIGHTS and (folder / "config.json").exists()):
+        return kind(folder / "config.json")
+    return None
 
 
 def _check_pixels(stored: Tensor | None, name: str, values: tuple[float, ...], path: Path) -> None:
@@ -216,19 +250,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def sam_from_state(config: SamConfig, state: Mapping[str, Tensor], origin: str, name: str = "sam") -> Sam:
-    """Build a SAM with its own ViT and load it; see :func:`fill`.
+    """Build a SAM with its own encoder and load it; see :func:`fill`.
 
     A shape that the tensors contradict is refused before memory is taken for it.
     """
     check_shape(config, origin)
     try:
         with torch.device("meta"):
-            check_fit(Sam(config, name), state, origin)
+            check_fit(config.make(name), state, origin)
     except (RuntimeError, TypeError, ArithmeticError) as error:
         raise InputError(f"{origin}: its tensors have shapes that no SAM has ({error})") from None
     # Strict loading replaces every initial value, so drawing them must not show elsewhere.
     with torch.random.fork_rng(devices=[]):
-        model = Sam(config, name)
+        model = config.make(name)
     return fill(model, state, origin)
 
 

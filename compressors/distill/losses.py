@@ -1,10 +1,13 @@
 """Losses on masks, predicted IoUs and embeddings. All reduce to one number, in float32."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from core import processes
+from core.feature_maps import Features, maps_of
 
 FOCAL_SHARE = 20.0
 """Segment Anything's loss on masks weighs the focal part so many times its dice part."""
@@ -70,39 +73,63 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(-2).mean(-1)
 
 
-def embedding_mse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+def embedding_mse(student: Features, teacher: Features, valid: Tensor | None = None) -> Tensor:
     """Mean squared error of image embeddings over the cells that hold image, each image counting alike.
 
     Args:
-        student, teacher: ``[B, C, g, g]``.
+        student, teacher: ``[B, C, g, g]``; of several maps the errors are added up, each map counting alike.
         valid: bool ``[B, g, g]`` (see :func:`core.geometry.valid_cells`); None counts every cell.
     """
-    return over_cells((student.float() - teacher.float()).square().mean(1), valid)
+    return _over_maps(student, teacher, valid, lambda errors, channels: errors, Tensor.square)
 
 
-def embedding_l1(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+def embedding_l1(student: Features, teacher: Features, valid: Tensor | None = None) -> Tensor:
     """Mean absolute error of image embeddings; otherwise as :func:`embedding_mse`."""
-    return over_cells((student.float() - teacher.float()).abs().mean(1), valid)
+    return _over_maps(student, teacher, valid, lambda errors, channels: errors, Tensor.abs)
 
 
-def over_cells(errors: Tensor, valid: Tensor | None) -> Tensor:
-    """The mean of errors ``[B, g, g]`` over valid cells, then over images; over all cells where ``valid`` is None."""
-    if valid is None:
-        return errors.mean()
-    weight = valid.to(errors.dtype)
-    # By image, so that parts of a batch average to the whole, on one device or on many.
-    return ((errors * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
-
-
-def embedding_rmse(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+def embedding_rmse(student: Features, teacher: Features, valid: Tensor | None = None) -> Tensor:
     """The third-party MobileSAM training code's loss: the root of the squared error summed over channels.
 
     The mean over cells (over those that hold image, where ``valid`` is given) and images is taken under the root, and
     the images are those of all processes. Args as of :func:`embedding_mse`.
     """
-    own = embedding_mse(student, teacher, valid) * student.shape[1]
+    return _over_maps(student, teacher, valid, _root, Tensor.square)
+
+
+def _root(error: Tensor, channels: int) -> Tensor:
+    own = error * channels
     if processes.count() == 1:
         return own.sqrt()
     root = processes.stacked(own.detach()).mean().sqrt()
     # The mean over processes of this, and of its gradient, is that of the root.
     return (own / root + root) / 2
+
+
+def _over_maps(
+    student: Features,
+    teacher: Features,
+    valid: Tensor | None,
+    reduced: Callable[[Tensor, int], Tensor],
+    error: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The sum over maps of what ``reduced`` makes of a map's mean error and its number of channels."""
+    ours, theirs = maps_of(student), maps_of(teacher)
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"the student gives {', '.join(ours)}, the teacher {', '.join(theirs)}")
+    terms = []
+    for name, found in ours.items():
+        errors = error(found.float() - theirs[name].float()).mean(1)
+        terms.append(reduced(over_cells(errors, valid), found.shape[1]))
+    return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
+
+
+def over_cells(errors: Tensor, valid: Tensor | None) -> Tensor:
+    """The mean of errors ``[B, h, w]`` over valid cells ``[B, g, g]``, then over images; None: all cells."""
+    if valid is None:
+        return errors.mean()
+    if (scale := errors.shape[-1] // valid.shape[-1]) > 1:
+        valid = valid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    weight = valid.to(errors.dtype)
+    # By image, so that parts of a batch average to the whole, on one device or on many.
+    return ((errors * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()

@@ -4,19 +4,20 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressors.distill.engine import Engine
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, focal_loss
 from core import processes
 from core.checkpoint import weights_sha256
+from core.feature_maps import Features, layout_of, packed, packed_channels, unpacked
 from core.protocols import Prompt
 from core.seeding import generator_for
 from data.batches import ImageBatch
 from data.embeddings import DiskEmbeddings, Embeddings, MemoryEmbeddings
-from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam
 
 PREPROCESSING = "longer side, bilinear on uint8, zero-padded, 1"
@@ -37,25 +38,27 @@ class TeacherEmbeddings:
         computed: how many images were encoded.
     """
 
-    encoder: ImageEncoder
+    encoder: nn.Module
     engine: Engine
     kept: Embeddings | None = None
     computed: int = 0
     _maker: bytes = field(init=False)
-    _encode: Callable[[Tensor], Tensor] = field(init=False)
+    _encode: Callable[[Tensor], Features] = field(init=False)
 
     def __post_init__(self) -> None:
         # A wrapper, so that the teacher itself stays as it is for whoever else uses it.
         self._encode = torch.compile(self.encoder) if self.engine.compile else self.encoder
-        frame, device = self.encoder.config.image_size, self.engine.device.type
+        shape: Any = self.encoder.config
+        self._layout = layout_of(shape)
+        frame, device = shape.image_size, self.engine.device.type
         # Another number of threads adds in another order, so that some embeddings differ in their last bit.
         exactly = (device, self.engine.compile, *([torch.get_num_threads()] if device == "cpu" else []))
         parts = (weights_sha256(self.encoder), PREPROCESSING, frame, self.engine.precision, *exactly)
         self._maker = hashlib.sha256(repr(parts).encode()).digest()
 
-    def __call__(self, batch: ImageBatch) -> Tensor:
-        """Embeddings, float32 ``[B, C, g, g]``, on the device of the batch's images."""
-        return torch.stack([self._one(batch, i).float() for i in range(len(batch.names))])
+    def __call__(self, batch: ImageBatch) -> Any:
+        """Embeddings, float32 ``[B, C, g, g]``, or several maps, on the device of the batch's images."""
+        return unpacked(torch.stack([self._one(batch, i).float() for i in range(len(batch.names))]), self._layout)
 
     def _one(self, batch: ImageBatch, i: int) -> Tensor:
         key = hashlib.sha256(self._maker + batch.digests[i]).digest() if batch.digests else None
@@ -65,14 +68,14 @@ class TeacherEmbeddings:
             if record is not None:
                 return record[0].to(batch.images.device, non_blocking=True)
         with torch.no_grad(), self.engine.autocast():
-            embedding = self._encode(batch.images[i : i + 1])[0].half()
+            embedding = packed(self._encode(batch.images[i : i + 1]))[0].half()
         self.computed += 1
         if self.kept is not None and key is not None:
             self.kept.put(key, embedding, batch.valid[i])
         return embedding
 
 
-def embedding_cache(mode: str, folder: Path, encoder: ImageEncoder) -> Embeddings | None:
+def embedding_cache(mode: str, folder: Path, encoder: nn.Module) -> Embeddings | None:
     """Where embeddings of an encoder are kept.
 
     Args:
@@ -82,7 +85,8 @@ def embedding_cache(mode: str, folder: Path, encoder: ImageEncoder) -> Embedding
         return None
     if mode == "memory":
         return MemoryEmbeddings()
-    return DiskEmbeddings(folder, encoder.config.out_channels, encoder.config.grid)
+    shape: Any = encoder.config
+    return DiskEmbeddings(folder, packed_channels(layout_of(shape)), shape.grid)
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,12 @@ class TeacherMasks:
 
 
 def teacher_masks(
-    teacher: Sam, embeddings: Tensor, valid: Tensor, points: int, seed: int, step: int
+    teacher: Sam, embeddings: Features, valid: Tensor, points: int, seed: int, step: int
 ) -> tuple[TeacherMasks, TeacherMasks]:
     """Ask the teacher about random points of each image, and about the boxes of the masks it answers with.
 
     Args:
-        embeddings: the teacher's, ``[B, C, g, g]``.
+        embeddings: the teacher's, of ``B`` images.
         valid: bool ``[B, g, g]``, the cells that hold image; points fall there.
         points: prompts of each kind an image.
         seed, step: what the points are drawn from, for the whole batch that processes share.
@@ -134,13 +138,13 @@ def teacher_masks(
     )
 
 
-def mask_loss(student: Sam, embeddings: Tensor, answers: tuple[TeacherMasks, TeacherMasks]) -> dict[str, Tensor]:
+def mask_loss(student: Sam, embeddings: Features, answers: tuple[TeacherMasks, TeacherMasks]) -> dict[str, Tensor]:
     """SAM's loss (focal 20, dice 1, squared error of predicted IoUs 1) of a student against the teacher's answers.
 
     Points are compared in all four candidates, boxes in the single one. Every image counts alike.
 
     Args:
-        embeddings: the student's, ``[B, C, g, g]``.
+        embeddings: the student's, of ``B`` images.
     """
     terms: dict[str, Tensor] = {}
     for name, part, kept in (("point", answers[0], slice(None)), ("box", answers[1], slice(0, 1))):

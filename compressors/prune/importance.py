@@ -10,6 +10,7 @@ from torch import Tensor
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_mse, focal_loss
 from compressors.prune.groups import Group, Member, split_qkv
 from core.errors import InputError
+from core.feature_maps import packed
 from core.geometry import upscale_logits
 from core.protocols import Prompt
 from core.seeding import generator_for
@@ -55,7 +56,8 @@ def disturbed_gradients(
 
     def losses() -> Iterator[Tensor]:
         for number, batch in enumerate(batches):
-            embedding = encoder(batch.images)
+            # Several maps count as one, the cells of finer ones as channels.
+            embedding = packed(encoder(batch.images))
             eps = torch.randn(embedding.shape, generator=generator_for(seed, "disturbance", number))
             yield embedding_mse(embedding, embedding.detach() + noise * eps.to(embedding.device), batch.valid)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.geometry import resized_size
+from core.geometry import Stretched, resized_size
 from core.protocols import Masks
 from evaluation.everything.candidates import Candidates
 from evaluation.everything.run_lengths import encode_windows
@@ -123,7 +123,9 @@ def axes(size_hw: tuple[int, int], low: int, frame: int, device: torch.device) -
 
 def _axis(side: int, resized: int, low: int, frame: int, device: torch.device) -> Axis:
     # [l, n]: what each logit alone gives
-    responses = F.interpolate(torch.eye(low, device=device)[None], frame, mode="linear", align_corners=False)
+    responses = torch.eye(low, device=device)[None]
+    if not isinstance(frame, Stretched):
+        responses = F.interpolate(responses, frame, mode="linear", align_corners=False)
     weights = F.interpolate(responses[..., :resized], side, mode="linear", align_corners=False)[0].T.contiguous()
     takes_part = (weights > 0).to(torch.uint8).cpu()
     return Axis(weights, takes_part.argmax(1), low - 1 - takes_part.flip(1).argmax(1))

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.feature_maps import Features
 from core.protocols import Prompt, Segmenter
 from evaluation.adaptive_batch import AdaptiveBatch
 from evaluation.everything.candidates import Candidates, joined
@@ -33,7 +34,7 @@ class CropSearch:
     def __init__(
         self,
         model: Segmenter,
-        embedding: Tensor,
+        embedding: Features,
         crop: Crop,
         size_hw: tuple[int, int],
         settings: EverythingSettings,

@@ -20,6 +20,7 @@ from students.files import describe, save_model
 from students.kinds import kind_of
 from students.quantized.plan import plan_of
 from teachers.sam import META_NORM_EPS
+from teachers.sam2_layouts import to_meta
 from teachers.weights import ENDINGS
 
 
@@ -31,8 +32,14 @@ def _to_hugging_face(path: Path, found: LoadedModel) -> None:
 
 
 def _to_meta(path: Path, found: LoadedModel) -> None:
-    _check_ending(path, "Meta's", ".pth", ".pt")
     model = found.model
+    if kind_of(model.config.encoder) == "hiera":
+        _check_ending(path, "Meta's", ".pt", ".pth")
+        # As SAM 2's own code reads it, but for the weights of a video's memory.
+        write_torch(path, to_meta(model.state_dict()), json.dumps(describe(model, found.about)), inside="model")
+        say(f"{path}: the image part of {model.name}; SAM 2's own code wants a video model's memory too")
+        return
+    _check_ending(path, "Meta's", ".pth", ".pt")
     if kind_of(model.config.encoder) != "vit":
         raise InputError(f"to=meta: {model.name} has no ViT as Meta's layout needs; give to=sampress")
     write_torch(path, model.state_dict(), json.dumps(describe(model, found.about)))
@@ -69,7 +76,7 @@ LAYOUTS: dict[str, Callable[[Path, LoadedModel], None]] = {
     "mobile_sam": _to_mobile_sam,
     "sampress": _to_sampress,
 }
-"""Hugging Face's ``SamModel`` folder, Meta's and MobileSAM's state dicts, this project's self-describing file."""
+"""Hugging Face's folders (``SamModel``, ``Sam2Model``), Meta's and MobileSAM's state dicts, this project's file."""
 
 
 def convert(settings: ConvertConfig, cfg: DictConfig) -> list[ResultRow]:

@@ -21,13 +21,15 @@ from students.convert.layouts import CONFIG as MOBILE_SAM
 from students.convert.layouts import from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
 from students.export.manifest import is_export
-from students.files import FORMAT, about_of, load_model, name_of, read_facts, read_model_metadata
+from students.files import FORMAT, about_of, load_model, name_of, read_facts, read_model_metadata, stated_shape
 from students.kinds import build_model
 from students.pruned_vit import UNIFORM
 from students.self_check import encoder_problem
 from teachers.catalog import MODELS
-from teachers.inferred_shape import infer_config
-from teachers.sam import Sam
+from teachers.inferred_shape import infer_config, known_sam2_config
+from teachers.sam import Sam, SamConfig
+from teachers.sam2_hub_config import Sam2HubConfig
+from teachers.sam2_layouts import sam2_layout
 from teachers.weights import Stored, fill, load_sam, read_stored, sam_from_state
 
 
@@ -135,7 +137,7 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None) -> LoadedMod
         return LoadedModel(
             fill(build_model(MOBILE_SAM, name), ours, str(path)), "MobileSAM's state dict", about, beside
         )
-    layout = "a Hugging Face folder of SamModel" if stored.hub is not None else "a state dict in Meta's layout"
+    layout = "a state dict in Meta's layout" if stored.hub is None else f"a Hugging Face folder of {stored.hub.model}"
     model, known = _sam(stored, decoder_heads, str(path), name)
     if known and not about:
         about, model.name = {"method": "teacher", "teacher": known}, known
@@ -147,8 +149,7 @@ def _sam(stored: Stored, decoder_heads: int | None, origin: str, name: str) -> t
 
     Heads of the decoder leave no trace in tensors: the file says them, its shape is a known one, or they are given.
     """
-    # With one head, every width fits.
-    config = infer_config(stored.tensors, stored.decoder_heads or 1, origin, stored.decoder_norm_eps)
+    config = _shape_of(stored, origin)
     shape = replace(config, decoder_heads=0, decoder_norm_eps=0)
     alike = {other: m for other, m in _SHAPES.items() if replace(m, decoder_heads=0, decoder_norm_eps=0) == shape}
     heads = stored.decoder_heads or decoder_heads or next((m.decoder_heads for m in alike.values()), None)
@@ -161,7 +162,21 @@ def _sam(stored: Stored, decoder_heads: int | None, origin: str, name: str) -> t
         )
     if stored.hub is not None:
         stored.hub.check(model.config)
+    if not stored.is_published:
+        return model, None
     return model, next((other for other, m in alike.items() if other in MODELS and m.decoder_heads == heads), None)
+
+
+def _shape_of(stored: Stored, origin: str) -> SamConfig:
+    """The shape of a stored model but for its decoder's heads, as far as it is stored or known."""
+    if sam2_layout(stored.tensors) is None:
+        # With one head, every width fits.
+        return infer_config(stored.tensors, stored.decoder_heads or 1, origin, stored.decoder_norm_eps)
+    if isinstance(stored.hub, Sam2HubConfig):
+        return stored.hub.shape()
+    if "config" in stored.facts:
+        return stated_shape(stored.facts, len(stored.tensors), origin)
+    return known_sam2_config(stored.tensors, _SHAPES.values(), origin)
 
 
 _SHAPES = {**{name: model.config for name, model in MODELS.items()}, **UNIFORM}

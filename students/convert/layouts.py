@@ -16,6 +16,9 @@ from students.files import describe
 from teachers.convert import to_hugging_face
 from teachers.hugging_face_config import hugging_face_config, preprocessing
 from teachers.sam import Sam, SamConfig
+from teachers.sam2 import Sam2Config
+from teachers.sam2_hub_config import hub_config_of, sam2_preprocessing
+from teachers.sam2_layouts import to_hub
 
 DEAD_HEAD = {
     "image_encoder.norm_head.weight": (320,),
@@ -110,12 +113,16 @@ def save_hugging_face(folder: Path, model: Sam, about: Mapping[str, Any] | None 
         about: facts to keep in the metadata of the weights; gone once transformers saves others in their place.
 
     Raises:
-        InputError: ``SamModel`` cannot hold the model's shape; nothing is written.
+        InputError: ``SamModel`` (``Sam2Model``) cannot hold the model's shape; nothing is written.
     """
-    tensors = to_hugging_face(model.config, model.state_dict())
-    config = hugging_face_config(model.config)
+    if isinstance(model.config, Sam2Config):
+        config, prepared = hub_config_of(model.config), sam2_preprocessing(model.config)
+        tensors = to_hub(model.config, model.state_dict())
+    else:
+        config, prepared = hugging_face_config(model.config), preprocessing(model.config)
+        tensors = to_hugging_face(model.config, model.state_dict())
     # transformers asks the file which framework wrote it.
     metadata = {"format": "pt", NOTE: json.dumps(describe(model, about))}
     write_safetensors(folder / "model.safetensors", tensors, metadata, encode=str)
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    write_text(folder / "preprocessor_config.json", json.dumps(preprocessing(model.config), indent=2) + "\n")
+    write_text(folder / "preprocessor_config.json", json.dumps(prepared, indent=2) + "\n")

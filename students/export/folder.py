@@ -13,16 +13,18 @@ from torch import Tensor
 from core.checkpoint import file_sha256, weights_sha256
 from core.cost import measure_cost
 from core.errors import InputError, RunFailed
+from core.feature_maps import FeatureMaps, layout_of, maps_of
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from data.images import to_frame
 from data.shapes import Shapes
 from students.export.manifest import Manifest, Part, write_manifest
-from students.export.parts import DecoderPart, EncoderPart, example_prompts, prepared
+from students.export.parts import EncoderPart, decoder_part, example_prompts, map_names, prepared
 from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
 from students.quantized.plan import as_float, plan_of
 from teachers.sam import Sam
+from teachers.sam2 import Sam2Config
 
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.1}
 """Largest relative difference of an answer (root mean squares), by precision.
@@ -46,21 +48,25 @@ def check_export(model: Sam, exported: ExportedSam) -> dict[str, float]:
     noise = torch.randn(1, 3, model.input_size, model.input_size, generator=torch.Generator().manual_seed(0))
     shapes = to_frame(Shapes("validation", 1).image(0), model.input_size)[None]
     found: dict[str, float] = dict.fromkeys(("encoder", "decoder_masks", "decoder_ious"), 0.0)
-    encoder, decoder = EncoderPart(model), DecoderPart(model)
+    encoder, decoder = EncoderPart(model), decoder_part(model)
+    names = map_names(layout_of(model.config.encoder))
 
     def note(key: str, answer: Tensor, expected: Tensor) -> None:
         found[key] = max(found[key], relative_difference(answer, expected))
 
     with torch.inference_mode():
         for image in (noise, shapes):
-            embedding = encoder(image)
-            note("encoder", exported.encode(image), embedding)
+            answered = encoder(image)
+            maps = answered if isinstance(answered, tuple) else (answered,)
+            for found_map, expected in zip(maps_of(exported.encode(image)).values(), maps, strict=True):
+                note("encoder", found_map, expected)
+            embedding = FeatureMaps(dict(zip(names, maps, strict=True))) if len(maps) > 1 else maps[0]
         # The decoder answers prompts on the image's own embedding: with masks for some prompts, and with none.
         for count, points in ((1, 2), (3, 4)):
-            _, coords, labels, masks, has_mask = example_prompts(model, count, points)
+            *_, coords, labels, masks, has_mask = example_prompts(model, count, points)
             for given in (None, masks):
                 has_mask = torch.full((count,), float(given is not None))
-                logits, iou_pred = decoder(embedding, coords, labels, masks, has_mask)
+                logits, iou_pred = decoder(*maps, coords, labels, masks, has_mask)
                 answer = exported.decode_frame(embedding, coords, labels, given)
                 note("decoder_masks", answer[0], logits)
                 note("decoder_ious", answer[1], iou_pred)
@@ -162,6 +168,7 @@ def export_model(
             weights_sha256=str(facts["weights_sha256"]),
             licence=licence,
             about=dict(about or {}),
+            family="sam2" if isinstance(model.config, Sam2Config) else "sam",
             versions={name: metadata.version(name) for name in _LIBRARIES if _installed(name)},
         )
         write_manifest(temporary, manifest)

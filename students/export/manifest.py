@@ -9,9 +9,11 @@ from typing import Any
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.feature_maps import EMBEDDING, Layout, sam2_layout
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.plain_file import read_json
 from students.export.runtimes import READS
+from students.files import FAMILIES
 
 MANIFEST = "export.json"
 FORMAT = "sampress-export-1"
@@ -58,6 +60,7 @@ class Manifest:
         difference: the largest relative differences that the check after writing found, by part.
         versions: of the libraries that wrote it.
         pixel_mean, pixel_std: what images are normalised by, RGB in 0..255.
+        family: ``sam``, or ``sam2``: three maps, images stretched to the frame, a padding point beside boxes too.
     """
 
     name: str
@@ -77,6 +80,12 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     pixel_mean: tuple[float, ...] = PIXEL_MEAN
     pixel_std: tuple[float, ...] = PIXEL_STD
+    family: str = "sam"
+
+    @property
+    def maps(self) -> Layout:
+        """What the encoder gives."""
+        return sam2_layout(self.channels) if self.family == "sam2" else {EMBEDDING: (self.channels, 1)}
 
     @property
     def bytes(self) -> int:
@@ -86,7 +95,11 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a folder's manifest."""
-    write_text(folder / MANIFEST, json.dumps({"format": FORMAT, **asdict(manifest)}, indent=2) + "\n")
+    content = {"format": FORMAT, **asdict(manifest)}
+    if manifest.family == "sam":
+        # It came later, and says something only where it is another.
+        del content["family"]
+    write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
 
 def is_export(path: Path) -> bool:
@@ -109,6 +122,8 @@ def read_manifest(folder: Path) -> Manifest:
         numbers = (manifest.frame, manifest.grid, manifest.channels)
         if manifest.to not in READS or manifest.precision not in PRECISIONS or type(manifest.name) is not str:
             raise ValueError("a value is out of range")
+        if manifest.family not in FAMILIES:
+            raise ValueError(f"family is {manifest.family!r}")
         if any(type(n) is not int or not 0 < n <= _LARGEST for n in numbers) or type(manifest.about) is not dict:
             raise ValueError("a value is out of range")
         for part in (manifest.encoder, manifest.decoder):

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.feature_maps import layout_of
+from core.geometry import Stretched
 from students.export.parts import (
-    DECODER_INPUTS,
     DECODER_OUTPUTS,
     ENCODER_INPUT,
-    ENCODER_OUTPUT,
+    PROMPT_INPUTS,
     UPSCALED,
     UPSCALING,
-    DecoderPart,
     EncoderPart,
+    decoder_part,
     example_prompts,
+    map_names,
     open_dimensions,
 )
 from students.quantized.operators import axis_of
@@ -111,7 +113,8 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
     """Add the input ``orig_im_size`` and the output ``masks`` to a decoder's file.
 
     As :func:`core.geometry.upscale_logits`, for an image of a size that is known only when the file runs: bilinear to
-    the frame, crop the padding, bilinear to the image. Written node by node, since its shapes depend on values.
+    the frame, crop the padding, bilinear to the image (to the image at once, where the frame is stretched). Written
+    node by node, since its shapes depend on values.
 
     Args:
         frame: side of the model's square input in pixels.
@@ -140,16 +143,19 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
     linear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     # Prompts and candidates, which resizing leaves alone.
     node("Shape", "low_res_masks", "leading", start=0, end=2)
-    node("Concat", ".leading .frame_size", "size_in_frame", axis=0)
-    node("Resize", "low_res_masks   .size_in_frame", "in_frame", **linear)
-    # The resized image: its longer side is the frame, halves are rounded up.
-    node("ReduceMax", "orig_im_size", "longer_side", keepdims=0)
-    node("Div", ".frame .longer_side", "scale")
-    node("Mul", "orig_im_size .scale", "scaled")
-    node("Add", ".scaled .half", "scaled_half")
-    node("Cast", ".scaled_half", "truncated", to=TensorProto.INT64)
-    node("Max", ".truncated .one", "image_in_frame")
-    node("Slice", ".in_frame .zero .image_in_frame .plane", "cropped")
+    if isinstance(frame, Stretched):
+        node("Identity", "low_res_masks", "cropped")
+    else:
+        node("Concat", ".leading .frame_size", "size_in_frame", axis=0)
+        node("Resize", "low_res_masks   .size_in_frame", "in_frame", **linear)
+        # The resized image: its longer side is the frame, halves are rounded up.
+        node("ReduceMax", "orig_im_size", "longer_side", keepdims=0)
+        node("Div", ".frame .longer_side", "scale")
+        node("Mul", "orig_im_size .scale", "scaled")
+        node("Add", ".scaled .half", "scaled_half")
+        node("Cast", ".scaled_half", "truncated", to=TensorProto.INT64)
+        node("Max", ".truncated .one", "image_in_frame")
+        node("Slice", ".in_frame .zero .image_in_frame .plane", "cropped")
     node("Cast", "orig_im_size", "image", to=TensorProto.INT64)
     node("Concat", ".leading .image", "size_in_image", axis=0)
     node("Resize", ".cropped   .size_in_image", UPSCALED, **linear)
@@ -176,7 +182,7 @@ LARGEST_FILE = 2**31 - 2**24
 
 
 def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any], opset: int = OPSET) -> bool:
-    """Write the image encoder: ``image`` ``[batch, 3, S, S]`` to ``image_embeddings`` ``[batch, C, g, g]``.
+    """Write the image encoder: ``image`` ``[batch, 3, S, S]`` to ``image_embeddings`` ``[batch, C, g, g]``, or to maps.
 
     Args:
         model: prepared (:func:`students.export.parts.prepared`).
@@ -186,13 +192,13 @@ def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any], opset: int =
         Whether any number of images may be given at once; some backbones of timm trace for one only.
     """
     part, size = EncoderPart(model), model.input_size
-    images = torch.randn(2, 3, size, size)
+    images, names = torch.randn(2, 3, size, size), list(map_names(layout_of(model.config.encoder)))
     try:
         shapes: Any = ({0: torch.export.Dim("batch")},)
-        program = exported(part, (images,), [ENCODER_INPUT], [ENCODER_OUTPUT], shapes, opset)
+        program = exported(part, (images,), [ENCODER_INPUT], names, shapes, opset)
         dynamic = True
     except torch.onnx.OnnxExporterError:
-        program = exported(part, (images[:1],), [ENCODER_INPUT], [ENCODER_OUTPUT], None, opset)
+        program = exported(part, (images[:1],), [ENCODER_INPUT], names, None, opset)
         dynamic = False
     _save(path, program, facts)
     return dynamic
@@ -207,8 +213,10 @@ def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: boo
         upscale: whether the file also takes ``orig_im_size`` (float32 ``[2]``: height, width) and gives ``masks``
             (logits ``[N, 4, height, width]``), as SAM's own files do.
     """
-    part, inputs = DecoderPart(model), example_prompts(model)
-    program = exported(part, inputs, list(DECODER_INPUTS), list(DECODER_OUTPUTS), open_dimensions(), opset)
+    part, inputs = decoder_part(model), example_prompts(model)
+    maps = map_names(layout_of(model.config.encoder))
+    names, shapes = [*maps, *PROMPT_INPUTS], open_dimensions(len(maps))
+    program = exported(part, inputs, names, list(DECODER_OUTPUTS), shapes, opset)
     graph = program.model.graph
     # Either is one for all prompts, or one a prompt: their dimension is not tied to the prompts'.
     for value in graph.inputs:

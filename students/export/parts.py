@@ -11,18 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoint import replacing
+from core.feature_maps import EMBEDDING, HIGH_RES, FeatureMaps, Layout, layout_of, maps_of
 from students.quantized.operators import DECOMPOSITIONS
 from teachers.sam import Sam
 
 ENCODER_INPUT, ENCODER_OUTPUT = "image", "image_embeddings"
-DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
+PROMPT_INPUTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
+DECODER_INPUTS = (ENCODER_OUTPUT, *PROMPT_INPUTS)
 DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
 UPSCALED, UPSCALING = "masks", "upscaling/"
 """The output that a decoder's file may also have, and how the names of the nodes behind it begin."""
 
 
+def map_names(layout: Layout) -> tuple[str, ...]:
+    """Outputs of an encoder's file, and first inputs of its decoder's: one map is ``image_embeddings``, as SAM's is."""
+    return tuple(layout) if len(layout) > 1 else (ENCODER_OUTPUT,)
+
+
 class EncoderPart(nn.Module):
-    """The image encoder: ``image`` float32 ``[B, 3, S, S]``, normalised and padded, to ``image_embeddings`` float32.
+    """The image encoder: ``image`` float32 ``[B, 3, S, S]``, normalised and padded (or stretched), to float32 maps.
 
     Args:
         dtype: what it computes in.
@@ -32,10 +39,10 @@ class EncoderPart(nn.Module):
         super().__init__()
         self.image_encoder, self.dtype = model.image_encoder.to(dtype), dtype
 
-    def forward(self, image: Tensor) -> Tensor:
-        """To ``[B, C, g, g]``."""
-        embedding: Tensor = self.image_encoder(image.to(self.dtype))
-        return embedding.float()
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """To ``[B, C, g, g]``; of several maps, to each in its order."""
+        maps = tuple(x.float() for x in maps_of(self.image_encoder(image.to(self.dtype))).values())
+        return maps if len(maps) > 1 else maps[0]
 
 
 class DecoderPart(nn.Module):
@@ -78,6 +85,10 @@ class DecoderPart(nn.Module):
             Logits ``[N, 4, 4g, 4g]`` of all candidates in the model's frame, and their predicted IoUs ``[N, 4]``. The
             first is SAM's single-mask answer, the other three its multimask answer.
         """
+        return self._decode(image_embeddings, point_coords, point_labels, mask_input, has_mask_input)
+
+    def _decode(self, features: Any, *prompts: Tensor) -> tuple[Tensor, Tensor]:
+        point_coords, point_labels, mask_input, has_mask_input = prompts
         kinds, no_mask, grid_positions = (
             cast(Tensor, getattr(self, n)) for n in ("kinds", "no_mask", "grid_positions")
         )
@@ -88,8 +99,34 @@ class DecoderPart(nn.Module):
         dense = has_mask * self.mask_downscaling(mask_input) + (1 - has_mask) * no_mask
         # One mask may be given for all prompts: runtimes broadcast it here, to [N, C, g, g].
         dense = dense + point_coords.new_zeros(point_coords.shape[0], 1, 1, 1)
-        decoded = self.mask_decoder(image_embeddings, grid_positions, sparse, dense)
+        decoded = self.mask_decoder(features, grid_positions, sparse, dense)
         return decoded.logits, decoded.iou_pred
+
+
+class MapsDecoderPart(DecoderPart):
+    """The same of a SAM 2, whose decoder reads three maps."""
+
+    def forward(  # type: ignore[override]
+        self,
+        image_embed: Tensor,
+        high_res_feats_0: Tensor,
+        high_res_feats_1: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer ``N`` prompts; SAM 2 expects one padding point in each, with a box too. Else as :class:`DecoderPart`.
+
+        The rule by which a single-mask answer gives way is left to who reads the four candidates.
+        """
+        maps = dict(zip((EMBEDDING, *HIGH_RES), (image_embed, high_res_feats_0, high_res_feats_1), strict=True))
+        return self._decode(FeatureMaps(maps), point_coords, point_labels, mask_input, has_mask_input)
+
+
+def decoder_part(model: Sam) -> DecoderPart:
+    """The decoder of a model, for as many maps as its encoder gives."""
+    return MapsDecoderPart(model) if len(layout_of(model.config.encoder)) > 1 else DecoderPart(model)
 
 
 def prepared(model: Sam) -> Sam:
@@ -119,19 +156,23 @@ def _pack_biases(attention: Any) -> None:
     attention.get_attention_biases = lambda device: attention.attention_biases[:, attention.attention_bias_idxs.long()]
 
 
-def open_dimensions() -> tuple[dict[int, Any], ...]:
+def open_dimensions(maps: int = 1) -> tuple[dict[int, Any], ...]:
     """``dynamic_shapes`` of :class:`DecoderPart`: any number of prompts on one image, and of points in each."""
     prompts, points = torch.export.Dim("prompts"), torch.export.Dim("points")
-    return {}, {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts}
+    return *({} for _ in range(maps)), {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts}
 
 
 def example_prompts(model: Sam, count: int = 2, points: int = 3) -> tuple[Tensor, ...]:
-    """Inputs of :class:`DecoderPart` in order: random prompts (the same each time) on a random embedding."""
+    """Inputs of :func:`decoder_part` in order: random prompts (the same each time) on random maps."""
     generator = torch.Generator().manual_seed(0)
     shape = model.config.encoder
     labels = torch.randint(-1, 4, (count, points), generator=generator).float()
+    maps = (
+        torch.randn(1, channels, scale * shape.grid, scale * shape.grid, generator=generator)
+        for channels, scale in layout_of(shape).values()
+    )
     return (
-        torch.randn(1, shape.out_channels, shape.grid, shape.grid, generator=generator),
+        *maps,
         torch.rand(count, points, 2, generator=generator) * shape.image_size,
         labels,
         torch.randn(count, 1, 4 * shape.grid, 4 * shape.grid, generator=generator) * 5,
@@ -149,7 +190,8 @@ def write_programs(encoder: Path, decoder: Path, model: Sam, dtype: torch.dtype 
     Returns:
         Whether the encoder takes any number of images.
     """
-    _write(decoder, DecoderPart(model), example_prompts(model), open_dimensions())
+    maps = len(layout_of(model.config.encoder))
+    _write(decoder, decoder_part(model), example_prompts(model), open_dimensions(maps))
     part, images = EncoderPart(model, dtype), torch.randn(2, 3, model.input_size, model.input_size)
     try:
         _write(encoder, part, (images,), ({0: torch.export.Dim("batch")},))

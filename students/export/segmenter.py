@@ -9,11 +9,13 @@ from torch import Tensor
 
 from core.checkpoint import file_sha256
 from core.errors import InputError
-from core.geometry import boxes_to_frame, points_to_frame
+from core.feature_maps import FeatureMaps, Features, maps_of
+from core.geometry import Stretched, boxes_to_frame, points_to_frame
 from core.protocols import Masks, Prompt
 from students.export.manifest import read_manifest
-from students.export.parts import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT
+from students.export.parts import DECODER_OUTPUTS, ENCODER_INPUT, PROMPT_INPUTS, map_names
 from students.export.runtimes import READS, RUNTIMES, require
+from teachers.sam2 import stable_or_best
 
 
 class ExportedSam:
@@ -36,30 +38,37 @@ class ExportedSam:
                 f"runtime={runtime}: files exported to={self.manifest.to} run in {' or '.join(known)}; choose of these"
             )
         require([name for name in (self.runtime,) if name != "pytorch"], f"runtime={self.runtime}")
-        self.name, self.input_size = self.manifest.name, self.manifest.frame
+        self._is_sam2 = self.manifest.family == "sam2"
+        frame = self.manifest.frame
+        self.name, self.input_size = self.manifest.name, Stretched(frame) if self._is_sam2 else frame
         start = RUNTIMES[self.runtime]
         encoder, decoder = self.manifest.encoder, self.manifest.decoder
         for part in (encoder, decoder):
             # Rows name an exported model by these hashes.
             if file_sha256(folder / part.file) != part.sha256:
                 raise InputError(f"{folder / part.file}: is not the file that was exported (sha256); export it again")
-        self._encode = start(folder / encoder.file, [ENCODER_OUTPUT], encoder.precision)
+        self._maps = map_names(self.manifest.maps)
+        self._encode = start(folder / encoder.file, self._maps, encoder.precision)
         self._decode = start(folder / decoder.file, DECODER_OUTPUTS, decoder.precision)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]`` (float32)."""
+    def encode(self, images: Tensor) -> Features:
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]`` (float32), or to several maps."""
         batches = [images] if self.manifest.any_batch else images.split(1)
-        found = [self._encode({ENCODER_INPUT: _array(batch)})[0] for batch in batches]
-        return torch.from_numpy(np.concatenate(found) if len(found) > 1 else found[0])
+        found = [self._encode({ENCODER_INPUT: _array(batch)}) for batch in batches]
+        batched = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
+        maps = [torch.from_numpy(array) for array in batched]
+        return FeatureMaps(dict(zip(self._maps, maps, strict=True))) if len(maps) > 1 else maps[0]
 
-    def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
+    def decode(self, embedding: Features, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
         """Answer prompts in original pixels; see :meth:`core.protocols.Segmenter.decode`."""
         logits, iou_pred = self.decode_frame(embedding, *self._points(prompt, size_hw), prompt.mask_logits)
+        if self._is_sam2 and not multimask:
+            return Masks(*stable_or_best(logits, iou_pred), self.input_size)
         kept = slice(1, None) if multimask else slice(0, 1)
         return Masks(logits[:, kept], iou_pred[:, kept], self.input_size)
 
     def decode_frame(
-        self, embedding: Tensor, coords: Tensor, labels: Tensor, masks: Tensor | None = None
+        self, embedding: Features, coords: Tensor, labels: Tensor, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """All four candidates; inputs and outputs as of :meth:`students.export.parts.DecoderPart.forward`.
 
@@ -72,8 +81,9 @@ class ExportedSam:
         if self.runtime == "pytorch":
             # A program of PyTorch insists on one mask a prompt.
             given, has_mask = (part.expand(len(coords), *part.shape[1:]) for part in (given, has_mask))
-        inputs = (embedding, coords, labels, given, has_mask)
-        found = self._decode({name: _array(part) for name, part in zip(DECODER_INPUTS, inputs, strict=True)})
+        inputs = (*maps_of(embedding).values(), coords, labels, given, has_mask)
+        names = (*self._maps, *PROMPT_INPUTS)
+        found = self._decode({name: _array(part) for name, part in zip(names, inputs, strict=True)})
         logits, iou_pred = (torch.from_numpy(array) for array in found)
         return logits, iou_pred
 
@@ -83,9 +93,10 @@ class ExportedSam:
         if prompt.points_xy is not None and prompt.labels is not None:
             coords.append(points_to_frame(prompt.points_xy, size_hw, self.input_size))
             labels.append(prompt.labels.float())
-            if prompt.boxes_xyxy is None:
-                coords.append(torch.zeros(len(prompt), 1, 2))
-                labels.append(-torch.ones(len(prompt), 1))
+        given = prompt.boxes_xyxy is not None or prompt.points_xy is not None
+        if given and (prompt.boxes_xyxy is None or self._is_sam2):
+            coords.append(torch.zeros(len(prompt), 1, 2))
+            labels.append(-torch.ones(len(prompt), 1))
         if prompt.boxes_xyxy is not None:
             corners = boxes_to_frame(prompt.boxes_xyxy, size_hw, self.input_size)
             coords.append(corners.unflatten(-1, (2, 2)))

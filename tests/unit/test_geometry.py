@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from core.geometry import (
     PIXEL_MEAN,
     PIXEL_STD,
+    Stretched,
     boxes_to_frame,
     normalise,
     points_to_frame,
@@ -141,3 +143,23 @@ def test_upscaled_logits_take_the_two_documented_steps(size: tuple[int, int]) ->
 
 def test_upscaled_logits_are_float32() -> None:
     assert upscale_logits(torch.zeros(1, 1, 4, 4, dtype=torch.bfloat16), (10, 16), 16).dtype == torch.float32
+
+
+STRETCHED = Stretched(128)
+"""A frame that images of any proportions fill."""
+
+
+def test_a_stretched_frame_is_filled_on_both_sides() -> None:
+    assert resized_size((480, 640), STRETCHED) == resized_size((10, 7), STRETCHED) == (128, 128)
+    assert bool(valid_cells((480, 640), STRETCHED, 8).all())
+    points = points_to_frame(torch.tensor([[320.0, 120.0]]), (480, 640), STRETCHED)
+    assert points.tolist() == [[64.0, 32.0]]
+    assert boxes_to_frame(torch.tensor([[0.0, 48.0, 640.0, 480.0]]), (480, 640), STRETCHED).tolist() == [
+        [0.0, pytest.approx(12.8), 128.0, 128.0]
+    ]
+
+
+def test_logits_of_a_stretched_frame_come_back_in_one_step() -> None:
+    logits = torch.randn(2, 3, 32, 32)
+    expected = F.interpolate(logits, (40, 90), mode="bilinear", align_corners=False)
+    assert torch.equal(upscale_logits(logits, (40, 90), STRETCHED), expected)
