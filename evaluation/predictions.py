@@ -15,8 +15,8 @@ from core.protocols import ImageMasks, ImageSegmenter, Masks, Prompt, Segmenter
 from core.seeding import generator_for
 from data.prompts import central_point, deepest_pixel, jitter_boxes
 from data.sample import ImageSample
-from evaluation.mask_measures import pairwise_iou
-from evaluation.preprocess import placed_prompt, upscaled_in_parts
+from evaluation.mask_measures import Windows, iou_with, pairwise_iou
+from evaluation.preprocess import placed_prompt, positive_windows, upscaled_in_parts
 from evaluation.protocols import ScoringProtocol
 
 
@@ -124,6 +124,7 @@ class Chosen:
         iou_pred: ``[n]``, what the model predicted.
         index: int64 ``[n]``, which candidate.
         iou: float64 ``[n]`` with the ground truth; None where none was given.
+        windows: outside of which the logits are below -1; None where that is not known.
     """
 
     place: slice
@@ -131,6 +132,7 @@ class Chosen:
     iou_pred: Tensor
     index: Tensor
     iou: Tensor | None
+    windows: Windows | None = None
 
 
 def choose(
@@ -155,10 +157,11 @@ def choose(
     index = masks.iou_pred.argmax(1)
     rows = torch.arange(len(index), device=index.device)
     masks = replace(masks, logits=masks.logits[rows, index][:, None], iou_pred=masks.iou_pred[rows, index][:, None])
+    windows = positive_windows(masks, size_hw, protocol)
     for place, logits in upscaled_in_parts(masks, size_hw, protocol):
-        shown = logits[:, 0]
-        found = None if truth is None else pairwise_iou(shown > 0, truth(place).to(shown.device))
-        yield Chosen(place, shown, masks.iou_pred[place][:, 0], index[place], found)
+        shown, inside = logits[:, 0], None if windows is None else windows[place]
+        found = None if truth is None else iou_with(truth(place).to(shown.device), shown, inside)
+        yield Chosen(place, shown, masks.iou_pred[place][:, 0], index[place], found, inside)
 
 
 def chosen_masks(predictions: Predictions, protocol: ScoringProtocol) -> Tensor:

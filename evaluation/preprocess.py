@@ -19,6 +19,7 @@ from core.geometry import Stretched, normalise, resized_size, upscale_logits
 from core.protocols import ImageMasks, ImageSegmenter, Masks, Prompt, Segmenter
 from data.images import to_frame
 from data.sample import ImageData, ImageSample, UnreadableImage
+from evaluation.mask_measures import Windows
 from evaluation.protocols import ScoringProtocol
 
 PIXELS_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}
@@ -85,6 +86,37 @@ def upscaled(masks: Masks | ImageMasks, size_hw: tuple[int, int], protocol: Scor
         side = masks.frame
     rows, columns = (max(1, round(part * side / masks.frame)) for part in (height, width))
     return F.interpolate(logits[..., :rows, :columns], tuple(size_hw), mode="bilinear", align_corners=False)
+
+
+def positive_windows(masks: Masks | ImageMasks, size_hw: tuple[int, int], protocol: ScoringProtocol) -> Windows | None:
+    """Where :func:`upscaled` logits can be above -1 at all, known without looking at them: ``[N * M, 4]`` on the host.
+
+    A pixel is a mean of cells of the low-resolution logits. Which rows of pixels the rows with a larger cell reach is
+    found by sending ones for these rows, and zeros for the others, through the same interpolation; columns alike.
+
+    Returns:
+        Windows as :mod:`evaluation.mask_measures` takes them, empty ones of 0; None of an accelerator's masks, which
+        are measured faster in one piece, and of those that were never small.
+    """
+    if isinstance(masks, ImageMasks) or masks.logits.device.type != "cpu":
+        return None
+    sides = resized_in_frame(size_hw, masks.frame, protocol.rounding)
+    # A mean of numbers that are no larger is no larger, but for its rounding.
+    large = masks.logits.flatten(0, 1) > -1.01
+    ends = []
+    for axis, (side, pixels) in enumerate(zip(sides, size_hw, strict=True)):
+        # [N * M, 1, l]
+        reached = large.any(2 - axis).float()[:, None]
+        cells = reached.shape[-1]
+        if protocol.upscaling == "frame":
+            reached, cells = F.interpolate(reached, masks.frame, mode="linear", align_corners=False), masks.frame
+        part = reached[..., : max(1, round(side * cells / masks.frame))]
+        found = F.interpolate(part, pixels, mode="linear", align_corners=False)[:, 0] > 0
+        first, last = found.byte().argmax(1), pixels - found.flip(1).byte().argmax(1)
+        ends.append((first, torch.where(found.any(1), last, first)))
+    (top, bottom), (left, right) = ends
+    windows: Windows = torch.stack([left, top, right, bottom], 1).numpy()
+    return windows
 
 
 def upscaled_in_parts(

@@ -236,8 +236,8 @@ class Scorer:
                     prompt = Prompt(boxes_xyxy=boxes_xyxy[part])
                     known[how] = Predictions(self.model, embeddings[how], prompt, size_hw, protocol.rounding)
                 for chosen in choose(known[how], protocol):
-                    figures = (chosen.iou_pred.float(), chosen.index, stability_of(chosen.logits))
-                    columns = (run_lengths(chosen.logits > 0), *(column.tolist() for column in figures))
+                    figures = (chosen.iou_pred.float(), chosen.index, stability_of(chosen.logits, chosen.windows))
+                    columns = (run_lengths(chosen.logits, chosen.windows), *(column.tolist() for column in figures))
                     for i, values in enumerate(zip(*columns, strict=True), part.start + chosen.place.start):
                         ids = (image_id, int(boxes.category_ids[i]), int(boxes.indices[i]), float(boxes.scores[i]))
                         found[protocol.name].append(DetectionRecord(*ids, list(size_hw), *values))
@@ -321,7 +321,7 @@ class Scorer:
         truth = self._truth(sample, part, predictions, protocol, of_reference)
         for chosen in choose(predictions, protocol, truth):
             assert chosen.iou is not None
-            figures = (chosen.iou, chosen.iou_pred.float(), chosen.index, stability_of(chosen.logits))
+            figures = (chosen.iou, chosen.iou_pred.float(), chosen.index, stability_of(chosen.logits, chosen.windows))
             columns = zip(*(column.tolist() for column in figures), strict=True)
             for i, (iou, predicted, index, stability) in enumerate(columns, part.start + chosen.place.start):
                 category = sample.category_ids[i] if sample.category_ids else None

@@ -15,9 +15,8 @@ from torch import Tensor
 from core.geometry import Stretched, resized_size
 from core.protocols import Masks
 from evaluation.everything.candidates import Candidates
-from evaluation.everything.run_lengths import encode_windows
 from evaluation.everything_settings import EverythingSettings
-from evaluation.mask_measures import mask_boxes, stability_scores
+from evaluation.mask_measures import encode_windows, mask_boxes, stability_scores
 from evaluation.preprocess import pixels_at_once
 
 EDGE_TOLERANCE = 20

@@ -11,8 +11,8 @@ from core.errors import InputError
 from core.geometry import upscale_logits
 from evaluation.everything import EverythingSettings
 from evaluation.everything.filters import axes, crops_of, grid_points, shared_points, windows
-from evaluation.everything.run_lengths import encode_windows, in_form, without_small_regions
-from evaluation.mask_measures import mask_boxes, stability_scores
+from evaluation.everything.run_lengths import in_form, without_small_regions
+from evaluation.mask_measures import encode_windows, mask_boxes, stability_scores
 
 WRONG = [
     ({"strategy": "sparse"}, "strategy is 'sparse'; use one of dense, hierarchical"),
