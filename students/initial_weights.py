@@ -5,10 +5,12 @@ from typing import Any
 
 from torch import nn
 
+from core import processes
 from core.checkpoint import is_safetensors, read_safetensors
 from core.errors import InputError
 from core.plain_file import home_path
 from core.state_dict import find_state
+from core.terminal import terminal
 from core.untrusted import read_torch
 from students.convert.layouts import from_microsoft_names
 from students.encoder_shapes import TinyVitConfig
@@ -33,7 +35,10 @@ def load_imagenet(encoder: nn.Module, file: str) -> None:
     own = backbone.state_dict()
     stored = read_safetensors(path)[0] if is_safetensors(path) else read_torch(path)
     # By the first name of timm's, or of Microsoft's TinyViT.
-    state = find_state(stored, [(next(iter(own)), "patch_embed.seq.0.c.weight")], (), str(path)).tensors
+    found = find_state(stored, [(next(iter(own)), "patch_embed.seq.0.c.weight")], (), str(path))
+    if found.note and processes.is_first():
+        terminal(stderr=True).print(f"{path}: {found.note}", soft_wrap=True)
+    state = found.tensors
     if isinstance(encoder.config, TinyVitConfig) and any(name.startswith("layers.") for name in state):
         state = from_microsoft_names(state)
     ready = {name: tensor for name, tensor in state.items() if not _HEAD.match(name)}

@@ -105,7 +105,7 @@ def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def _named(command: str, arguments: Sequence[str]) -> list[str]:
     """The arguments with the names that settings have: bare words where a command takes them, and other names."""
-    keys = [argument.partition("=")[0] for argument in arguments]
+    keys = [argument.partition("=")[0] for argument in arguments if "=" in argument]
     open_names = [name for name in WORDS.get(command, ()) if name not in keys]
     others = OTHER_NAMES.get(command, {})
     named = []

@@ -32,6 +32,9 @@ from teachers.sam2_hub_config import Sam2HubConfig
 from teachers.sam2_layouts import sam2_layout
 from teachers.weights import Stored, fill, load_sam, read_stored, sam_from_state
 
+STUDENT = "student.safetensors"
+"""The name of the student in a run's folder."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -114,6 +117,8 @@ def check_encoder(
 
 def _read(path: Path, decoder_heads: int | None, entry: str | None) -> LoadedModel:
     """A file or a folder, by what is in it."""
+    if path.is_dir() and (path / STUDENT).is_file():
+        raise InputError(f"checkpoint={path}: a run's folder; give its student, checkpoint={path / STUDENT}")
     if is_export(path):
         raise InputError(f"checkpoint={path}: an exported folder, which only evaluate reads; give what it was made of")
     facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}

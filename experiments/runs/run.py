@@ -41,7 +41,7 @@ from experiments.runs.build import (
     check_precision,
     data_name,
 )
-from experiments.runs.checkpoints import find_model
+from experiments.runs.checkpoints import STUDENT, find_model
 from experiments.runs.data_content import DataContent, contents_of_run
 from experiments.runs.folder import lock_run_dir
 from experiments.runs.identity import method_name, parent_metadata, resolved, run_id, run_sha256
@@ -59,7 +59,6 @@ from students.files import load_model, save_model
 from students.self_check import encoder_problem
 from teachers.sam import Sam
 
-STUDENT = "student.safetensors"
 IMAGE = "masks.png"
 SCORING = "scoring"
 """Folder of what was scored, by model, while scoring goes on."""

@@ -103,6 +103,17 @@ def test_a_terminal_shows_both_and_the_files_hold_all(call: Call, runs: Path) ->
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_folders_may_have_the_names_of_the_settings(call: Call, runs: Path) -> None:
+    for name, of in (("first", "teacher"), ("second", "noisy")):
+        shutil.copytree(runs / "evaluations" / of, name)
+    found, usual = (
+        json.loads(call(*names, "format=json", "protocol=box_single")[1])["rows"][0]
+        for names in (("first", "second"), ("teacher", "noisy"))
+    )
+    figures = ("instances", "miou_first", "miou_second", "difference_points")
+    assert [found[name] for name in figures] == [usual[name] for name in figures]
+
+
 def test_without_images_a_line_says_why(call: Call, runs: Path) -> None:
     def gone(content: dict[str, Any]) -> None:
         content["config"]["checkpoint"] = "gone.pth"

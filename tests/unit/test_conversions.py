@@ -1,6 +1,7 @@
 """Every layout gives back the model that was written, bit for bit, and says what it is; or it is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,6 +203,11 @@ def test_mobile_sams_layout_keeps_what_a_student_is(tmp_path: Path) -> None:
     assert weights_sha256(found.model) == weights_sha256(model)
     loaded = torch.load(tmp_path / "a.pt", weights_only=True)
     assert "image_encoder.norm_head.weight" in loaded and loaded._metadata["sampress"]
+
+
+def test_a_runs_folder_is_refused_with_the_file_to_give(student: Path) -> None:
+    with pytest.raises(InputError, match=rf"a run's folder; give its student, checkpoint={re.escape(str(student))}$"):
+        find_model(str(student.parent))
 
 
 def test_a_decoder_trained_by_transformers_keeps_its_layer_norms(

@@ -163,6 +163,14 @@ class TestImageNetWeights:
         for name, tensor in encoder.backbone.state_dict().items():  # type: ignore[union-attr,operator]
             assert torch.equal(tensor, state[name])
 
+    def test_a_prefix_that_was_left_out_is_reported(
+        self, encoder: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        state = timm.create_model("tiny_vit_5m_224").state_dict()
+        torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "a.pth")
+        load_imagenet(encoder, str(tmp_path / "a.pth"))
+        assert capsys.readouterr().err.splitlines() == [f"{tmp_path / 'a.pth'}: names without module."]
+
     def test_another_backbones_file_is_refused(self, encoder: nn.Module, tmp_path: Path) -> None:
         torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet.pth")
         with pytest.raises(InputError, match=r"resnet\.pth: is not the checkpoint of this backbone: missing "):
