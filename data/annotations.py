@@ -14,6 +14,8 @@ MAX_COORDINATE = 1e6
 LONGEST_OUTLINE = 2e6
 """Pixels along a polygon. pycocotools takes 40 bytes for each; no outline of an object comes near."""
 
+_REAL = {int, float}
+
 
 def check_segmentation(segmentation: object, size_hw: tuple[int, int], where: str) -> None:
     """Check the structure of a segmentation without decoding it.
@@ -29,6 +31,9 @@ def check_segmentation(segmentation: object, size_hw: tuple[int, int], where: st
             coordinates that are not finite numbers, an outline that is longer than any object's, an RLE of another
             size or that does not fill its size.
     """
+    if isinstance(segmentation, tuple):
+        # By pack_polygons.
+        return
     if isinstance(segmentation, list):
         if not segmentation:
             _refuse(where, "segmentation without polygons")
@@ -48,6 +53,28 @@ def pack_segmentation(segmentation: object) -> object:
     if isinstance(segmentation, list):
         return tuple(np.array(polygon, dtype=np.float64) for polygon in segmentation)
     return segmentation
+
+
+def pack_polygons(raw: dict[str, Any]) -> dict[str, Any]:
+    """An annotation as JSON gave it, whose polygons, if nothing is wrong with them, become what
+    :func:`pack_segmentation` makes of them; such are not checked again. Any other object stays as it is."""
+    segmentation = raw.get("segmentation")
+    if type(segmentation) is list and segmentation:
+        packed = []
+        for polygon in segmentation:
+            plain = type(polygon) is list and len(polygon) >= 6 and not len(polygon) % 2
+            if not plain or not set(map(type, polygon)) <= _REAL:
+                return raw
+            try:
+                coordinates = np.array(polygon, dtype=np.float64)
+            except OverflowError:
+                return raw
+            # No outline can be longer, and no coordinate larger; written so that NaN fails too.
+            if not max(-coordinates.min(), coordinates.max()) * len(polygon) <= LONGEST_OUTLINE:
+                return raw
+            packed.append(coordinates)
+        raw["segmentation"] = tuple(packed)
+    return raw
 
 
 def to_rle(segmentation: object, size_hw: tuple[int, int], where: str) -> dict[str, Any]:

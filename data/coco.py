@@ -7,7 +7,8 @@ from typing import Any
 
 from core.errors import InputError
 from core.plain_file import reraise_access
-from data.annotated_images import AnnotatedImages, Entry, read_entries
+from data.annotated_images import AnnotatedImages
+from data.annotation_file import Entry, read_entries
 from data.image_files import files_beside, images_below, is_below, is_image
 from data.instances import Rules
 from data.json_fields import value

@@ -53,6 +53,7 @@ class Rules:
 
     Attributes:
         stamp: of the annotation file before it was read (:func:`data.content.stamp_of`), if all share one.
+        described: the arguments that decide which annotations are admitted, as text.
         categories: the ids that the file lists, where it lists some.
         categorised: whether annotations name a category: all do, or none. None: as the first one has it.
         unusable: the places of annotations that were skipped because they cannot be used, in the order of admission.
@@ -74,7 +75,27 @@ class Rules:
         self.left_out: dict[int, tuple[int, int] | None] = {}
         self._place = -1
         self._crowd, self._least_area = crowd, least_area
+        self.described = f"{crowd} {least_area!r} {unusable}"
         self.seen: set[int] = set()
+
+    def found(self) -> dict[str, Any]:
+        """What was found by all admissions, as JSON takes it."""
+        return {
+            "categories": None if self.categories is None else sorted(self.categories),
+            "categorised": self.categorised,
+            "unusable": sorted(self.unusable),
+            "left_out": list(self.left_out.items()),
+            "counts": self.skipped.counts,
+        }
+
+    def restore(self, found: Mapping[str, Any]) -> None:
+        """Take over what other rules of the same arguments found, of :meth:`found`, instead of admitting anything."""
+        self.categories = None if found["categories"] is None else frozenset(found["categories"])
+        self.categorised, self.unusable = found["categorised"], set(found["unusable"])
+        self.left_out = {place: None if size is None else (size[0], size[1]) for place, size in found["left_out"]}
+        for reason, cases in found["counts"].items():
+            if cases:
+                self.skipped.count(reason, cases)
 
     def admit(
         self, raw: object, size_of: Callable[[Mapping[str, Any], str], tuple[int, int] | None], source: File

@@ -53,7 +53,10 @@ def parse_json(path: File, object_hook: Callable[[dict[str, Any]], Any] | None =
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             raise InputError(f"{path}: is compressed by gzip; unpack it")
-        return json.loads(content, object_pairs_hook=checked)
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+        # A large file fills the memory once, not twice.
+        del content
+        return json.loads(text, object_pairs_hook=checked)
     except InputError:
         raise
     except FileNotFoundError:

@@ -9,7 +9,8 @@ from typing import Any
 from core.errors import InputError
 from core.plain_file import reraise_access
 from data import coco
-from data.annotated_images import AnnotatedImages, read_entries
+from data.annotated_images import AnnotatedImages
+from data.annotation_file import read_entries
 from data.image_files import is_plain
 from data.instances import Rules
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from core import processes
 from core.errors import InputError
-from data.annotated_images import listed_size
+from data.annotation_file import listed_size
 from data.content import ReadFromFiles
 from data.images import HEADER_CHECK_LIMIT, image_size, read_for_frame, read_image, require_size, wrong_size
 from data.instances import Instance, Rules
