@@ -70,7 +70,7 @@ def pack_polygons(raw: dict[str, Any]) -> dict[str, Any]:
             except OverflowError:
                 return raw
             # No outline can be longer, and no coordinate larger; written so that NaN fails too.
-            if not max(-coordinates.min(), coordinates.max()) * len(polygon) <= LONGEST_OUTLINE:
+            if not float(np.abs(coordinates).max()) * len(polygon) <= LONGEST_OUTLINE:
                 return raw
             packed.append(coordinates)
         raw["segmentation"] = tuple(packed)
