@@ -212,8 +212,8 @@ class InstanceBatches:
     def __call__(self, places: range) -> InstanceBatch:
         """The batch at consecutive places of the order; see :class:`data.batches.ImageBatches`."""
         indices, images, drawn = [], [], []
-        for wanted, place in zip(self.images.indices(places), places, strict=True):
-            index, (image, boxes, cover) = first_readable(self.data, wanted, self._read)
+        for start, place in zip(self.images.indices(places), places, strict=True):
+            index, (image, boxes, cover) = first_readable(self.data, start, self._read)
             indices.append(index)
             images.append(image)
             drawn.append(self._draw(image.size_hw, boxes, cover, place))

@@ -10,7 +10,7 @@ from data.sample import ImageData, ImageSample, UnreadableImage
 REASONS = {
     "unknown_image": "the annotation's image is not listed",
     "crowd": "iscrowd is 1: a region, not an instance (never where crowds are admitted)",
-    "area_below_1": "the annotated area is below the least admitted, which the name gives (1 pixel unless told)",
+    "area_below_1": "the annotated area is below the least admitted, which the name gives (1 pixel unless set)",
     "empty_box": "the box has no width or no height, or lies outside the image",
     "unreadable_image": "the image is missing, damaged or of another size than listed, and such are skipped",
     "unusable_annotation": "a field that is needed is missing, malformed or not of the image, and such are skipped",

@@ -30,7 +30,7 @@ class _Ignored:
 
     def __init__(self) -> None:
         self._begin()
-        # A fork has one thread, and no other to open a lock that one held.
+        # A fork has one thread, and no other to open a lock that one had locked.
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -162,7 +162,7 @@ def read_image(path: File | str) -> NDArray[np.uint8]:
 
 
 def read_for_frame(path: File | str, frame: int | None) -> ScaledImage:
-    """Read an image that is wanted no larger than a model's frame: a JPEG of twice its size or more is decoded at the
+    """Read an image that is needed no larger than a model's frame: a JPEG of twice its size or more is decoded at the
     half, quarter or eighth that still has the size it gets there.
 
     That takes a third of the time, and differs from the whole image resized by about one level of 255 on average.
@@ -257,7 +257,7 @@ def resized_image(image: NDArray[np.uint8], frame: int, size_hw: tuple[int, int]
 
 @contextmanager
 def _opened(path: File) -> Iterator[Image.Image]:
-    """The image opened by Pillow, with everything that can go wrong told as InputError."""
+    """The image opened by Pillow, with everything that can go wrong reported as InputError."""
     try:
         # Between one and two times the limit Pillow only warns; our own check below refuses both alike. It warns of
         # damaged metadata too, of which nothing is used.

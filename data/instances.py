@@ -30,7 +30,7 @@ class Instance:
         box_xyxy: in pixels of the original image, cut to it.
         area: as annotated, in pixels.
         segmentation: checked and packed, for :func:`data.annotations.to_rle`.
-        point_xy: the point it was annotated from, where that is told (SA-1B).
+        point_xy: the point it was annotated from, where that is known (SA-1B).
     """
 
     annotation_id: int
@@ -211,8 +211,8 @@ class Rules:
         ids = tuple(instance.annotation_id for instance, _ in pairs)
         categories = tuple(i.category_id for i, _ in pairs if i.category_id is not None)
         points = [instance.point_xy for instance, _ in pairs if instance.point_xy is not None]
-        told = np.array(points, dtype=np.float64).reshape(-1, 2) if len(points) == len(pairs) else None
-        return ImageSample(image_id, name, image, masks, boxes, areas, ids, categories, told)
+        starts = np.array(points, dtype=np.float64).reshape(-1, 2) if len(points) == len(pairs) else None
+        return ImageSample(image_id, name, image, masks, boxes, areas, ids, categories, starts)
 
     def encoded(self, image: ScaledImage, instances: Iterable[Instance], source: File) -> EncodedSample:
         """An image and its instances as training reads them."""

@@ -43,7 +43,7 @@ def parse_json(path: File, object_hook: Callable[[dict[str, Any]], Any] | None =
     def checked(pairs: list[tuple[str, Any]]) -> Any:
         found = dict(pairs)
         if len(found) < len(pairs):
-            # Else the last one counts, and whatever the first held is left out without a word.
+            # Else the last one counts, and whatever the first contained is left out without a word.
             raise InputError(
                 f"{path}: the key {repeated_key(pairs)[:60]!r} occurs twice in one object; correct the file"
             )

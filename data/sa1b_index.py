@@ -33,7 +33,7 @@ class LabelIndex:
     """What is known of the JSON files of chosen images.
 
     Attributes:
-        rows: of :data:`ROW`, in the order asked for.
+        rows: of :data:`ROW`, in the requested order.
         ids: the annotation ids of the plain ones, one file after the other.
     """
 
@@ -131,7 +131,7 @@ def _keep(
     new: set[int],
     earlier: Mapping[Path, tuple[NDArray[np.void], NDArray[np.int64]]],
 ) -> None:
-    """Keep what is known of the shards that had something new, what others asked of them before included."""
+    """Keep what is known of the shards that had something new, what others read of them before included."""
     for shard, places in by_shard.items():
         known = [place for place in places if place in ids]
         if not new.intersection(known):

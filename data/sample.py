@@ -73,7 +73,7 @@ class EncodedSample:
 
 
 class UnreadableImage(InputError):
-    """An image that cannot be used, of a data set that was told to go on without such: leave the image out.
+    """An image that cannot be used, of a data set that goes on without such: leave the image out.
 
     ``skipped`` has counted it when this is raised.
     """
@@ -121,7 +121,7 @@ class ImageData(Protocol):
         """The image with its instances (perhaps none).
 
         Raises:
-            UnreadableImage: the image is to be left out (only where the data set was asked to skip such).
+            UnreadableImage: the image is to be left out (only where the data set skips such).
             InputError: as :meth:`image`, or an annotation cannot be read.
         """
         ...

@@ -92,7 +92,7 @@ class SceneRecipe:
         cells: numbers of cells along the longer side of a scene, and ``cell_shares`` how often each is drawn.
         narrowest: smallest shorter side as a share of the longer one; aspects are drawn down to it.
         smallest_crop: smallest side of a crop as a share of the image's side.
-        least_area: instances with fewer visible pixels of the frame are not asked for.
+        least_area: instances with fewer visible pixels of the frame become no prompts.
         colour: largest change of brightness, of contrast and of each channel, as a share.
     """
 

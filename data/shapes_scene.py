@@ -189,7 +189,7 @@ def compose(seed: int, size: int, difficulty: float) -> Scene:
     family = random_colour(rng) if rng.random() < 0.4 * difficulty else None
     canvas = _ground(rng, height, width, size / 128.0, family, difficulty)
     labels = np.zeros((height, width), dtype=np.uint8)
-    wanted = int(rng.integers(2, MOST_OBJECTS + 1))
+    count = int(rng.integers(2, MOST_OBJECTS + 1))
     shadows = rng.random() < 0.6 * difficulty
     placed: list[Figure] = []
     for _ in range(_ATTEMPTS):
@@ -204,7 +204,7 @@ def compose(seed: int, size: int, difficulty: float) -> Scene:
         _paint(rng, canvas, figure, light, size / 128.0, family, difficulty)
         placed.append(figure)
         labels[figure.window][figure.mask] = len(placed)
-        if len(placed) == wanted:
+        if len(placed) == count:
             break
     if rng.random() < 0.5 * difficulty:
         for _ in range(int(rng.integers(1, 4))):

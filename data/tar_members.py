@@ -56,7 +56,7 @@ class TarMember:
         return content
 
     def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
-        """The content as a stream, of which only what is asked for is read."""
+        """The content as a stream, of which only what is requested is read."""
         return io.BufferedReader(_Window(self))
 
 
@@ -78,8 +78,8 @@ class _Window(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._member.size - self._place))
-        part = os.pread(self._stream.fileno(), wanted, self._member.offset + self._place)
+        size = max(0, min(len(buffer), self._member.size - self._place))
+        part = os.pread(self._stream.fileno(), size, self._member.offset + self._place)
         buffer[: len(part)] = part
         self._place += len(part)
         return len(part)

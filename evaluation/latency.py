@@ -229,8 +229,8 @@ class _Timed:
     def peak(self) -> int:
         """See :func:`peak_memory`."""
         del self._embedding
-        held = [*_tensors_of(self._model), self._images, self._boxes]
-        return peak_memory(lambda: self.decode(self.encode()[:1]), held, self._device)
+        alive = [*_tensors_of(self._model), self._images, self._boxes]
+        return peak_memory(lambda: self.decode(self.encode()[:1]), alive, self._device)
 
 
 def measure_latency(

@@ -79,7 +79,7 @@ def members(
         distinct: different images; of masks there are four times as many as an image has.
     """
     rng = np.random.default_rng(seed)
-    pictures = [image_bytes(size_hw, rng) for _ in range(min(distinct, images))]
+    encoded = [image_bytes(size_hw, rng) for _ in range(min(distinct, images))]
     pool: list[str] = []
     while len(pool) < 4 * masks:
         if (mask := blob(size_hw, rng)).sum() >= 16:
@@ -92,7 +92,7 @@ def members(
         annotation_id += count
         header = {"image_id": number, "width": size_hw[1], "height": size_hw[0], "file_name": f"sa_{number}.jpg"}
         content = f'{{"image": {json.dumps(header)}, "annotations": [{parts}]}}'
-        yield number, pictures[number % len(pictures)], content.encode()
+        yield number, encoded[number % len(encoded)], content.encode()
 
 
 def write_sa1b(

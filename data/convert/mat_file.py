@@ -97,7 +97,7 @@ def _numbers(content: memoryview, order: str) -> tuple[Any, memoryview]:
     return np.frombuffer(data, stored).astype(stored.newbyteorder("=")), rest
 
 
-def _array(content: memoryview, order: str, wanted: str | None = None, depth: int = 0) -> tuple[str, Any]:
+def _array(content: memoryview, order: str, expected: str | None = None, depth: int = 0) -> tuple[str, Any]:
     """The name and the value of an array; None for the value of one that has another name than is looked for."""
     if not content:
         return "", np.zeros((0, 0))
@@ -110,7 +110,7 @@ def _array(content: memoryview, order: str, wanted: str | None = None, depth: in
         raise _Damaged("an array without class, size or name")
     name, kind = letters.tobytes().decode("latin-1"), int(flags[0]) & 0xFF
     shape = [int(side) for side in dims]
-    if wanted is not None and name != wanted:
+    if expected is not None and name != expected:
         return name, None
     if kind == _CELL:
         return name, _arrays(rest, order, prod(shape), depth)

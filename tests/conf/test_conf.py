@@ -269,8 +269,8 @@ def test_students_of_another_architecture_take_the_recipe_for_random_weights() -
         ratio = ["ratio=0.5"] if name in ("slimsam", "scratch") else []
         optimisation = settings_of(composed("run", f"method={name}", *ratio, *words)).method.optimisation
         # The control is trained as the method that it is the control of.
-        wanted = ("adamw", 0.5) if name in ("mobilesam", "tinysam") else ("adam", 0.25)
-        assert (optimisation.optimizer, optimisation.lr) == wanted
+        expected = ("adamw", 0.5) if name in ("mobilesam", "tinysam") else ("adam", 0.25)
+        assert (optimisation.optimizer, optimisation.lr) == expected
 
 
 def test_data_sets_are_built_with_their_arguments() -> None:

@@ -49,10 +49,10 @@ def short_run(name: str, folder: Path) -> dict[str, Any]:
     teacher = build_teacher(settings.teacher, device)
     context = RunContext(settings.seed, folder, Engine(folder, log_every=1), cache="memory")
     compressed = build_method(settings.method).compress(teacher, build_data(settings.data), context)
-    held = EvaluationSet(
+    stored = EvaluationSet(
         build_data(settings.evaluation.data), "shapes", range(settings.evaluation.images), 64, "box_point@1"
     )
-    scores, _ = score_model(compressed.student, replace(held))
+    scores, _ = score_model(compressed.student, replace(stored))
     return {
         "losses": {
             path.stem: [_losses(json.loads(line)) for line in path.read_text().splitlines()]

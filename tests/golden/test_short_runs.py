@@ -28,10 +28,10 @@ def test_every_method_is_there(committed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_short_run_is_as_it_was(name: str, committed: dict[str, Any], tmp_path: Path) -> None:
-    found, wanted = short_run(name, tmp_path), committed[name]
-    assert found["parameters"] == wanted["parameters"]
-    assert found["losses"].keys() == wanted["losses"].keys()
-    for stage, steps in wanted["losses"].items():
+    found, expected = short_run(name, tmp_path), committed[name]
+    assert found["parameters"] == expected["parameters"]
+    assert found["losses"].keys() == expected["losses"].keys()
+    for stage, steps in expected["losses"].items():
         assert len(found["losses"][stage]) == len(steps) >= 2
         for step, (now, then) in enumerate(zip(found["losses"][stage], steps, strict=True)):
             tolerance = LOSSES[min(step, len(LOSSES) - 1)]
@@ -39,4 +39,4 @@ def test_a_short_run_is_as_it_was(name: str, committed: dict[str, Any], tmp_path
             assert now["loss"] == pytest.approx(then["loss"], rel=tolerance, abs=1e-6), f"{stage}, step {step + 1}"
             assert now == pytest.approx(then, rel=5 * tolerance, abs=1e-6), f"{stage}, step {step + 1}"
     for key in FIGURES:
-        assert found[key] == pytest.approx(wanted[key], abs=SCORES.get(name, 0.01))
+        assert found[key] == pytest.approx(expected[key], abs=SCORES.get(name, 0.01))

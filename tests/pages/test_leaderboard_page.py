@@ -1,4 +1,4 @@
-"""The leaderboard in a browser: every figure in plot and table, sorted and narrowed down as asked, text as text."""
+"""The leaderboard in a browser: every figure in plot and table, sorted and narrowed down by controls, text as text."""
 
 import csv
 import io
@@ -83,9 +83,9 @@ def test_every_model_is_a_line_with_its_exact_figures(folder: Path, page: Any) -
     shown = models(page)
     assert shown[:-1] == [line["model"] for line in lines] and "slimsam 0.5" in shown[-1], "failed ones stand last"
     for name in ("score", "point", "to_teacher", "parameters", "macs_full", "size_bytes", "encoder_latency_ratio"):
-        wanted = [line[name] for line in lines]
+        expected = [line[name] for line in lines]
         given = [None if value is None else float(value) for value in column(page, name)]
-        assert given == [*wanted, None], name
+        assert given == [*expected, None], name
     spread = page.locator("#rows tr:has(td[data-spread]) td[data-column=score]").first.get_attribute("data-spread")
     assert float(spread) == max(line["score_spread"] or 0 for line in lines)
     assert page.locator("#shown").inner_text() == f"{len(shown)} of {len(board.models) + 1} models, 1 failed"
@@ -206,8 +206,8 @@ def test_more_columns_and_every_run(folder: Path, page: Any) -> None:
     runs = [run for run in column(page, "run_id") if run]
     assert {"slimsam-r0.77-s0-00000000", "slimsam-r0.77-s1-00000001", IMAGE} < set(runs)
     lines = list(csv.DictReader(io.StringIO((folder / "out" / "leaderboard.csv").read_text(encoding="utf-8"))))
-    wanted = {float(line["miou"]) for line in lines if line["data"] == "shapes" and line["miou"]}
-    assert {float(value) for value in column(page, "score") if value} == wanted
+    expected = {float(line["miou"]) for line in lines if line["data"] == "shapes" and line["miou"]}
+    assert {float(value) for value in column(page, "score") if value} == expected
 
 
 def test_names_from_files_are_text(folder: Path, page: Any) -> None:

@@ -122,12 +122,12 @@ def assert_alike(found: Scored, expected: Scored) -> None:
     """
     ids = ("image_id", "annotation_id", "area", "mask_index", "category_id")
     for name in COMPARED:
-        records, wanted = found.instances(name), expected.instances(name)
+        records, needed = found.instances(name), expected.instances(name)
         for key, tolerance in (("iou", 0.01), ("iou_pred", 1e-5), ("stability", 0.01)):
-            values = ([getattr(record, key) for record in part] for part in (records, wanted))
+            values = ([getattr(record, key) for record in part] for part in (records, needed))
             np.testing.assert_allclose(*values, rtol=0, atol=tolerance)
-        assert [[getattr(r, key) for key in ids] for r in records] == [[getattr(r, key) for key in ids] for r in wanted]
-        assert mean_iou(records)["miou"].value == pytest.approx(mean_iou(wanted)["miou"].value, abs=1e-4)
+        assert [[getattr(r, key) for key in ids] for r in records] == [[getattr(r, key) for key in ids] for r in needed]
+        assert mean_iou(records)["miou"].value == pytest.approx(mean_iou(needed)["miou"].value, abs=1e-4)
     for name in DETECTED:
         for mask, truth in zip(found.detected(name), expected.detected(name), strict=True):
             assert (mask.image_id, mask.index, mask.score) == (truth.image_id, truth.index, truth.score)
@@ -167,8 +167,8 @@ def test_the_comparison_can_fail(ours: Sam, expected: Scored, detections: Detect
 def test_in_this_process_without_files_too(ours: Sam, expected: Scored) -> None:
     model = PredictorSegmenter(segment_anything.SamPredictor(meta_sam(ours)))
     for name, records in Scorer(model, [protocol_named(name) for name in COMPARED[:3]]).score(DATA).records.items():
-        found, wanted = (mean_iou(part)["miou"].value for part in (records, expected.instances(name)))
-        assert found == pytest.approx(wanted, abs=1e-4)
+        found, needed = (mean_iou(part)["miou"].value for part in (records, expected.instances(name)))
+        assert found == pytest.approx(needed, abs=1e-4)
 
 
 @pytest.mark.parametrize("wrapped", ["model", "reference", "both"])

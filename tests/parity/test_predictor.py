@@ -235,7 +235,7 @@ def test_many_boxes_are_each_answered(ready: tuple[Any, SamPredictor]) -> None:
 
 
 SIZES = [(90, 140), (300, 200), (64, 64)]
-ASKED = [
+REQUESTED = [
     Prompt(boxes_xyxy=torch.tensor([[5.0, 6.0, 60.0, 70.0], [20.0, 20.0, 130.0, 80.0]])),
     Prompt(points_xy=torch.tensor([[[50.0, 70.0], [10.0, 10.0]]]), labels=torch.tensor([[1, 0]])),
     Prompt(boxes_xyxy=torch.zeros(0, 4)),
@@ -248,8 +248,8 @@ def test_a_batch_equals_one_by_one(pair: tuple[Any, SamPredictor], multimask: bo
     images = [resized_image(*size) for size in SIZES]
     ours.set_images(images)
     assert ours.get_image_embedding().shape[0] == 3 and ours.original_sizes == SIZES
-    together = ours.predict_batch(ASKED, multimask_output=multimask)
-    for image, prompt, answer in zip(images, ASKED, together, strict=True):
+    together = ours.predict_batch(REQUESTED, multimask_output=multimask)
+    for image, prompt, answer in zip(images, REQUESTED, together, strict=True):
         ours.set_image(image)
         (alone,) = ours.predict_batch([prompt], multimask_output=multimask)
         close(answer.logits, alone.logits)
@@ -296,7 +296,7 @@ def test_any_segmenter_will_do() -> None:
 ASKING: dict[str, Callable[[SamPredictor], object]] = {
     "predict": lambda p: p.predict(box=BOX),
     "predict_torch": lambda p: p.predict_torch(None, None, torch.zeros(1, 4)),
-    "predict_batch": lambda p: p.predict_batch(ASKED),
+    "predict_batch": lambda p: p.predict_batch(REQUESTED),
     "embedding": lambda p: p.get_image_embedding(),
     "size": lambda p: p.original_size,
     "input size": lambda p: p.input_size,
@@ -323,4 +323,4 @@ def test_predict_wants_one_image(pair: tuple[Any, SamPredictor]) -> None:
     with pytest.raises(RuntimeError, match="2 images are set; predict_batch"):
         ours.predict(box=BOX)
     with pytest.raises(InputError, match="3 prompts for 2 images"):
-        ours.predict_batch(ASKED)
+        ours.predict_batch(REQUESTED)

@@ -244,7 +244,7 @@ def test_a_model_that_would_become_another_is_refused(pickled: Callable[..., Pat
     assert str(caught.value).isprintable()
 
 
-def test_a_missing_tensor_is_told_by_the_loader(pickled: Callable[..., Path]) -> None:
+def test_a_missing_tensor_is_reported_by_the_loader(pickled: Callable[..., Path]) -> None:
     path = pickled(ragged_sam(), lambda root: root.prompt_encoder._modules.pop("no_mask_embed"))
     config, state = read_slimsam_pickle(path)
     with pytest.raises(InputError, match=r"whole\.pth: .*missing prompt_encoder\.no_mask_embed\.weight"):

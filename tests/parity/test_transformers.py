@@ -135,9 +135,9 @@ def test_one_copy_of_the_positions_is_enough_and_two_must_agree() -> None:
 
 def test_the_named_models_have_the_shape_of_the_published_configurations() -> None:
     defaults = HubConfig().to_dict()
-    wanted = hugging_face_config(MODELS["sam_vit_b"].config)
+    expected = hugging_face_config(MODELS["sam_vit_b"].config)
     for section in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
-        for key, value in wanted[section].items():
+        for key, value in expected[section].items():
             if key != "layer_norm_eps":
                 found = defaults[section][key]
                 assert (list(found) if isinstance(found, tuple) else found) == value

@@ -28,7 +28,7 @@ def until(child: Forked, found: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def told(ended: Ended) -> dict[str, Any]:
+def reported(ended: Ended) -> dict[str, Any]:
     """How a command ended, as JSON takes it."""
     return {"status": ended.status, "said": ended.said.splitlines(), "seconds": ended.seconds}
 
@@ -59,7 +59,7 @@ def interrupted(folder: Path, words: list[str], times: int) -> list[dict[str, An
         time.sleep(0.02)
     ended = child.ended()
     states = [path.name for path in folder.glob("runs/*/*.state")]
-    return [told(ended) | {"states": states}, told(run(folder, words))]
+    return [reported(ended) | {"states": states}, reported(run(folder, words))]
 
 
 def beside(folder: Path, words: list[str]) -> list[dict[str, Any]]:
@@ -67,13 +67,13 @@ def beside(folder: Path, words: list[str]) -> list[dict[str, Any]]:
     child = begin(folder, words, slow_steps)
     until(child, _logged(folder))
     second = run(folder, words)
-    return [told(second), told(child.ended()), told(run(folder, words))]
+    return [reported(second), reported(child.ended()), reported(run(folder, words))]
 
 
 def sharing(folder: Path, words: list[str]) -> list[dict[str, Any]]:
     """Two runs at a time that share the cache and the folder of runs, with the leaderboard in it."""
     children = [begin(folder / name, [*words, f"seed={name}", "runs=../runs"]) for name in "01"]
-    return [told(child.ended()) for child in children]
+    return [reported(child.ended()) for child in children]
 
 
 def turned_back(folder: Path, words: list[str]) -> list[dict[str, Any]]:
@@ -83,10 +83,10 @@ def turned_back(folder: Path, words: list[str]) -> list[dict[str, Any]]:
         now, calls = time.time, iter(range(10**9))
         time.time = lambda: now() + (-3e8, 3e8, 0, 1e9)[next(calls) % 4]  # type: ignore[assignment]
 
-    first = told(run(folder, words, jumping))
+    first = reported(run(folder, words, jumping))
     rows = json.loads(next(folder.glob("runs/*/result.json")).read_text())["rows"]
     measured = [value for row in rows for name, value in row.items() if name.endswith(("_ms", "seconds", "hours"))]
-    return [first | {"least": min(value for value in measured if value is not None)}, told(run(folder, words))]
+    return [first | {"least": min(value for value in measured if value is not None)}, reported(run(folder, words))]
 
 
 def full(folder: Path, words: list[str]) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def full(folder: Path, words: list[str]) -> list[dict[str, Any]]:
         ends = []
         for size in ("64k", "9m", "16m", "22m", "200m"):
             disk.change(size)
-            ends.append(told(run(folder, words)) | {"size": size})
+            ends.append(reported(run(folder, words)) | {"size": size})
         ends.append({"different": figures_of(disk.folder)})
         return ends
     finally:
@@ -120,14 +120,14 @@ def main(folder: Path, what: str) -> None:
         "full": lambda: full(here, words),
     }
     ends = works[what]()
-    wanted, found = figures_of(folder / "undisturbed"), figures_of(here)
+    expected, found = figures_of(folder / "undisturbed"), figures_of(here)
     if what == "full":
         found = {f"runs/{name}": value for name, value in ends.pop()["different"].items()}
     if what == "sharing":
         # The run of the other seed has no undisturbed one; its log has the same steps.
         found = {name: value for name, value in found.items() if "-s0-" in name}
-        wanted = {name: value for name, value in wanted.items() if "-s0-" in name}
-    different = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        expected = {name: value for name, value in expected.items() if "-s0-" in name}
+    different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps({"ends": ends, "different": different, "left": leftovers(here)}))
 

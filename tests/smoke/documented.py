@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/: found in their fenced blocks, and told apart by the program they call."""
+"""The commands of README.md and docs/: found in their fenced blocks, and sorted by the program they call."""
 
 import itertools
 import re
@@ -114,16 +114,16 @@ def _blocks(lines: Sequence[str]) -> Iterator[tuple[int, str, list[str]]]:
 
 def _joined(first: int, lines: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Lines with their numbers; those that end in a backslash go on in the next."""
-    held, start = "", first
+    stored, start = "", first
     for number, line in enumerate(lines, first):
-        start = start if held else number
-        held += line.strip()
-        if held.endswith("\\"):
-            held = held[:-1]
+        start = start if stored else number
+        stored += line.strip()
+        if stored.endswith("\\"):
+            stored = stored[:-1]
             continue
-        if held and not held.startswith("#"):
-            yield start, held
-        held = ""
+        if stored and not stored.startswith("#"):
+            yield start, stored
+        stored = ""
 
 
 def _commands(line: str) -> Iterator[list[str]]:

@@ -85,8 +85,8 @@ def _code_parses(command: Command) -> None:
 
 def _make(command: Command) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    asked = {word for word in command.arguments if "=" not in word and not word.startswith("-")}
-    assert asked and asked <= set(targets), f"{command}: the Makefile has {', '.join(targets)}"
+    requested = {word for word in command.arguments if "=" not in word and not word.startswith("-")}
+    assert requested and requested <= set(targets), f"{command}: the Makefile has {', '.join(targets)}"
 
 
 def _pip(command: Command) -> None:
@@ -99,10 +99,10 @@ def _pip(command: Command) -> None:
 def _curl(command: Command) -> None:
     addresses = {release.url for release in RELEASED.values()}
     addresses |= {model.release.url for model in MODELS.values() if model.release}
-    asked = [word for word in command.arguments if word.startswith("http")]
-    assert set(asked) <= addresses, f"{command}: no catalogue has this address"
+    requested = [word for word in command.arguments if word.startswith("http")]
+    assert set(requested) <= addresses, f"{command}: no catalogue has this address"
     if "-o" in command.arguments:
-        assert os.path.basename(asked[0]) == command.arguments[command.arguments.index("-o") + 1], str(command)
+        assert os.path.basename(requested[0]) == command.arguments[command.arguments.index("-o") + 1], str(command)
 
 
 CHECKS = {"-m data.convert": _convert, "-c": _code_parses, "make": _make, "pip": _pip, "curl": _curl}

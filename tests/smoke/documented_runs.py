@@ -65,10 +65,12 @@ def jobs(words: list[str]) -> list[list[str]]:
 
 def call(command: Command, words: list[str]) -> None:
     """Run the command line; anything but success fails with what it said."""
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told):
+    reported = io.StringIO()
+    with contextlib.redirect_stderr(reported):
         status = main(words)
-    assert status == 0, f"{command}\nrun as {shlex.join(words)}\nended with status {status}: {told.getvalue()[-2000:]}"
+    assert status == 0, (
+        f"{command}\nrun as {shlex.join(words)}\nended with status {status}: {reported.getvalue()[-2000:]}"
+    )
 
 
 def small(word: str, settings: dict[str, Any], typed: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ TIMED = {
     *("encoder_latency_ms", "decoder_latency_ms", "peak_memory_bytes", "train_seconds", "device_hours"),
     *("train_images_per_s", "train_peak_memory_bytes", "images_per_s", "seconds", "encoder_seconds", "masks_seconds"),
     *(f"{part}_latency_ratio{end}" for part in ("encoder", "decoder") for end in ("", "_low", "_high")),
-    *("utc", "provenance", "config", "versions", "decoder_seconds", "total_seconds", "picture_seconds"),
+    *("utc", "provenance", "config", "versions", "decoder_seconds", "total_seconds"),
 }
 """Names of figures that differ between two runs."""
 _OUTPUTS = ("stdout", "stderr", "imported.json")

@@ -135,7 +135,7 @@ def import_what(folder: Path, words: Sequence[str]) -> Ended:
 def kill_after(child: Forked, seconds: float) -> None:
     """Kill a command, with all that it started, so long after it began; one that has ended by then is let be."""
     while time.monotonic() - child.began < seconds:
-        # Asked without taking its status away.
+        # Looked up without taking its status away.
         if os.waitid(os.P_PID, child.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
         time.sleep(0.002)

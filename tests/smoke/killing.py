@@ -41,7 +41,7 @@ FOLDERS = 5
 
 
 class Countdown:
-    """Counts events, and kills the process at the one it was told, whose kind it writes down; -1 for none."""
+    """Counts events, and kills the process at the given one, whose kind it writes down; -1 for none."""
 
     def __init__(self, kill_at: int, note: Path) -> None:
         self.kill_at, self.note, self.events = kill_at, note, []
@@ -94,10 +94,10 @@ def compress(folder: Path, kill_at: int) -> dict[str, Any]:
     engine = Engine(folder, workers=1, save_every_s=-1.0, log_every=1)
     teacher = tiny_sam()
     probe = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    wanted = teacher.encode(probe)
+    expected = teacher.encode(probe)
 
     def validate(model: Any) -> float:
-        return -(model.encode(probe) - wanted).square().mean().item()
+        return -(model.encode(probe) - expected).square().mean().item()
 
     context = RunContext(0, folder, engine, "disk", folder / "cache", validate)
     compressed = METHOD.compress(teacher, data, context)

@@ -46,7 +46,7 @@ ATTEMPTS = 8
 
 
 class Countdown:
-    """Counts events, and kills the process at the one it was told; -1 for none."""
+    """Counts events, and kills the process at the given one; -1 for none."""
 
     def __init__(self, kill_at: int, note: Path | None = None) -> None:
         self.kill_at, self.note, self.events = kill_at, note, 0
@@ -72,7 +72,7 @@ class Countdown:
             self("renamed")
 
         def counted_umask() -> int:
-            # Asked for between writing a file and renaming it.
+            # Called between writing a file and renaming it.
             self("written")
             return umask()
 
@@ -146,9 +146,9 @@ def main(folder: Path, work: str, seed: int, kills: int) -> None:
         checked(run(folder / "before", [word.replace("{root}", str(folder)) for word in WORKS["run"]]), "run")
     checked(import_what(folder / "imports", words), work)
     undisturbed = checked(run(folder / "undisturbed", words, Countdown(-1, noted).instrument), work)
-    wanted, events = figures_of(folder / "undisturbed"), int(noted.read_text()) if noted.exists() else 0
+    expected, events = figures_of(folder / "undisturbed"), int(noted.read_text()) if noted.exists() else 0
     print(
-        json.dumps({"work": work, "files": sorted(wanted), "events": events, "seconds": undisturbed.seconds}),
+        json.dumps({"work": work, "files": sorted(expected), "events": events, "seconds": undisturbed.seconds}),
         flush=True,
     )
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -171,7 +171,7 @@ def main(folder: Path, work: str, seed: int, kills: int) -> None:
         last = checked(run(here, words) if ended is None or ended.was_killed else ended, work)
         # Given once more, it has nothing to do or does the same.
         found = figures_of(here)
-        different = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         print(
             json.dumps(
                 {"kills": hits, "different": different, "left": leftovers(here), "said": last.said.splitlines()[-3:]}

@@ -109,10 +109,10 @@ def test_a_run_that_skips_counts_what_it_left_out(
     method: str, root: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = {"slimsam": ["method.importance_images=8"]}.get(method, [])
-    asked = words(root, teacher, tmp_path / "runs", f"method={method}", *more, "data.missing=skip")
+    requested = words(root, teacher, tmp_path / "runs", f"method={method}", *more, "data.missing=skip")
     if method == "tinysam":
-        asked = [word for word in asked if not word.startswith("ratio=")]
-    status = main(asked)
+        requested = [word for word in requested if not word.startswith("ratio=")]
+    status = main(requested)
     assert status == 0, capsys.readouterr().err
     (found,) = (tmp_path / "runs").glob("*/result.json")
     rows = read_rows(found)
@@ -128,8 +128,8 @@ def test_a_run_that_skips_counts_what_it_left_out(
 
 
 def evaluated(root: Path, out: Path, *more: str) -> list[ResultRow]:
-    asked = ["evaluate", "checkpoint=sam_pocket", f"out={out}", "evaluation.latency_runs=1", f"data.root={root}"]
-    assert main([*asked, *more]) == 0
+    requested = ["evaluate", "checkpoint=sam_pocket", f"out={out}", "evaluation.latency_runs=1", f"data.root={root}"]
+    assert main([*requested, *more]) == 0
     return read_rows(out / "result.json")
 
 
@@ -180,15 +180,15 @@ def without_area(content: dict[str, Any]) -> None:
         raw["area"] = 0
 
 
-def test_annotations_without_area_are_told_instead_of_a_table_of_nothing(
+def test_annotations_without_area_are_reported_instead_of_a_table_of_nothing(
     intact: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = rewritten(intact, tmp_path / "coco", without_area)
     count = instances(root, tuple(range(8)))
-    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'out'}"]
+    requested = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'out'}"]
     everything = ["everything", "checkpoint=sam_pocket", f"data.root={root}", "evaluation=coco"]
     run = words(root, teacher, tmp_path / "runs", "method=scratch")
-    for command in ([*asked, "evaluation=coco_box"], [*asked, "evaluation=coco"], everything, run):
+    for command in ([*requested, "evaluation=coco_box"], [*requested, "evaluation=coco"], everything, run):
         assert main(command) == 2
         captured = capsys.readouterr()
         (line,) = complaints(captured.err)
@@ -204,16 +204,16 @@ def test_annotations_without_area_are_told_instead_of_a_table_of_nothing(
     crowds = rewritten(
         intact, tmp_path / "crowds", lambda content: [raw.update(iscrowd=1) for raw in content["annotations"]]
     )
-    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={crowds}", f"out={tmp_path / 'none'}"]
-    assert main([*asked, "evaluation=coco_detector_box", f"detections={boxes}"]) == 2
+    requested = ["evaluate", "checkpoint=sam_pocket", f"data.root={crowds}", f"out={tmp_path / 'none'}"]
+    assert main([*requested, "evaluation=coco_detector_box", f"detections={boxes}"]) == 2
     (line,) = complaints(capsys.readouterr().err)
     assert "has no annotation that average precision counts on the 5 images; correct the file" in line
-    assert main([*asked, "evaluation=coco_box"]) == 2
+    assert main([*requested, "evaluation=coco_box"]) == 2
     (line,) = complaints(capsys.readouterr().err)
     assert f"no annotation is left as an instance (crowd {count})" in line
 
 
-def test_masks_without_pixels_are_told_after_the_pass(
+def test_masks_without_pixels_are_reported_after_the_pass(
     intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def emptied(content: dict[str, Any]) -> None:
@@ -221,9 +221,9 @@ def test_masks_without_pixels_are_told_after_the_pass(
             raw["segmentation"] = [[300, 300, 400, 300, 400, 400]]
 
     root = rewritten(intact, tmp_path / "coco", emptied)
-    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'out'}"]
+    requested = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'out'}"]
     for evaluation in ("coco_box", "coco"):
-        assert main([*asked, f"evaluation={evaluation}", "evaluation.latency_runs=1"]) == 2
+        assert main([*requested, f"evaluation={evaluation}", "evaluation.latency_runs=1"]) == 2
         (line,) = complaints(capsys.readouterr().err)
         assert f"coco: no instance could be scored (empty_mask {instances(root, tuple(range(8)))})" in line
 
@@ -235,8 +235,8 @@ def test_images_without_instances_ask_for_more(
         content["annotations"] = [raw for raw in content["annotations"] if raw["image_id"] == 7]
 
     root = rewritten(intact, tmp_path / "coco", only_the_last)
-    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", "evaluation=coco_box", "evaluation.images=2"]
-    assert main(asked) == 2
+    requested = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", "evaluation=coco_box", "evaluation.images=2"]
+    assert main(requested) == 2
     (line,) = complaints(capsys.readouterr().err)
     assert "none of the 2 requested images has an instance; give a larger evaluation.images" in line
 
@@ -258,9 +258,9 @@ def test_annotations_that_cannot_be_used_are_skipped_and_counted(
 
     root = rewritten(intact, tmp_path / "coco", mixed)
     more, expected = evaluate_intact(evaluation)
-    asked = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'refused'}", *more]
+    requested = ["evaluate", "checkpoint=sam_pocket", f"data.root={root}", f"out={tmp_path / 'refused'}", *more]
     capsys.readouterr()
-    assert main(asked) == 2
+    assert main(requested) == 2
     (line,) = complaints(capsys.readouterr().err)
     assert "instances_val2017.json: annotation 900: segmentation without polygons" in line
     assert line.endswith("data.unusable=skip")

@@ -199,7 +199,7 @@ def test_what_does_not_compare_is_refused_in_one_line(call: Call, runs: Path) ->
     assert [path.name for path in Path.cwd().iterdir()] == ["file"]
 
 
-def test_protocols_of_one_side_are_told(call: Call, runs: Path) -> None:
+def test_protocols_of_one_side_are_reported(call: Call, runs: Path) -> None:
     changed(runs, "single", lambda content: content["rows"].__delitem__(slice(1, None)))
     path = runs / "evaluations" / "single" / "instances.jsonl"
     kept = [line for line in path.read_text().splitlines(keepends=True) if "box_single" in line]
@@ -208,7 +208,7 @@ def test_protocols_of_one_side_are_told(call: Call, runs: Path) -> None:
     assert status == 0 and "box_oracle@1: only in the second, " in out and "instances not compared" in out
 
 
-def test_other_noise_on_boxes_is_told(call: Call, runs: Path) -> None:
+def test_other_noise_on_boxes_is_reported(call: Call, runs: Path) -> None:
     for seed in (0, 1):
         words = ("evaluation.protocols=[box_jittered@1]", "evaluation.images=2", f"evaluation.seed={seed}")
         out = f"out='{runs / 'evaluations' / f'drawn{seed}'}'"

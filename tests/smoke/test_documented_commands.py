@@ -85,12 +85,12 @@ def perform(command: Command, place: Place) -> None:
         call(command, placed(command, {}, place))
     else:
         settings = composed(command)
-        if not any(re.search(pattern, word) for pattern in NOT_RUN for word in told(command, settings)):
+        if not any(re.search(pattern, word) for pattern in NOT_RUN for word in reported(command, settings)):
             words = placed(command, settings, place)
             call(command, [*words, *small(word_of(words), settings, words)])
 
 
-def told(command: Command, settings: dict[str, Any]) -> list[str]:
+def reported(command: Command, settings: dict[str, Any]) -> list[str]:
     """The words of a command, and what it runs."""
     words = command.arguments
     if word_of(words) == "run":

@@ -37,9 +37,9 @@ def evaluated(out: Path, *arguments: str) -> list[ResultRow]:
 
 def test_a_detectors_boxes_by_one_process_and_by_two(root: Path, boxes: Path, tmp_path: Path) -> None:
     names = "box_single,point_oracle,clicks_2,detector_box_single,detector_box_best_of_3"
-    asked = ["evaluation=coco", f"evaluation.protocols=[{names}]", f"detections={boxes}", f"data.root={root}"]
-    one = evaluated(tmp_path / "one", *asked)
-    words = ("evaluate", "checkpoint=sam_pocket", f"out={tmp_path / 'two'}", *QUICK, *asked)
+    requested = ["evaluation=coco", f"evaluation.protocols=[{names}]", f"detections={boxes}", f"data.root={root}"]
+    one = evaluated(tmp_path / "one", *requested)
+    words = ("evaluate", "checkpoint=sam_pocket", f"out={tmp_path / 'two'}", *QUICK, *requested)
     first, second = warm_processes.ranks(tmp_path / "place", words)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     two = read_rows(tmp_path / "two" / "result.json")
@@ -56,11 +56,11 @@ def test_a_detectors_boxes_by_one_process_and_by_two(root: Path, boxes: Path, tm
     assert not list((tmp_path / "two").glob("part-*"))
 
 
-def test_backends_agree_and_axes_are_told(
+def test_backends_agree_and_axes_are_reported(
     root: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["evaluation=tinysam", f"detections={boxes}", f"data.root={root}"]
-    rows = [evaluated(tmp_path / b, *asked, f"evaluation.backend={b}")[0] for b in ("faster", "official")]
+    requested = ["evaluation=tinysam", f"detections={boxes}", f"data.root={root}"]
+    rows = [evaluated(tmp_path / b, *requested, f"evaluation.backend={b}")[0] for b in ("faster", "official")]
     assert rows[0].ap == rows[1].ap and rows[0].average_recall == rows[1].average_recall
     shown = capsys.readouterr().out
     for axis, value in (rows[0].axes or {}).items():
@@ -87,16 +87,16 @@ def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) 
 
 
 def test_jitter_is_seeded_and_named(root: Path, tmp_path: Path) -> None:
-    asked = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[box_single]", "evaluation.jitter=0.2"]
+    requested = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[box_single]", "evaluation.jitter=0.2"]
     one, again, other = (
-        evaluated(tmp_path / str(i), *asked, f"evaluation.seed={seed}")[0] for i, seed in enumerate((0, 0, 1))
+        evaluated(tmp_path / str(i), *requested, f"evaluation.seed={seed}")[0] for i, seed in enumerate((0, 0, 1))
     )
     assert one.protocol == "box_single@1+jitter_0.2" and one.miou == again.miou != other.miou
 
 
 def test_the_reference_protocol_compares_with_a_model(root: Path, tmp_path: Path) -> None:
-    asked = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[mobilesam]"]
-    (row,) = evaluated(tmp_path / "out", *asked, "evaluation.reference=sam_pocket")
+    requested = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[mobilesam]"]
+    (row,) = evaluated(tmp_path / "out", *requested, "evaluation.reference=sam_pocket")
     assert row.miou == 1.0 and (row.axes or {})["reference"] == "sam_pocket"
 
 
@@ -131,9 +131,9 @@ def test_rows_never_stand_beside_the_records_of_another_evaluation(
         write_records(folder, records)
         raise KeyboardInterrupt
 
-    asked = ["evaluation=coco", f"data.root={root}", "evaluation.images=3"]
-    evaluated(tmp_path / "out", *asked, "evaluation.protocols=[box_single]")
-    other = [*asked, "evaluation.protocols=[point_single]"]
+    requested = ["evaluation=coco", f"data.root={root}", "evaluation.images=3"]
+    evaluated(tmp_path / "out", *requested, "evaluation.protocols=[box_single]")
+    other = [*requested, "evaluation.protocols=[point_single]"]
     with monkeypatch.context() as patch:
         patch.setattr("experiments.evaluate.write_records", stopped)
         assert main(["evaluate", "checkpoint=sam_pocket", f"out={tmp_path / 'out'}", *QUICK, *other]) == 130
@@ -142,19 +142,19 @@ def test_rows_never_stand_beside_the_records_of_another_evaluation(
 
 
 def test_one_evaluation_at_a_time_in_a_folder(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["evaluation=coco", f"data.root={root}", "evaluation.images=1", f"out={tmp_path / 'out'}"]
+    requested = ["evaluation=coco", f"data.root={root}", "evaluation.images=1", f"out={tmp_path / 'out'}"]
     with lock_run_dir(tmp_path / "out", fresh=False):
-        assert main(["evaluate", "checkpoint=sam_pocket", *QUICK, *asked]) == 2
+        assert main(["evaluate", "checkpoint=sam_pocket", *QUICK, *requested]) == 2
     assert "out: another process works on this run; wait for it" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 @pytest.mark.slow
 def test_evaluations_at_once_leave_what_one_leaves(root: Path, tmp_path: Path) -> None:
-    asked = ("evaluate", "checkpoint=sam_pocket", *QUICK, "evaluation=coco", f"data.root={root}", "format=json")
-    alone = warm_processes.run(tmp_path / "alone", [*asked, "out=out"])
+    requested = ("evaluate", "checkpoint=sam_pocket", *QUICK, "evaluation=coco", f"data.root={root}", "format=json")
+    alone = warm_processes.run(tmp_path / "alone", [*requested, "out=out"])
     assert alone.returncode == 0, alone.stderr
-    begun = [warm_processes.begin(tmp_path / "both", [*asked, "out=out"]) for _ in range(2)]
+    begun = [warm_processes.begin(tmp_path / "both", [*requested, "out=out"]) for _ in range(2)]
     both = [command.ended() for command in begun]
     assert {done.returncode for done in both} in ({0}, {0, 2}), [done.stderr for done in both]
     for done in both:
@@ -182,7 +182,7 @@ REFUSED: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_cannot_be_done_is_told_in_one_line(
+def test_what_cannot_be_done_is_reported_in_one_line(
     message: str, root: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [text.replace("BOXES", str(boxes)) for text in REFUSED[message]]

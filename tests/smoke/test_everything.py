@@ -185,7 +185,7 @@ def test_scores_that_were_stopped_go_on(call: Call, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(EverythingGenerator, "run", counting)
     words = (*QUICK, "evaluation=coco", f"data.root={root}", "format=json")
-    (wanted,) = json.loads(call(*words, "out=undisturbed")[1])["rows"]
+    (expected,) = json.loads(call(*words, "out=undisturbed")[1])["rows"]
     # One more is run first and not timed.
     assert len(images) == 5
     last = root / "val2017" / f"{3:012d}.png"
@@ -209,7 +209,7 @@ def test_scores_that_were_stopped_go_on(call: Call, tmp_path: Path, monkeypatch:
     (file,) = Path("scores").iterdir()
     assert file.stem == row["run_id"]
     timed = ("seconds", "processor_seconds", "peak_memory_bytes")
-    assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in wanted.items() if k not in timed}
+    assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
 
 
 def test_scores_of_nothing_are_refused_before_the_first_image(

@@ -45,18 +45,18 @@ def in_a_fork(work: Callable[[], None]) -> str:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        told = ""
+        reported = ""
         try:
             work()
         except BaseException as error:
-            told = f"{type(error).__name__}: {error}"
-        os.write(writing, told.encode())
+            reported = f"{type(error).__name__}: {error}"
+        os.write(writing, reported.encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as stream:
-        told = stream.read()
+        reported = stream.read()
     os.waitpid(child, 0)
-    return told
+    return reported
 
 
 def fill(folder: Path) -> Path:
@@ -70,7 +70,7 @@ def fill(folder: Path) -> Path:
             return path
 
 
-def held(folder: Path) -> None:
+def stored(folder: Path) -> None:
     """Hold the folder of a run for a moment."""
     with lock_run_dir(folder, fresh=False):
         pass
@@ -84,15 +84,15 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_full_disk_is_told_with_the_file_and_the_fix(kind: str, small_disk: Callable[[str], SmallDisk]) -> None:
+def test_a_full_disk_is_reported_with_the_file_and_the_fix(kind: str, small_disk: Callable[[str], SmallDisk]) -> None:
     disk = small_disk("1m")
     path = disk.folder / "file"
     WRITERS[kind](path)
     before = path.read_bytes()
     fill(disk.folder)
-    with pytest.raises(NotWritten) as told:
+    with pytest.raises(NotWritten) as reported:
         WRITERS[kind](path)
-    assert str(told.value) == (
+    assert str(reported.value) == (
         f"{path}: cannot be written (No space left on device); free some space there, or give another folder "
         "(runs=, out=)"
     )
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_with_the_file_and_the_fix(kind: str, small_disk: Ca
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_limit_on_the_size_of_files_is_told(kind: str, tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_reported(kind: str, tmp_path: Path) -> None:
     """Needs no rights: the always-run variant of a full disk."""
     path = tmp_path / "file"
     WRITERS[kind](path)
@@ -113,8 +113,8 @@ def test_a_limit_on_the_size_of_files_is_told(kind: str, tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
         WRITERS[kind](path)
 
-    told = in_a_fork(limited)
-    assert told.startswith(f"NotWritten: {path}: cannot be written (File too large); raise the limit"), told
+    reported = in_a_fork(limited)
+    assert reported.startswith(f"NotWritten: {path}: cannot be written (File too large); raise the limit"), reported
     assert path.read_bytes() == before and not list(tmp_path.glob(".*.part"))
 
 
@@ -195,17 +195,17 @@ def _pytests_above(folder: Path) -> list[Path]:
     return [parent for parent in folder.parents if parent.is_relative_to(top)]
 
 
-def test_read_only_is_told(small_disk: Callable[[str], SmallDisk]) -> None:
+def test_read_only_is_reported(small_disk: Callable[[str], SmallDisk]) -> None:
     disk = small_disk("1m")
     disk.change("1m", read_only=True)
     for kind, write in WRITERS.items():
         with pytest.raises(NotWritten, match=r"cannot be written \(Read-only file system\); make it writable"):
             write(disk.folder / kind)
     with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\); give another folder"):
-        held(disk.folder / "run")
+        stored(disk.folder / "run")
 
 
-def test_a_missing_permission_is_told(tmp_path: Path) -> None:
+def test_a_missing_permission_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()
     readable = folder / "secret.safetensors"
@@ -226,28 +226,32 @@ def test_a_missing_permission_is_told(tmp_path: Path) -> None:
 
         return in_a_fork(done)
 
-    told = as_somebody(lambda: write_text(folder / "new", "text"))
-    assert told.startswith(f"NotWritten: {folder}/new: cannot be written (Permission denied); get the permission"), told
-    told = as_somebody(lambda: read_safetensors(readable))
-    assert told.startswith("InputError: ") and str(readable) in told and "Permission denied" in told, told
+    reported = as_somebody(lambda: write_text(folder / "new", "text"))
+    assert reported.startswith(
+        f"NotWritten: {folder}/new: cannot be written (Permission denied); get the permission"
+    ), reported
+    reported = as_somebody(lambda: read_safetensors(readable))
+    assert reported.startswith("InputError: ") and str(readable) in reported and "Permission denied" in reported, (
+        reported
+    )
 
     folder.chmod(0)
-    told = as_somebody(lambda: read_safetensors(readable))
-    assert told.startswith("InputError: ") and "Permission denied" in told, told
+    reported = as_somebody(lambda: read_safetensors(readable))
+    assert reported.startswith("InputError: ") and "Permission denied" in reported, reported
     folder.chmod(0o755)
 
-    told = as_somebody(lambda: held(folder / "run"))
-    assert "cannot be written (Permission denied); give another folder (runs=, out=)" in told
+    reported = as_somebody(lambda: stored(folder / "run"))
+    assert "cannot be written (Permission denied); give another folder (runs=, out=)" in reported
 
 
-def test_a_file_where_a_folder_should_be_and_a_path_that_is_too_long_are_told(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_should_be_and_a_path_that_is_too_long_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotWritten, match="move the file that stands where a folder should be"):
         write_text(tmp_path / "file" / "result.json", "{}")
     with pytest.raises(NotWritten, match="give a shorter path"):
         write_text(tmp_path / ("x" * 300) / "result.json", "{}")
     with pytest.raises(InputError, match=r"give another folder \(runs=, out=\)"):
-        held(tmp_path / "file" / "run")
+        stored(tmp_path / "file" / "run")
 
 
 def test_an_error_of_another_file_is_not_taken_for_one_of_writing(tmp_path: Path) -> None:
@@ -261,11 +265,11 @@ def test_an_error_of_another_file_is_not_taken_for_one_of_writing(tmp_path: Path
 def test_what_a_killed_process_was_writing_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
     abandoned = tmp_path / ".result.json.abcdefgh.part"
     abandoned.write_text("half")
-    with replacing(tmp_path / "kept") as held:
+    with replacing(tmp_path / "kept") as stored:
         remove_abandoned.cache_clear()
         remove_abandoned(tmp_path)
-        assert held.exists() and not abandoned.exists()
-        held.write_text("whole")
+        assert stored.exists() and not abandoned.exists()
+        stored.write_text("whole")
     assert (tmp_path / "kept").read_text() == "whole"
 
 
@@ -275,13 +279,13 @@ def test_what_a_killed_export_left_goes_and_the_export_before_it_comes_back(tmp_
     for place in (left, aside):
         place.mkdir()
         (place / MANIFEST).write_text(place.name)
-    with replacing_folder(folder) as held:
+    with replacing_folder(folder) as stored:
         # As killed between the two renamings: what stood there stands there again, until this one is whole.
         assert (folder / MANIFEST).read_text() == aside.name
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["exported", held.name])
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["exported", stored.name])
         with replacing_folder(folder) as other:
-            assert held.is_dir(), "one that is being written was taken for abandoned"
+            assert stored.is_dir(), "one that is being written was taken for abandoned"
             (other / MANIFEST).write_text("other")
-        (held / MANIFEST).write_text("held")
+        (stored / MANIFEST).write_text("stored")
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
-    assert (folder / MANIFEST).read_text() == "held"
+    assert (folder / MANIFEST).read_text() == "stored"

@@ -67,23 +67,23 @@ class Deadly(LabelledImages):
         return super().sample(index)
 
 
-def test_a_reading_process_that_dies_is_told_and_the_rerun_goes_on(tmp_path: Path) -> None:
+def test_a_reading_process_that_dies_is_reported_and_the_rerun_goes_on(tmp_path: Path) -> None:
     protocols = [PROTOCOLS["box_single@1"]]
 
     def scored(data: LabelledImages, folder: Path, workers: int) -> Any:
         scorer = Scorer(tiny_sam(), protocols, workers=workers)
         return scorer.score(data, range(8), partial=PartialRecords(folder, "k")).records
 
-    wanted = scored(LabelledImages(8), tmp_path / "undisturbed", 0)
+    expected = scored(LabelledImages(8), tmp_path / "undisturbed", 0)
     data = Deadly(tmp_path / "died")
-    with pytest.raises(RunFailed) as told:
+    with pytest.raises(RunFailed) as reported:
         scored(data, tmp_path / "disturbed", 2)
-    assert str(told.value).startswith("a process that reads images died (DataLoader worker (pid")
-    assert str(told.value).endswith("give a smaller evaluation.workers") and "\n" not in str(told.value)
-    assert scored(data, tmp_path / "disturbed", 2) == wanted
+    assert str(reported.value).startswith("a process that reads images died (DataLoader worker (pid")
+    assert str(reported.value).endswith("give a smaller evaluation.workers") and "\n" not in str(reported.value)
+    assert scored(data, tmp_path / "disturbed", 2) == expected
 
 
-def test_a_process_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_gone_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*arguments: Any) -> None:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:36510")
 

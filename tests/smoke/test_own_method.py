@@ -109,6 +109,6 @@ def test_every_other_command_of_the_page(folder: Path) -> None:
 
 def test_without_the_allow_list_its_code_is_not_touched(inside: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config-dir", "conf", "method=drop_blocks"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and re.search(r"give packages=\[?halving\b", told)
+    reported = capsys.readouterr().err
+    assert reported.count("\n") == 1 and re.search(r"give packages=\[?halving\b", reported)
     assert "halving" not in sys.modules

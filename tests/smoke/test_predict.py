@@ -97,10 +97,10 @@ def test_points_with_candidates_as_json(call: Call, file: Path, sample: ImageSam
 
 def test_one_point_without_label_is_inside(call: Call, file: Path, sample: ImageSample) -> None:
     x, y = central_point(largest(sample)[0])
-    for name, words in {"default": (), "told": ("labels=[1]",), "outside": ("labels=[0]",)}.items():
+    for name, words in {"default": (), "reported": ("labels=[1]",), "outside": ("labels=[0]",)}.items():
         assert call("checkpoint=sam_pocket", f"image={file}", f"points=[[{x:g},{y:g}]]", f"out={name}", *words)[0] == 0
-    masks = {name: written(Path(name) / "scene_mask.png") for name in ("default", "told", "outside")}
-    assert (masks["default"] == masks["told"]).all() and (masks["default"] != masks["outside"]).any()
+    masks = {name: written(Path(name) / "scene_mask.png") for name in ("default", "reported", "outside")}
+    assert (masks["default"] == masks["reported"]).all() and (masks["default"] != masks["outside"]).any()
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])

@@ -43,7 +43,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path, teacher: str) -> None:
     assert run_id == shared_id and run_id.startswith("smoke-r0.5-s0-")
     for entries in (log, shared_log):
         assert [entry["step"] for entry in entries if "loss" in entry] == [2]
-        # The first process alone looks on, and scores the student while the other waits.
+        # The first process alone scores the student while the other waits.
         assert [entry["step"] for entry in entries if "miou" in entry] == [1, 2]
     # Each scores its share of the validation images, and of the held-out ones at the end.
     (validated,), (shared_validated,) = ([e["validation"] for e in es if "validation" in e] for es in (log, shared_log))

@@ -85,7 +85,7 @@ def test_held_out_images_are_read_before_anything_is_trained(
     assert not [path for path in (tmp_path / "runs").glob("*") if path.name[0] != "."]
 
 
-def test_training_images_without_instances_are_told_before_the_first_step(root: Path) -> None:
+def test_training_images_without_instances_are_reported_before_the_first_step(root: Path) -> None:
     source = root / "annotations" / "instances_train2017.json"
     source.write_text(json.dumps({**json.loads(source.read_text()), "annotations": []}))
     data = Coco(root, "train")

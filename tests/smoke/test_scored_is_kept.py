@@ -76,9 +76,9 @@ def refusal(root: Path, out: Path, *words: str) -> str:
     register()
     with hydra.initialize_config_module("conf", version_base="1.3"):
         cfg = hydra.compose("evaluate", ["checkpoint=sam_pocket", f"data.root={root}", f"out={out}", *words])
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as reported:
         evaluating.evaluate(settings_of(cfg), cfg)
-    return str(told.value)
+    return str(reported.value)
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
@@ -157,29 +157,29 @@ def test_ground_truth_that_average_precision_cannot_take_is_refused_before_the_f
     content = json.loads(sound)
     change(content)
     source.write_text(json.dumps(content))
-    asked = (f"evaluation={kind}_detector_box", f"detections={boxes}")
-    told = refusal(root, out, *asked)
-    assert told.startswith(f"{source}: ") and re.search(message, told), told
+    requested = (f"evaluation={kind}_detector_box", f"detections={boxes}")
+    reported = refusal(root, out, *requested)
+    assert reported.startswith(f"{source}: ") and re.search(message, reported), reported
     assert model.encoded == 0 and not out.exists()
     if fault == "lvis, no frequency":
         # Box prompts need none of it, and a mended file is all it takes.
         assert call(root, out.parent / "boxes", "evaluation=lvis_box") == 0
         model.batches.clear()
         source.write_text(sound)
-        assert call(root, out, *asked) == 0 and model.encoded == COUNT
+        assert call(root, out, *requested) == 0 and model.encoded == COUNT
 
 
 def test_a_backend_that_is_not_here_is_refused_before_the_first_image(
     root: Path, out: Path, model: Stopped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ["evaluation=lvis_detector_box", f"detections={write_detections(root / 'boxes.json', root)}"]
+    requested = ["evaluation=lvis_detector_box", f"detections={write_detections(root / 'boxes.json', root)}"]
     (as_lvis(root) / "train2017").mkdir()
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "lvis", None)
-        told = refusal(root, out, *asked, "evaluation.backend=official")
-    assert re.search(r'evaluation\.backend "official".* needs the package lvis .*sampress\[official\]', told)
-    told = refusal(root, out, *asked, "evaluation.backend=best")
-    assert told == "evaluation.backend: there is no 'best'; use one of faster, official"
+        reported = refusal(root, out, *requested, "evaluation.backend=official")
+    assert re.search(r'evaluation\.backend "official".* needs the package lvis .*sampress\[official\]', reported)
+    reported = refusal(root, out, *requested, "evaluation.backend=best")
+    assert reported == "evaluation.backend: there is no 'best'; use one of faster, official"
     assert model.encoded == 0 and not out.exists()
 
 
@@ -187,20 +187,20 @@ def test_a_backend_that_is_not_here_is_refused_before_the_first_image(
 def test_the_last_image_damaged_behind_its_header(
     words: tuple[str, ...], root: Path, out: Path, model: Stopped, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = undisturbed(root, out.parent / "undisturbed", *words)
+    expected = undisturbed(root, out.parent / "undisturbed", *words)
     path = root / "val2017" / LAST
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     model.batches.clear()
     for attempt in range(2):
         assert call(root, out, *words) == 2
-        told = complaint(capsys)
-        assert f"error: {path}: truncated or damaged image" in told and "Traceback" not in told
+        reported = complaint(capsys)
+        assert f"error: {path}: truncated or damaged image" in reported and "Traceback" not in reported
         # The second time there is nothing left to do before it.
         assert model.encoded == COUNT - 1, attempt
     path.write_bytes(whole)
     assert call(root, out, *words) == 0
-    assert model.encoded == COUNT and (figures(out), dict(read_instances(out))) == wanted
+    assert model.encoded == COUNT and (figures(out), dict(read_instances(out))) == expected
     assert not list(out.glob("part-*"))
 
 
@@ -217,7 +217,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 def test_a_disk_that_fills_up_keeps_what_was_scored(
     root: Path, disk: SmallDisk, model: Stopped, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = undisturbed(root, tmp_path / "undisturbed")
+    expected = undisturbed(root, tmp_path / "undisturbed")
     model.batches.clear()
     model.at, model.deed = 5, lambda: fill(disk.folder)  # type: ignore[assignment]
     out = disk.folder / "out"
@@ -227,9 +227,9 @@ def test_a_disk_that_fills_up_keeps_what_was_scored(
     assert 5 < scored <= COUNT and len(list(out.glob("part-0.jsonl"))) == 1
     (disk.folder / "filling").unlink()
     assert call(root, out) == 0
-    # The page's own tail of a block may have held an image more; at most the one that was refused is scored again.
+    # The page's own tail of a block may have contained an image more; at most the one that was refused is scored again.
     assert model.encoded <= COUNT + 1 + COUNT - scored
-    assert (figures(out), dict(read_instances(out))) == wanted
+    assert (figures(out), dict(read_instances(out))) == expected
 
 
 @pytest.mark.parametrize("late", ["write_records", "write_result", "experiments.reporting.run_page.write_run_page"])
@@ -255,7 +255,7 @@ def test_what_cannot_be_written_at_the_end_is_written_by_the_same_command(
 def test_an_image_that_was_left_out_and_mended_counts_when_the_pass_goes_on(
     root: Path, out: Path, model: Stopped, tmp_path: Path
 ) -> None:
-    wanted = undisturbed(root, tmp_path / "undisturbed", "data.missing=skip")
+    expected = undisturbed(root, tmp_path / "undisturbed", "data.missing=skip")
     path = root / "val2017" / f"{2:012d}.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -269,7 +269,7 @@ def test_an_image_that_was_left_out_and_mended_counts_when_the_pass_goes_on(
     path.write_bytes(whole)
     model.at = -1
     assert call(root, out, "data.missing=skip") == 0 and model.encoded == COUNT
-    assert (figures(out), dict(read_instances(out))) == wanted
+    assert (figures(out), dict(read_instances(out))) == expected
 
 
 def test_a_stopped_evaluation_survives_another_one_in_its_folder(root: Path, out: Path, model: Stopped) -> None:

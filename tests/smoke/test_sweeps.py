@@ -128,10 +128,10 @@ def test_launchers_give_what_one_process_gives(
 ) -> None:
     words = ["-m", "method=slimsam,scratch", "ratio=0.5,0.77", teacher, *TINY]
     assert main([*words, f"runs={tmp_path / 'basic'}"]) == 0
-    wanted = json.loads(capfd.readouterr().out)["rows"]
+    expected = json.loads(capfd.readouterr().out)["rows"]
     assert main([*words, f"hydra/launcher={launcher}", f"runs={tmp_path / launcher}"]) == 0
     rows = json.loads(capfd.readouterr().out)["rows"]
-    assert students(rows) == students(wanted) and len(students(rows)) == 4
+    assert students(rows) == students(expected) and len(students(rows)) == 4
     assert measured(tmp_path / launcher) == measured(tmp_path / "basic")
 
 

@@ -259,7 +259,7 @@ def test_without_the_package_one_line_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (("logger=wandb", "logger.mod=offline"), "logger.mod is no setting; did you mean logger.mode?"),
         (("logger=wan",), "logger=wan is unknown; did you mean wandb?"),
@@ -269,8 +269,8 @@ def test_without_the_package_one_line_says_what_to_install(
     ],
 )
 def test_wrong_settings_are_one_line(
-    words: tuple[str, ...], told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    words: tuple[str, ...], reported: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["experiment=smoke", f"runs={tmp_path / 'runs'}", *words]) == 2
-    assert capfd.readouterr().err == f"error: {told}\n"
+    assert capfd.readouterr().err == f"error: {reported}\n"
     assert not (tmp_path / "runs").exists()

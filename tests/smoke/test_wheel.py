@@ -64,11 +64,11 @@ def call(python: Path, place: Path, tmp_path: Path) -> Call:
 
 
 def test_what_runs_is_the_installed_copy(call: Call, python: Path) -> None:
-    told = call(
+    reported = call(
         "-c", "import conf, core, experiments; print(conf.__file__, core.__file__, experiments.__file__)"
     ).stdout
     environment = python.parents[1]
-    assert [Path(file).is_relative_to(environment) for file in told.split()] == [True] * 3
+    assert [Path(file).is_relative_to(environment) for file in reported.split()] == [True] * 3
     assert "usage: python -m experiments" in call("-m", "experiments", "--help").stdout
     assert call(str(python.with_name("sampress")), "--help").stdout.startswith("usage: ")
 

@@ -26,7 +26,7 @@ def export(folder: Path, written: str, files: dict[str, bytes], **changes: Any) 
         (folder / f"{part}.{ending}").write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         parts[part] = {"file": f"{part}.{ending}", "precision": "fp32", "bytes": 1, "sha256": digest}
-    told: dict[str, Any] = {
+    reported: dict[str, Any] = {
         "name": "m",
         "to": written,
         "precision": "fp32",
@@ -35,15 +35,15 @@ def export(folder: Path, written: str, files: dict[str, bytes], **changes: Any) 
         "channels": 16,
         **parts,
     }
-    told |= {"format": FORMAT, "any_batch": False, "cost": {}, "weights_sha256": ""} | changes
-    (folder / MANIFEST).write_text(json.dumps(told))
+    reported |= {"format": FORMAT, "any_batch": False, "cost": {}, "weights_sha256": ""} | changes
+    (folder / MANIFEST).write_text(json.dumps(reported))
     return folder
 
 
 def cases() -> Iterator[Case]:
     """All of them."""
     part = {"file": "encoder.onnx", "precision": "fp32", "bytes": 1, "sha256": ""}
-    for name, told in {
+    for name, reported in {
         "path": {"encoder": {**part, "file": "../../etc/passwd"}},
         "absolute": {"encoder": {**part, "file": "/etc/passwd"}},
         "ending": {"encoder": {**part, "file": "export.json"}},
@@ -57,7 +57,7 @@ def cases() -> Iterator[Case]:
         "about": {"about": [1]},
         "hash": {"encoder": part},
     }.items():
-        yield Case(f"export_{name}", "export", lambda f, t=told: export(f, "onnx", {}, **t), "export it again")  # type: ignore[misc]
+        yield Case(f"export_{name}", "export", lambda f, t=reported: export(f, "onnx", {}, **t), "export it again")  # type: ignore[misc]
     for name, text in {
         "deep": "[" * 100_000,
         "long": " " * (9 << 20),

@@ -48,7 +48,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What a process that read a file told.
+    """What a process that read a file reported.
 
     Attributes:
         kind: ``read``, or the name of the exception.
@@ -66,7 +66,7 @@ class Outcome:
 def watched(reads: Sequence[Callable[[], Any]], megabytes: int) -> list[Outcome]:
     """Do things one after the other in a fork of this process, which may take ``megabytes`` more memory than this one.
 
-    Each may take a minute. One that ends the process is told by its signal, and the rest goes on in another fork.
+    Each may take a minute. One that ends the process is reported by its signal, and the rest goes on in another fork.
     """
     found: list[Outcome] = []
     while len(found) < len(reads):

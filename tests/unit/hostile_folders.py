@@ -25,16 +25,16 @@ def hugging_face(folder: Path, state: dict[str, Tensor] | None = None, config: o
     # A complex tensor cannot be renamed by a model that has none, only by name.
     tensors = to_hugging_face(CONFIG, tiny_sam().state_dict() if state is None else state)
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    told = hugging_face_config(CONFIG) if config is None else config
-    text = told if isinstance(told, str) else json.dumps(told)
+    reported = hugging_face_config(CONFIG) if config is None else config
+    text = reported if isinstance(reported, str) else json.dumps(reported)
     (folder / "config.json").write_text(text)
     return folder
 
 
 def _heads(value: object) -> dict[str, Any]:
-    told = hugging_face_config(CONFIG)
-    told["mask_decoder_config"]["num_attention_heads"] = value
-    return told
+    reported = hugging_face_config(CONFIG)
+    reported["mask_decoder_config"]["num_attention_heads"] = value
+    return reported
 
 
 CONFIGS: dict[str, tuple[object, str]] = {

@@ -38,10 +38,10 @@ _CONSTANTS = "data/constants/model_constants_config.json"
 Members = dict[str, bytes]
 
 
-def _told(members: Members, name: str, change: Callable[[Any], object]) -> Members:
-    told = json.loads(members[name])
-    change(told)
-    return {**members, name: json.dumps(told).encode()}
+def _reported(members: Members, name: str, change: Callable[[Any], object]) -> Members:
+    reported = json.loads(members[name])
+    change(reported)
+    return {**members, name: json.dumps(reported).encode()}
 
 
 def programs() -> dict[str, Callable[[Members], Members]]:
@@ -51,28 +51,33 @@ def programs() -> dict[str, Callable[[Members], Members]]:
     evil, plain = trap.getvalue(), pickle.dumps(TRAPS["os.system"])
     code = "__import__('os').system('touch marker')"
 
-    def nodes(told: Any) -> Any:
-        return told["graph_module"]["graph"]["nodes"]
+    def nodes(reported: Any) -> Any:
+        return reported["graph_module"]["graph"]["nodes"]
 
     def targets(target: str) -> Callable[[Members], Members]:
-        return lambda m: _told(m, _GRAPH, lambda told: nodes(told)[0].update(target=target))
+        return lambda m: _reported(m, _GRAPH, lambda reported: nodes(reported)[0].update(target=target))
 
-    def pickled(told: Any) -> None:
-        next(iter(told["config"].values())).update(use_pickle=True)
+    def pickled(reported: Any) -> None:
+        next(iter(reported["config"].values())).update(use_pickle=True)
 
-    def sized(told: Any) -> None:
-        next(iter(told["config"].values()))["tensor_meta"]["sizes"] = [{"as_int": 1 << 40}]
+    def sized(reported: Any) -> None:
+        next(iter(reported["config"].values()))["tensor_meta"]["sizes"] = [{"as_int": 1 << 40}]
 
-    def opaque(told: Any) -> None:
-        told["config"]["c"] = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+    def opaque(reported: Any) -> None:
+        reported["config"]["c"] = {
+            "path_name": "opaque_obj_0",
+            "is_param": False,
+            "use_pickle": True,
+            "tensor_meta": None,
+        }
 
     spec = json.dumps([1, {"type": "builtins.tuple", "context": json.dumps({"__enum__": True, "fqn": f"{CANARY}:A"})}])
     return {
-        "weights_as_a_pickle": lambda m: _told({**m, "data/weights/weight_0": evil}, _WEIGHTS, pickled),
+        "weights_as_a_pickle": lambda m: _reported({**m, "data/weights/weight_0": evil}, _WEIGHTS, pickled),
         "old_weights": lambda m: {**m, "data/weights/model.pt": evil},
         "inputs_as_a_pickle": lambda m: {**m, "data/sample_inputs/model.pt": evil},
         "inputs_as_a_bare_pickle": lambda m: {**m, "data/sample_inputs/model.pt": plain},
-        "opaque_object": lambda m: _told({**m, "data/constants/opaque_obj_0": plain}, _CONSTANTS, opaque),
+        "opaque_object": lambda m: _reported({**m, "data/constants/opaque_obj_0": plain}, _CONSTANTS, opaque),
         "compiled_library": lambda m: {**m, "data/aotinductor/model/model.so": b"\x7fELF"},
         "extra_file": lambda m: {**m, "extra/../../escaped": b"x"},
         "second_graph": lambda m: {**m, "models/other.json": m[_GRAPH]},
@@ -83,12 +88,12 @@ def programs() -> dict[str, Callable[[Members], Members]]:
         "calls_os": targets("torch.serialization.os.system"),
         "calls_methods": targets("_operator.methodcaller"),
         "another_library": targets("torch.ops.evil.run.default"),
-        "expression": lambda m: _told(m, _GRAPH, lambda t: nodes(t)[0].update(x={"expr_str": code})),
-        "power": lambda m: _told(m, _GRAPH, lambda t: nodes(t)[0].update(x={"expr_str": "9**9**9"})),
-        "guard": lambda m: _told(m, _GRAPH, lambda t: t.update(guards_code=[code])),
-        "name": lambda m: _told(m, _GRAPH, lambda t: nodes(t)[0].update(name="x; import os")),
-        "structure": lambda m: _told(m, _GRAPH, lambda t: t["graph_module"].update(in_spec=spec)),
-        "huge_weight": lambda m: _told(m, _WEIGHTS, sized),
+        "expression": lambda m: _reported(m, _GRAPH, lambda t: nodes(t)[0].update(x={"expr_str": code})),
+        "power": lambda m: _reported(m, _GRAPH, lambda t: nodes(t)[0].update(x={"expr_str": "9**9**9"})),
+        "guard": lambda m: _reported(m, _GRAPH, lambda t: t.update(guards_code=[code])),
+        "name": lambda m: _reported(m, _GRAPH, lambda t: nodes(t)[0].update(name="x; import os")),
+        "structure": lambda m: _reported(m, _GRAPH, lambda t: t["graph_module"].update(in_spec=spec)),
+        "huge_weight": lambda m: _reported(m, _WEIGHTS, sized),
         "no_weight": lambda m: {name: part for name, part in m.items() if name != "data/weights/weight_0"},
         "no_graph": lambda m: {name: part for name, part in m.items() if name != _GRAPH},
         "deep": lambda m: {**m, _GRAPH: b"[" * 100_000},

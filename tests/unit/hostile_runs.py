@@ -95,23 +95,23 @@ def _grids() -> Iterator[Case]:
     def saved(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callable[[Path], Path]:
         def make(folder: Path) -> Path:
             found = GridCheckpoint(folder / "grids.safetensors", "key", quantized())
-            tensors, told = found._grids(), {"key": "key", "done": [], "errors": []}
-            told |= {"done": ["image_encoder.blocks.0.mlp.lin1"], "errors": [{}]}
-            change(tensors, told)
-            write_safetensors(folder / "grids.safetensors", tensors, told)
+            tensors, reported = found._grids(), {"key": "key", "done": [], "errors": []}
+            reported |= {"done": ["image_encoder.blocks.0.mlp.lin1"], "errors": [{}]}
+            change(tensors, reported)
+            write_safetensors(folder / "grids.safetensors", tensors, reported)
             return folder / "grids.safetensors"
 
         return make
 
     for name, change in {
-        "other_key": lambda t, told: told.update(key="other"),
-        "unknown": lambda t, told: t.update(x=torch.zeros(1)),
-        "missing": lambda t, told: t.pop(next(iter(t))),
-        "other_shape": lambda t, told: t.update({next(iter(t)): torch.zeros(1, 1, 1)}),
-        "nan": lambda t, told: t.update({next(iter(t)): next(iter(t.values())) * float("nan")}),
-        "done_of_text": lambda t, told: told.update(done="all"),
-        "done_of_another": lambda t, told: told.update(done=["os.system"]),
-        "more_errors": lambda t, told: told.update(errors=[{}, {}]),
+        "other_key": lambda t, reported: reported.update(key="other"),
+        "unknown": lambda t, reported: t.update(x=torch.zeros(1)),
+        "missing": lambda t, reported: t.pop(next(iter(t))),
+        "other_shape": lambda t, reported: t.update({next(iter(t)): torch.zeros(1, 1, 1)}),
+        "nan": lambda t, reported: t.update({next(iter(t)): next(iter(t.values())) * float("nan")}),
+        "done_of_text": lambda t, reported: reported.update(done="all"),
+        "done_of_another": lambda t, reported: reported.update(done=["os.system"]),
+        "more_errors": lambda t, reported: reported.update(errors=[{}, {}]),
     }.items():
         yield Case(f"grids_{name}", "grids", saved(change), r"^\[\]$", read=True)
     yield Case("grids_damaged", "grids", _written("grids.safetensors", b"\xff" * 100), r"^\[\]$", read=True)
@@ -146,7 +146,7 @@ def _shards() -> Iterator[Case]:
 def _results() -> Iterator[Case]:
     row = ResultRow(method="teacher", status="finished")
 
-    def told(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Path]:
+    def reported(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Path]:
         def make(folder: Path) -> Path:
             write_result(folder / "result.json", [row], {})
             content = change(json.loads((folder / "result.json").read_text()))
@@ -174,7 +174,7 @@ def _results() -> Iterator[Case]:
         "huge_number": column(parameters=1.5),
         "version": column(schema_version=[99]),
     }.items():
-        yield Case(f"result_{name}", "result", told(change), "again")
+        yield Case(f"result_{name}", "result", reported(change), "again")
     for kind in ("pipe", "/dev/zero", "/etc/passwd", "loop", "folder"):
         yield Case(f"result_{kind.strip('/')}", "result", _special("result.json", kind), "again")
 

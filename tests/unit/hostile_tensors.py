@@ -141,10 +141,10 @@ def cases() -> Iterator[Case]:
     for name, (content, words) in headers().items():
         yield Case(f"header_{name}", "model", _bytes(content), words)
     names = {"elsewhere": "../../a", "nothing": "", "a_list": [1], "escapes": "\x1b[2J", "long": "a" * 201}
-    for name, told in names.items():
-        text = json.dumps({"name": told, "config": {"decoder_heads": 2}})
+    for name, reported in names.items():
+        text = json.dumps({"name": reported, "config": {"decoder_heads": 2}})
         yield Case(f"note_name_{name}", "model", _noted(text), "is no name of a model")
-        yield Case(f"own_name_{name}", "model", _own(metadata={"name": told}), "is no name of a model")
+        yield Case(f"own_name_{name}", "model", _own(metadata={"name": reported}), "is no name of a model")
     for name, text in NOTES.items():
         yield Case(f"note_{name}.pth", "model", _noted(text), "beside its tensors is damaged")
     yield Case(
@@ -191,9 +191,9 @@ def _bytes(content: bytes) -> Callable[[Path], Path]:
     return make
 
 
-def header(told: object, values: bytes = b"", size: int | None = None) -> bytes:
+def header(reported: object, values: bytes = b"", size: int | None = None) -> bytes:
     """A safetensors file that says something."""
-    text = told if isinstance(told, bytes) else json.dumps(told).encode()
+    text = reported if isinstance(reported, bytes) else json.dumps(reported).encode()
     return struct.pack("<Q", len(text) if size is None else size) + text + values
 
 
@@ -304,9 +304,9 @@ def _own(tensors: Change = lambda s: s, metadata: dict[str, Any] | None = None) 
     """A file of this project's own format, with other tensors or other things said of them."""
 
     def make(folder: Path) -> Path:
-        told = {"format": FORMAT, "name": "tiny", "encoder": "vit", "config": asdict(CONFIG), "about": {}}
-        told |= metadata or {}
-        save_file(tensors(state()), folder / "model.safetensors", {k: json.dumps(v) for k, v in told.items()})
+        reported = {"format": FORMAT, "name": "tiny", "encoder": "vit", "config": asdict(CONFIG), "about": {}}
+        reported |= metadata or {}
+        save_file(tensors(state()), folder / "model.safetensors", {k: json.dumps(v) for k, v in reported.items()})
         return folder / "model.safetensors"
 
     return make

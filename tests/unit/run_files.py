@@ -127,8 +127,8 @@ def log(path: Path, steps: int = 100, **parts: float) -> None:
     lines: list[Mapping[str, Any]] = []
     for step in range(10, steps + 1, 10):
         figures = {name: first / step for name, first in (parts or {"loss": 5.0, "embedding": 3.0}).items()}
-        told = {"step": step, "images": 4 * step, "rate": 0.002 / step, "images_per_s": 20.0 + step % 7}
-        lines.append({**told, "peak_memory_bytes": 123456789, **figures})
+        reported = {"step": step, "images": 4 * step, "rate": 0.002 / step, "images_per_s": 20.0 + step % 7}
+        lines.append({**reported, "peak_memory_bytes": 123456789, **figures})
         if step % 50 == 0:
             lines.append({"step": step, "miou": 0.5 + step / 1000, "miou_point": 0.4 + step / 1000})
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))

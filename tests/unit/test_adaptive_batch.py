@@ -59,7 +59,7 @@ def scored(model: Sam, folder: Path | None = None) -> Scored:
 
 
 def test_fewer_at_a_time_give_the_same_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    wanted = scored(small_device())
+    expected = scored(small_device())
     assert capsys.readouterr().err == ""
     found = scored(small_device(images=1, prompts=1), tmp_path)
     said = capsys.readouterr().err.splitlines()
@@ -69,7 +69,7 @@ def test_fewer_at_a_time_give_the_same_figures(capsys: pytest.CaptureFixture[str
         "2 prompts together need more memory than the device has: 1 from here on "
         "(evaluation.prompt_batch_size=1 spares the attempt)",
     ], "once a halving, and never again in the pass"
-    for name, records in wanted.records.items():
+    for name, records in expected.records.items():
         others = found.records[name]
         assert [r.iou for r in others] == [r.iou for r in records]  # type: ignore[union-attr]
         assert [r.mask_index for r in others] == [r.mask_index for r in records]
@@ -77,16 +77,16 @@ def test_fewer_at_a_time_give_the_same_figures(capsys: pytest.CaptureFixture[str
 
 
 def test_an_image_of_which_half_was_scored_is_not_scored_twice() -> None:
-    asked: list[slice] = []
+    requested: list[slice] = []
 
     def compute(part: slice) -> range:
-        asked.append(part)
+        requested.append(part)
         if part.stop - part.start > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return range(part.start, part.stop)
 
     found = [number for _, part in AdaptiveBatch(8, "prompts", "a.setting").parts(11, compute) for number in part]
-    assert found == list(range(11)) and asked[:3] == [slice(0, 8), slice(0, 4), slice(0, 2)]
+    assert found == list(range(11)) and requested[:3] == [slice(0, 8), slice(0, 4), slice(0, 2)]
 
 
 def test_detected_boxes_are_answered_in_smaller_parts_too() -> None:
@@ -102,8 +102,8 @@ def test_detected_boxes_are_answered_in_smaller_parts_too() -> None:
         scorer = Scorer(model, protocols, NO_FILE, prompt_batch_size=7)
         return scorer.score_boxes(1, (64, 64), found, embeddings)
 
-    wanted, split = answers(small_device()), answers(small_device(prompts=2))
-    for one, other in zip(wanted["detector_box_single@1"], split["detector_box_single@1"], strict=True):
+    expected, split = answers(small_device()), answers(small_device(prompts=2))
+    for one, other in zip(expected["detector_box_single@1"], split["detector_box_single@1"], strict=True):
         assert (one.counts, one.index, one.score) == (other.counts, other.index, other.score)
 
 
@@ -119,21 +119,21 @@ def test_everything_asks_fewer_points_at_a_time(
         strategy, points_per_side=8, points_per_batch=16, pred_iou_thresh=0.0, stability_score_thresh=0.0
     )
     images = [LabelledImages().sample(index).image for index in range(2)]
-    wanted = [EverythingGenerator(small_device(), settings).run(image) for image in images]
-    assert capsys.readouterr().err == "" and all(answer.records for answer in wanted)
+    expected = [EverythingGenerator(small_device(), settings).run(image) for image in images]
+    assert capsys.readouterr().err == "" and all(answer.records for answer in expected)
     generator = EverythingGenerator(small_device(prompts=3), settings)
     found = [generator.run(image) for image in images]
     said = capsys.readouterr().err.splitlines()
     assert [int(line.partition(" ")[0]) for line in said] == tried, "once for all images"
     assert said[-1].endswith("2 from here on (generator.points_per_batch=2 spares the attempt)")
-    for one, other in zip(wanted, found, strict=True):
+    for one, other in zip(expected, found, strict=True):
         assert one.prompts == other.prompts
         assert [r["segmentation"] for r in one.records] == [r["segmentation"] for r in other.records]
     with pytest.raises(OutOfDeviceMemory, match=r"one of the prompts; give engine\.device=cpu"):
         EverythingGenerator(small_device(prompts=0), settings).run(images[0])
 
 
-def test_one_that_is_too_many_is_told_with_what_to_do() -> None:
+def test_one_that_is_too_many_is_reported_with_what_to_do() -> None:
     with pytest.raises(
         OutOfDeviceMemory, match=r"too little memory for one of the prompts; give evaluation\.precision"
     ):
@@ -159,9 +159,9 @@ def test_the_ways_in_which_memory_is_missing() -> None:
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes")) and not is_out_of_memory(ValueError("no"))
-    with pytest.raises(OutOfDeviceMemory) as told, reraise_oom("this", "do that"):
+    with pytest.raises(OutOfDeviceMemory) as reported, reraise_oom("this", "do that"):
         torch.empty(1 << 60, dtype=torch.uint8)
-    assert str(told.value) == "this: the device has too little memory; do that"
+    assert str(reported.value) == "this: the device has too little memory; do that"
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def no_memory_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], N
 
 
 @pytest.mark.parametrize(
-    ("batch", "most", "told"),
+    ("batch", "most", "reported"),
     [
         (6, 3, "give method.batch=3 method.optimisation.accumulate=2: the same 6 images a step"),
         (5, 3, "give method.batch=1 method.optimisation.accumulate=5: the same 5 images a step"),
@@ -189,16 +189,16 @@ def no_memory_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], N
     ],
 )
 def test_training_says_which_setting_takes_less(
-    batch: int, most: int, told: str, no_memory_for: Callable[[int], None], tmp_path: Path
+    batch: int, most: int, reported: str, no_memory_for: Callable[[int], None], tmp_path: Path
 ) -> None:
     no_memory_for(most)
     method = Scratch(0.5, steps=1, batch=batch)
     with pytest.raises(OutOfDeviceMemory) as failed:
         method.compress(tiny_sam(), Images(), RunContext(0, tmp_path, Engine(tmp_path)))
-    assert str(failed.value) == f"stage scratch, step 0: the device has too little memory; {told}"
+    assert str(failed.value) == f"stage scratch, step 0: the device has too little memory; {reported}"
 
 
-def test_what_is_told_is_what_helps(no_memory_for: Callable[[int], None], tmp_path: Path) -> None:
+def test_what_is_reported_is_what_helps(no_memory_for: Callable[[int], None], tmp_path: Path) -> None:
     """The same images a step in smaller parts: the fix of the message runs."""
     no_memory_for(3)
     method = Scratch(0.5, steps=1, batch=3, optimisation=OptimizerConfig(accumulate=2))

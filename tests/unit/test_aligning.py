@@ -23,7 +23,7 @@ def batch() -> ImageBatch:
     return ImageBatch(("a", "b"), torch.randn(2, 3, 64, 64), valid)
 
 
-def wanted(v0: ImageEncoder) -> Callable[[ImageBatch], Tensor]:
+def needed(v0: ImageEncoder) -> Callable[[ImageBatch], Tensor]:
     """The teacher's embeddings, made anew each time."""
 
     def embeddings(batch: ImageBatch) -> Tensor:
@@ -50,9 +50,9 @@ def copied(request: pytest.FixtureRequest) -> tuple[Loss, ImageEncoder, list[Ima
     v0 = tiny_encoder()
     student = deepcopy(v0).requires_grad_(True)
     if request.param == "bottleneck":
-        return bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10)), student, [v0]
+        return bottleneck_aligning(student, v0, needed(v0), aligned=Aligned(10)), student, [v0]
     v1 = deepcopy(v0)
-    return embedding_aligning(student, v1, wanted(v0), aligned=Aligned(10)), student, [v0, v1]
+    return embedding_aligning(student, v1, needed(v0), aligned=Aligned(10)), student, [v0, v1]
 
 
 def test_a_copy_of_the_teacher_has_nothing_to_learn(copied: tuple, batch: ImageBatch) -> None:
@@ -86,7 +86,7 @@ def test_no_hook_is_left(copied: tuple, batch: ImageBatch) -> None:
 
 def test_bottleneck_terms_by_hand(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
-    loss = bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10), padding="embedding")
+    loss = bottleneck_aligning(student, v0, needed(v0), aligned=Aligned(10), padding="embedding")
     qkv, mlp = ([f"blocks.{i}.{part}" for i in range(3)] for part in ("attn.qkv", "mlp.act"))
     final, found = v0(batch.images), student(batch.images)
     distance = embedding_mse(found, final, batch.valid).item()
@@ -120,7 +120,7 @@ def test_padding_is_left_out_of_all_distances_or_of_none(batch: ImageBatch) -> N
     for one, whole in zip(small, (student, v0), strict=True):
         one.load_state_dict({k: v for k, v in whole.state_dict().items() if k in one.state_dict()})
     terms = {
-        padding: bottleneck_aligning(*small, wanted(small[1]), aligned=Aligned(10), padding=padding)(batch, 0)
+        padding: bottleneck_aligning(*small, needed(small[1]), aligned=Aligned(10), padding=padding)(batch, 0)
         for padding in ("ignore", "count", "embedding")
     }
     assert terms["ignore"]["window_qkv"].item() == pytest.approx(0.5 * by_hand.item(), rel=1e-5)
@@ -145,7 +145,7 @@ def test_padding_is_left_out_of_all_distances_or_of_none(batch: ImageBatch) -> N
 )
 def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[int, float]) -> None:
     v0, v1, student = (tiny_encoder(seed) for seed in range(3))
-    loss = embedding_aligning(student, v1, wanted(v0), aligned=Aligned(steps / 2), padding="embedding")
+    loss = embedding_aligning(student, v1, needed(v0), aligned=Aligned(steps / 2), padding="embedding")
     # What enters each attention, each MLP and the neck: 25 maps in SAM-B.
     stream = [f"blocks.{i}.{norm}:in" for i in range(3) for norm in ("norm1", "norm2")]
     maps = [
@@ -163,7 +163,7 @@ def test_embedding_terms_by_hand(batch: ImageBatch, steps: int, weights: dict[in
 def test_weights_of_ten_stairs_fall_by_a_tenth(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
     distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
-    loss = embedding_aligning(student, student, wanted(v0), aligned=Aligned(10))
+    loss = embedding_aligning(student, student, needed(v0), aligned=Aligned(10))
     weights = [1 - loss(batch, step)["embedding"].item() / distance for step in range(20)]
     assert weights == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] + [0.0] * 10, abs=1e-5)
 
@@ -175,7 +175,7 @@ def test_global_attention_is_aligned_too(batch: ImageBatch) -> None:
     weight = student.get_parameter("blocks.1.attn.qkv.weight")
     weight += 0.1
     student.requires_grad_(True)
-    terms = bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10))(batch, 0)
+    terms = bottleneck_aligning(student, v0, needed(v0), aligned=Aligned(10))(batch, 0)
     assert terms["global_qkv"].item() > 0
     terms["global_qkv"].backward()
     assert weight.grad is not None
@@ -184,7 +184,7 @@ def test_global_attention_is_aligned_too(batch: ImageBatch) -> None:
 
 def test_as_the_released_code_has_it_global_attention_is_not_aligned(batch: ImageBatch) -> None:
     v0, student = tiny_encoder(0), tiny_encoder(1)
-    terms = bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10), global_qkv=False)(batch, 0)
+    terms = bottleneck_aligning(student, v0, needed(v0), aligned=Aligned(10), global_qkv=False)(batch, 0)
     assert set(terms) == {"embedding", "window_qkv", "mlp"}
 
 
@@ -218,7 +218,7 @@ def test_features_are_aligned_for_ten_epochs_however_long_is_trained() -> None:
 
 def test_an_encoder_without_global_blocks_has_no_such_term(batch: ImageBatch) -> None:
     encoder = ImageEncoder(replace(ENCODER, global_blocks=()))
-    assert set(bottleneck_aligning(encoder, encoder, wanted(encoder), aligned=Aligned(1))(batch, 0)) == {
+    assert set(bottleneck_aligning(encoder, encoder, needed(encoder), aligned=Aligned(1))(batch, 0)) == {
         "embedding",
         "window_qkv",
         "mlp",
@@ -229,8 +229,8 @@ def test_without_features_only_the_embedding_is_compared(batch: ImageBatch) -> N
     v0, v1, student = (tiny_encoder(seed) for seed in range(3))
     distance = embedding_mse(student(batch.images), v0(batch.images), batch.valid).item()
     for loss in (
-        bottleneck_aligning(student, v0, wanted(v0), aligned=Aligned(10), weights="none"),
-        embedding_aligning(student, v1, wanted(v0), aligned=Aligned(10), weights="none"),
+        bottleneck_aligning(student, v0, needed(v0), aligned=Aligned(10), weights="none"),
+        embedding_aligning(student, v1, needed(v0), aligned=Aligned(10), weights="none"),
     ):
         for step in (0, 19):
             assert {k: v.item() for k, v in loss(batch, step).items()} == pytest.approx({"embedding": distance})

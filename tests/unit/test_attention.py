@@ -37,8 +37,8 @@ def test_values_and_gradients_are_the_definitions(way: str, size: tuple[int, int
     assert outputs[1].shape == (2, 3, size[0] * size[1], 5)
     tolerance = {"rtol": 1e-5, "atol": 1e-6}
     torch.testing.assert_close(outputs[1], outputs[0], **tolerance)
-    for found, wanted in zip(gradients[1], gradients[0], strict=True):
-        torch.testing.assert_close(found, wanted, **tolerance)
+    for found, expected in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(found, expected, **tolerance)
 
 
 def test_gradients_in_parts_are_those_of_finite_differences() -> None:
@@ -53,8 +53,8 @@ def test_bfloat16_under_autocast(attend: Callable[..., Tensor]) -> None:
     assert out.dtype == torch.bfloat16
     gradients = torch.autograd.grad(out.float().square().sum(), given)
     exact = inputs(6, 5)
-    wanted = attend_by_definition(*exact)
-    torch.testing.assert_close(out.double(), wanted, rtol=0.05, atol=0.05)
-    for found, right in zip(gradients, torch.autograd.grad(wanted.square().sum(), exact), strict=True):
+    expected = attend_by_definition(*exact)
+    torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+    for found, right in zip(gradients, torch.autograd.grad(expected.square().sum(), exact), strict=True):
         assert found.dtype == torch.bfloat16
         assert (found.double() - right).norm() < 0.05 * right.norm()

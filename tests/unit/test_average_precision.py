@@ -292,7 +292,7 @@ def test_something_else_than_files_content_is_refused() -> None:
         average_precision(two_squares(), two_squares())  # type: ignore[arg-type]
 
 
-def test_lvis_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lvis_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from evaluation.average_precision import official
 
     official._classes.cache_clear()

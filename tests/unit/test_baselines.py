@@ -37,9 +37,9 @@ def test_records_are_those_of_the_evaluator() -> None:
     seen: list[int] = []
     records = score_baselines(DATA, indices=[4, 1], on_image=seen.append)
     assert seen == [1, 2]
-    wanted = [(i, a, area) for i in (4, 1) for a, area in _instances(DATA.sample(i))]
+    needed = [(i, a, area) for i in (4, 1) for a, area in _instances(DATA.sample(i))]
     for of_baseline in records.values():
-        assert [(r.image_id, r.annotation_id, r.area) for r in of_baseline] == wanted
+        assert [(r.image_id, r.annotation_id, r.area) for r in of_baseline] == needed
 
 
 def _instances(sample: ImageSample) -> list[tuple[int, float]]:
@@ -48,9 +48,9 @@ def _instances(sample: ImageSample) -> list[tuple[int, float]]:
 
 def test_a_box_on_whole_pixels_is_filled_exactly() -> None:
     mask = filled_boxes(np.array([[2.0, 1.0, 5.0, 3.0]]), (4, 6))[0]
-    wanted = np.zeros((4, 6), bool)
-    wanted[1:3, 2:5] = True
-    assert (mask == wanted).all()
+    needed = np.zeros((4, 6), bool)
+    needed[1:3, 2:5] = True
+    assert (mask == needed).all()
 
 
 def test_a_pixel_counts_by_its_centre() -> None:
@@ -83,8 +83,8 @@ class _Truth:
     def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
         assert prompt.boxes_xyxy is not None
         boxes = boxes_to_frame(torch.from_numpy(self._sample.boxes_xyxy), size_hw, self.input_size)
-        asked = boxes_to_frame(prompt.boxes_xyxy, size_hw, self.input_size)
-        chosen = torch.cdist(asked, boxes).argmin(1)
+        requested = boxes_to_frame(prompt.boxes_xyxy, size_hw, self.input_size)
+        chosen = torch.cdist(requested, boxes).argmin(1)
         height, width = size_hw
         logits = torch.full((len(chosen), 1, self.input_size, self.input_size), -1.0)
         logits[:, 0, :height, :width] = 2 * torch.from_numpy(self._sample.masks)[chosen].float() - 1

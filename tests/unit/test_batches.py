@@ -1,4 +1,4 @@
-"""Label-free batches: each step's batch depends on the seed and the step, on nothing that was asked before."""
+"""Label-free batches: each step's batch depends on the seed and the step, on nothing that was requested before."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ def test_epochs_have_orders_of_their_own() -> None:
     assert len(set(epochs)) == 3
 
 
-def test_a_batch_does_not_depend_on_what_was_asked_before() -> None:
+def test_a_batch_does_not_depend_on_what_was_requested_before() -> None:
     forwards, backwards = batches(), batches()
     in_order = [forwards(step) for step in range(12)]
     for step in reversed(range(12)):
@@ -91,7 +91,7 @@ def test_images_and_valid_cells_match_the_names() -> None:
             assert torch.equal(valid, valid_cells(stored.shape[:2], 64, 4))
 
 
-def test_only_the_images_asked_for_are_read() -> None:
+def test_only_the_requested_images_are_read() -> None:
     data = Images(7)
     made = ImageBatches(data, 64, 4, 0, images=ImageCache(0))
     made.of([4, 2])

@@ -192,12 +192,12 @@ def test_tensors_and_metadata_survive_the_round_trip(tmp_path: Path) -> None:
     }
     metadata = {"text": "größe\n", "number": 0.1, "nested": {"a": [1, None, True]}, "format": "x"}
     write_safetensors(tmp_path / "a", tensors, metadata)
-    found, told = read_safetensors(tmp_path / "a")
+    found, reported = read_safetensors(tmp_path / "a")
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
-    assert {key: json.loads(value) for key, value in told.items()} == metadata
+    assert {key: json.loads(value) for key, value in reported.items()} == metadata
 
 
 def test_a_file_without_metadata_has_none(tmp_path: Path) -> None:

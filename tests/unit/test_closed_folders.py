@@ -1,4 +1,4 @@
-"""Folders that may not be entered are told in one line, whatever is looked for in them."""
+"""Folders that may not be entered are reported in one line, whatever is looked for in them."""
 
 import os
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from teachers.weights import load_sam, read_state
 NOBODY = 65534
 
 
-def told(closed: Path, mode: int, work: Callable[[], object]) -> str:
-    """What somebody who does not own a folder of some mode is told, asked in a process of its own."""
+def reported(closed: Path, mode: int, work: Callable[[], object]) -> str:
+    """The message for somebody who does not own a folder of some mode, from a process of its own."""
     reading, writing = os.pipe()
     closed.chmod(mode)
     child = os.fork()
@@ -71,27 +71,27 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_closed_folder_is_told_in_one_line(root: Path, reader: str) -> None:
+def test_a_closed_folder_is_reported_in_one_line(root: Path, reader: str) -> None:
     closed, read = READERS[reader]
-    answer = told(root / closed, 0, lambda: read(root))
+    answer = reported(root / closed, 0, lambda: read(root))
     assert answer.startswith("InputError: ") and "cannot be read (Permission denied)" in answer, answer
     assert str(root) in answer
 
 
 def test_a_folder_that_cannot_be_entered_is_no_export(root: Path) -> None:
-    assert told(root / "sa1b", 0, lambda: is_export(root / "sa1b" / "exported")) == "False"
+    assert reported(root / "sa1b", 0, lambda: is_export(root / "sa1b" / "exported")) == "False"
 
 
-def test_whatever_a_command_may_not_reach_is_told(root: Path) -> None:
+def test_whatever_a_command_may_not_reach_is_reported(root: Path) -> None:
     def command() -> None:
         with reraise_disk(root):
             (root / "sa1b" / "a.pth").stat()
 
-    answer = told(root / "sa1b", 0, command)
+    answer = reported(root / "sa1b", 0, command)
     assert answer == f"InputError: {root}/sa1b/a.pth: Permission denied; get access to it, or give another path"
 
 
-def test_links_in_a_circle_are_told_and_other_errors_are_left_alone(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_reported_and_other_errors_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "a")
     with (
         pytest.raises(InputError, match=r"/a: cannot be read \(Too many levels of symbolic links\)"),

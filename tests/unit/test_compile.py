@@ -22,13 +22,13 @@ METHOD = SlimSam(0.5, importance="magnitude", steps=4, batch=2, optimisation=Opt
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_the_same_losses(tmp_path: Path) -> None:
     losses = {}
-    for wanted in (False, True):
-        folder = tmp_path / str(wanted)
-        engine = Engine(folder, compile=wanted, log_every=1)
+    for expected in (False, True):
+        folder = tmp_path / str(expected)
+        engine = Engine(folder, compile=expected, log_every=1)
         compressed = replace(METHOD).compress(tiny_sam(), Images(), RunContext(0, folder, engine))
         assert compressed.student.image_encoder._compiled_call_impl is None
         logs = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
-        losses[wanted] = [entry["loss"] for entry in logs]
+        losses[expected] = [entry["loss"] for entry in logs]
     assert len(losses[True]) == 8
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
 

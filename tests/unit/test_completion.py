@@ -121,7 +121,7 @@ def test_what_bash_offers(line: str, offered: list[str] | None, written: Path, t
         assert found == offered
 
 
-def test_files_where_a_path_is_wanted(written: Path, tmp_path: Path) -> None:
+def test_files_where_a_path_is_needed(written: Path, tmp_path: Path) -> None:
     (tmp_path / "coco data").mkdir()
     (tmp_path / "cobalt.json").touch()
     found = replies(written / "bash", "sampress evaluate data.root=co", tmp_path)

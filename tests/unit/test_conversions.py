@@ -116,7 +116,7 @@ def test_a_student_with_four_heads_survives_any_two_conversions(student: Path, t
     assert len(pairs) == 10
 
 
-def test_what_cannot_be_known_is_asked_for_and_never_assumed(
+def test_what_cannot_be_known_is_required_and_never_assumed(
     student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = find_model(str(student)).model

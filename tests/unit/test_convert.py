@@ -312,7 +312,7 @@ def test_damaged_files_of_matlab_end_no_process(tmp_path: Path) -> None:
         (["camvid", ".", "out=o"], ".: no image of CamVid with annotations; its layout is"),
     ],
 )
-def test_what_was_typed_wrong_is_told_in_one_line(
+def test_what_was_typed_wrong_is_reported_in_one_line(
     words: list[str],
     message: str,
     tmp_path: Path,

@@ -224,8 +224,10 @@ def test_measuring_takes_no_memory_and_leaves_the_model_alone() -> None:
     model = small().to(torch.bfloat16).train()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     costs: list[Cost] = []
-    held = [*model.parameters(), *model.buffers()]
-    growth = peak_memory(lambda: costs.append(measure_cost(model)), held, torch.device("cpu")) - checkpoint_bytes(model)
+    stored = [*model.parameters(), *model.buffers()]
+    growth = peak_memory(lambda: costs.append(measure_cost(model)), stored, torch.device("cpu")) - checkpoint_bytes(
+        model
+    )
     assert growth < 1000
     with torch.device("meta"):
         assert costs == [measure_cost(small())]

@@ -17,7 +17,7 @@ def test_alone_it_gives_the_readmes_table(command: Callable[..., tuple[int, str,
     assert [cells(row) for row in rows] == lines and len(rows) == 12
 
 
-def test_a_teacher_alone_and_what_is_still_asked_for(command: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_teacher_alone_and_what_is_still_required(command: Callable[..., tuple[int, str, str]]) -> None:
     status, out, _ = command("cost", "teacher=sam_pocket", "format=json")
     (row,) = json.loads(out)["rows"]
     assert status == 0 and (row["method"], row["teacher"], row["parameters"]) == ("teacher", "sam_pocket", 2_864_416)

@@ -109,9 +109,9 @@ def test_one_line_names_the_first_problem_and_its_fix() -> None:
     assert NotReady("why", [bad]).rows == [bad]
 
 
-def test_packages_are_held_against_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = ["numpy>=1", "numpy>=999", "no-such-package>=2"]
-    monkeypatch.setattr(doctor_packages, "requirements", lambda: {"": asked, "export": ["numpy>=999", "scipy"]})
+def test_packages_are_compared_with_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    requested = ["numpy>=1", "numpy>=999", "no-such-package>=2"]
+    monkeypatch.setattr(doctor_packages, "requirements", lambda: {"": requested, "export": ["numpy>=999", "scipy"]})
     fits, old, gone = doctor_packages.packages()
     assert fits.state == "ok" and fits.found.endswith("(required: >=1)") and fits.needed
     assert old.state == "broken" and old.fix.endswith("-m pip install -U 'numpy>=999'")
@@ -131,7 +131,7 @@ def test_a_package_that_cannot_be_imported_is_broken(monkeypatch: pytest.MonkeyP
     assert found.state == "broken" and found.found.endswith("cannot be imported: libx.so: cannot open")
 
 
-def test_what_is_asked_for_is_that_of_pyproject() -> None:
+def test_what_is_required_is_that_of_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert doctor_packages.requirements() == {"": project["dependencies"], **project["optional-dependencies"]}
     assert set(doctor_packages.EXTRAS) == set(project["optional-dependencies"])

@@ -28,13 +28,13 @@ class Handler(BaseHTTPRequestHandler):
     length.
     """
 
-    def __init__(self, asked: list[str], *arguments: object) -> None:
-        self.asked = asked
+    def __init__(self, requested: list[str], *arguments: object) -> None:
+        self.requested = requested
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        wanted = self.headers.get("Range", "")
-        self.asked.append(f"{self.path} {wanted}")
+        expected = self.headers.get("Range", "")
+        self.requested.append(f"{self.path} {expected}")
         if self.path == "/missing":
             self.send_error(404)
             return
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", self.path.removeprefix("/to="))
             self.end_headers()
             return
-        start = int(wanted[6:-1]) if wanted and self.path != "/plain" else 0
+        start = int(expected[6:-1]) if expected and self.path != "/plain" else 0
         if start >= len(CONTENT):
             self.send_error(416)
             return
@@ -60,15 +60,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def asked() -> list[str]:
+def requested() -> list[str]:
     return []
 
 
 @pytest.fixture
-def address(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def address(requested: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(experiments.runs.download, "SCHEMES", ("http",))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, asked))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, requested))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -77,15 +77,15 @@ def address(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     server.server_close()
 
 
-def test_a_file_is_fetched_once_and_verified(address: str, asked: list[str], tmp_path: Path) -> None:
+def test_a_file_is_fetched_once_and_verified(address: str, requested: list[str], tmp_path: Path) -> None:
     path = fetched(f"{address}/model.pt", SHA256, "model")
     assert path == tmp_path / "torch" / "hub" / "checkpoints" / "model.pt" and path.read_bytes() == CONTENT
     assert fetched(f"{address}/model.pt", SHA256, "model") == path
-    assert asked == ["/model.pt "]
+    assert requested == ["/model.pt "]
     assert [file.name for file in path.parent.iterdir()] == ["model.pt"]
 
 
-def test_a_connection_that_ends_is_continued(address: str, asked: list[str]) -> None:
+def test_a_connection_that_ends_is_continued(address: str, requested: list[str]) -> None:
     with pytest.raises(
         InputError, match=r"model: cannot be fetched \(.*\); by hand: curl --proto =https -L -C - -o .*/cut http"
     ):
@@ -93,20 +93,20 @@ def test_a_connection_that_ends_is_continued(address: str, asked: list[str]) -> 
     assert not (downloads() / "cut").exists()
     assert (downloads() / "cut.part").stat().st_size == 1_000_000
     assert fetched(f"{address}/cut", SHA256, "model").read_bytes() == CONTENT
-    assert asked == ["/cut ", "/cut bytes=1000000-"]
+    assert requested == ["/cut ", "/cut bytes=1000000-"]
 
 
-def test_nothing_is_written_through_a_link(address: str, asked: list[str], tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_link(address: str, requested: list[str], tmp_path: Path) -> None:
     downloads().mkdir(parents=True)
     precious = tmp_path / "precious"
     precious.write_bytes(b"somebody's thesis")
     (downloads() / "model.pt.part").symlink_to(precious)
     with pytest.raises(InputError, match=r"model\.pt: cannot be written \(.*links\)"):
         fetched(f"{address}/model.pt", SHA256, "model")
-    assert precious.read_bytes() == b"somebody's thesis" and not asked
+    assert precious.read_bytes() == b"somebody's thesis" and not requested
 
 
-def test_processes_that_fetch_one_file_take_turns(address: str, asked: list[str]) -> None:
+def test_processes_that_fetch_one_file_take_turns(address: str, requested: list[str]) -> None:
     """As those of torchrun do: two that write into one part would leave a damaged file."""
     found = list[Path | InputError]()
 
@@ -121,7 +121,7 @@ def test_processes_that_fetch_one_file_take_turns(address: str, asked: list[str]
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == 4 * [downloads() / "model.pt"] and asked == ["/model.pt "]
+    assert found == 4 * [downloads() / "model.pt"] and requested == ["/model.pt "]
     assert [file.name for file in downloads().iterdir()] == ["model.pt"]
 
 
@@ -149,7 +149,7 @@ def test_a_server_that_refuses(address: str) -> None:
 
 
 @pytest.mark.parametrize("address_", ["http://127.0.0.1:9/a.pt", "ftp://127.0.0.1/a.pt", "file:///etc/hostname"])
-def test_only_https_is_asked(address_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_https_is_requested(address_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
         InputError, match=rf"model: cannot be fetched \({address_} is no https address\); by hand: curl"
@@ -158,16 +158,16 @@ def test_only_https_is_asked(address_: str, tmp_path: Path, monkeypatch: pytest.
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_server_may_send_on(address: str, asked: list[str]) -> None:
+def test_a_server_may_send_on(address: str, requested: list[str]) -> None:
     path = fetched(f"{address}/to=/there/model.pt", SHA256, "model")
-    assert path.read_bytes() == CONTENT and asked == ["/to=/there/model.pt ", "/there/model.pt "]
+    assert path.read_bytes() == CONTENT and requested == ["/to=/there/model.pt ", "/there/model.pt "]
 
 
-def test_a_server_may_not_send_on_to_another_kind(address: str, asked: list[str]) -> None:
-    # Here http is what may be asked, so that the server needs no certificate.
+def test_a_server_may_not_send_on_to_another_kind(address: str, requested: list[str]) -> None:
+    # Here http is what may be requested, so that the server needs no certificate.
     with pytest.raises(InputError, match=r"cannot be fetched \(ftp://127\.0\.0\.1/model\.pt is no http address\)"):
         fetched(f"{address}/to=ftp://127.0.0.1/model.pt", SHA256, "model")
-    assert len(asked) == 1 and not (downloads() / "model.pt").exists()
+    assert len(requested) == 1 and not (downloads() / "model.pt").exists()
 
 
 def test_from_https_a_server_may_not_send_on_to_http(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,8 +150,8 @@ def test_the_average_of_the_weights_is_the_definitions_and_survives_a_kill(tmp_p
 
     averaged = stage(optimisation=optimisation)
     Engine(tmp_path / "a").fit(averaged)
-    for ours, wanted in zip(weights(averaged), expected, strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
+    for ours, needed in zip(weights(averaged), expected, strict=True):
+        torch.testing.assert_close(ours, needed, rtol=1e-5, atol=1e-6)
 
     engine = Engine(tmp_path / "b", save_every_s=0)
     with pytest.raises(Killed):
@@ -173,10 +173,10 @@ def test_validation_sees_the_averaged_weights_and_leaves_the_live_ones(tmp_path:
 
 
 class Onlooker:
-    """Scores after every third step and at the end, and remembers what it was told."""
+    """Scores after every third step and at the end, and remembers what it was given."""
 
     def __init__(self) -> None:
-        self.told_of: list[tuple[str, dict[str, float]]] = []
+        self.logged: list[tuple[str, dict[str, float]]] = []
         self.seen: list[tuple[bool, list[Tensor]]] = []
 
     def scores_at(self, step: int, steps: int) -> bool:
@@ -187,7 +187,7 @@ class Onlooker:
         return {"figure": float(len(self.seen))}
 
     def log(self, stage: str, entry: Mapping[str, float]) -> None:
-        self.told_of.append((stage, dict(entry)))
+        self.logged.append((stage, dict(entry)))
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -204,22 +204,22 @@ def test_looking_on_changes_no_weight(tmp_path: Path, ema: float) -> None:
     assert all(torch.equal(a, b) for a, b in zip(onlooker.seen[-1][1], weights(watched), strict=True))
 
 
-def test_who_looks_on_is_told_what_the_log_holds(tmp_path: Path) -> None:
+def test_a_callback_gets_what_the_log_holds(tmp_path: Path) -> None:
     watched = stage()
     watched.full_model = lambda: watched.model
     onlooker = Onlooker()
     Engine(tmp_path, log_every=5, callback=onlooker).fit(watched)
     log = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
-    assert onlooker.told_of == [("toy", entry) for entry in log]
+    assert onlooker.logged == [("toy", entry) for entry in log]
     assert [entry["step"] for entry in log if "figure" in entry] == [3, 6, 9, 12]
     assert [entry["step"] for entry in log if "loss" in entry] == [5, 10, 12]
     assert all(entry["peak_memory_bytes"] > 50_000_000 for entry in log if "loss" in entry)
 
 
-def test_a_stage_without_a_whole_student_is_not_scored_but_told(tmp_path: Path) -> None:
+def test_a_stage_without_a_whole_student_is_not_scored_but_logged(tmp_path: Path) -> None:
     onlooker = Onlooker()
     Engine(tmp_path, log_every=6, callback=onlooker).fit(stage())
-    assert not onlooker.seen and [entry["step"] for _, entry in onlooker.told_of] == [6, 12]
+    assert not onlooker.seen and [entry["step"] for _, entry in onlooker.logged] == [6, 12]
 
 
 @pytest.mark.parametrize("kill_at", [2, 7, 10])
@@ -239,8 +239,8 @@ def test_a_resumed_run_is_scored_at_the_same_steps(tmp_path: Path, kill_at: int)
     logs = [[json.loads(line) for line in (tmp_path / run / "toy.jsonl").read_text().splitlines()] for run in "ab"]
     steps = [[(entry["step"], "figure" in entry) for entry in log] for log in logs]
     assert steps[0] == steps[1]
-    # It is told what is new to it, and sees the weights that it would have seen.
-    assert [entry["step"] for _, entry in again.told_of] == [step for step, _ in steps[0] if step > kill_at]
+    # It gets what is new to it, and sees the weights that it would have seen.
+    assert [entry["step"] for _, entry in again.logged] == [step for step, _ in steps[0] if step > kill_at]
     for (_, ours), (_, theirs) in zip(reversed(again.seen), reversed(onlooker.seen), strict=False):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -1,4 +1,4 @@
-"""Segment everything: what the strategies ask, and images that are out of the ordinary."""
+"""Segment everything: what the strategies decode, and images that are out of the ordinary."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Drawn:
     name, input_size = "drawn", FRAME
 
     def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
-        self.draw, self.asked, self.largest_batch = draw, [], 0  # type: ignore[var-annotated]
+        self.draw, self.requested, self.largest_batch = draw, [], 0  # type: ignore[var-annotated]
 
     def encode(self, images: Tensor) -> Tensor:
         assert images.shape == (1, 3, FRAME, FRAME)
@@ -42,7 +42,7 @@ class Drawn:
 
     def decode(self, embedding: Tensor, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
         assert multimask and prompt.points_xy is not None and prompt.points_xy.shape[1:] == (1, 2)
-        self.asked += prompt.points_xy[:, 0].tolist()
+        self.requested += prompt.points_xy[:, 0].tolist()
         self.largest_batch = max(self.largest_batch, len(prompt))
         logits = self.draw(prompt.points_xy[:, 0] / torch.tensor([size_hw[1], size_hw[0]]))
         # The second and third candidate are predicted worse, and dropped.
@@ -75,11 +75,11 @@ def test_a_mask_is_what_lies_above_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("coarse", [1, 2, 3, 10, 32])
-def test_where_all_is_covered_only_the_coarse_grid_is_asked(coarse: int) -> None:
+def test_where_all_is_covered_only_the_coarse_grid_is_decoded(coarse: int) -> None:
     model = Drawn(full)
     settings = EverythingSettings("hierarchical", 32, coarse_points_per_side=coarse)
     found = EverythingGenerator(model, settings).run(image(40, 60))
-    assert found.prompts == len(model.asked) == coarse**2 and found.encodings == 1
+    assert found.prompts == len(model.requested) == coarse**2 and found.encodings == 1
     (record,) = found.records
     assert record["area"] == 2400 and record["bbox"] == [0, 0, 59, 39] and record["crop_box"] == [0, 0, 60, 40]
 
@@ -89,11 +89,11 @@ def test_points_on_confident_pixels_are_skipped(high_score: float) -> None:
     model = Drawn(left_half)
     settings = EverythingSettings("hierarchical", 8, 5, coarse_points_per_side=2, high_score_thresh=high_score)
     found = EverythingGenerator(model, settings).run(image(64, 64))
-    asked = np.array(model.asked)
-    assert (asked[:4] == [[16, 16], [48, 16], [16, 48], [48, 48]]).all() and model.largest_batch == 5
-    assert found.prompts == len(asked) == 4 + (32 if high_score < 20 else 64)
+    requested = np.array(model.requested)
+    assert (requested[:4] == [[16, 16], [48, 16], [16, 48], [48, 48]]).all() and model.largest_batch == 5
+    assert found.prompts == len(requested) == 4 + (32 if high_score < 20 else 64)
     if high_score < 20:
-        assert (asked[4:, 0] > 32).all()
+        assert (requested[4:, 0] > 32).all()
 
 
 def test_a_coarse_mask_that_is_dropped_covers_nothing() -> None:
@@ -102,11 +102,11 @@ def test_a_coarse_mask_that_is_dropped_covers_nothing() -> None:
     assert found.prompts == 4 + 64 and found.records == []
 
 
-def test_a_point_of_both_grids_is_asked_once() -> None:
+def test_a_point_of_both_grids_is_decoded_once() -> None:
     settings = EverythingSettings("hierarchical", 6, coarse_points_per_side=2, high_score_thresh=float("inf"))
     model = Drawn(left_half)
-    assert EverythingGenerator(model, settings).run(image(30, 40)).prompts == len(model.asked) == 36
-    assert len({tuple(np.round(point, 3)) for point in model.asked}) == 36
+    assert EverythingGenerator(model, settings).run(image(30, 40)).prompts == len(model.requested) == 36
+    assert len({tuple(np.round(point, 3)) for point in model.requested}) == 36
 
 
 def test_unreachable_confidence_gives_both_grids_merged() -> None:
@@ -181,7 +181,7 @@ def test_memory_is_bounded(strategy: str, size_hw: tuple[int, int]) -> None:
         settings = EverythingSettings(strategy, side, high_score_thresh=25.0, **(ALL | {"pred_iou_thresh": 0.5}))
         generator = EverythingGenerator(Drawn(full), settings)
         peaks.append(peak_memory(lambda generator=generator: generator.run(image), [], torch.device("cpu")))
-    # Of one mask of twelve million pixels, however many are asked: 48 MB a time as float32, 12 MB as bytes.
+    # Of one mask of twelve million pixels, however many points are decoded: 48 MB a time as float32, 12 MB as bytes.
     assert peaks[1] < 1.2 * peaks[0] < 240e6
 
 

@@ -101,11 +101,11 @@ def test_every_form_of_a_prompt(folder: Path, pocket: Sam, runtime: str) -> None
             Prompt(points_xy=points[:, :1], labels=labels[:, :1], mask_logits=masks),
         ):
             for multimask in (False, True):
-                wanted = pocket.decode(embedding, prompt, size_hw, multimask)
+                needed = pocket.decode(embedding, prompt, size_hw, multimask)
                 found = model.decode(embedding, prompt, size_hw, multimask)
-                assert found.logits.shape == wanted.logits.shape and found.frame == wanted.frame
-                assert torch.allclose(found.logits, wanted.logits, atol=2e-3)
-                assert torch.allclose(found.iou_pred, wanted.iou_pred, atol=1e-4)
+                assert found.logits.shape == needed.logits.shape and found.frame == needed.frame
+                assert torch.allclose(found.logits, needed.logits, atol=2e-3)
+                assert torch.allclose(found.iou_pred, needed.iou_pred, atol=1e-4)
 
 
 def test_the_decoder_is_laid_out_as_sams_own(folder: Path) -> None:
@@ -178,7 +178,7 @@ REFUSED = [
 ]
 
 
-def test_what_cannot_be_done_is_told_in_one_line(
+def test_what_cannot_be_done_is_reported_in_one_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = {"FOLDER": folder, **{name: tmp_path / name for name in ("TAKEN", "BROKEN", "FOREIGN")}}

@@ -1,4 +1,4 @@
-"""The script that goes a newcomer's way: its commands exist, and a step that fails is told."""
+"""The script that goes a newcomer's way: its commands exist, and a step that fails is reported."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def test_every_command_word_of_the_documents_is_tried_or_takes_minutes() -> None
     assert words - {c.arguments[0] for c in ALL if c.arguments} == {"export", "everything"}
 
 
-def test_a_step_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_step_that_fails_is_reported(tmp_path: Path) -> None:
     surroundings = {**os.environ, "TMPDIR": str(tmp_path)}
     script = [FRESH / "fresh_machine.sh", "--quick", "--tree", "--python", "/bin/false"]
     if shutil.which("make") is None or subprocess.run(["git", "status"], cwd=ROOT, capture_output=True).returncode != 0:

@@ -106,7 +106,7 @@ def opened(root: Path, kind: str, content: bytes, missing: str) -> Any:
 
 
 def keeps_its_promises(root: Path, kind: str, content: bytes, missing: str) -> None:
-    """Open and use a data set; whatever is wrong is told in one line."""
+    """Open and use a data set; whatever is wrong is reported in one line."""
     try:
         data = opened(root, kind, content, missing)
         for index in range(len(data)):

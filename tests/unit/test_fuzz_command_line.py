@@ -34,12 +34,12 @@ words = st.tuples(keys, st.sampled_from(["=", "=", "=", "", ":", "=="]), values)
 
 
 def is_done_or_refused(given_words: list[str], place: Path) -> None:
-    out, told = io.StringIO(), io.StringIO()
-    with contextlib.chdir(place), contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+    out, reported = io.StringIO(), io.StringIO()
+    with contextlib.chdir(place), contextlib.redirect_stdout(out), contextlib.redirect_stderr(reported):
         status = main(["cost", *given_words])
-    lines = told.getvalue().splitlines()
+    lines = reported.getvalue().splitlines()
     complaints = [line for line in lines if line.startswith("error: ")]
-    assert status in (0, 2) and "Traceback" not in told.getvalue()
+    assert status in (0, 2) and "Traceback" not in reported.getvalue()
     assert lines == complaints and len(lines) == 1 if status == 2 else not complaints, lines
 
 

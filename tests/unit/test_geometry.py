@@ -82,8 +82,8 @@ def test_normalise_and_pad() -> None:
     framed = normalise(pixels, 4)
     assert (framed.shape, framed.dtype) == ((3, 4, 4), torch.float32)
     for channel, value in enumerate((0, 128, 255)):
-        wanted = torch.full((2, 3), (value - PIXEL_MEAN[channel]) / PIXEL_STD[channel])
-        torch.testing.assert_close(framed[channel, :2, :3], wanted)
+        needed = torch.full((2, 3), (value - PIXEL_MEAN[channel]) / PIXEL_STD[channel])
+        torch.testing.assert_close(framed[channel, :2, :3], needed)
     # Padding is zero after normalisation, as in SAM, not the grey that would become zero.
     assert not framed[:, 2:].any()
     assert not framed[:, :, 3:].any()

@@ -26,17 +26,17 @@ class FakeStudent:
     """Answers every point with given masks: candidate 2 by the predicted IoU, the others empty.
 
     Attributes:
-        asked: the points of each round.
+        requested: the points of each round.
     """
 
     input_size = FRAME
 
     def __init__(self, masks: Tensor) -> None:
-        self.masks, self.asked = masks, list[Tensor]()
+        self.masks, self.requested = masks, list[Tensor]()
 
     def decode_frame(self, embedding: Tensor, prompt: Prompt) -> Decoded:
         assert prompt.points_xy is not None and prompt.labels is not None and bool((prompt.labels == 1).all())
-        self.asked.append(prompt.points_xy[:, 0])
+        self.requested.append(prompt.points_xy[:, 0])
         # The embedding says which image it is.
         masks = self.masks[embedding[:, 0, 0, 0].long()].flatten(0, 1)
         logits = torch.full((len(prompt), 4, SIDE, SIDE), -1.0)
@@ -62,7 +62,7 @@ def test_the_next_point_lies_in_what_the_student_missed() -> None:
     rows, columns = cells_of(points)
     assert bool(((rows >= 2) & (rows < 10) & (columns >= 10) & (columns < 12)).all())
     # Three rounds for the first image, one of which is for the second too.
-    assert [len(points) for points in student.asked] == [6, 3, 3]
+    assert [len(points) for points in student.requested] == [6, 3, 3]
 
 
 def test_iteration_zero_asks_nobody() -> None:
@@ -71,7 +71,7 @@ def test_iteration_zero_asks_nobody() -> None:
     points, student = run(coverage, torch.zeros(1, 5, SIDE, SIDE, dtype=torch.bool), [0])
     rows, columns = cells_of(points)
     assert bool(((rows >= 4) & (rows < 7) & (columns >= 1) & (columns < 3)).all())
-    assert student.asked == []
+    assert student.requested == []
 
 
 def test_where_nothing_is_missing_the_point_stays() -> None:
@@ -80,9 +80,9 @@ def test_where_nothing_is_missing_the_point_stays() -> None:
     answered = coverage.bool()
     answered[0, 1] = False
     points, student = run(coverage, answered, [4])
-    assert all(torch.equal(asked[0], student.asked[0][0]) for asked in student.asked)
-    assert torch.equal(points[0, 0], student.asked[0][0])
-    assert not all(torch.equal(asked[1], student.asked[0][1]) for asked in student.asked)
+    assert all(torch.equal(requested[0], student.requested[0][0]) for requested in student.requested)
+    assert torch.equal(points[0, 0], student.requested[0][0])
+    assert not all(torch.equal(requested[1], student.requested[0][1]) for requested in student.requested)
 
 
 def test_no_gradient_passes() -> None:

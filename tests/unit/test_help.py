@@ -70,9 +70,9 @@ def test_every_setting_of_a_command_has_a_line(command: str, capsys: pytest.Capt
     text = printed(capsys, command, "--help")
     settings = {setting.key: setting for setting in command_settings(command)}
     typed = {name: typed for typed, name in OTHER_NAMES.get(command, {}).items()}
-    wanted = {typed.get(key, key) for key in keys_of(COMMANDS[command]())} - {"evaluation", "evaluation.data"}
-    assert wanted <= set(settings) | {"evaluation"}, "the schema's own settings"
-    for key in wanted:
+    expected = {typed.get(key, key) for key in keys_of(COMMANDS[command]())} - {"evaluation", "evaluation.data"}
+    assert expected <= set(settings) | {"evaluation"}, "the schema's own settings"
+    for key in expected:
         setting = settings[key]
         assert setting.line and setting.type, f"{key}: give it a line below Attributes: of its class"
         assert f"  {key}={setting.type}" in text and words(setting.line) in words(text), key

@@ -62,7 +62,7 @@ class Reading:
 
 
 class Readings:
-    """Readings of cases, made in groups when one of the group is asked for."""
+    """Readings of cases, made in groups when one of the group is needed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -83,8 +83,8 @@ class Readings:
         reads = [partial(DOORS[case.door], path) for case, path in zip(group, paths, strict=True)]
         outcomes = watched(reads, RUNTIMES if group[0].door == "export" else MEGABYTES)
         beside = len(list(self.root.iterdir())) == len(self.found) + len(group)
-        for case, folder, told, outcome in zip(group, folders, before, outcomes, strict=True):
-            self.found[case.name] = Reading(outcome, folder, beside and listed(folder) == told)
+        for case, folder, reported, outcome in zip(group, folders, before, outcomes, strict=True):
+            self.found[case.name] = Reading(outcome, folder, beside and listed(folder) == reported)
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,6 @@ def test_a_command_ends_before_anything_is_done(
     ratio = () if "evaluate" in words else ("ratio=0.5",)
     command = words[:1] if "evaluate" in words else ()
     assert main([*command, "--config-dir", str(folder), *words[len(command) :], *ratio]) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert told[-1].startswith("error: hydra.callbacks.x._target_=shutil.copyfile: only plugins"), told
+    reported = capsys.readouterr().err.strip().splitlines()
+    assert reported[-1].startswith("error: hydra.callbacks.x._target_=shutil.copyfile: only plugins"), reported
     assert not (folder / "there").exists() and not (folder / "runs").exists()

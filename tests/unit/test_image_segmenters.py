@@ -23,7 +23,7 @@ from evaluation.scorer import Scored, Scorer
 from teachers.sam import Sam
 from tests.unit.tiny import LabelledImages, tiny_sam
 
-ASKED = [
+REQUESTED = [
     PROTOCOLS[f"{name}@1"]
     for name in ("box_single", "box_oracle", "box_jittered", "point_best_of_3", "clicks_3", "detector_box_single")
 ] + [PROTOCOLS["mobilesam@1"], ScoringProtocol(name="of_4", choice="best_of_4")]
@@ -74,7 +74,7 @@ def detections(tmp_path: Path) -> Detections:
 
 def scored(model: Any, detections: Detections, **options: Any) -> Scored:
     reference = options.pop("reference", tiny_sam(1))
-    return Scorer(model, ASKED, detections, reference, **options).score(DATA)
+    return Scorer(model, REQUESTED, detections, reference, **options).score(DATA)
 
 
 @pytest.mark.parametrize("options", [{}, {"image_batch_size": 3, "prompt_batch_size": 2}, {"workers": 1}], ids=str)
@@ -106,7 +106,7 @@ def test_boxes_of_a_detector_alone_need_no_annotations(detections: Detections) -
 
 
 def test_in_this_process_without_files(detections: Detections) -> None:
-    protocols = [protocol for protocol in ASKED if not protocol.is_detected and protocol.truth == "original"]
+    protocols = [protocol for protocol in REQUESTED if not protocol.is_detected and protocol.truth == "original"]
     assert (
         Scorer(Taking(tiny_sam()), protocols).score(DATA).records == Scorer(tiny_sam(), protocols).score(DATA).records
     )
@@ -140,7 +140,7 @@ class Predictor:
 
     size_hw: tuple[int, int] = (0, 0)
     set_times: int = 0
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requested: list[dict[str, Any]] = field(default_factory=list)
     bend: Callable[[NDArray[Any], NDArray[Any]], tuple[Any, Any]] = lambda masks, iou: (masks, iou)
 
     def set_image(self, image: NDArray[np.uint8]) -> None:
@@ -154,7 +154,7 @@ class Predictor:
         box: NDArray[Any] | None = None,
         multimask_output: bool = True,
     ) -> tuple[Any, Any, None]:
-        self.asked.append({"point_coords": point_coords, "point_labels": point_labels, "box": box})
+        self.requested.append({"point_coords": point_coords, "point_labels": point_labels, "box": box})
         if box is None:
             assert point_coords is not None and point_labels is not None
             assert point_coords.shape == (len(point_labels), 2)
@@ -185,11 +185,15 @@ def test_a_predictor_that_fills_boxes_is_right_about_rectangles() -> None:
     assert [record.iou_pred for record in records["box_single@1"]] == pytest.approx([0.9] * 12)
     # No logits, no stability.
     assert all(np.isnan(record.stability) for part in records.values() for record in part)
-    assert predictor.set_times == 6, "an image is set once however many are held"
+    assert predictor.set_times == 6, "an image is set once however many are kept"
     count = len(records["box_single@1"])
     # Every box once for one and once for three candidates, each click once.
-    assert len(predictor.asked) == 5 * count
-    assert {len(asked["point_labels"]) for asked in predictor.asked if asked["box"] is None} == {1, 2, 3}
+    assert len(predictor.requested) == 5 * count
+    assert {len(requested["point_labels"]) for requested in predictor.requested if requested["box"] is None} == {
+        1,
+        2,
+        3,
+    }
 
 
 def test_logits_are_cut_at_the_predictors_threshold() -> None:
@@ -250,20 +254,20 @@ def test_the_device_is_the_models() -> None:
 def test_answers_of_the_original_size_are_few_at_a_time(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "PIXELS_AT_ONCE", {"cpu": 2 * 4 * 64 * 64})
     assert preprocess.most_prompts(tiny_sam(), (64, 64)) is None
-    held = []
+    stored = []
 
     class Counting(PredictorSegmenter):
-        def decode(self, embedding: Any, prompt: Prompt, *asked: Any) -> ImageMasks:
+        def decode(self, embedding: Any, prompt: Prompt, *requested: Any) -> ImageMasks:
             height, width = embedding.image.shape[:2]
-            held.append(len(prompt) * height * width)
-            return super().decode(embedding, prompt, *asked)
+            stored.append(len(prompt) * height * width)
+            return super().decode(embedding, prompt, *requested)
 
     records = (
         Scorer(Counting(Predictor()), [PROTOCOLS["box_single@1"]], prompt_batch_size=batch)
         .score(DATA)
         .records["box_single@1"]
     )
-    assert max(held) <= 2 * 64 * 64 and {record.iou for record in records} == {1.0}
+    assert max(stored) <= 2 * 64 * 64 and {record.iou for record in records} == {1.0}
 
 
 def test_a_mask_as_a_prompt() -> None:
@@ -272,8 +276,8 @@ def test_a_mask_as_a_prompt() -> None:
     earlier = torch.randn(2, 1, 16, 16)
     prompt = Prompt(boxes_xyxy=torch.tensor([[3.0, 4.0, 40.0, 50.0], [0.0, 0.0, 20.0, 20.0]]), mask_logits=earlier)
     found = model.decode(model.encode_image(image), prompt, (64, 64), True)
-    wanted = sam.decode(sam.encode(to_frame(image, 64)[None]), prompt, (64, 64), True)
-    torch.testing.assert_close(found.iou_pred, wanted.iou_pred)
+    needed = sam.decode(sam.encode(to_frame(image, 64)[None]), prompt, (64, 64), True)
+    torch.testing.assert_close(found.iou_pred, needed.iou_pred)
     torch.testing.assert_close(
-        found.logits, preprocess.upscale_logits(wanted.logits, (64, 64), 64), rtol=1e-3, atol=1e-3
+        found.logits, preprocess.upscale_logits(needed.logits, (64, 64), 64), rtol=1e-3, atol=1e-3
     )

@@ -95,13 +95,13 @@ def test_each_storage_counts_once_until_its_last_view_is_gone() -> None:
     assert peak_memory(work, [], CPU) == 4400
 
 
-def test_what_is_held_counts_once_and_only_on_its_device() -> None:
-    held = torch.zeros(250)
+def test_what_is_alive_counts_once_and_only_on_its_device() -> None:
+    stored = torch.zeros(250)
     other = torch.zeros(1, device="meta")
-    assert peak_memory(lambda: None, [held, held[3:], other], CPU) == 1000
+    assert peak_memory(lambda: None, [stored, stored[3:], other], CPU) == 1000
     # In place and views take nothing; a result that is dropped at once still counts.
-    assert peak_memory(lambda: held.add_(1).view(5, 50), [held], CPU) == 1000
-    assert peak_memory(lambda: held + 1, [held], CPU) == 2000
+    assert peak_memory(lambda: stored.add_(1).view(5, 50), [stored], CPU) == 1000
+    assert peak_memory(lambda: stored + 1, [stored], CPU) == 2000
 
 
 def test_memory_inside_modules_is_seen() -> None:

@@ -29,13 +29,17 @@ def written(method: Ptq, folder: Path) -> dict[str, object]:
 
 
 def test_decibels_are_a_ratio_of_energies() -> None:
-    wanted = torch.tensor([3.0, -4.0])
-    assert decibels([(wanted, wanted + torch.tensor([0.3, 0.4]))]) == pytest.approx(20.0, abs=1e-5)
+    expected = torch.tensor([3.0, -4.0])
+    assert decibels([(expected, expected + torch.tensor([0.3, 0.4]))]) == pytest.approx(20.0, abs=1e-5)
     # Several records count together, not on average.
-    halves = [(wanted[:1], wanted[:1] + 0.3), (wanted[1:], wanted[1:] + 0.4)]
+    halves = [(expected[:1], expected[:1] + 0.3), (expected[1:], expected[1:] + 0.4)]
     assert decibels(halves) == pytest.approx(20.0, abs=1e-5)
-    assert decibels([(wanted, -9 * wanted)]) == pytest.approx(-20.0)
-    assert decibels([(wanted, wanted)]) is None and decibels([(0 * wanted, wanted)]) is None and decibels([]) is None
+    assert decibels([(expected, -9 * expected)]) == pytest.approx(-20.0)
+    assert (
+        decibels([(expected, expected)]) is None
+        and decibels([(0 * expected, expected)]) is None
+        and decibels([]) is None
+    )
 
 
 def test_a_layer_is_judged_with_its_grids_while_it_computes_in_float() -> None:
@@ -44,12 +48,12 @@ def test_a_layer_is_judged_with_its_grids_while_it_computes_in_float() -> None:
     layer.quantizing = False
     x = torch.tensor([[1.4, 2.6]])
     # Steps of 1: the weight becomes (1, 3), the input (1, 3), their product 10.
-    wanted = 1.2 * 1.4 + 2.9 * 2.6
-    seen = LayerTrace({(0, 0): TracedCall((x,), torch.tensor([[wanted]]))})
+    expected = 1.2 * 1.4 + 2.9 * 2.6
+    seen = LayerTrace({(0, 0): TracedCall((x,), torch.tensor([[expected]]))})
     found = layer_error("path", layer, seen)
     assert (found["layer"], found["kind"], found["weight_bits"], found["activation_bits"]) == ("path", "linear", 8, 4)
     assert found["weight_sqnr_db"] == pytest.approx(10 * math.log10((1.2**2 + 2.9**2) / (0.2**2 + 0.1**2)), abs=1e-4)
-    assert found["output_sqnr_db"] == pytest.approx(10 * math.log10(wanted**2 / (10 - wanted) ** 2), abs=1e-4)
+    assert found["output_sqnr_db"] == pytest.approx(10 * math.log10(expected**2 / (10 - expected) ** 2), abs=1e-4)
 
 
 def test_convolutions_and_products() -> None:

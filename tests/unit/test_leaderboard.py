@@ -94,8 +94,8 @@ def test_csv_markdown_and_page_agree(board: Results) -> None:
             assert line[name].removeprefix("'") == ("" if written is None else str(written)), name
         assert all(line[name] in ("", "{}") for name in LEADERBOARD_COLUMNS if name not in of_page)
     # The Markdown sorts rows by data set and protocol.
-    wanted = sorted(tuple(markdown_escaped(line[name].removeprefix("'")) for name in EXACT) for line in lines)
-    assert sorted(tuple(cells.get(name, "") for name in EXACT) for cells in exact) == wanted
+    expected = sorted(tuple(markdown_escaped(line[name].removeprefix("'")) for name in EXACT) for line in lines)
+    assert sorted(tuple(cells.get(name, "") for name in EXACT) for cells in exact) == expected
 
 
 def test_the_means_of_the_page_are_those_of_the_rows(board: Results) -> None:

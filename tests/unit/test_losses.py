@@ -36,16 +36,16 @@ def test_focal_loss_of_hard_targets_is_the_published_one() -> None:
 
 
 def test_by_hand() -> None:
-    # p = 1/2 everywhere, half of four cells wanted.
+    # p = 1/2 everywhere, half of four cells expected.
     logits, target = torch.zeros(1, 2, 2), torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
     assert binary_cross_entropy(logits, target).item() == pytest.approx(math.log(2))
     assert dice_loss(logits, target).item() == pytest.approx(1 - (2 * 1 + 1) / (2 + 2 + 1))
     assert focal_loss(logits, target).item() == pytest.approx((0.25 + 0.75) / 2 * 0.25 * math.log(2))
 
 
-@pytest.mark.parametrize("wanted", [0.0, 0.3, 1.0])
-def test_a_perfect_answer_costs_nothing(wanted: float) -> None:
-    target = (torch.rand(3, 8, 8) < wanted).float()
+@pytest.mark.parametrize("needed", [0.0, 0.3, 1.0])
+def test_a_perfect_answer_costs_nothing(needed: float) -> None:
+    target = (torch.rand(3, 8, 8) < needed).float()
     logits = (2 * target - 1) * 200
     for loss in (binary_cross_entropy, dice_loss, focal_loss):
         torch.testing.assert_close(loss(logits, target), torch.zeros(3))

@@ -79,7 +79,7 @@ def test_only_the_prefix_of_2014_is_taken_off(tmp_path: Path) -> None:
     assert Lvis(root).image_name(0) == "val2017/my_000000000003.png"
 
 
-def test_the_first_version_is_read_unless_told(tmp_path: Path) -> None:
+def test_the_first_version_is_read_unless_set(tmp_path: Path) -> None:
     write(tmp_path, V05, lambda content: content["annotations"].pop())
     assert len(Lvis(tmp_path).sample(0).annotation_ids) == 1
     write(tmp_path)

@@ -136,7 +136,7 @@ def test_refused_settings() -> None:
 
 
 class TestMasksAsTargets:
-    def asked(self) -> tuple:
+    def requested(self) -> tuple:
         teacher = tiny_sam()
         valid = torch.ones(2, 4, 4, dtype=torch.bool)
         valid[1, :, 2:] = False
@@ -144,7 +144,7 @@ class TestMasksAsTargets:
         return teacher, embeddings, valid, teacher_masks(teacher, embeddings, valid, 5, 0, 7)
 
     def test_points_fall_on_the_image_and_boxes_enclose_the_answers(self) -> None:
-        teacher, _, _, (points, boxes) = self.asked()
+        teacher, _, _, (points, boxes) = self.requested()
         xy = points.prompt.points_xy
         assert xy.shape == (10, 1, 2) and (xy >= 0).all() and (xy[:5] <= 64).all()
         assert (xy[5:, :, 0] <= 32).all() and (xy[5:, :, 1] > 32).any()
@@ -159,16 +159,16 @@ class TestMasksAsTargets:
                 assert box.tolist() == [cell * int(side) for side in tight]
 
     def test_the_teacher_itself_loses_nothing_on_predicted_ious(self) -> None:
-        teacher, embeddings, _, asked = self.asked()
-        terms = mask_loss(teacher, embeddings, asked)
+        teacher, embeddings, _, requested = self.requested()
+        terms = mask_loss(teacher, embeddings, requested)
         assert set(terms) == {"point_masks", "point_iou", "box_masks", "box_iou"}
         assert terms["point_iou"].item() == pytest.approx(0, abs=1e-10)
         assert terms["box_iou"].item() == pytest.approx(0, abs=1e-10)
-        other = mask_loss(teacher, embeddings.flip(0), asked)
+        other = mask_loss(teacher, embeddings.flip(0), requested)
         assert other["point_masks"] > terms["point_masks"] and other["point_iou"] > 0
 
     def test_prompts_are_those_of_the_seed_and_the_step(self) -> None:
-        teacher, embeddings, valid, (points, _) = self.asked()
+        teacher, embeddings, valid, (points, _) = self.requested()
         again, _ = teacher_masks(teacher, embeddings, valid, 5, 0, 7)
         other, _ = teacher_masks(teacher, embeddings, valid, 5, 0, 8)
         assert torch.equal(again.prompt.points_xy, points.prompt.points_xy)

@@ -97,12 +97,12 @@ def test_the_wheel_says_what_it_needs_and_its_command(wheel: Path) -> None:
         facts = content.read(f"{folder}/METADATA").decode()
         assert "sampress = experiments.__main__:command" in content.read(f"{folder}/entry_points.txt").decode()
         assert f"{folder}/licenses/LICENSE" in content.namelist()
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requested = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     written = [line.partition(": ")[2] for line in facts.splitlines() if line.startswith("Requires-Dist: ")]
     plain = {Requirement(text).name for text in written if "extra ==" not in text}
-    assert plain == {Requirement(text).name for text in asked["dependencies"]}
+    assert plain == {Requirement(text).name for text in requested["dependencies"]}
     extras = {line.partition(": ")[2] for line in facts.splitlines() if line.startswith("Provides-Extra: ")}
-    assert extras == set(asked["optional-dependencies"])
+    assert extras == set(requested["optional-dependencies"])
 
 
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, archive: Path, tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_the_source_distribution_has_what_make_needs(archive: Path) -> None:
 
 def test_every_dependency_has_a_lowest_version_that_was_run() -> None:
     """tests/fresh/lowest.txt pins what pyproject.toml bounds, both with the same number."""
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    requested = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     bounds = {}
-    for text in map(Requirement, asked):
+    for text in map(Requirement, requested):
         lowest = [bound.version for bound in text.specifier if bound.operator == ">="]
         assert len(lowest) == 1, f"{text}: says no lowest version"
         bounds[text.name] = Version(lowest[0])
@@ -139,8 +139,8 @@ def test_every_dependency_has_a_lowest_version_that_was_run() -> None:
 
 
 def test_what_is_installed_by_make_fits_the_bounds() -> None:
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    requested = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split("==")[1] for line in lines if "==" in line}
-    for text in map(Requirement, asked):
+    for text in map(Requirement, requested):
         assert text.specifier.contains(pins[text.name]), f"{text}: constraints.txt has {pins[text.name]}"

@@ -120,8 +120,8 @@ BROKEN: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_does_not_describe_its_weights_is_refused_by_name(saved: Path, kind: str) -> None:
-    tensors, told = read_safetensors(saved)
-    metadata = {key: json.loads(value) for key, value in told.items()}
+    tensors, reported = read_safetensors(saved)
+    metadata = {key: json.loads(value) for key, value in reported.items()}
     change, words = BROKEN[kind]
     change(metadata, tensors)
     write_safetensors(saved, tensors, metadata)

@@ -33,8 +33,8 @@ def compress(method: Ptq, folder: Path, data: ImageData | None = None) -> Compre
 def error(student: Sam) -> float:
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        wanted, found = tiny_sam().encode(images), student.encode(images)
-        return float((found - wanted).square().mean() / wanted.square().mean())
+        expected, found = tiny_sam().encode(images), student.encode(images)
+        return float((found - expected).square().mean() / expected.square().mean())
 
 
 @pytest.mark.parametrize("metric", ["hessian", "mse", "cosine", "minmax"])

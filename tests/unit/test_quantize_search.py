@@ -140,11 +140,11 @@ def test_best_of_chooses_for_each_entry_and_never_what_is_not_a_number() -> None
 
 
 def test_distances_by_hand() -> None:
-    found, wanted = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [4.0, 3.0]])
+    found, expected = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [4.0, 3.0]])
     gradient = torch.tensor([[5.0, 2.0], [0.5, 1.0]])
-    assert distance("mse", found, wanted, None, (0,)).tolist() == [16, 4]
-    assert distance("hessian", found, wanted, gradient, (0, 1)).item() == 16 + 4
-    assert distance("cosine", found, wanted, None, (1,)).tolist() == pytest.approx([1 - 1 / 5**0.5, 1 - 9 / 15])
+    assert distance("mse", found, expected, None, (0,)).tolist() == [16, 4]
+    assert distance("hessian", found, expected, gradient, (0, 1)).item() == 16 + 4
+    assert distance("cosine", found, expected, None, (1,)).tolist() == pytest.approx([1 - 1 / 5**0.5, 1 - 9 / 15])
 
 
 class TestGradients:

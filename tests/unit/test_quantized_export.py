@@ -36,11 +36,11 @@ def test_the_file_answers_as_the_quantised_model(tmp_path: Path) -> None:
     exported = ExportedSam(tmp_path / "int8")
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        wanted, found = model.encode(images), exported.encode(images)
-        assert float((found - wanted).square().mean() / wanted.square().mean()) < 1e-3
+        expected, found = model.encode(images), exported.encode(images)
+        assert float((found - expected).square().mean() / expected.square().mean()) < 1e-3
         for count in (1, 3):
             prompt = Prompt(boxes_xyxy=torch.tensor([[4.0, 6.0, 40.0, 50.0]]).repeat(count, 1))
-            of_model, of_file = (m.decode(wanted, prompt, (64, 64), multimask=True) for m in (model, exported))
+            of_model, of_file = (m.decode(expected, prompt, (64, 64), multimask=True) for m in (model, exported))
             assert of_file.logits.shape == of_model.logits.shape
             agree = ((of_file.logits > 0) == (of_model.logits > 0)).float().mean()
             assert float(agree) > 0.98

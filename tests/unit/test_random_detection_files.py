@@ -50,7 +50,7 @@ def plain(raw: dict[str, Any]) -> list[Any] | None:
     return [-score, [x, y, right, bottom], raw["category_id"]]
 
 
-def held(found: Detections, image_id: int) -> list[list[Any]]:
+def stored(found: Detections, image_id: int) -> list[list[Any]]:
     boxes = found.of(image_id)
     parts = zip((-boxes.scores).tolist(), boxes.boxes_xyxy.tolist(), boxes.category_ids.tolist(), strict=True)
     return [list(part) for part in parts]
@@ -73,14 +73,14 @@ def test_every_entry_is_accounted_for(content: list[dict[str, Any]], top: int | 
         kept = [plain(raw) for raw in content if raw["image_id"] == image_id]
         # Stable: equal scores stay in the file's order.
         expected = sorted((each for each in kept if each is not None), key=lambda each: each[0])[:top]
-        assert held(found, image_id) == expected
+        assert stored(found, image_id) == expected
         places = found.of(image_id).indices.tolist()
         assert [plain(content[place]) for place in places] == expected and len(set(places)) == len(places)
     again = read(data.draw(st.permutations(content)), top)
     assert again.skipped == found.skipped
     for image_id in SIZES:
         assert again.of(image_id).scores.tolist() == found.of(image_id).scores.tolist()
-        assert top is not None or sorted(held(again, image_id)) == sorted(held(found, image_id))
+        assert top is not None or sorted(stored(again, image_id)) == sorted(stored(found, image_id))
     assert all(math.isfinite(number) for image_id in SIZES for number in found.of(image_id).boxes_xyxy.flat)
 
 

@@ -75,7 +75,7 @@ def test_the_page_is_the_same_each_time(tmp_path: Path) -> None:
     assert run_page(source) == first
 
 
-def test_the_order_of_stages_is_told_or_that_of_their_last_lines(tmp_path: Path) -> None:
+def test_the_order_of_stages_is_reported_or_that_of_their_last_lines(tmp_path: Path) -> None:
     finished(tmp_path / "run")
     (tmp_path / "run" / "instances.jsonl").touch()
     assert stage_names(tmp_path / "run") == ["embedding_aligning", "bottleneck_aligning"]
@@ -212,7 +212,7 @@ def test_a_damaged_result_file_is_named(tmp_path: Path) -> None:
         run_page(source)
 
 
-def test_what_keeps_a_page_from_being_made_is_told_and_stops_nothing(
+def test_what_keeps_a_page_from_being_made_is_reported_and_stops_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = finished(tmp_path / "run")

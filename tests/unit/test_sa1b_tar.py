@@ -1,4 +1,4 @@
-"""SA-1B as it is downloaded: tar archives read in place are the same data as folders, and damage is told alike."""
+"""SA-1B as it is downloaded: tar archives read in place are the same data as folders, and damage is reported alike."""
 
 import io
 import json
@@ -197,7 +197,7 @@ def test_an_archive_without_its_end(tars: Path) -> None:
     assert "sa_000000.tar: is compressed by gzip; unpack it" in refusal(tars)
 
 
-def test_bad_members_are_told_as_bad_files_are(tars: Path) -> None:
+def test_bad_members_are_reported_as_bad_files_are(tars: Path) -> None:
     def damaged(name: str, content: bytes) -> tuple[str, bytes] | None:
         if name == "./sa_6.jpg":
             return name, content[:100]

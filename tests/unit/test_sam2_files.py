@@ -140,8 +140,8 @@ def test_there_and_back_by_convert(tmp_path: Path, released: Path, model: Sam2, 
 def test_a_folder_of_transformers(tmp_path: Path, model: Sam2) -> None:
     transformers = pytest.importorskip("transformers")
     save_hugging_face(tmp_path / "folder", model)
-    theirs, told = transformers.Sam2Model.from_pretrained(tmp_path / "folder", output_loading_info=True)
-    assert not any(told.values())
+    theirs, reported = transformers.Sam2Model.from_pretrained(tmp_path / "folder", output_loading_info=True)
+    assert not any(reported.values())
     ours = to_hub(CONFIG, model.state_dict())
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.state_dict().items())
     theirs.save_pretrained(tmp_path / "theirs")

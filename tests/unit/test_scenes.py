@@ -47,14 +47,14 @@ def test_coverage_is_exact(seed: int) -> None:
     x = np.sort(rng.uniform(0, 20, width + 1))
     y = np.sort(rng.uniform(0, 20, height + 1))
     found = coverage_of_edges(torch.from_numpy(mask.astype(np.uint8)), x, y, 4.0, 5).numpy()
-    wanted = np.zeros((5, 5))
+    expected = np.zeros((5, 5))
     for row, column in np.argwhere(mask):
         for i in range(5):
             for j in range(5):
                 down = min(y[row + 1], 4.0 * i + 4) - max(y[row], 4.0 * i)
                 across = min(x[column + 1], 4.0 * j + 4) - max(x[column], 4.0 * j)
-                wanted[i, j] += max(down, 0) * max(across, 0) / 16
-    assert np.abs(found - wanted).max() < 1e-6
+                expected[i, j] += max(down, 0) * max(across, 0) / 16
+    assert np.abs(found - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("cells", [1, 3])

@@ -89,10 +89,10 @@ def test_a_whole_folder_is_not_held_out_from_itself(tmp_path: Path) -> None:
 def test_a_validation_folder_is_scored_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2, 3):
         test_sa1b.write(tmp_path / "val", number)
-    asked = ["evaluate", "checkpoint=sam_pocket", "evaluation=sa1b_box", "evaluation.latency_runs=1"]
+    requested = ["evaluate", "checkpoint=sam_pocket", "evaluation=sa1b_box", "evaluation.latency_runs=1"]
     for more, images in ((["data.split=all"], 3), ([], 1)):
         out = tmp_path / f"of_{images}"
-        assert main([*asked, f"data.root={tmp_path / 'val'}", f"out={out}", *more]) == 0
+        assert main([*requested, f"data.root={tmp_path / 'val'}", f"out={out}", *more]) == 0
         assert [row.images for row in read_rows(out / "result.json")] == [images] * 3
     run = ["method=scratch", "ratio=0.5", "data=sa1b", "data.split=all", f"data.root={tmp_path / 'val'}"]
     capsys.readouterr()

@@ -291,7 +291,7 @@ def test_inclusive_bounds_count_an_area_twice() -> None:
     assert set(mean_iou(records)) == {"miou", "miou_medium"}
 
 
-def test_missing_inputs_are_asked_for(truthful: Truthful, data: Coco) -> None:
+def test_missing_inputs_are_required(truthful: Truthful, data: Coco) -> None:
     with pytest.raises(InputError, match="give detections=FILE"):
         scored(truthful, data, [DETECTED[0]])
     with pytest.raises(InputError, match=r"give evaluation\.reference=NAME"):

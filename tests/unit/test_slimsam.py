@@ -222,8 +222,8 @@ def test_the_student_learns(tmp_path: Path) -> None:
     student = compress(method, tmp_path).student
     cut = load_model(tmp_path / "embedding_pruned.safetensors")
     images = ImageBatches(Images(), 64, 4, 0).of(range(5)).images
-    wanted = tiny_sam().encode(images)
-    assert (student.encode(images) - wanted).square().mean() < 0.5 * (cut.encode(images) - wanted).square().mean()
+    expected = tiny_sam().encode(images)
+    assert (student.encode(images) - expected).square().mean() < 0.5 * (cut.encode(images) - expected).square().mean()
 
 
 def test_the_control_sees_as_many_images_as_slimsam() -> None:

@@ -193,9 +193,9 @@ def test_of_several_models_one_is_to_be_named(kind: str, state: State, tmp_path:
     with pytest.raises(InputError, match=rf"has no entry c; it has {first}, {second}"):
         read_stored(path, "c")
     key = "image_encoder.pos_embed"
-    for entry, wanted in ((first, state[key]), (second, other(state)[key])):
+    for entry, expected in ((first, state[key]), (second, other(state)[key])):
         found = read_stored(path, entry).tensors[key]
-        assert torch.equal(found, state[key].half() if entry == "half" else wanted)
+        assert torch.equal(found, state[key].half() if entry == "half" else expected)
 
 
 REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {

@@ -74,7 +74,7 @@ def test_any_backbone_of_timm_gives_the_teachers_grid(family: str, tmp_path: Pat
     assert again.config == model.config and torch.equal(again.encode(image()), embedding)
 
 
-def test_stages_can_be_chosen_and_wrong_names_are_told() -> None:
+def test_stages_can_be_chosen_and_wrong_names_are_reported() -> None:
     model = build_model(Student("timm", "resnet10t", stages=(1,)).shape(POCKET))
     assert model.config.encoder == TimmConfig("resnet10t", 128, 16, (1,), 128)
     assert len(model.image_encoder.projections) == 1

@@ -115,7 +115,7 @@ def test_other_settings_are_other_lines() -> None:
     assert only(table_rows([student(0, 0.5), student(0, 0.5), student(1, 0.75)]), "slimsam").seeds == (0, 1)
 
 
-def test_choices_of_a_protocol_are_told_where_they_differ() -> None:
+def test_choices_of_a_protocol_are_reported_where_they_differ() -> None:
     kinds = [
         row("teacher", None, protocol="tinysam@1", ap=0.25, miou=None, axes={"boxes": b, "score": "x"}) for b in "12"
     ]
@@ -139,7 +139,7 @@ def test_one_name_for_two_data_sets_makes_no_mean_and_no_difference() -> None:
     for content, score, difference in (("a", 0.5, -25.0), ("b", 0.125, -12.5)):
         line = lines["slimsam", f"data_sha256={content * 12}"]
         assert (line.score, line.to_teacher, len(line.seeds)) == (score, difference, 1)
-    # Where all are of one, nothing is told.
+    # Where all are of one, nothing is printed.
     assert {line.choices for line in table_rows(rows[:2])} == {None}
 
 
@@ -244,8 +244,8 @@ def test_published_figures_stand_under_protocols_that_ask_alike() -> None:
         protocol = PROTOCOLS[line["protocol"]]
         assert protocol.prompt in prompts[line["prompt"]] and protocol.choice == line["mask_choice"]
         assert protocol.is_detected == (line["metric"] == "ap") and line["dataset"] in DATA
-    told = {(line["dataset"], line["source"].split(" ")[0], line["protocol"]) for line in lines}
-    assert ("coco", "EdgeSAM", "") in told and ("sa1b", "SlimSAM", "slimsam@1") in told
+    reported = {(line["dataset"], line["source"].split(" ")[0], line["protocol"]) for line in lines}
+    assert ("coco", "EdgeSAM", "") in reported and ("sa1b", "SlimSAM", "slimsam@1") in reported
     assert {line["protocol"] for line in lines if "2410.04960" in line["source"] or line["prompt"] == "supervised"} == {
         ""
     }
@@ -384,5 +384,5 @@ def test_the_committed_page_is_made_from_the_committed_rows(tmp_path: Path) -> N
         assert main([*command, f"out={tmp_path / name}"]) == 0
     made = (tmp_path / "one.md").read_text(encoding="utf-8")
     assert made == (tmp_path / "two.md").read_text(encoding="utf-8")
-    told = f"make it anew: python -m experiments {' '.join(command)} out=docs/comparison.md"
-    assert made == (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8"), told
+    reported = f"make it anew: python -m experiments {' '.join(command)} out=docs/comparison.md"
+    assert made == (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8"), reported

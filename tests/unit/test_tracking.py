@@ -43,7 +43,7 @@ def hydra() -> Iterator[None]:
 
 
 @pytest.fixture
-def held() -> EvaluationSet:
+def evaluation_set() -> EvaluationSet:
     data = Shapes("validation", 6, size=64)
     return EvaluationSet(data, "shapes", range(6), 64, "box_point@1", "bfloat16")
 
@@ -53,7 +53,7 @@ def write(folder: Path, stage: str, *entries: Mapping[str, Any], end: str = "\n"
     (folder / f"{stage}.jsonl").write_text("\n".join(json.dumps(entry) for entry in entries) + end)
 
 
-def outcome(folder: Path, held: EvaluationSet) -> Outcome:
+def outcome(folder: Path, evaluation_set: EvaluationSet) -> Outcome:
     rows = [
         ResultRow(method=name, status="finished", miou=0.5, skipped={"crowd": 2}) for name in ("teacher", "slimsam")
     ]
@@ -62,11 +62,11 @@ def outcome(folder: Path, held: EvaluationSet) -> Outcome:
     Image.new("RGB", (8, 4), (255, 0, 0)).save(folder / "masks.png")
     files = (folder / name for name in ("student.safetensors", "masks.png", "result.json"))
     checkpoint, image, result = files
-    return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, held, checkpoint, {}, image, result)
+    return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, evaluation_set, checkpoint, {}, image, result)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [
         (CsvLogger(scores=-1), "logger.scores=-1 must be a number from 0"),
         (CsvLogger(images=0), "logger.images=0 must be a number from 1"),
@@ -86,8 +86,8 @@ def outcome(folder: Path, held: EvaluationSet) -> Outcome:
         ("csv", "logger=csv is unknown"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_settings_out_of_range_are_refused(settings: Any, reported: str) -> None:
+    with pytest.raises(InputError, match=reported):
         check_logger(settings)
 
 
@@ -139,9 +139,9 @@ def test_a_run_without_these_packages_does_not_ask_for_them() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_scores_lie_at_equal_parts_and_at_the_end(held: EvaluationSet) -> None:
+def test_scores_lie_at_equal_parts_and_at_the_end(evaluation_set: EvaluationSet) -> None:
     def steps_scored(scores: int, steps: int) -> list[int]:
-        curve = Curve(held, scores, 2)
+        curve = Curve(evaluation_set, scores, 2)
         return [step for step in range(1, steps + 1) if curve.scores_at(step, steps)]
 
     assert steps_scored(4, 100) == [25, 50, 75, 100]
@@ -152,23 +152,25 @@ def test_scores_lie_at_equal_parts_and_at_the_end(held: EvaluationSet) -> None:
 
 
 def test_the_curve_is_the_runs_score_on_the_first_images(
-    held: EvaluationSet, capfd: pytest.CaptureFixture[str]
+    evaluation_set: EvaluationSet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_sam()
-    found = Curve(held, 4, 3).score(model)
+    found = Curve(evaluation_set, 4, 3).score(model)
     # It says nothing meanwhile.
     assert capfd.readouterr() == ("", "")
-    same = EvaluationSet(held.data, held.name, range(3), held.batch, held.protocol, "float32")
+    same = EvaluationSet(
+        evaluation_set.data, evaluation_set.name, range(3), evaluation_set.batch, evaluation_set.protocol, "float32"
+    )
     row, _ = score_model(model, same)
     assert found == {"miou": row["miou"], "miou_point": row["miou_point"]}
-    assert Curve(EvaluationSet(held.data, "shapes", [], 64, "box_point@1"), 4, 3).score(model) == {}
+    assert Curve(EvaluationSet(evaluation_set.data, "shapes", [], 64, "box_point@1"), 4, 3).score(model) == {}
 
 
-def test_without_a_logger_nobody_looks_on(tmp_path: Path, held: EvaluationSet) -> None:
-    with tracked(NoLogger(), tmp_path, held, ABOUT) as tracking:
+def test_without_a_logger_nothing_is_scored_meanwhile(tmp_path: Path, evaluation_set: EvaluationSet) -> None:
+    with tracked(NoLogger(), tmp_path, evaluation_set, ABOUT) as tracking:
         assert tracking.callback is None
         tracking.log("stage", {"step": 1})
-        tracking.finished(outcome(tmp_path / "..", held))
+        tracking.finished(outcome(tmp_path / "..", evaluation_set))
     assert not (tmp_path / "metrics.csv").exists()
 
 
@@ -189,7 +191,7 @@ def test_metrics_are_the_logs_and_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_metrics_are_written_where_a_stage_begins_and_at_the_end(
-    tmp_path: Path, held: EvaluationSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, evaluation_set: EvaluationSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, path = CsvFile(tmp_path), tmp_path / "metrics.csv"
     entries = [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)]
@@ -216,7 +218,7 @@ def test_who_comes_late_hears_everything_once(tmp_path: Path) -> None:
     write(tmp_path, "earlier", *entries)
     write(tmp_path, "now", *entries[:2])
     catch_up = CatchUp(tmp_path)
-    # The log holds a line before anybody is told of it.
+    # The log holds a line before any logger gets it.
     assert catch_up.news("now", entries[1]) == entries[:2]
     assert catch_up.news("now", entries[2]) == [entries[2]]
     assert list(catch_up.rest()) == [("earlier", entry) for entry in entries]
@@ -240,7 +242,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: EvaluationSet) -> None:
+def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, evaluation_set: EvaluationSet) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     entries = [{"step": step, "loss": 1.0 / step, "rate": 0.1} for step in (1, 2, 3, 4)]
     write(tmp_path, "first", *entries[:2])
@@ -258,7 +260,7 @@ def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: 
         write(tmp_path, "first", *entries[:count])
         again.log("first", entries[count - 1])
     write(tmp_path, "second", {"step": 1, "miou": 0.5})
-    again.finished(outcome(tmp_path, held))
+    again.finished(outcome(tmp_path, evaluation_set))
     found = scalars(tmp_path)
     assert found["first/loss"] == [(entry["step"], entry["loss"]) for entry in entries]
     assert set(found) == {"first/loss", "first/rate", "second/miou"}
@@ -268,13 +270,13 @@ def test_tensorboard_has_every_figure_once_after_a_resume(tmp_path: Path, held: 
     assert "| method |" in text and "| slimsam |" in text and "crowd 2" in text and "parameters" not in text
 
 
-def test_tensorboard_is_told_why_a_run_failed(
-    tmp_path: Path, held: EvaluationSet, capfd: pytest.CaptureFixture[str]
+def test_tensorboard_says_why_a_run_failed(
+    tmp_path: Path, evaluation_set: EvaluationSet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     with (
         pytest.raises(RuntimeError, match="out of memory"),
-        tracked(LOGGERS["tensorboard"](), tmp_path, held, ABOUT),
+        tracked(LOGGERS["tensorboard"](), tmp_path, evaluation_set, ABOUT),
     ):
         write(tmp_path, "first", {"step": 1, "loss": 2.0})
         raise RuntimeError("out of memory")
@@ -285,13 +287,13 @@ def test_tensorboard_is_told_why_a_run_failed(
 
 
 def test_what_goes_wrong_after_a_failure_does_not_hide_it(
-    tmp_path: Path, held: EvaluationSet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, evaluation_set: EvaluationSet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(CsvFile, "_write", full)
-    with pytest.raises(RuntimeError, match="the first"), tracked(CsvLogger(), tmp_path, held, ABOUT):
+    with pytest.raises(RuntimeError, match="the first"), tracked(CsvLogger(), tmp_path, evaluation_set, ABOUT):
         raise RuntimeError("the first")
     assert capfd.readouterr().err == "warning: CsvFile: OSError: no space left\n"
 
@@ -335,5 +337,5 @@ def test_a_report_that_cannot_be_saved_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     assert report_main(["--entity", "someone"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "pip install 'sampress[wandb]'" in told
+    reported = capsys.readouterr().err
+    assert reported.count("\n") == 1 and "pip install 'sampress[wandb]'" in reported

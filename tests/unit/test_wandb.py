@@ -1,4 +1,4 @@
-"""Weights & Biases without it: what a stand-in for its package is told, and what a failing one may do."""
+"""Weights & Biases without it: what a stand-in for its package gets, and what a failing one may do."""
 
 import json
 import re
@@ -26,7 +26,7 @@ ID = "slimsam+ptq-r0.5-s0-0123abcd"
 
 
 class FakeRun:
-    """A run that remembers what it is told."""
+    """A run that remembers what it is given."""
 
     def __init__(self, package: "FakePackage", given: dict[str, Any]) -> None:
         self.package, self.given = package, given
@@ -79,7 +79,7 @@ class FakePackage:
         self.called("setup")
 
     def login(self, prompt: bool) -> bool:
-        assert not prompt, "nobody may be asked while a run waits"
+        assert not prompt, "there must be no prompt while a run waits"
         return self.known
 
     def init(self, **given: Any) -> FakeRun:
@@ -142,11 +142,11 @@ def outcome(folder: Path) -> Outcome:
     for path in files:
         path.write_bytes(b"content")
     Image.new("RGB", (8, 4)).save(files[1])
-    held = EvaluationSet(data, "shapes", range(3), 64, "box_point@1")
-    return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, held, files[0], {"seed": 0}, *files[1:])
+    stored = EvaluationSet(data, "shapes", range(3), 64, "box_point@1")
+    return Outcome(rows, {"teacher": tiny_sam(), "student": tiny_sam(1)}, stored, files[0], {"seed": 0}, *files[1:])
 
 
-def test_a_version_that_waits_for_uploads_is_told_how_long(
+def test_a_version_that_waits_for_uploads_says_how_long(
     tmp_path: Path, package: FakePackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = type("Settings", (SimpleNamespace,), {"model_fields": dict.fromkeys(("init_timeout", "finish_timeout"))})
@@ -254,14 +254,16 @@ def test_without_a_server_the_run_is_recorded_offline(
     logger.finished(outcome(tmp_path))
     (run,) = package.runs
     assert run.offline and run.exit_code == 0 and run.history[0]["first/step"] == 1
-    told = capfd.readouterr().err
+    reported = capfd.readouterr().err
     what = "nobody is logged in; wandb login, or set WANDB_API_KEY" if reason == "no login" else "no answer"
-    assert told.count("\n") == 1 and told.startswith(f"warning: Weights & Biases: {what}; this run is recorded offline")
-    assert "wandb sync" in told and "offline-run-*" in told
+    assert reported.count("\n") == 1 and reported.startswith(
+        f"warning: Weights & Biases: {what}; this run is recorded offline"
+    )
+    assert "wandb sync" in reported and "offline-run-*" in reported
 
 
 @pytest.mark.parametrize("broken", ["setup", "init", "log", "finish"])
-def test_what_fails_is_told_once_and_left_alone(
+def test_what_fails_is_reported_once_and_left_alone(
     broken: str, tmp_path: Path, package: FakePackage, capfd: pytest.CaptureFixture[str]
 ) -> None:
     package.broken[broken] = ConnectionResetError("Connection lost")
@@ -270,11 +272,11 @@ def test_what_fails_is_told_once_and_left_alone(
     logger = begun(tmp_path, mode="offline")
     tell(logger, "first", *steps(1, 2, 3))
     logger.finished(outcome(tmp_path))
-    told = capfd.readouterr().err
-    assert told.count("\n") == 1 and "failed (ConnectionResetError: Connection lost); this run goes on" in told
+    reported = capfd.readouterr().err
+    assert reported.count("\n") == 1 and "failed (ConnectionResetError: Connection lost); this run goes on" in reported
     assert package.calls.count(broken) == 1 and package.calls[-1] == "teardown"
     if broken == "log":
-        assert "finish" not in package.calls and "wandb sync" in told
+        assert "finish" not in package.calls and "wandb sync" in reported
 
 
 @pytest.mark.parametrize("broken", ["Image", "log_artifact"])
@@ -287,8 +289,8 @@ def test_results_that_cannot_be_sent_leave_the_run_finished(
     logger.finished(outcome(tmp_path))
     assert package.runs[0].exit_code == 0 and len(package.runs[0].history) >= 2
     assert package.runs[0].summary["miou"] == 0.7 and "comparison" in package.runs[0].history[2]
-    told = "images" if broken == "Image" else "files"
-    assert capfd.readouterr().err.count(f"warning: Weights & Biases: logging the {told} failed") == 1
+    reported = "images" if broken == "Image" else "files"
+    assert capfd.readouterr().err.count(f"warning: Weights & Biases: logging the {reported} failed") == 1
 
 
 @pytest.mark.parametrize(

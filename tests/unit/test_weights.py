@@ -115,7 +115,7 @@ def test_the_cache_of_torch_hub(
     assert_holds(load_sam("sam_tiny"), state)
 
 
-def test_without_weights_the_command_that_fetches_them_is_told() -> None:
+def test_without_weights_the_command_that_fetches_them_is_reported() -> None:
     release = MODELS["sam_vit_b"].release
     assert release is not None
     with pytest.raises(InputError) as refused:
@@ -295,7 +295,7 @@ def test_a_shape_without_windows() -> None:
     assert found == replace(config, encoder=replace(config.encoder, window_size=config.encoder.grid))
 
 
-def test_pockets_windows_are_told_from_its_grid() -> None:
+def test_pockets_windows_follow_from_its_grid() -> None:
     config = MODELS["sam_pocket"].config
     assert infer_config(Sam(config).state_dict(), config.decoder_heads) == config
 

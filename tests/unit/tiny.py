@@ -1,4 +1,4 @@
-"""A SAM small enough to train within a test, and images held in memory."""
+"""A SAM small enough to train within a test, and images in memory."""
 
 import socket
 from collections.abc import Mapping
