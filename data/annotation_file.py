@@ -147,7 +147,7 @@ def listed_size(raw: object, where: str) -> tuple[int, int]:
 
 
 def _listed_categories(content: Mapping[str, Any]) -> frozenset[int] | None:
-    """The ids of a file's categories; None where it lists none that could be told apart."""
+    """The ids of a file's categories; None where it lists none that can be distinguished."""
     listed = content.get("categories")
     ids = [raw.get("id") for raw in listed if isinstance(raw, dict)] if isinstance(listed, list) else []
     return frozenset(found for found in ids if type(found) is int) or None

@@ -119,8 +119,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.out.exists():
         parser.error(f"--out {given.out}: exists already; remove it or name another")
-    asked = (given.images, given.instances, given.categories, given.points)
-    sizes = [one if one is not None else own for one, own in zip(asked, LAYOUTS[given.layout], strict=True)]
+    requested = (given.images, given.instances, given.categories, given.points)
+    sizes = [one if one is not None else own for one, own in zip(requested, LAYOUTS[given.layout], strict=True)]
     if min(sizes) < 1 or sizes[3] < 6:
         parser.error("give at least 1 image, instance and category, and 6 points")
     write_coco(given.out, given.layout, *sizes, given.detections, given.seed)
