@@ -8,7 +8,7 @@ from compressors.method import Compressed, Compressor, RunContext
 from compressors.quantize.calibration import Calibration
 from compressors.quantize.search import Search
 from compressors.settings import PtqSettings
-from core import processes
+from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
 from data.batches import ImageBatches
@@ -55,7 +55,7 @@ class Ptq(PtqSettings, Compressor):
         )
         state = context.folder / "calibration.safetensors"
         errors = calibration.run(student, images, state, context.key(replace(self, init=None)))
-        if processes.is_first():
+        if distributed.is_main():
             about = {"images": self.images, "metric": self.metric, "order": self.order, "layers": errors}
             write_text(context.folder / ERRORS, json.dumps(about, indent=1, allow_nan=False) + "\n")
         pack(student)

@@ -22,7 +22,7 @@ from compressors.prune.importance import (
 from compressors.prune.selection import keep_globally, keep_locally
 from compressors.prune.surgery import check_cut, prune
 from compressors.settings import OptimizerConfig, SlimSamSettings
-from core import processes
+from core import distributed
 from core.seeding import seed_for
 from data.batches import ImageBatches
 from data.exclusions import first_readable
@@ -123,11 +123,11 @@ class SlimSam(SlimSamSettings, Compressor):
     ) -> ImageEncoder:
         """Cut channels of ``parts``. The first process does, unless it is done already; all read it from the folder."""
         path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", context.key(self)
-        if processes.is_first() and not (path.exists() and read_model_metadata(path).get("key") == key):
+        if distributed.is_main() and not (path.exists() and read_model_metadata(path).get("key") == key):
             sam = teacher.with_encoder(encoder, teacher.name)
             slimmed = self._slim(sam, encoder, parts, batches, context.seed)
             save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": key})
-        processes.wait()
+        distributed.barrier()
         return load_model(path).image_encoder.to(context.engine.device)
 
     def _slim(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core import processes
+from core import distributed
 from core.terminal import terminal
 
 
@@ -19,10 +19,10 @@ def counted(what: str, total: int, unit: str = "images", shown: bool = True) -> 
         total: of all processes.
         shown: False shows nothing.
     """
-    if not shown or not processes.is_first():
+    if not shown or not distributed.is_main():
         yield lambda count: None
         return
-    console, total = terminal(stderr=True), -(-total // processes.count())
+    console, total = terminal(stderr=True), -(-total // distributed.count())
     if not console.is_terminal:
         console.print(f"{what}: {total} {unit}", soft_wrap=True)
         yield lambda count: None

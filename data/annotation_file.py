@@ -15,7 +15,7 @@ from data.annotations import pack_polygons
 from data.content import stamp_of
 from data.instance_table import InstanceTable, instance_table
 from data.instances import Instance, Rules
-from data.json_fields import read_json, value, whole
+from data.json_fields import read_json, require_int, value
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ def read_entries(
         images, table = found
     by_id: dict[int, Entry] = {}
     for raw in images:
-        image_id = whole(raw, "id", f"{source}: an image")
+        image_id = require_int(raw, "id", f"{source}: an image")
         where = f"{source}: image {image_id}"
         if image_id in by_id:
             raise InputError(f"{where}: the id occurs twice; give every image its own id")
@@ -96,7 +96,7 @@ def _admitted(annotations: Sequence[Any], by_id: Mapping[int, Entry], rules: Rul
     rules.categorised = any(isinstance(raw, dict) and "category_id" in raw for raw in annotations)
 
     def size_of(raw: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-        entry = by_id.get(whole(raw, "image_id", where))
+        entry = by_id.get(require_int(raw, "image_id", where))
         return entry.size_hw if entry else None
 
     admitted = ((rules.admit(raw, size_of, source), raw) for raw in annotations)
@@ -140,7 +140,7 @@ def listed_size(raw: object, where: str) -> tuple[int, int]:
         InputError: ``height`` or ``width`` is missing or no whole number from 1, or together they are beyond all
             images.
     """
-    height, width = whole(raw, "height", where, 1), whole(raw, "width", where, 1)
+    height, width = require_int(raw, "height", where, 1), require_int(raw, "width", where, 1)
     if height * width > MOST_PIXELS:
         raise InputError(f"{where}: the listed size {width}x{height} is beyond any image; correct the file")
     return height, width

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from data import kept
 from data.content import stamp_of
-from data.json_fields import LARGEST, LARGEST_WHOLE, parse_json, value, whole
+from data.json_fields import LARGEST, LARGEST_WHOLE, parse_json, require_int, value
 
 ROW = np.dtype([("image_id", "<i8"), ("category_id", "<i8"), ("box_xywh", "<f8", 4), ("score", "<f8")])
 """One entry of the file; a number that is not finite, or beyond any coordinate, is NaN."""
@@ -66,7 +66,7 @@ def _pack(raw: dict[str, Any]) -> bytes | dict[str, Any]:
 def _refuse(entry: object, where: str) -> NoReturn:
     """Say what is wrong with an entry that could not be packed."""
     for key in ("image_id", "category_id"):
-        whole(entry, key, where)
+        require_int(entry, key, where)
     box, score = value(entry, "bbox", where), value(entry, "score", where)
     if not isinstance(box, list) or len(box) != 4 or any(type(number) not in (int, float) for number in box):
         raise InputError(f'{where}: "bbox" is {str(box)[:40]!r}, not 4 numbers [x, y, width, height]; correct the file')

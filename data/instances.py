@@ -11,7 +11,7 @@ from core.errors import InputError
 from data.annotations import check_segmentation, decode_rle, pack_segmentation, rle_area, to_rle
 from data.content import Stamp
 from data.exclusions import Exclusions
-from data.json_fields import is_number, numbers, value, whole
+from data.json_fields import is_number, numbers, require_int, value
 from data.run_lengths import RunLengths, expand_all
 from data.sample import EncodedSample, ImageSample, ScaledImage
 from data.tar_members import File
@@ -117,7 +117,7 @@ class Rules:
         """
         self._place += 1
         try:
-            annotation_id = whole(raw, "id", f"{source}: an annotation")
+            annotation_id = require_int(raw, "id", f"{source}: an annotation")
         except InputError as problem:
             self._skip(problem)
             return None
@@ -227,7 +227,7 @@ class Rules:
         if self.categorised not in (None, named):
             problem = "is missing, which others have" if self.categorised else "is given, which others lack"
             raise InputError(f'{where}: the key "category_id" {problem}; give every annotation one, or none')
-        category_id = whole(raw, "category_id", where) if named else None
+        category_id = require_int(raw, "category_id", where) if named else None
         self.categorised = named
         return category_id
 

@@ -78,7 +78,7 @@ def value(raw: object, key: str, where: str) -> Any:
     return raw[key]
 
 
-def whole(raw: object, key: str, where: str, least: int | None = None) -> int:
+def require_int(raw: object, key: str, where: str, least: int | None = None) -> int:
     """``raw[key]`` as an int (at least ``least``, and of 64 bits at most), or InputError."""
     found = value(raw, key, where)
     if type(found) is not int or (least is not None and found < least):

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from core import processes
+from core import distributed
 from core.errors import InputError
 from data.annotation_file import listed_size
 from data.content import ReadFromFiles
@@ -77,7 +77,7 @@ class Sa1b(ReadFromFiles):
             raise InputError(f"validation_count is {validation_count}; keep at least 1 image for validation")
         subset = Subset(None if names is None else Path(names), share, count, subset_seed)
         listed = subset.listed()
-        files = processes.from_first(lambda: find_files(Path(root)))
+        files = distributed.from_main(lambda: find_files(Path(root)))
         self._images, self._sources, self._others = files.images, files.sources, files.others
         self._labels = labels
         numbers = sorted(self._images)
@@ -107,7 +107,7 @@ class Sa1b(ReadFromFiles):
         ids = np.zeros(0, np.int64)
         if self._labels:
             sources = {number: self._sources[number] for number in own if number in self._sources}
-            index = processes.from_first(lambda: label_index(sources))
+            index = distributed.from_main(lambda: label_index(sources))
             ids = index.ids
             rows = index.rows[index.rows["count"] >= 0]
             fields = zip(

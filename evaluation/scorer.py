@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core import processes
+from core import distributed
 from core.errors import InputError, RunFailed
 from core.feature_maps import Features
 from core.protocols import ImageSegmenter, Prompt, Segmenter, device_of
@@ -126,10 +126,10 @@ class Scorer:
         chosen = range(len(data)) if indices is None else indices
         before = {reason: count for reason, count in data.skipped.items() if count}
         known = {} if partial is None else partial.finished(partial.folder, len(chosen))
-        rank, count = (0, 1) if alone else (processes.rank(), processes.count())
+        rank, count = (0, 1) if alone else (distributed.rank(), distributed.count())
         if count > 1:
             # Nobody writes before everybody has read.
-            processes.wait()
+            distributed.barrier()
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             part = None
@@ -140,7 +140,7 @@ class Scorer:
             left = [pair for pair in enumerate(chosen) if pair[0] not in known]
             if count > 1:
                 # By the first process's count: it alone has taken over, and all share that.
-                left = processes.from_first(lambda: left)
+                left = distributed.from_main(lambda: left)
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(device_of(self.model).type, self.autocast))
             done = len(known)
@@ -354,8 +354,8 @@ class Scorer:
     ) -> dict[int, ImageRecords]:
         """The images of all processes."""
         if partial is None:
-            return {place: image for part in processes.from_all(known) for place, image in part.items()}
-        processes.wait()
+            return {place: image for part in distributed.from_all(known) for place, image in part.items()}
+        distributed.barrier()
         found = read_parts(partial.folder, partial.key, partial.contents)
         if len(found) < images:
             problem = f"{images - len(found)} of {images} images are in no file of {partial.folder}"

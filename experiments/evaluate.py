@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from core import processes, provenance
+from core import distributed, provenance
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.geometry import Stretched
@@ -83,9 +83,9 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     detections = _detections(settings, data, protocols)
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
     evaluated = find_evaluated_model(settings)
-    if processes.is_first():
+    if distributed.is_main():
         terminal(stderr=True).print(evaluated.description, soft_wrap=True)
-    processes.join(evaluated.device)
+    distributed.init(evaluated.device)
     reference = _reference(evaluation, evaluated)
     hashes = {
         "model_sha256": evaluated.identity,
@@ -112,11 +112,11 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     )
     beside = sorted({path.parent for path in evaluations.glob("*/part-*.jsonl")} - {folder})
     partial = PartialRecords(folder, key, [str(image) for image in content.images], beside)
-    with lock_run_dir(folder, fresh=False) if processes.is_first() else nullcontext():
-        processes.wait()
+    with lock_run_dir(folder, fresh=False) if distributed.is_main() else nullcontext():
+        distributed.barrier()
         with counted(f"scoring {evaluated.model.name}", len(indices)) as done:
             scored = scorer.score(data, indices, partial=partial, on_image=done)
-        if not processes.is_first():
+        if not distributed.is_main():
             return []
         if len(scored.left_out) == len(indices):
             raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core import processes
+from core import distributed
 from core.checkpoint import is_safetensors, read_safetensors
 from core.errors import InputError
 from core.plain_file import home_path
@@ -36,7 +36,7 @@ def load_imagenet(encoder: nn.Module, file: str) -> None:
     stored = read_safetensors(path)[0] if is_safetensors(path) else read_torch(path)
     # By the first name of timm's, or of Microsoft's TinyViT.
     found = find_state(stored, [(next(iter(own)), "patch_embed.seq.0.c.weight")], (), str(path))
-    if found.note and processes.is_first():
+    if found.note and distributed.is_main():
         terminal(stderr=True).print(f"{path}: {found.note}", soft_wrap=True)
     state = found.tensors
     if isinstance(encoder.config, TinyVitConfig) and any(name.startswith("layers.") for name in state):

@@ -18,7 +18,7 @@ from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from core import processes
+from core import distributed
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -33,7 +33,7 @@ def synchronised(model: nn.Module) -> Iterator[None]:
     Every process must run the same modules in the same order. Running statistics are then equal in all of them. In eval
     mode, and in a single process, nothing is changed.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)] if processes.count() > 1 else []
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)] if distributed.count() > 1 else []
     for layer in layers:
         # Here, since naming the compiler's part imports all of it, in every command.
         layer.forward = torch.compiler.disable(partial(_forward, layer.forward))  # type: ignore[method-assign]
@@ -75,7 +75,7 @@ def batch_norm(
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     if x.is_cuda:
-        about = (running_mean, running_var, eps, momentum, dist.group.WORLD, processes.count())
+        about = (running_mean, running_var, eps, momentum, dist.group.WORLD, distributed.count())
         return SyncBatchNorm.apply(x, weight, bias, *about)
     normalised, mean, var, count = _Normalise.apply(x, eps)
     if running_mean is not None and running_var is not None:
@@ -96,7 +96,7 @@ class _Normalise(torch.autograd.Function):
         # [C, values]
         values = x.float().transpose(0, 1).flatten(1)
         own_var, own_mean = torch.var_mean(values, 1, correction=0)
-        every = processes.stacked(torch.stack([own_mean, own_var, torch.full_like(own_mean, values.shape[1])]))
+        every = distributed.stacked(torch.stack([own_mean, own_var, torch.full_like(own_mean, values.shape[1])]))
         means, variances, counts = every.unbind(1)
         count = counts.sum(0)
         mean = (means * counts).sum(0) / count
@@ -117,5 +117,5 @@ class _Normalise(torch.autograd.Function):
         normalised, scale = ctx.saved_tensors
         others = [axis for axis in range(gradient.ndim) if axis != 1]
         sums = torch.stack([gradient.sum(others), (gradient * normalised).sum(others)])
-        first, second = (part.view_as(scale) / ctx.count for part in processes.stacked(sums).sum(0))
+        first, second = (part.view_as(scale) / ctx.count for part in distributed.stacked(sums).sum(0))
         return (scale * (gradient - first - normalised * second)).to(ctx.dtype), None

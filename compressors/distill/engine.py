@@ -21,7 +21,7 @@ from compressors.distill.log import StageLog, StepLosses, TrainingDiverged, chec
 from compressors.distill.optimizer import build_optimizer
 from compressors.distill.stage import B, Batch, Callback, Stage, chunks, prefetch
 from compressors.distill.state import Progress, load_state, save_state
-from core import processes
+from core import distributed
 from core.memory import peak_resident_bytes, reraise_oom
 
 __all__ = ["Batch", "Engine", "Stage", "TrainingDiverged"]
@@ -80,9 +80,9 @@ class Engine:
             )
             parts["average"] = average
         progress = load_state(path, stage.key, parts)
-        progress.devices = processes.count()
+        progress.devices = distributed.count()
         # Nobody writes a new state before everybody has read the old one.
-        processes.wait()
+        distributed.barrier()
         began, saved = time.monotonic() - progress.seconds, time.monotonic()
         todo = (chunk for step in range(progress.step, stage.steps) for chunk in parts_of_step(stage, step))
         earlier: StepLosses | None = None
@@ -113,7 +113,7 @@ class Engine:
                 validated = stage.validate and (progress.step % stage.validate_every == 0 or last)
                 watched = self._watches(stage, progress.step)
                 stop = interrupted()
-                due = last or stop or (processes.is_first() and time.monotonic() - saved > self.save_every_s)
+                due = last or stop or (distributed.is_main() and time.monotonic() - saved > self.save_every_s)
                 if logged or validated or watched or due:
                     terms = losses.read()
                     progress.seconds = time.monotonic() - began
@@ -131,7 +131,7 @@ class Engine:
                     began = time.monotonic() - progress.seconds
                 if due:
                     check_weights(stage.model, stage.name, losses.step, path)
-                    if processes.is_first():
+                    if distributed.is_main():
                         save_state(path, stage.key, parts, progress)
                     saved = time.monotonic()
                 if stop:
@@ -148,7 +148,7 @@ class Engine:
 
     def _watches(self, stage: Stage[Any], step: int) -> bool:
         """Whether this process scores the model after a step."""
-        callback = self.callback if processes.is_first() and stage.full_model is not None else None
+        callback = self.callback if distributed.is_main() and stage.full_model is not None else None
         return callback is not None and callback.scores_at(step, stage.steps)
 
     def _made(self, stage: Stage[B]) -> Any:
@@ -175,7 +175,7 @@ class Engine:
             share = len(places) / images
             scaler.scale(losses.add(batch.names, terms, share) * share).backward()
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        processes.average(p.grad for p in trained if p.grad is not None)
+        distributed.average(p.grad for p in trained if p.grad is not None)
         if stage.optimisation.clip:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(trained, stage.optimisation.clip)
@@ -195,8 +195,8 @@ def parts_of_step(stage: Stage[Any], step: int) -> Sequence[range]:
     """
     places = stage.places(step)
     if stage.whole_batches or has_batch_norm(stage.model):
-        return [processes.share(batch, batch=True) for batch in chunks(places, stage.batch_size)]
-    return chunks(processes.share(places), stage.batch_size)
+        return [distributed.shard(batch, batch=True) for batch in chunks(places, stage.batch_size)]
+    return chunks(distributed.shard(places), stage.batch_size)
 
 
 def _smaller(stage: Stage[Any]) -> str:
@@ -247,7 +247,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
     interrupted = threading.Event()
     first = threading.current_thread() is threading.main_thread()
     earlier = signal.getsignal(signal.SIGINT) if first else None
-    if processes.count() > 1 or earlier is not signal.default_int_handler:
+    if distributed.count() > 1 or earlier is not signal.default_int_handler:
         yield interrupted.is_set
         return
 

@@ -12,7 +12,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from core import processes
+from core import distributed
 from core.checkpoint import replacing
 from core.errors import RunFailed
 from core.storage import storing
@@ -29,8 +29,8 @@ class StageLog:
     """
 
     def __init__(self, path: Path, step: int, tell: Callable[[Mapping[str, Any]], None] | None = None) -> None:
-        self.path, self.tell = path, tell if processes.is_first() else None
-        if not processes.is_first():
+        self.path, self.tell = path, tell if distributed.is_main() else None
+        if not distributed.is_main():
             return
         if path.is_symlink():
             # What it leads to is nobody's log; a line would be written there.
@@ -43,7 +43,7 @@ class StageLog:
 
     def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
         # Of several processes only the first writes.
-        target = self.path if processes.is_first() else os.devnull
+        target = self.path if distributed.is_main() else os.devnull
         self.stream = open(target, "a", buffering=1, encoding="utf-8")
         return self._write
 
@@ -66,7 +66,7 @@ def progress_bar(name: str, steps: int, done: int) -> Iterator[Callable[[int, Ma
     Of several processes only the first shows anything.
     """
     console = terminal(stderr=True)
-    if not processes.is_first():
+    if not distributed.is_main():
         yield lambda step, terms, speed: None
         return
     if not console.is_terminal:

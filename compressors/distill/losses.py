@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core import processes
+from core import distributed
 from core.feature_maps import Features, maps_of
 
 FOCAL_SHARE = 20.0
@@ -99,9 +99,9 @@ def embedding_rmse(student: Features, teacher: Features, valid: Tensor | None = 
 
 def _root(error: Tensor, channels: int) -> Tensor:
     own = error * channels
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return own.sqrt()
-    root = processes.stacked(own.detach()).mean().sqrt()
+    root = distributed.stacked(own.detach()).mean().sqrt()
     # The mean over processes of this, and of its gradient, is that of the root.
     return (own / root + root) / 2
 

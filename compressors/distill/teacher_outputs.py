@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compressors.distill.engine import Engine
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, focal_loss
-from core import processes
+from core import distributed
 from core.checkpoint import weights_sha256
 from core.feature_maps import Features, layout_of, packed, packed_channels, unpacked
 from core.protocols import Prompt
@@ -119,8 +119,8 @@ def teacher_masks(
     """
     generator = generator_for(seed, "mask prompts", step)
     images = len(embeddings)
-    drawn = torch.rand(processes.count() * images, points, 1, 2, generator=generator)
-    drawn = drawn[processes.rank() * images :][:images].to(embeddings.device)
+    drawn = torch.rand(distributed.count() * images, points, 1, 2, generator=generator)
+    drawn = drawn[distributed.rank() * images :][:images].to(embeddings.device)
     # Valid cells are a rectangle in the upper left corner: its width and height, in the frame.
     cell = teacher.input_size / valid.shape[-1]
     size = torch.stack([valid.any(1).sum(1), valid.any(2).sum(1)], 1) * cell

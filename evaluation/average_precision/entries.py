@@ -7,7 +7,7 @@ import numpy as np
 
 from core.errors import InputError
 from data.annotations import rle_area, to_rle
-from data.json_fields import numbers, value, whole
+from data.json_fields import numbers, require_int, value
 
 MOST_LVIS_DETECTIONS = 300
 """How many detections of an image LVIS counts, the best ones."""
@@ -44,9 +44,9 @@ def image_of(entry: dict[str, Any], style: str, iou_type: str) -> dict[str, Any]
 
     Those are ``neg_category_ids`` (known not to be there) and ``not_exhaustive_category_ids`` (not all annotated).
     """
-    image: dict[str, Any] = {"id": whole(entry, "id", "ground truth: an image")}
+    image: dict[str, Any] = {"id": require_int(entry, "id", "ground truth: an image")}
     if iou_type == "segm":
-        image |= {key: whole(entry, key, f"ground truth: image {image['id']}", 1) for key in ("height", "width")}
+        image |= {key: require_int(entry, key, f"ground truth: image {image['id']}", 1) for key in ("height", "width")}
     if style == "lvis":
         for key in ("neg_category_ids", "not_exhaustive_category_ids"):
             listed = entry.get(key)
@@ -64,7 +64,7 @@ def image_of(entry: dict[str, Any], style: str, iou_type: str) -> dict[str, Any]
 
 def category_of(entry: dict[str, Any], style: str) -> dict[str, Any]:
     """A category as its id and, of LVIS, its group of frequency."""
-    category: dict[str, Any] = {"id": whole(entry, "id", "ground truth: a category")}
+    category: dict[str, Any] = {"id": require_int(entry, "id", "ground truth: a category")}
     if style == "lvis":
         category["frequency"] = entry.get("frequency")
         if category["frequency"] not in FREQUENCIES:

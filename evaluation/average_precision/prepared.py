@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from core.errors import InputError
-from data.json_fields import numbers, value, whole
+from data.json_fields import numbers, require_int, value
 from evaluation.average_precision.entries import category_of, entries, image_of, known, shape_of
 
 # Beyond every size class: an evaluator ignores the annotation in each of them.
@@ -139,4 +139,4 @@ def chosen_images(image_ids: Sequence[int] | None, images: Mapping[int, Any]) ->
 
 
 def _placed(entry: dict[str, Any], where: str) -> dict[str, Any]:
-    return {key: whole(entry, key, where) for key in ("image_id", "category_id")}
+    return {key: require_int(entry, key, where) for key in ("image_id", "category_id")}

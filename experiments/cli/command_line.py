@@ -164,9 +164,9 @@ def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[st
             raise as_input_error(error, given, known_settings(command, given, folder)) from error
         finally:
             if "torch" in sys.modules:
-                from core import processes
+                from core import distributed
 
-                processes.leave()
+                distributed.shut_down()
     if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
         from experiments.everything.strategies import print_sweep
         from experiments.paper_table import print_paper_table

@@ -9,7 +9,7 @@ import torch
 
 from compressors.distill.engine import Engine
 from compressors.distill.optimizer import has_bfloat16
-from core import processes
+from core import distributed
 from core.errors import InputError
 from core.threads import MOST_THREADS, allowed
 from data.sample import ImageData
@@ -85,8 +85,8 @@ def build_device(settings: EngineConfig) -> torch.device:
     name = settings.device
     if name == "auto":
         name = "cuda" if count else "cpu"
-    if name == "cuda" and processes.announced() > 1:
-        name = f"cuda:{processes.local_rank()}"
+    if name == "cuda" and distributed.announced() > 1:
+        name = f"cuda:{distributed.local_rank()}"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise InputError(f"engine.device={name} is unknown; choose auto, cpu, cuda or cuda:0")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import processes
+from core import distributed
 from core.checkpoint import is_safetensors
 from core.errors import InputError
 from core.plain_file import home_path
@@ -93,7 +93,7 @@ def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | N
 
 def say(line: str) -> None:
     """One line on standard error, by the first process."""
-    if processes.is_first():
+    if distributed.is_main():
         terminal(stderr=True).print(line, soft_wrap=True)
 
 

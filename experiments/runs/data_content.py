@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import processes
+from core import distributed
 from core.progress import counted
 from data.content import (
     FileHashes,
@@ -67,7 +67,7 @@ def data_content(data: ImageData, indices: Sequence[int], labels: bool, runs: Pa
         runs: the folder of runs, where the hashes of files are kept: what has not changed is not read again.
     """
     files = files_of(data, indices, labels)
-    hashes = processes.from_first(lambda: _hashes(data.name, files, runs))
+    hashes = distributed.from_main(lambda: _hashes(data.name, files, runs))
     if isinstance(data, ReadFromFiles):
         data.hashes = hashes
         if labels:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from core import processes
+from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
@@ -27,10 +27,10 @@ def keep_threads(folder: Path, chosen: bool) -> None:
     Raises:
         InputError: the note is damaged.
     """
-    path, here = folder / NAME, {"threads": torch.get_num_threads(), "processes": processes.count()}
-    if processes.is_first() and not path.is_file():
+    path, here = folder / NAME, {"threads": torch.get_num_threads(), "processes": distributed.count()}
+    if distributed.is_main() and not path.is_file():
         write_text(path, json.dumps(here) + "\n")
-    processes.wait()
+    distributed.barrier()
     try:
         began = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -47,5 +47,5 @@ def keep_threads(folder: Path, chosen: bool) -> None:
 
 
 def _say(folder: Path, key: str, now: dict[str, int], otherwise: dict[str, int], note: str) -> None:
-    if now[key] != otherwise[key] and processes.is_first():
+    if now[key] != otherwise[key] and distributed.is_main():
         print(f"{folder}: goes on with {key}: {now[key]}, not {otherwise[key]}; {note}", file=sys.stderr)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core import processes
+from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
@@ -59,18 +59,18 @@ def refusals_noted(folder: Path, sha256: str, apart: str, images: DataContent) -
         apart, images: as of :func:`take_over`.
     """
     key = str(_read(folder / NAME).get("key", sha256))
-    processes.wait()
-    if processes.is_first() and key != sha256:
+    distributed.barrier()
+    if distributed.is_main() and key != sha256:
         # From here on any image may be trained on.
         write_text(folder / NAME, json.dumps({"key": key}) + "\n")
-    elif processes.is_first():
+    elif distributed.is_main():
         (folder / NAME).unlink(missing_ok=True)
     try:
         yield key
     except InputError:
         refused: Collection[int] = getattr(images.data, "refused", frozenset())
         damaged = [place for place, index in enumerate(images.indices) if images.data.image_id(index) in refused]
-        if processes.is_first() and damaged and not holds_nothing(folder):
+        if distributed.is_main() and damaged and not holds_nothing(folder):
             note = {"key": key, "run": apart, "images": [str(image) for image in images.images], "damaged": damaged}
             write_text(folder / NAME, json.dumps(note) + "\n")
         raise

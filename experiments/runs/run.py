@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from compressors.method import Compressed, Compressor, RunContext
-from core import processes, provenance
+from core import distributed, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.errors import InputError
 from core.memory import reraise_oom
@@ -105,7 +105,7 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.then is None:
         return rows
     # Of several processes the first alone has rows and writes the student; the others wait until it is there.
-    init = str(Path(settings.runs) / processes.from_first(lambda: str(rows[-1].run_id)) / STUDENT)
+    init = str(Path(settings.runs) / distributed.from_main(lambda: str(rows[-1].run_id)) / STUDENT)
     second = first.copy()
     OmegaConf.set_struct(second, False)
     second.method = cfg.then
@@ -124,7 +124,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     method = build_method(settings.method)
     build_engine(settings.engine, Path(settings.runs), device)
     # Of several processes the first reads the images, and tells the others.
-    processes.join(device)
+    distributed.init(device)
     trained_on, scored_on = contents_of_run(settings)
     sha256 = run_sha256(settings, device, (trained_on, scored_on))
     name = run_id(settings, device, sha256)
@@ -132,9 +132,9 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     finished = (folder / NAME).is_file() and not settings.force
     if finished:
         rows = read_rows(folder / NAME)
-        if processes.is_first() and not (folder / PAGE).is_file():
+        if distributed.is_main() and not (folder / PAGE).is_file():
             _end(settings, folder)
-        if processes.is_first() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
+        if distributed.is_main() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
             # It was stopped between its own end and this.
             _fold(Path(settings.runs))
         _say(f"{folder}: finished earlier; force=true does it again")
@@ -146,21 +146,21 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         promised_parameters(method, teacher)
         require_held_out(settings.data, settings.evaluation.data)
         apart = run_sha256(whatever_is_damaged(settings), device, (scored_on,))
-        if processes.is_first() and not settings.force:
+        if distributed.is_main() and not settings.force:
             take_over(folder, apart, trained_on)
         # Everybody has looked for the finished run before the first process begins it.
-        processes.wait()
-        with lock_run_dir(folder, fresh=settings.force) if processes.is_first() else nullcontext():
-            processes.wait()
+        distributed.barrier()
+        with lock_run_dir(folder, fresh=settings.force) if distributed.is_main() else nullcontext():
+            distributed.barrier()
             keep_threads(folder, chosen=settings.engine.threads is not None)
             with refusals_noted(folder, sha256, apart, trained_on) as key:
                 parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on)
                 rows = _do(parts, resolved(cfg))
-        if processes.is_first():
+        if distributed.is_main():
             _fold(Path(settings.runs))
-    if settings.format == "table" and processes.is_first():
+    if settings.format == "table" and distributed.is_main():
         print_comparison(rows, folder)
-    return rows if processes.is_first() else []
+    return rows if distributed.is_main() else []
 
 
 def _fold(runs: Path) -> None:
@@ -178,20 +178,20 @@ def _is_newer(result: Path, leaderboard: Path) -> bool:
 def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
     config = provenance.redact_paths(config)
     about = {"config": config, "provenance": provenance.capture(device_name(parts.device), provenance.command_line())}
-    if processes.is_first():
+    if distributed.is_main():
         for name in (FAILED, PAGE):
             (parts.folder / name).unlink(missing_ok=True)
     try:
         with tracked(parts.settings.logger, parts.folder, parts.evaluation_set, _tracked_as(parts, about)) as tracking:
             rows = _work(parts, about, tracking)
-        if processes.is_first():
+        if distributed.is_main():
             # Last, so that its list of files is whole.
             _write_page(parts.folder / NAME)
         return rows
     except InputError:
         raise
     except Exception as error:
-        if not processes.is_first():
+        if not distributed.is_main():
             raise
         row = ResultRow(
             **_about_student(parts),
@@ -219,7 +219,7 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunMetadata:
 def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[ResultRow]:
     settings, teacher = parts.settings, parts.teacher
     # Before anything is trained: a held-out image that cannot be read is met here.
-    fillings = score_fillings(parts.evaluation_set) if processes.is_first() else {}
+    fillings = score_fillings(parts.evaluation_set) if distributed.is_main() else {}
     torch.manual_seed(seed_for(settings.seed, "run"))
     engine = replace(build_engine(settings.engine, parts.folder, parts.device), callback=tracking.callback)
     context = RunContext(
@@ -247,14 +247,14 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         "teacher_sha256": weights_sha256(teacher),
         "run_id": parts.run_id,
     }
-    if processes.is_first():
+    if distributed.is_main():
         save_model(file, compressed.student, facts)
-    processes.wait()
+    distributed.barrier()
     # What is scored, by all processes together, is what was saved.
     student = load_model(file).to(parts.device)
     check_compressed(student, teacher, parts.method, parts.evaluation_set, parts.run_id)
     rows, by_image = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
-    if not processes.is_first():
+    if not distributed.is_main():
         return []
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.reporting.mask_images import draw_masks
@@ -312,12 +312,12 @@ def _rows(
                 "device_hours": compressed.device_hours,
             }
         measured, by_image = score_model(model, evaluation_set, parts.folder / SCORING / str(about["method"]))
-        if processes.is_first():
+        if distributed.is_main():
             measured |= cost_columns(model)
         if model is student:
             measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
         found.append({**shared, **machine, **about, **measured})
-    if processes.is_first():
+    if distributed.is_main():
         runs, precision = settings.evaluation.latency_runs, settings.evaluation.precision
         timed = compared_latencies([parts.teacher, student], runs, parts.device, precision)
         found = [columns | times for columns, times in zip(found, timed, strict=True)]
@@ -380,6 +380,6 @@ def _write_page(result: Path) -> None:
 
 
 def _say(text: str) -> None:
-    if not processes.is_first():
+    if not distributed.is_main():
         return
     terminal(stderr=True).print(text, soft_wrap=True, style="dim")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core import processes
+from core import distributed
 from core.errors import InputError, RunFailed
 from core.result import ResultRow
 
@@ -23,7 +23,7 @@ def wants_torchrun(settings: Any) -> bool:
     count = getattr(settings, "processes", 1)
     if count < 1:
         raise InputError(f"processes={count} must be at least 1")
-    started = processes.announced()
+    started = distributed.announced()
     if count > 1 and started not in (1, count):
         raise InputError(f"processes={count}: torchrun started {started}; leave out processes under torchrun")
     return count > 1 and started == 1

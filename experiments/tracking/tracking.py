@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compressors.distill.stage import Callback
-from core import processes
+from core import distributed
 from core.protocols import Segmenter, device_of
 from evaluation.metrics import mean_iou
 from evaluation.scorer import Scorer
@@ -114,7 +114,7 @@ def tracked(settings: Any, folder: Path, evaluation_set: EvaluationSet, metadata
     if not isinstance(settings, CsvLogger):
         yield Tracking((), None)
         return
-    loggers = _loggers(settings, folder, metadata) if processes.is_first() else []
+    loggers = _loggers(settings, folder, metadata) if distributed.is_main() else []
     tracking = Tracking(loggers, Curve(evaluation_set, settings.scores, settings.images))
     try:
         for logger in loggers:

@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.scratch import Scratch
-from core import processes
+from core import distributed
 from core.checkpoint import weights_sha256
 from core.errors import InputError, RunFailed
 from data.embeddings import DiskEmbeddings
@@ -92,7 +92,11 @@ def test_a_process_that_is_gone_is_reported(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("barrier", "all_reduce", "all_gather"):
         monkeypatch.setattr(torch.distributed, name, gone)
     works: list[Callable[[], object]] = [
-        *(processes.wait, lambda: processes.average([torch.zeros(2)]), lambda: processes.stacked(torch.zeros(2)))
+        *(
+            distributed.barrier,
+            lambda: distributed.average([torch.zeros(2)]),
+            lambda: distributed.stacked(torch.zeros(2)),
+        )
     ]
     for work in works:
         with pytest.raises(RunFailed, match="process 1 of 2: another process of this run ended or no longer answers"):

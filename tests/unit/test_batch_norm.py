@@ -20,7 +20,7 @@ from compressors.distill.optimizer import OptimizerConfig
 from compressors.method import RunContext
 from compressors.mobilesam import MobileSam
 from compressors.tinysam import TinySam
-from core import processes
+from core import distributed
 from core.errors import InputError
 from students.student import Student
 from tests.unit.test_engine import stage
@@ -55,9 +55,9 @@ def in_two_processes(work: Callable[[Path], None], folder: Path) -> None:
     def child(rank: int, port: int) -> None:
         os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         torch.set_num_threads(1)
-        processes.join(torch.device("cpu"))
+        distributed.init(torch.device("cpu"))
         work(folder)
-        processes.leave()
+        distributed.shut_down()
 
     port = free_port()
     children = [FORK.Process(target=child, args=(rank, port)) for rank in range(2)]
@@ -94,12 +94,12 @@ def passed(mine: slice, autocast: bool) -> dict[str, Tensor]:
     assert "forward" not in vars(model[1])
     found["images"] = images.grad if images.grad is not None else torch.empty(0)
     gradients = {f"of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
-    processes.average(gradients.values())
+    distributed.average(gradients.values())
     return {name: tensor.detach() for name, tensor in (found | gradients | model.state_dict()).items()}
 
 
 def layers_and_methods(folder: Path) -> None:
-    rank = processes.rank()
+    rank = distributed.rank()
     half = slice(2 * rank, 2 * rank + 2)
     students = {name: made(method, folder / name) for name, method in METHODS.items()}
     layers = {autocast: passed(half, autocast) for autocast in (False, True)}
@@ -158,8 +158,8 @@ def test_two_processes_end_where_one_does(both: list[Any], name: str, tmp_path: 
 
 
 def test_what_is_a_batch_is_shared_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
     of = replace(stage(), batch_size=4, optimisation=OptimizerConfig(accumulate=2))
     assert not has_batch_norm(of.model) and list(parts_of_step(of, 1)) == [range(12, 16)]
     assert list(parts_of_step(replace(of, whole_batches=True), 1)) == [range(10, 12), range(14, 16)]

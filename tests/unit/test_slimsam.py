@@ -14,7 +14,7 @@ from compressors.distill.optimizer import OptimizerConfig
 from compressors.method import Compressed, Compressor, RunContext
 from compressors.scratch import Scratch
 from compressors.slimsam import SlimSam
-from core import processes
+from core import distributed
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from data.batches import ImageBatches
@@ -175,8 +175,8 @@ def test_processes_train_what_the_first_one_cut(tmp_path: Path, monkeypatch: pyt
         for cut in (tmp_path / "first").glob("*_pruned.safetensors"):
             shutil.copy(cut, tmp_path / "other")
 
-    monkeypatch.setattr(processes, "is_first", lambda: False)
-    monkeypatch.setattr(processes, "wait", until_the_first_is_here)
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    monkeypatch.setattr(distributed, "wait", until_the_first_is_here)
     monkeypatch.setattr(SlimSam, "_slim", lambda *_: pytest.fail("cut by itself"))
     (tmp_path / "other").mkdir()
     assert weights_sha256(compress(SLIM, tmp_path / "other").student) == weights_sha256(first)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import processes, threads
+from core import distributed, threads
 from core.errors import InputError
 from core.provenance import ROOT
 from core.threads import allowed, take_threads, threads_taken
@@ -139,7 +139,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(
     four_threads.append(16)
     keep_threads(tmp_path, chosen=True)
     assert four_threads[-1] == 16 and not capfd.readouterr().err
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
     keep_threads(tmp_path, chosen=True)
     assert "goes on with processes: 2, not 1; it ends in other weights than it would have" in capfd.readouterr().err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import processes
+from core import distributed
 from core.errors import InputError
 from tests.unit.tiny import free_port
 
@@ -17,7 +17,7 @@ FORK = multiprocessing.get_context("fork")
 def _together(rank: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    processes.join(torch.device("cpu"))
+    distributed.init(torch.device("cpu"))
 
     def make() -> list[str]:
         (folder / f"made_by_{rank}").touch()
@@ -26,11 +26,11 @@ def _together(rank: int, port: int, folder: Path) -> None:
     def refuse() -> None:
         raise InputError("photo.jpg: no such file")
 
-    assert processes.from_first(make) == ["a", "b"]
+    assert distributed.from_main(make) == ["a", "b"]
     with pytest.raises(InputError, match=r"photo\.jpg: no such file"):
-        processes.from_first(refuse)
+        distributed.from_main(refuse)
     (folder / f"ended_{rank}").touch()
-    processes.leave()
+    distributed.shut_down()
 
 
 def test_the_first_process_makes_and_all_know(tmp_path: Path) -> None:
@@ -44,6 +44,6 @@ def test_the_first_process_makes_and_all_know(tmp_path: Path) -> None:
 
 
 def test_a_single_process_makes_for_itself() -> None:
-    assert processes.from_first(lambda: 3) == 3
+    assert distributed.from_main(lambda: 3) == 3
     with pytest.raises(KeyError):
-        processes.from_first(lambda: {}["x"])
+        distributed.from_main(lambda: {}["x"])

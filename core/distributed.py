@@ -29,7 +29,7 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def join(device: torch.device) -> None:
+def init(device: torch.device) -> None:
     """Meet the other processes, over NCCL where ``device`` is a CUDA device, else over gloo. Once met, does nothing."""
     if announced() == 1 or dist.is_initialized():
         return
@@ -37,7 +37,7 @@ def join(device: torch.device) -> None:
     dist.init_process_group(backend, timeout=PATIENCE, device_id=device if backend == "nccl" else None)
 
 
-def leave() -> None:
+def shut_down() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -55,19 +55,19 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that writes and speaks."""
     return rank() == 0
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until every process is here."""
     if dist.is_initialized():
         with _reraise_lost():
             dist.barrier()
 
 
-def from_first(make: Callable[[], T]) -> T:
+def from_main(make: Callable[[], T]) -> T:
     """What the first process makes, in every process.
 
     Raises:
@@ -76,7 +76,7 @@ def from_first(make: Callable[[], T]) -> T:
     if count() == 1:
         return make()
     made: list[Any] = [None]
-    if is_first():
+    if is_main():
         try:
             made = [make()]
         except InputError as error:
@@ -99,7 +99,7 @@ def from_all(mine: T) -> list[T]:
     return found
 
 
-def share(places: range, batch: bool = False) -> range:
+def shard(places: range, batch: bool = False) -> range:
     """This process's part of consecutive places; all parts are equally long.
 
     Args:
