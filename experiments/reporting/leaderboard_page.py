@@ -45,7 +45,7 @@ _USUAL = (
 _MORE = (
     *("data", "protocol", "point_to_teacher", "small", "medium", "large", "macs_modules", "teacher", "student"),
     *("variant", "weight_bits", "activation_bits", "instances", "images", "detections", "choices", "device"),
-    *("precision", "train_seconds", "paper", "run_id", "utc", "git_sha", "torch_version"),
+    *("precision", "train_seconds", "device_hours", "paper", "run_id", "utc", "git_sha", "torch_version"),
 )
 """Columns of the page's table, and those behind "more columns"."""
 _WIDE = ("choices", "device", "paper")

@@ -141,7 +141,7 @@ const plot = (() => {
     save: () => Plotly.downloadImage(place, { format: "svg", filename: "leaderboard", width: 1100, height: 600 }),
     show(items, state, clicked) {
       const inside = items.filter((item) => item.condition !== null && item.condition === state.condition);
-      const points = inside.map((item) => ({ item, x: item.figures[state.cost] ?? null, y: item.figures[state.score] ?? null }))
+      const points = inside.map((item) => ({ item, x: item.figures[state.cost] || null, y: item.figures[state.score] ?? null }))
         .filter(({ x, y }) => x !== null && y !== null && x > 0);
       const left = inside.length - points.length;
       place.hidden = points.length === 0;

@@ -16,7 +16,10 @@ SAME = 1e-4
 """Scores that differ by no more are two measurements of one thing."""
 COMPARISONS = (*BASELINES, "teacher")
 """Methods of rows that many runs measure alike, to compare their student with."""
-COSTS = ("macs_full", "macs_modules", "parameters", "encoder_latency_ratio", "size_bytes", "macs_full_scaled_by_bits")
+COSTS = (
+    *("macs_full", "macs_modules", "parameters", "encoder_latency_ratio", "size_bytes", "macs_full_scaled_by_bits"),
+    *("images_seen", "device_hours"),
+)
 """What a score can be plotted against; a model is best for the first of these that any model beside it has."""
 CONDITIONS = ("data", "protocol", "source", "instances", "images", "detections", "choices")
 """What models must share for their figures to compare; published ones stand by themselves."""
@@ -29,7 +32,7 @@ _IDENTITY = (
 _NEEDED = (
     *(*_SCORED_ON, *_IDENTITY, "status", "run_id", "seed", "settings", "miou", "miou_small", "miou_medium"),
     *("miou_large", "miou_point", "ap", "ap_small", "ap_medium", "ap_large", "parameters", "macs_full"),
-    *("macs_modules", "size_bytes", "encoder_latency_ms", "latency_reference", "encoder_latency_ratio"),
+    *("macs_modules", "size_bytes", "encoder_latency_ms", "latency_reference", "encoder_latency_ratio", "device_hours"),
 )
 
 
@@ -159,6 +162,7 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
     figures = {"small": f"{metric}_small", "medium": f"{metric}_medium", "large": f"{metric}_large"}
     means = {name: _mean(rows, column) for name, column in (figures | {"point": "miou_point"}).items()}
     whole = {name: _mean(rows, name) for name in ("parameters", "macs_full", "macs_modules", "size_bytes")}
+    hours = _mean(rows, "device_hours") or None
     run_ids = dict.fromkeys(row["run_id"] for row in rows if row["run_id"] is not None)
     return {
         **dict.fromkeys(MODEL_COLUMNS),
@@ -172,6 +176,7 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
         "run_ids": () if first["method"] in COMPARISONS else tuple(run_ids),
         "metric": metric,
         "score": _mean(rows, metric) or 0.0,
+        "device_hours": hours,
         "score_spread": _spread(rows, metric),
         "point_spread": _spread(rows, "miou_point"),
         "encoder_latency_ms": median(latencies) if latencies else None,
@@ -262,6 +267,8 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 def front_of(lines: pd.DataFrame, cost: str, score: str = "score") -> list[Any]:
     """The labels of the lines that are best for their cost, cheapest first; none where fewer than two have both."""
     both = lines[lines[cost].notna() & lines[score].notna()]
+    # A cost of nothing, as the images of a model that was not trained, has no place on a logarithmic axis.
+    both = both[both[cost].astype(float) > 0]
     points = list(zip(both[cost], both[score], strict=True))
     return [both.index[place] for place in front(points)] if len(points) > 1 else []
 

@@ -95,7 +95,7 @@ def test_the_plot_has_every_row_with_both_figures(folder: Path, page: Any) -> No
     board = board_of(folder / "runs")
     lines = shapes(board)
     rows = [board.rows.loc[place] for line in lines for place in line["rows"]]
-    for cost in ("macs_full", "macs_modules", "parameters", "encoder_latency_ratio", "size_bytes"):
+    for cost in ("macs_full", "macs_modules", "parameters", "encoder_latency_ratio", "size_bytes", "images_seen"):
         for score, of_row in (("score", "miou"), ("point", "miou_point")):
             page.locator("#cost").select_option(cost)
             page.locator("#score").select_option(score)
