@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from core.errors import InputError
-from core.feature_maps import Layout, sam2_layout
+from core.feature_layout import Layout, sam2_layout
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
-from core.feature_maps import layout_of
+from core.feature_layout import layout_of
 from students.encoder_shapes import SIZES, TimmConfig, TimmMapsConfig, TinyVitConfig, TinyVitMapsConfig
 
 if TYPE_CHECKING:

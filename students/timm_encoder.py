@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import InputError, first_line
-from core.feature_maps import EMBEDDING, HIGH_RES, FeatureMaps, sized
+from core.feature_layout import EMBEDDING, HIGH_RES
+from core.feature_maps import FeatureMaps, sized
 from students.encoder_shapes import TimmConfig
 from teachers.image_encoder import make_neck
 

@@ -10,7 +10,8 @@ import torch
 from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
-from core.feature_maps import EMBEDDING, HIGH_RES, FeatureMaps, sized
+from core.feature_layout import EMBEDDING, HIGH_RES
+from core.feature_maps import FeatureMaps, sized
 from students.encoder_shapes import TinyVitConfig
 from students.quantized.layers import QuantizedProduct
 from teachers.attention import merge_windows, partition_windows

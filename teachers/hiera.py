@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.feature_maps import EMBEDDING, HIGH_RES, FeatureMaps, Layout, sam2_layout
+from core.feature_layout import EMBEDDING, HIGH_RES, Layout, sam2_layout
+from core.feature_maps import FeatureMaps
 
 STRIDE = 4
 """Pixels of a token of the first stage; each later stage halves its map."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.feature_maps import HIGH_RES, FeatureMaps
+from core.feature_layout import HIGH_RES
+from core.feature_maps import FeatureMaps
 from core.geometry import Stretched
 from teachers.hiera import HieraConfig, HieraEncoder
 from teachers.mask_decoder import Decoded, MaskDecoder, Perceptron

@@ -13,7 +13,8 @@ from compressors.distill.engine import Engine
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, focal_loss
 from core import distributed
 from core.checkpoint import weights_sha256
-from core.feature_maps import Features, layout_of, packed, packed_channels, unpacked
+from core.feature_layout import layout_of
+from core.feature_maps import Features, packed, packed_channels, unpacked
 from core.protocols import Prompt
 from core.seeding import generator_for
 from data.batches import ImageBatch

@@ -13,7 +13,8 @@ from torch import Tensor
 from core.checkpoint import file_sha256, weights_sha256
 from core.cost import measure_cost
 from core.errors import InputError, RunFailed
-from core.feature_maps import FeatureMaps, layout_of, maps_of
+from core.feature_layout import layout_of
+from core.feature_maps import FeatureMaps, maps_of
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from data.images import to_frame
 from data.shapes import Shapes

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.checkpoint import write_text
 from core.errors import InputError
-from core.feature_maps import EMBEDDING, Layout, sam2_layout
+from core.feature_layout import EMBEDDING, Layout, sam2_layout
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.plain_file import read_json
 from students.export.runtimes import READS

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.feature_maps import layout_of
+from core.feature_layout import layout_of
 from core.geometry import Stretched
 from students.export.parts import (
     DECODER_OUTPUTS,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoint import replacing
-from core.feature_maps import EMBEDDING, HIGH_RES, FeatureMaps, Layout, layout_of, maps_of
+from core.feature_layout import EMBEDDING, HIGH_RES, Layout, layout_of
+from core.feature_maps import FeatureMaps, maps_of
 from students.quantized.operators import DECOMPOSITIONS
 from teachers.sam import Sam
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from core.errors import InputError
-from core.feature_maps import EMBEDDING, FeatureMaps, joined
+from core.feature_layout import EMBEDDING
+from core.feature_maps import FeatureMaps, joined
 from core.geometry import Stretched
 from core.protocols import Prompt, Segmenter
 from data.images import to_frame

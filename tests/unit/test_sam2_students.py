@@ -13,7 +13,8 @@ from compressors.mobilesam import MobileSam
 from compressors.prune.importance import disturbed_gradients
 from compressors.tinysam import TinySam
 from core.checkpoint import weights_sha256
-from core.feature_maps import EMBEDDING, FeatureMaps, layout_of, maps_of, packed, packed_channels, unpacked
+from core.feature_layout import EMBEDDING, layout_of
+from core.feature_maps import FeatureMaps, maps_of, packed, packed_channels, unpacked
 from data.batches import ImageBatches
 from students.encoder_shapes import TinyVitMapsConfig
 from students.files import load_model, save_model
