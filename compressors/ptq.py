@@ -52,6 +52,7 @@ class Ptq(PtqSettings, Compressor):
             self.order,
             self.prompts,
             context.seed,
+            self.bias_correction,
         )
         state = context.folder / "calibration.safetensors"
         errors = calibration.run(student, images, state, context.key(replace(self, init=None)))

@@ -264,9 +264,11 @@ class PtqSettings(Scheme, MethodSettings):
     Attributes:
         init: the model to quantise (a file of any layout, or a released model's name); None: the teacher itself.
         metric: what grids are judged by; see :func:`compressors.quantize.objective.distance`.
-        gradient: of the hessian metric; see :mod:`compressors.quantize.objective`.
+        gradient: of the hessian metric; see :mod:`compressors.quantize.objective`. ``published`` is refused, since it
+            is zero, unless ``force_gradient`` is set.
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
             layers before them do (``sequential``).
+        bias_correction: biases take up what quantising the weight adds to each channel in the mean.
         candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
         images: images to calibrate on.
         prompts: points, and as many boxes, an image.
@@ -275,7 +277,9 @@ class PtqSettings(Scheme, MethodSettings):
     init: str | None = None
     metric: str = "hessian"
     gradient: str = "fisher"
+    force_gradient: bool = False
     order: str = "parallel"
+    bias_correction: bool = False
     candidates: int = 100
     lowest: float = 0.01
     highest: float = 1.2
@@ -285,10 +289,13 @@ class PtqSettings(Scheme, MethodSettings):
 
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         "metric": METRICS,
-        "gradient": ("fisher", "perturbed"),
+        "gradient": ("fisher", "perturbed", "published"),
         "order": ("parallel", "sequential"),
         "weights": ("channel", "tensor"),
         "activations": ("asymmetric", "symmetric"),
+        "linear_weights": ("same", "channel", "tensor", "qkv"),
+        "linear_activations": ("same", "asymmetric", "symmetric"),
+        "product_activations": ("same", "asymmetric", "symmetric"),
         "products": ("tensor", "head", "float"),
         "convolution_outputs": ("quantized", "float"),
         "decoder": ("quantized", "float"),
@@ -297,6 +304,12 @@ class PtqSettings(Scheme, MethodSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, candidates=1, rounds=1, images=1, prompts=1)
+        if self.gradient == "published" and not self.force_gradient:
+            raise InputError(
+                "method.gradient=published differentiates a divergence between the float model and itself, which is "
+                "zero there: layers would be weighed by rounding noise; give method.gradient=fisher, or "
+                "method.force_gradient=true to measure it all the same"
+            )
         for name, allowed in (("weight_bits", range(2, 9)), ("activation_bits", (*range(2, 9), 32))):
             if getattr(self, name) not in allowed:
                 more = ", or 32 for none" if 32 in allowed else ""

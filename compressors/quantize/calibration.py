@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compressors.distill.log import progress_bar
 from compressors.distill.teacher_outputs import teacher_masks
+from compressors.quantize.bias_correction import correct_bias
 from compressors.quantize.objective import divergence, fisher_loss
 from compressors.quantize.recording import LayerTrace, Recorder, recordable
 from compressors.quantize.search import Search, begin, layer_error, search
@@ -39,7 +40,8 @@ class Calibration:
         search: what is tried for each layer.
         gradient: where the hessian metric's gradient comes from (:mod:`compressors.quantize.objective`).
         order: ``parallel``: every layer sees what the float model's layers give it; ``sequential``: what the layers
-            before it give it that are quantised already.
+            before it give it that are quantised already, in the order in which the model computes them.
+        bias_correction: whether biases take up the mean error of quantised weights.
         prompts: points, and as many boxes, an image. They are drawn; no label is read.
         seed: of prompts, drawn parts and drawn masks.
     """
@@ -49,6 +51,7 @@ class Calibration:
     order: str = "parallel"
     prompts: int = 8
     seed: int = 0
+    bias_correction: bool = False
 
     def run(self, model: Sam, images: Sequence[ImageBatch], state: Path, key: str) -> list[dict[str, Any]]:
         """Find every grid of a planned model, in place, continuing what ``state`` holds.
@@ -60,7 +63,7 @@ class Calibration:
             key: what must be equal for them to be continued.
 
         Returns:
-            how wrong each layer is, in the order of the model (:func:`compressors.quantize.search.layer_error`).
+            how wrong each layer is, in the order of calibration (:func:`compressors.quantize.search.layer_error`).
         """
         layers = recordable(model)
         set_quantizing(model, False)
@@ -68,14 +71,18 @@ class Calibration:
         recorder = Recorder(layers, self.seed)
         with progress_bar("observation", len(images), 0) as show:
             self._observe(model, calls, recorder, lambda done: show(done, {}, 0.0))
-        found = GridCheckpoint(state, key, model)
+        found = GridCheckpoint(state, key, model, self.bias_correction)
+        order = recorder.in_order() if self.order == "sequential" else list(layers)
         with progress_bar("calibration", len(layers), len(found.done)) as show:
-            for number, (path, layer) in enumerate(layers.items()):
+            for number, path in enumerate(order):
+                layer = layers[path]
                 if path not in found.done:
                     trace = recorder.traces[path]
                     if self.order == "sequential":
                         self._observe_again(model, calls, path, trace)
                     search(layer, trace, self.search)
+                    if self.bias_correction and isinstance(layer, QuantizedLayer):
+                        correct_bias(layer, trace)
                     found.add(path, layer_error(path, layer, trace))
                 layer.quantizing = self.order == "sequential"
                 show(number + 1, {}, 0.0)
@@ -143,10 +150,11 @@ class GridCheckpoint:
         path: of the file; what it holds is put into the model if it was written for the same ``key``.
         key: what must be equal.
         model: whose quantisers' buffers are kept.
+        biases: whether biases of layers are kept too, as they are corrected.
     """
 
-    def __init__(self, path: Path, key: str, model: nn.Module) -> None:
-        self.path, self.key, self.model = path, key, model
+    def __init__(self, path: Path, key: str, model: nn.Module, biases: bool = False) -> None:
+        self.path, self.key, self.model, self.biases = path, key, model, biases
         self.done: list[str] = []
         self.errors: list[dict[str, Any]] = []
         self._saved = time.monotonic()
@@ -190,9 +198,12 @@ class GridCheckpoint:
         self._saved = time.monotonic()
 
     def _grids(self) -> dict[str, Tensor]:
-        return {
+        grids = {
             f"{path}.{name}": buffer
             for path, module in self.model.named_modules()
             if isinstance(module, UniformQuantizer | TwinQuantizer)
             for name, buffer in module.named_buffers(recurse=False)
         }
+        layers = self.model.named_modules() if self.biases else ()
+        biases = {p: m.bias for p, m in layers if isinstance(m, QuantizedLayer) and m.bias is not None}
+        return grids | {f"{path}.bias": bias.detach() for path, bias in biases.items()}

@@ -71,6 +71,11 @@ class Recorder:
     def __init__(self, layers: Mapping[str, QuantizedLayer | QuantizedProduct], seed: int) -> None:
         self.layers, self.seed = dict(layers), seed
         self.traces: dict[str, LayerTrace] = {path: LayerTrace() for path in layers}
+        self._called: dict[str, None] = {}
+
+    def in_order(self) -> list[str]:
+        """The layers in the order in which the model first computed them; those that it did not come last."""
+        return list(self._called | dict.fromkeys(self.layers))
 
     @contextmanager
     def on(self, image: int, values: bool = True, gradients: bool = False) -> Iterator[None]:
@@ -79,6 +84,7 @@ class Recorder:
 
         def hook_for(path: str) -> Any:
             def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+                self._called.setdefault(path)
                 key = (image, calls[path])
                 calls[path] += 1
                 self._keep(path, module, args, output, key, values, gradients)

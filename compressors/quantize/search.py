@@ -193,6 +193,9 @@ def _weight_range(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
     shape = layer.weight_quantizer.shape
     if not shape:
         return layer.weight.amin(), layer.weight.amax()
+    if layer.weight_quantizer.parts:
+        rows = layer.weight_quantizer.by_part(layer.weight).flatten(1)
+        return layer.weight_quantizer.of_parts(rows.amin(1)), layer.weight_quantizer.of_parts(rows.amax(1))
     dims = [i for i, size in enumerate(shape) if size == 1]
     return layer.weight.amin(dims, keepdim=True), layer.weight.amax(dims, keepdim=True)
 
@@ -238,7 +241,11 @@ def _by_weight_scale(layer: QuantizedLayer, found: list[Tensor], records: list[T
     shape = layer.weight_quantizer.shape
     if not shape:
         return _in_all(found, records, metric).reshape(())
-    scales = max(shape)
+    scales, grid = max(shape), layer.weight_quantizer
+    if grid.parts:
+        # Of linear layers alone, whose outputs are the weight's rows.
+        found_of = _joined(found, records, metric, lambda x: grid.by_part(x.movedim(-1, 0).flatten(1)).flatten(1))
+        return grid.of_parts(found_of)
 
     def arranged(x: Tensor) -> Tensor:
         channels = x.transpose(0, 1) if isinstance(layer, QuantizedConvolution) else x.movedim(-1, 0)

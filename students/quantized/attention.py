@@ -59,6 +59,17 @@ def with_products(attention: nn.Module) -> type[nn.Module] | None:
     return None
 
 
+def qkv_parts(attention: nn.Module) -> dict[str, int] | None:
+    """How the rows of a fused ``qkv`` layer lie (``parts`` and ``repeats`` of its grid); None where nobody knows."""
+    module: Any = attention
+    if isinstance(module, Attention):
+        return {"parts": 3, "repeats": 1}
+    if with_products(module) is None or isinstance(module, CrossAttention) or module.val_dim != module.key_dim:
+        return None
+    # TinyViT has queries, keys and values of one head, then of the next.
+    return {"parts": 3, "repeats": int(module.num_heads)}
+
+
 def give_products(attention: nn.Module, scores: QuantizedProduct, mixing: QuantizedProduct) -> None:
     """Turn an attention, in place, into one whose products are the given modules; weights stay."""
     kind = with_products(attention)

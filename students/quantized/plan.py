@@ -11,7 +11,7 @@ from torch import nn
 from core.errors import InputError
 from core.feature_maps import maps_of
 from students.kinds import build_model
-from students.quantized.attention import give_products, with_products
+from students.quantized.attention import give_products, qkv_parts, with_products
 from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam
@@ -110,6 +110,10 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
         if isinstance(module, QUANTISABLE):
             biased = module.bias is not None or path in with_bias
             layers[path] = _describe(module, scheme, biased, twin=scheme.twin and path in after_gelu)
+            if isinstance(module, nn.Linear):
+                parent, _, name = path.rpartition(".")
+                parts = qkv_parts(model.get_submodule(parent)) if name == "qkv" else None
+                layers[path]["weight"] |= _linear_weight(module, scheme, parts)
         if scheme.products != "float" and scheme.activation_bits <= 8 and with_products(module):
             products[path] = _describe_products(module, scheme)
     return Plan(scheme, folded, layers, products)
@@ -200,8 +204,16 @@ def _chosen(path: str, scheme: Scheme) -> bool:
     return inside and not path.startswith(scheme.float_layers or ("\0",))
 
 
-def _activation(scheme: Scheme, shape: tuple[int, ...] = ()) -> dict[str, Any]:
-    symmetric = scheme.activations == "symmetric"
+def _linear_weight(module: nn.Linear, scheme: Scheme, parts: dict[str, int] | None) -> dict[str, Any]:
+    """What is different of a linear layer's weight grid."""
+    kind = scheme.linear_weights
+    if kind == "qkv" and parts is not None:
+        return {"shape": [module.out_features, 1], **parts}
+    return {} if kind == "same" else {"shape": [module.out_features, 1] if kind == "channel" else []}
+
+
+def _activation(scheme: Scheme, shape: tuple[int, ...] = (), kind: str = "same") -> dict[str, Any]:
+    symmetric = (scheme.activations if kind == "same" else kind) == "symmetric"
     return {"kind": "uniform", "bits": scheme.activation_bits, "symmetric": symmetric, "shape": list(shape)}
 
 
@@ -215,7 +227,10 @@ def _describe(module: Any, scheme: Scheme, biased: bool, twin: bool) -> dict[str
     weight_shape = by_channel if scheme.weights == "channel" else []
     given: dict[str, Any] | None = None
     if scheme.activation_bits <= 8:
-        given = {"kind": "twin", "bits": scheme.activation_bits, "values": "gelu"} if twin else _activation(scheme)
+        kind = scheme.linear_activations if isinstance(module, nn.Linear) else "same"
+        given = _activation(scheme, kind=kind)
+        if twin:
+            given = {"kind": "twin", "bits": scheme.activation_bits, "values": "gelu"}
     description = {
         "kind": "linear" if isinstance(module, nn.Linear) else "convolution",
         "shape": list(shape),
@@ -236,9 +251,9 @@ def _describe(module: Any, scheme: Scheme, biased: bool, twin: bool) -> dict[str
 def _describe_products(attention: Any, scheme: Scheme) -> dict[str, Any]:
     # Heads are the second dimension of what the products take.
     shape = (int(attention.num_heads), 1, 1) if scheme.products == "head" else ()
-    operand = _activation(scheme, shape)
+    operand = _activation(scheme, shape, scheme.product_activations)
     # With a symmetric grid, half of the codes are of negative values, which no probability has.
-    softmax = _activation(scheme)
+    softmax = _activation(scheme, kind=scheme.product_activations)
     if scheme.twin:
         softmax = {"kind": "twin", "bits": scheme.activation_bits, "values": "softmax"}
     return {"scores": {"left": operand, "right": operand}, "mixing": {"left": softmax, "right": operand}}

@@ -57,14 +57,21 @@ class UniformQuantizer(nn.Module):
         bits: 2 to 8.
         symmetric: codes are signed and the zero point is 0; otherwise they begin at 0.
         shape: of the scales, which must broadcast against the tensor: ``()`` one for all, ``(O, 1)`` one a row.
+        parts: rows share their scale in so many parts; 0 where each has its own.
+        repeats: how often the parts follow each other: q, k and v of each head in turn have three, once a head.
     """
 
     scale: Tensor
     zero_point: Tensor
     kind = "uniform"
 
-    def __init__(self, bits: int, symmetric: bool, shape: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, bits: int, symmetric: bool, shape: tuple[int, ...] = (), parts: int = 0, repeats: int = 1
+    ) -> None:
         super().__init__()
+        if parts and (parts < 0 or repeats < 1 or not shape or shape[0] % (parts * repeats)):
+            raise ValueError(f"{shape} scales are not {repeats} times {parts} parts")
+        self.parts, self.repeats = parts, repeats
         self.bits, self.symmetric, self.shape = bits, symmetric, tuple(shape)
         self.low, self.high = code_range(bits, symmetric)
         self.register_buffer("scale", torch.ones(self.shape))
@@ -75,6 +82,16 @@ class UniformQuantizer(nn.Module):
         """The dimension with a scale an entry; None where one scale holds for all."""
         varying = [i for i, size in enumerate(self.shape) if size > 1]
         return varying[0] if varying else None
+
+    def by_part(self, rows: Tensor) -> Tensor:
+        """What belongs to each part of the rows ``[O, ...]``: ``[parts, O / parts, ...]``."""
+        cut = rows.reshape(self.repeats, self.parts, -1, *rows.shape[1:])
+        return cut.transpose(0, 1).flatten(1, 2)
+
+    def of_parts(self, values: Tensor) -> Tensor:
+        """One value a part ``[parts]``, for each row: of the scales' shape."""
+        width = self.shape[0] // (self.parts * self.repeats)
+        return values[None, :, None].expand(self.repeats, -1, width).reshape(self.shape)
 
     def set_range(self, lowest: Tensor, highest: Tensor) -> None:
         """Cover values from ``lowest`` to ``highest`` (tensors of the scales' shape), zero always included."""
@@ -109,7 +126,8 @@ class UniformQuantizer(nn.Module):
 
     def description(self) -> dict[str, Any]:
         """What :func:`make_quantizer` needs to make one like it."""
-        return {"kind": self.kind, "bits": self.bits, "symmetric": self.symmetric, "shape": list(self.shape)}
+        found = {"kind": self.kind, "bits": self.bits, "symmetric": self.symmetric, "shape": list(self.shape)}
+        return found | ({"parts": self.parts, "repeats": self.repeats} if self.parts else {})
 
 
 class TwinQuantizer(nn.Module):
@@ -159,6 +177,9 @@ class TwinQuantizer(nn.Module):
 Quantizer = UniformQuantizer | TwinQuantizer
 
 
+_PARTS = {"parts": 0, "repeats": 1}
+
+
 def make_quantizer(description: dict[str, Any]) -> Quantizer:
     """A quantiser by its description; its grid still has to be set or loaded.
 
@@ -169,7 +190,8 @@ def make_quantizer(description: dict[str, Any]) -> Quantizer:
     if type(bits) is not int or not 2 <= bits <= 8:
         raise ValueError(f"a quantiser of {bits!r} bits; there are those of 2 to 8")
     if description["kind"] == "uniform":
-        return UniformQuantizer(bits, bool(description["symmetric"]), tuple(map(int, description["shape"])))
+        shape, parts = tuple(map(int, description["shape"])), (description.get(k, d) for k, d in _PARTS.items())
+        return UniformQuantizer(bits, bool(description["symmetric"]), shape, *map(int, parts))
     if description["kind"] == "twin" and description["values"] in ("softmax", "gelu"):
         return TwinQuantizer(bits, description["values"])
     raise ValueError(f"unknown quantiser {description!r}")

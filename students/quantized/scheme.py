@@ -12,6 +12,10 @@ class Scheme:
         activation_bits: of activations, 2 to 8, or 32: only weights are quantised.
         weights: a scale for each output ``channel``, or one for the ``tensor``.
         activations: ``asymmetric`` or ``symmetric``.
+        linear_weights: of linear layers alone: ``same`` as ``weights``, ``channel``, ``tensor``, or ``qkv``: one scale
+            a layer, but fused queries, keys and values have one each.
+        linear_activations, product_activations: of the inputs of linear layers, and of products, alone: ``same`` as
+            ``activations``, ``asymmetric`` or ``symmetric``.
         products: of attention: one scale for each ``head``, one for the ``tensor``, or ``float``.
         convolution_outputs: ``quantized``: with 8 bits a grid also stands behind each convolution (transposed ones
             aside), since runtimes compute it in integers only between two grids; or ``float``.
@@ -24,6 +28,9 @@ class Scheme:
     activation_bits: int = 8
     weights: str = "channel"
     activations: str = "asymmetric"
+    linear_weights: str = "same"
+    linear_activations: str = "same"
+    product_activations: str = "same"
     products: str = "tensor"
     convolution_outputs: str = "quantized"
     twin: bool = False

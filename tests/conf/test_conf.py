@@ -25,7 +25,10 @@ from experiments.everything.command import generator_settings
 from experiments.paper_table import presets
 from experiments.runs.build import build_data, data_name
 from experiments.runs.identity import method_name
+from students.quantized.plan import make_plan
+from students.quantized.scheme import Scheme
 from teachers.catalog import MODELS
+from teachers.weights import load_sam
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if "local" not in path.parts)
 METHODS = sorted(choices("method"))
@@ -47,7 +50,7 @@ def compose(name: str, *overrides: str, whole: bool = False) -> DictConfig:
 
 WITHOUT_RATIO = (
     *(f"method={name}" for name in ("mobilesam", "tinysam", "ptq")),
-    *(f"experiment={name}" for name in ("mobilesam_reference", "tinysam_reference", "ptq_ablations")),
+    *(f"experiment={name}" for name in ("mobilesam_reference", "tinysam_reference", "ptq_ablations", "ptq_reference")),
 )
 
 
@@ -254,6 +257,29 @@ def test_each_option_of_the_released_recipe_is_changed_by_itself_to_what_it_is_h
         "warmup": 10,
         "clip": 1.0,
     }
+
+
+def test_the_reference_of_quantisation_has_a_scheme_for_each_kind_of_operator() -> None:
+    method = settings_of(composed("run", "experiment=ptq_reference")).method
+    assert (method.weights, method.activations, method.linear_weights) == ("channel", "asymmetric", "qkv")
+    assert (method.linear_activations, method.products, method.product_activations) == (
+        "symmetric",
+        "head",
+        "symmetric",
+    )
+    assert method.twin and method.bias_correction and method.convolution_outputs == "float"
+    assert (method.gradient, method.order, method.images) == ("fisher", "parallel", 8)
+    plan = make_plan(
+        load_sam("sam_pocket"), Scheme(**{k.name: getattr(method, k.name) for k in dataclasses.fields(Scheme)})
+    )
+    patch, qkv = (plan.layers[f"image_encoder.{name}"] for name in ("patch_embed.proj", "blocks.0.attn.qkv"))
+    assert (patch["weight"]["shape"], patch["input"]["symmetric"], patch["output"]) == ([160, 1, 1, 1], False, None)
+    assert (qkv["weight"]["parts"], qkv["weight"]["shape"], qkv["input"]["symmetric"]) == (3, [480, 1], True)
+    lin1, lin2 = (plan.layers[f"image_encoder.blocks.0.mlp.{name}"] for name in ("lin1", "lin2"))
+    assert (lin1["weight"]["shape"], lin2["input"]["kind"]) == ([], "twin")
+    products = plan.products["image_encoder.blocks.0.attn"]
+    assert products["scores"]["left"]["symmetric"] and len(products["scores"]["left"]["shape"]) == 3
+    assert products["mixing"]["left"] == {"kind": "twin", "bits": 8, "values": "softmax"}
 
 
 def test_hydra_leaves_no_folders() -> None:

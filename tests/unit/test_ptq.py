@@ -71,6 +71,12 @@ def test_settings_change_the_model_and_are_repeatable(tmp_path: Path) -> None:
         "float decoder": {"decoder": "float"},
         "float neck": {"float_layers": ("image_encoder.neck",)},
         "convolutions open behind": {"convolution_outputs": "float"},
+        "q, k and v": {"linear_weights": "qkv"},
+        "one scale a linear layer": {"linear_weights": "tensor"},
+        "symmetric linear layers": {"linear_activations": "symmetric"},
+        "symmetric products": {"product_activations": "symmetric"},
+        "biases": {"bias_correction": True},
+        "published": {"gradient": "published", "force_gradient": True},
     }
     found = set()
     for name, changes in variants.items():
@@ -83,11 +89,11 @@ def test_settings_change_the_model_and_are_repeatable(tmp_path: Path) -> None:
     assert len(found) == len(variants)
 
 
-@pytest.mark.parametrize("order", ["parallel", "sequential"])
+@pytest.mark.parametrize(("order", "bias_correction"), [("parallel", True), ("sequential", True)])
 def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
-    tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, order: str, bias_correction: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = replace(METHOD, order=order)
+    method = replace(METHOD, order=order, bias_correction=bias_correction)
     undisturbed = compress(method, tmp_path / "a").student
     monkeypatch.setattr("compressors.quantize.calibration.SAVE_EVERY_S", -1.0)
     add, added = GridCheckpoint.add, list[str]()
@@ -106,6 +112,21 @@ def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
     assert weights_sha256(resumed) == weights_sha256(undisturbed)
     first, second = ((tmp_path / name / ERRORS).read_bytes() for name in "ab")
     assert first == second and len(json.loads(first)["layers"]) == len(added)
+
+
+def test_projections_are_calibrated_after_the_products_that_feed_them(tmp_path: Path) -> None:
+    compress(replace(METHOD, order="sequential", metric="minmax", images=1, prompts=1), tmp_path)
+    order = [line["layer"] for line in json.loads((tmp_path / ERRORS).read_text())["layers"]]
+    for block in range(3):
+        within = [name for name in order if name.startswith(f"image_encoder.blocks.{block}.")]
+        parts = ("attn.qkv", "attn.scores", "attn.mixing", "attn.proj", "mlp.lin1", "mlp.lin2")
+        assert within == [f"image_encoder.blocks.{block}.{part}" for part in parts]
+    assert order[0] == "image_encoder.patch_embed.proj" and len(set(order)) == len(order)
+    of_decoder = [name for name in order if name.startswith("mask_decoder.transformer.layers.0.self_attn.")]
+    assert [name.rpartition(".")[2] for name in of_decoder][-3:] == ["scores", "mixing", "out_proj"]
+    # Encoder before decoder, and within it the neck last.
+    encoder = [name.startswith("image_encoder.") for name in order]
+    assert encoder == sorted(encoder, reverse=True) and order[sum(encoder) - 1].startswith("image_encoder.neck.")
 
 
 def test_grids_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +157,10 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
 def test_refused_settings(tmp_path: Path) -> None:
     for changes, words in (
         ({"metric": "kl"}, "method.metric=kl is not one of hessian, mse, cosine, minmax"),
-        ({"gradient": "published"}, "method.gradient=published is not one of fisher, perturbed"),
+        (
+            {"gradient": "published"},
+            "method.gradient=published differentiates .* which is zero there: .* method.force_gradient=true",
+        ),
         ({"weight_bits": 1}, "method.weight_bits=1 must be 2 to 8"),
         ({"activation_bits": 16}, "method.activation_bits=16 must be 2 to 8, or 32 for none"),
         ({"lowest": 0.0}, "method.lowest=0.0 must be above 0"),

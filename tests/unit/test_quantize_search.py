@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compressors.quantize.bias_correction import correct_bias
 from compressors.quantize.calibration import Calibration
 from compressors.quantize.objective import best_of, distance, divergence, fisher_loss
 from compressors.quantize.recording import Recorder, recordable
-from compressors.quantize.search import Search, begin, search
+from compressors.quantize.search import Search, begin, computed, search
 from core.protocols import Prompt
 from data.batches import ImageBatches
 from students.quantized.layers import QuantizedLayer, make_layer
 from students.quantized.plan import planned_copy, set_quantizing
+from students.quantized.quantizers import make_quantizer
 from students.quantized.scheme import Scheme
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
@@ -113,6 +115,70 @@ def test_per_channel_beats_per_tensor_where_channels_differ() -> None:
         relative = (layer(x) - linear(x)).square().sum(0) / (linear(x) - linear.bias).square().sum(0)
         errors.append(float(relative.mean().detach()))
     assert errors[0] < 0.02 < 0.3 < errors[1]
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_queries_keys_and_values_have_a_scale_each(repeats: int) -> None:
+    torch.manual_seed(3)
+    module = nn.Linear(5, 12)
+    # Rows of q, k and v: one after the other, or in turn for each of two heads.
+    part_of = torch.arange(12) // (4 // repeats) % 3
+    with torch.no_grad():
+        module.weight *= torch.tensor([1.0, 5.0, 0.2])[part_of][:, None]
+    x = torch.randn(40, 5)
+    layer = layer_of(module)
+    grid = {**UNIFORM, "shape": [12, 1], "parts": 3, "repeats": repeats}
+    layer.weight_quantizer = make_quantizer(grid)  # type: ignore[assignment]
+    assert layer.weight_quantizer.description() == grid
+    recorder = seen_by(layer, x.clone())
+    begin(layer, recorder.traces["layer"])
+    largest = torch.stack([module.weight[part_of == part].abs().max() for part in range(3)])
+    assert torch.allclose(layer.weight_quantizer.scale[:, 0], largest[part_of] / 7.5)
+    how = Search("mse", candidates=30, lowest=0.3, highest=1.1, rounds=1)
+    search(layer, recorder.traces["layer"], how)
+    for part in range(3):
+        # The same as a layer of these rows alone, with one scale.
+        rows = nn.Linear(5, 4)
+        with torch.no_grad():
+            rows.weight.copy_(module.weight[part_of == part])
+            rows.bias.copy_(module.bias[part_of == part])
+        alone = layer_of(rows, by_channel=False)
+        search(alone, seen_by(alone, x.clone()).traces["layer"], how)
+        expected = alone.weight_quantizer.scale.expand(4)
+        assert torch.allclose(layer.weight_quantizer.scale[part_of == part, 0], expected)
+
+
+def test_biases_take_up_the_mean_error_of_quantised_weights_by_hand() -> None:
+    module = nn.Linear(2, 2)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.2, 0.0], [0.0, 0.6]]))
+        module.bias.copy_(torch.tensor([0.5, -1.0]))
+    layer = layer_of(module, by_channel=False)
+    layer.weight_quantizer.scale.fill_(1.0)
+    x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    recorder = seen_by(layer, x.clone())
+    correct_bias(layer, recorder.traces["layer"])
+    # Weights become 1 and 1: errors of -0.2 x (1, 3) and 0.4 x (2, 0), in the mean -0.4 and 0.4.
+    assert layer.bias is not None
+    torch.testing.assert_close(layer.bias.data, torch.tensor([0.9, -1.4]))
+    found = layer.compute(x, layer.weight_quantizer(module.weight))
+    torch.testing.assert_close(found.mean(0), module(x).mean(0))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_corrected_biases_leave_no_mean_error_of_the_weight(name: str) -> None:
+    torch.manual_seed(1)
+    make, shape = LAYERS[name]
+    layer = layer_of(make())
+    recorder = seen_by(layer, torch.randn(shape))
+    begin(layer, recorder.traces["layer"])
+    (record,) = recorder.traces["layer"].records.values()
+    assert layer.weight is not None
+    before = computed(layer, record.inputs[0], layer.weight)
+    correct_bias(layer, recorder.traces["layer"])
+    error = computed(layer, record.inputs[0], layer.weight_quantizer(layer.weight)) - before
+    dims = (0, 1) if error.ndim == 3 else (0, 2, 3) if error.ndim == 4 else (0,)
+    torch.testing.assert_close(error.mean(dims), torch.zeros_like(layer.bias), atol=1e-5, rtol=0)
 
 
 def test_the_hessian_metric_spends_its_grid_where_the_gradient_is() -> None:
