@@ -3,7 +3,7 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check test-slow bench docs clean
+.PHONY: help demo test check test-slow bench gpu docs clean
 
 # The interpreter that makes the environment: the first of these that is 3.11 or newer, or `make test PYTHON=...`.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
@@ -43,6 +43,9 @@ bench: $(VENV)/.installed-core  ## Run every file of benchmarks/: two things in 
 	  [ -e "$$file" ] || { echo "benchmarks/ holds no benchmark"; exit 0; }; \
 	  name=$${file%.py}; echo "== $$name"; $(RUN) -m "$${name//\//.}"; \
 	done
+
+gpu:  ## All that only a GPU shows, in 8 minutes, into results/gpu (DEVICE=cpu: a dry run; RUN=python without .venv)
+	$(RUN) -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE))
 
 docs: $(VENV)/.installed-docs  ## Build the documents as a site, docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks._models import random_sam
 from benchmarks._timing import busy, default_device, machine, seconds_in_turns
-from compressors.aligning import bottleneck_aligning, embedding_aligning
+from compressors.aligning import Aligned, bottleneck_aligning, embedding_aligning
 from compressors.distill.engine import Engine
 from compressors.distill.teacher_outputs import TeacherEmbeddings
 from compressors.prune.groups import find_groups
@@ -66,8 +66,8 @@ class Case:
         """The stage's loss; step 0 is in the aligned half, step 1 of 2 in the other."""
         v0, v1, student = self.encoders[0], self.encoders[1], self.student
         if self.stage == 1:
-            return bottleneck_aligning(student, v0, target, steps=2)
-        return embedding_aligning(student, v1, target, steps=2)
+            return bottleneck_aligning(student, v0, target, aligned=Aligned(1))
+        return embedding_aligning(student, v1, target, aligned=Aligned(1))
 
     @property
     def step(self) -> int:

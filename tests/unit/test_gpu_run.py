@@ -1,0 +1,61 @@
+"""``make gpu`` without a GPU: its sections run to their end in small sizes, and say what they are."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+SECTIONS = ["encoder", "embedding", "distillation", "evaluation", "float16", "nccl"]
+KEYS = {"section", "device", "dry_run", "commit", "versions", "seconds"}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> tuple[int, dict[str, dict[str, object]]]:
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(out), *words])
+    return gpu.main(), {file.stem: json.loads(file.read_text()) for file in out.glob("*.json")}
+
+
+def test_a_dry_run_reaches_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, files = run(monkeypatch, tmp_path, "--sections", *SECTIONS)
+    assert status == 0 and sorted(files) == sorted(SECTIONS)
+    for name, record in files.items():
+        assert set(record) == KEYS | {"figures"} and record["figures"], name
+        assert record["section"] == name and record["dry_run"] is True
+    figures = {name: record["figures"] for name, record in files.items()}
+    assert figures["nccl"]["backend"] == "gloo" and figures["nccl"]["batch_norm_difference"] < 1e-3  # type: ignore[index]
+    assert 0.9 < figures["evaluation"]["miou"] < 1 and figures["evaluation"]["instances"] == 7  # type: ignore[index]
+
+
+def test_a_section_that_fails_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: gpu.Sections) -> None:
+        raise RuntimeError("no such card")
+
+    monkeypatch.setattr(gpu.Sections, "encoder", fail)
+    status, files = run(monkeypatch, tmp_path, "--sections", "encoder", "nccl")
+    assert status == 1 and files["encoder"]["error"] == "RuntimeError: no such card" and "figures" in files["nccl"]
+
+
+def test_no_section_begins_after_eight_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "LIMIT_S", -1.0)
+    status, files = run(monkeypatch, tmp_path, "--sections", "encoder")
+    assert status == 1 and str(files["encoder"]["error"]).startswith("not begun")
+
+
+def test_an_unknown_section_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, "--sections", "tensor_cores")
+
+
+@pytest.mark.slow
+def test_the_tests_behind_gpu_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, files = run(monkeypatch, tmp_path, "--sections", "tests")
+    assert status == 0 and "tests collected" in str(files["tests"]["figures"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here; run `pytest -m gpu` where there is")
+def test_batch_normalisation_of_one_process_on_the_device() -> None:
+    assert gpu.Sections(torch.device("cuda"), dry=False).nccl()["batch_norm_difference"] < 1e-3
