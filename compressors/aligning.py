@@ -14,10 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from compressors.distill.losses import embedding_mse, over_cells
 from data.batches import ImageBatch
 from teachers.attention import merge_windows
-from teachers.image_encoder import ImageEncoder
 
 Loss = Callable[[ImageBatch, int], Mapping[str, Tensor]]
-TeacherEmbedding = Callable[[ImageBatch], Tensor]
+TeacherEmbedding = Callable[[ImageBatch], Any]
 """Gives the teacher's embeddings of a batch."""
 
 ALIGNED_SHARE = 0.5
@@ -61,7 +60,7 @@ def feature_weight(kind: str, step: int, aligned: Aligned) -> float:
     return (count - stair) / (count + 1) if kind == "released" else (count - stair - 1) / count
 
 
-def embedding_only(student: ImageEncoder, teacher_embeddings: TeacherEmbedding, padding: str = "ignore") -> Loss:
+def embedding_only(student: Any, teacher_embeddings: TeacherEmbedding, padding: str = "ignore") -> Loss:
     """The image embedding alone.
 
     Args:
@@ -77,8 +76,8 @@ def embedding_only(student: ImageEncoder, teacher_embeddings: TeacherEmbedding, 
 
 
 def bottleneck_aligning(
-    student: ImageEncoder,
-    v0: ImageEncoder,
+    student: Any,
+    v0: Any,
     teacher_embeddings: TeacherEmbedding,
     *,
     aligned: Aligned,
@@ -96,11 +95,11 @@ def bottleneck_aligning(
         global_qkv: whether q/k/v of global blocks are aligned; the released code compares them with themselves.
         padding: as of :func:`embedding_only`.
     """
-    depth = student.config.depth
-    qkv = [f"blocks.{i}.attn.qkv" for i in range(depth)]
+    blocks = student.config.block_paths
+    qkv = [f"{block}.attn.qkv" for block in blocks]
     whole = [qkv[i] for i in student.config.global_blocks]
     windowed = [path for path in qkv if path not in whole]
-    groups = {"window_qkv": windowed, "mlp": [f"blocks.{i}.mlp.act" for i in range(depth)]}
+    groups = {"window_qkv": windowed, "mlp": [f"{block}.mlp.act" for block in blocks]}
     if global_qkv:
         groups["global_qkv"] = whole
     groups = {name: paths for name, paths in groups.items() if paths}
@@ -121,8 +120,8 @@ def bottleneck_aligning(
 
 
 def embedding_aligning(
-    student: ImageEncoder,
-    v1: ImageEncoder,
+    student: Any,
+    v1: Any,
     teacher_embeddings: TeacherEmbedding,
     *,
     aligned: Aligned,
@@ -138,8 +137,9 @@ def embedding_aligning(
         aligned, weights: how ``a`` goes; see :func:`feature_weight`.
         padding: as of :func:`embedding_only`.
     """
-    depth = student.config.depth
-    stream = [f"blocks.{i}.{norm}:in" for i in range(depth) for norm in ("norm1", "norm2")] + ["neck.0:in"]
+    config = student.config
+    stream = [f"{block}.{norm}:in" for block in config.block_paths for norm in ("norm1", "norm2")]
+    stream += [f"{layer}:in" for layer in config.neck_paths]
 
     def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
         weight = feature_weight(weights, step, aligned)
@@ -155,9 +155,7 @@ def embedding_aligning(
     return loss
 
 
-def _run(
-    encoder: ImageEncoder, batch: ImageBatch, paths: Sequence[str], teacher: bool = False
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(encoder: Any, batch: ImageBatch, paths: Sequence[str], teacher: bool = False) -> tuple[Any, dict[str, Tensor]]:
     with torch.set_grad_enabled(not teacher), Taps(encoder, paths) as features:
         return encoder(batch.images), features
 
@@ -167,14 +165,15 @@ def _valid(batch: ImageBatch, padding: str) -> Tensor | None:
 
 
 def _distance(
-    encoder: ImageEncoder, batch: ImageBatch, padding: str
+    encoder: Any, batch: ImageBatch, padding: str
 ) -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Sequence[str]], Tensor]:
     """Mean over blocks of the squared error of features, as one MSE over the stacked features is."""
-    grid, window = encoder.config.grid, encoder.config.window_size
-    padded = (grid + -grid % window,) * 2
+    # Of encoders with a window of their own in each stage images fill the frame: there is no padding to leave out.
+    grid, window = encoder.config.grid, getattr(encoder.config, "window_size", 0)
+    padded = (grid + -grid % (window or 1),) * 2
 
     def of_path(found: Tensor, expected: Tensor, path: str) -> Tensor:
-        if padding != "ignore":
+        if padding != "ignore" or not window:
             return F.mse_loss(found.float(), expected.float())
         errors = (found.float() - expected.float()).square().mean(1 if path == "neck.0:in" else -1)
         if len(errors) != len(batch.valid):

@@ -1,7 +1,7 @@
 """The control of SlimSAM's table 2, "scratch distillation": the pruned shape, filled at random, distilled alike."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -12,8 +12,8 @@ from compressors.settings import ScratchSettings
 from core.seeding import seed_for
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
+from students.kinds import KINDS, kind_of
 from students.pruned_vit import pruned_shape
-from teachers.image_encoder import ImageEncoder
 from teachers.initial_weights import initialise_encoder
 from teachers.sam import Sam, SamConfig
 
@@ -35,7 +35,8 @@ class Scratch(ScratchSettings, Compressor):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(context.seed, "weights"))
             # Its convolutions draw their weights when they are made.
-            encoder = ImageEncoder(self.shape(teacher.config).vit)
+            shape: Any = self.shape(teacher.config).encoder
+            encoder: Any = KINDS[kind_of(shape)][1](shape)
             initialise_encoder(encoder)
         encoder.to(context.engine.device)
         teacher_embeddings = context.teacher_embeddings(teacher)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from compressors.aligning import Aligned, Loss, bottleneck_aligning, embedding_aligning, embedding_only
 from compressors.distill.engine import Stage
@@ -29,7 +29,6 @@ from data.exclusions import first_readable
 from data.sample import ImageData
 from students.files import load_model, read_model_metadata, save_model
 from students.pruned_vit import pruned_shape
-from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam, SamConfig
 
 
@@ -70,10 +69,10 @@ class SlimSam(SlimSamSettings, Compressor):
         epoch = len(data) / (self.batch * self.optimisation.accumulate)
         aligned = Aligned.during(steps, self.aligned_epochs, epoch)
 
-        def cut(encoder: ImageEncoder, *parts: str) -> ImageEncoder:
+        def cut(encoder: Any, *parts: str) -> Any:
             return self._cut(teacher, encoder, parts, batches, context)
 
-        def distil(student: ImageEncoder, name: str, loss: Loss, steps: int) -> Progress:
+        def distil(student: Any, name: str, loss: Loss, steps: int) -> Progress:
             return self._distil(teacher, student, name, loss, steps, batches, context)
 
         if not self.alternate:
@@ -108,7 +107,7 @@ class SlimSam(SlimSamSettings, Compressor):
             stages = (first, distil(student, "embedding_aligning", aligning, steps))
         return self._made(teacher, student, stages, data)
 
-    def _made(self, teacher: Sam, encoder: ImageEncoder, stages: tuple[Progress, ...], data: ImageData) -> Compressed:
+    def _made(self, teacher: Sam, encoder: Any, stages: tuple[Progress, ...], data: ImageData) -> Compressed:
         after = "" if self.until == "step_2" else "-step1"
         model = teacher.with_encoder(encoder, f"{teacher.name}-slimsam-{self.ratio}{after}")
         cuts = 2 if self.alternate and self.until == "step_2" else 1
@@ -119,8 +118,8 @@ class SlimSam(SlimSamSettings, Compressor):
         return 0 if self.importance in ("magnitude", "random") else min(self.importance_images, count)
 
     def _cut(
-        self, teacher: Sam, encoder: ImageEncoder, parts: tuple[str, ...], batches: ImageBatches, context: RunContext
-    ) -> ImageEncoder:
+        self, teacher: Sam, encoder: Any, parts: tuple[str, ...], batches: ImageBatches, context: RunContext
+    ) -> Any:
         """Cut channels of ``parts``. The first process does, unless it is done already; all read it from the folder."""
         path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", context.key(self)
         if distributed.is_main() and not (path.exists() and read_model_metadata(path).get("key") == key):
@@ -130,9 +129,7 @@ class SlimSam(SlimSamSettings, Compressor):
         distributed.barrier()
         return load_model(path).image_encoder.to(context.engine.device)
 
-    def _slim(
-        self, sam: Sam, encoder: ImageEncoder, parts: tuple[str, ...], batches: ImageBatches, seed: int
-    ) -> ImageEncoder:
+    def _slim(self, sam: Sam, encoder: Any, parts: tuple[str, ...], batches: ImageBatches, seed: int) -> Any:
         """Score the channels of some groups, choose, remove (section 3.3).
 
         Args:
@@ -144,11 +141,12 @@ class SlimSam(SlimSamSettings, Compressor):
         name = "_and_".join(parts)
         groups = {n: g for n, g in find_groups(encoder.config).items() if n.partition(".")[0] in parts}
         heads = encoder.config.num_heads
-        if self.embedding == "tied" and "embedding" in groups:
-            groups["embedding"] = replace(groups["embedding"], slices=heads)
+        if self.embedding == "tied":
+            streams = {n: g for n, g in groups.items() if n.partition(".")[0] == "embedding"}
+            groups |= {n: replace(g, slices=g.multiple or heads) for n, g in streams.items()}
         gradients = self._gradients(sam, encoder, batches, seed, name, list(groups.values()))
         scores = {n: score(self.importance, group, encoder, gradients, seed) for n, group in groups.items()}
-        local = {n: s for n, s in scores.items() if self.scope == "local" or n == "embedding"}
+        local = {n: s for n, s in scores.items() if self.scope == "local" or n.startswith("embedding")}
         ragged = {n: s for n, s in scores.items() if n not in local}
         kept = keep_locally(local, groups, self.ratio, heads)
         kept |= keep_globally(ragged, groups, self.ratio, self.normalisation, heads)
@@ -158,10 +156,10 @@ class SlimSam(SlimSamSettings, Compressor):
         return cut
 
     def _gradients(
-        self, sam: Sam, encoder: ImageEncoder, batches: ImageBatches, seed: int, name: str, groups: list[Group]
+        self, sam: Sam, encoder: Any, batches: ImageBatches, seed: int, name: str, groups: list[Group]
     ) -> Gradients | None:
         images = self._scoring_images(len(batches.data))
-        device = encoder.pos_embed.device
+        device = next(encoder.parameters()).device
         if self.importance in LABELLED:
             samples = (first_readable(batches.data, index, batches.data.sample)[1] for index in range(images))
             with _counted(f"{name}_importance", images) as done:
@@ -182,7 +180,7 @@ class SlimSam(SlimSamSettings, Compressor):
     def _distil(
         self,
         teacher: Sam,
-        student: ImageEncoder,
+        student: Any,
         name: str,
         loss: Loss,
         steps: int,

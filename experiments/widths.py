@@ -7,11 +7,12 @@ from torch import nn
 from students.encoder_shapes import TinyVitConfig
 from students.kinds import kind_of
 from students.quantized.plan import as_float
+from teachers.hiera import HieraConfig
 from teachers.image_encoder import EncoderConfig
 from teachers.sam import Sam
 
 _LISTS = (nn.Sequential, nn.ModuleList)
-_INSIDE = ("backbone", "model")
+_INSIDE = ("backbone", "model", "trunk")
 """Modules of an image encoder that only wrap others."""
 
 
@@ -22,7 +23,8 @@ def widths_of(model: Sam) -> dict[str, Any]:
         ``kind`` of image encoder, ``parts``: parameters by part, in order, which sum to the whole model's (of a
         quantised model, of the float one). Of a SAM's ViT also ``embedding`` (width of the residual stream), ``heads``,
         and by block ``attention`` (heads times their dimension) and ``mlp``; of a TinyViT ``channels``, ``depths`` and
-        ``heads`` by stage; of a backbone of timm ``channels`` by feature map.
+        ``heads`` by stage; of a Hiera these three by stage and those two by block; of a backbone of timm ``channels``
+        by feature map.
     """
     model = as_float(model)
     shape: Any = model.config.encoder
@@ -32,6 +34,9 @@ def widths_of(model: Sam) -> dict[str, Any]:
         found |= {"attention": list(shape.attention_widths), "mlp": list(shape.mlp_widths)}
     elif isinstance(shape, TinyVitConfig):
         found |= {"channels": list(shape.embed_dims), "depths": list(shape.depths), "heads": list(shape.num_heads)}
+    elif isinstance(shape, HieraConfig):
+        found |= {"channels": list(shape.embed_dims), "depths": list(shape.depths), "heads": list(shape.num_heads)}
+        found |= {"attention": list(shape.attention_widths), "mlp": list(shape.mlp_widths)}
     else:
         found["channels"] = list(model.image_encoder.backbone.feature_info.channels())
     parts = _parts(model.image_encoder)

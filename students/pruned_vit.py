@@ -1,8 +1,10 @@
 """Pruned SAMs: their widths (SlimSAM's rule)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from teachers.catalog import MODELS
+from teachers.hiera import HieraConfig
 from teachers.sam import SamConfig
 
 
@@ -22,6 +24,8 @@ def pruned_shape(config: SamConfig, ratio: float, embedding_alone: bool = False)
     Args:
         embedding_alone: attention and MLPs keep their widths, as after SlimSAM's first step.
     """
+    if isinstance(config.encoder, HieraConfig):
+        return replace(config, encoder=_pruned_hiera(config.encoder, ratio, embedding_alone))
     encoder, heads = config.vit, config.vit.num_heads
     if embedding_alone:
         return replace(config, encoder=replace(encoder, embed_dim=kept_width(encoder.embed_dim, ratio, heads)))
@@ -33,6 +37,23 @@ def pruned_shape(config: SamConfig, ratio: float, embedding_alone: bool = False)
             attention_widths=tuple(kept_width(a, ratio, heads) for a in encoder.attention_widths),
             mlp_widths=tuple(kept_width(m, ratio, heads) for m in encoder.mlp_widths),
         ),
+    )
+
+
+def _pruned_hiera(encoder: HieraConfig, ratio: float, embedding_alone: bool) -> HieraConfig:
+    """The same, each stage by its own number of heads."""
+    heads = [encoder.num_heads[stage] for stage in encoder.stages]
+
+    def cut(widths: tuple[int, ...], multiples: Sequence[int]) -> tuple[int, ...]:
+        return tuple(kept_width(width, ratio, multiple) for width, multiple in zip(widths, multiples, strict=True))
+
+    narrower = replace(encoder, embed_dims=cut(encoder.embed_dims, encoder.num_heads))
+    if embedding_alone:
+        return narrower
+    return replace(
+        narrower,
+        attention_widths=cut(encoder.attention_widths, heads),
+        mlp_widths=cut(encoder.mlp_widths, heads),
     )
 
 

@@ -77,6 +77,16 @@ class HieraConfig:
         return sam2_layout(self.out_channels)
 
     @property
+    def block_paths(self) -> tuple[str, ...]:
+        """Where the encoder has its blocks."""
+        return tuple(f"trunk.blocks.{i}" for i in range(self.depth))
+
+    @property
+    def neck_paths(self) -> tuple[str, ...]:
+        """The layers that read the residual streams of the stages."""
+        return tuple(f"neck.convs.{i}" for i in range(len(self.embed_dims)))
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """The stage of each block."""
         return tuple(stage for stage, depth in enumerate(self.depths) for _ in range(depth))
@@ -181,6 +191,7 @@ def _block(config: HieraConfig, index: int) -> nn.Module:
         block.proj, block.dim = nn.Linear(dim, dim_out), -1
     if attention != dim_out:
         block.attn.qkv, block.attn.proj = nn.Linear(dim, 3 * attention), nn.Linear(attention, dim_out)
+        block.attn.scale = (attention // config.num_heads[stage]) ** -0.5
     if mlp != 4 * dim_out:
         block.mlp.fc1, block.mlp.fc2 = nn.Linear(dim_out, mlp), nn.Linear(mlp, dim_out)
     return block

@@ -55,6 +55,16 @@ class EncoderConfig:
         return self.image_size // self.patch_size
 
     @property
+    def block_paths(self) -> tuple[str, ...]:
+        """Where the encoder has its blocks."""
+        return tuple(f"blocks.{i}" for i in range(self.depth))
+
+    @property
+    def neck_paths(self) -> tuple[str, ...]:
+        """The layers that read the residual stream behind the blocks."""
+        return ("neck.0",)
+
+    @property
     def uniform(self) -> bool:
         """Whether every block has the same widths, as other libraries' classes require."""
         return len(set(self.attention_widths)) == 1 and len(set(self.mlp_widths)) == 1

@@ -2,7 +2,6 @@
 
 from torch import nn
 
-from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam
 
 
@@ -15,17 +14,21 @@ def initialise_linear(module: nn.Module, std: float) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def initialise_encoder(encoder: ImageEncoder) -> None:
+def initialise_encoder(encoder: nn.Module) -> None:
     """Fill an image encoder as ViTs are usually begun; relative positions start at zero."""
     initialise_linear(encoder, 0.02)
-    nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
+    _initialise_positions(encoder)
+
+
+def _initialise_positions(encoder: nn.Module) -> None:
+    for name, table in encoder.named_parameters():
+        # A Hiera has two.
+        if "pos_embed" in name:
+            nn.init.trunc_normal_(table, std=0.02)
 
 
 def initialise_sam(model: Sam) -> None:
     """Fill a whole SAM. The decoder starts louder than the encoder: its tokens are few and its input is normalised."""
     initialise_linear(model.image_encoder, 0.02)
     initialise_linear(model.mask_decoder, 0.05)
-    for name, table in model.image_encoder.named_parameters():
-        # A Hiera has two.
-        if "pos_embed" in name:
-            nn.init.trunc_normal_(table, std=0.02)
+    _initialise_positions(model.image_encoder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from teachers.hiera import HieraConfig
 from teachers.image_encoder import MLP, EncoderConfig, ImageEncoder, PatchEmbed
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class Group:
         width: number of channels.
         members: every weight matrix that has these channels; biases, norms and positions follow them unscored.
         slices: how many equal slices (heads) must keep the same pattern of channels; 1 when channels are free.
+        multiple: of what the kept channels are to be; 0: of the encoder's one number of heads.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Group:
     width: int
     members: tuple[Member, ...]
     slices: int = 1
+    multiple: int = 0
 
 
 def dependency_graph(model: TraceableEncoder) -> "tp.DependencyGraph":
@@ -161,12 +164,20 @@ def dependency_graph(model: TraceableEncoder) -> "tp.DependencyGraph":
     )
 
 
-@cache
-def find_groups(config: EncoderConfig) -> dict[str, Group]:
+def find_groups(config: EncoderConfig | HieraConfig) -> dict[str, Group]:
     """Every group of an encoder of this shape, by name.
 
     The attention groups are tied across heads; the embedding has no head structure and is free.
     """
+    if isinstance(config, HieraConfig):
+        from compressors.prune.hiera import hiera_groups
+
+        return hiera_groups(config)
+    return _vit_groups(config)
+
+
+@cache
+def _vit_groups(config: EncoderConfig) -> dict[str, Group]:
     model = TraceableEncoder(config)
     graph = dependency_graph(model)
     roots = {"embedding": "patch_embed.proj"}
@@ -174,7 +185,7 @@ def find_groups(config: EncoderConfig) -> dict[str, Group]:
         roots[f"attention.{i}"] = f"blocks.{i}.attn.q"
         roots[f"mlp.{i}"] = f"blocks.{i}.mlp.lin1"
     return {
-        name: _group(graph, model, name, root, config.num_heads if name.startswith("attention") else 1)
+        name: group_of(graph, model, name, root, config.num_heads if name.startswith("attention") else 1)
         for name, root in roots.items()
     }
 
@@ -186,7 +197,8 @@ def pruning_function(layer: nn.Module) -> "tp.function.BasePruningFunc":
     return tp.prune_conv_out_channels if isinstance(layer, nn.Conv2d) else tp.prune_linear_out_channels
 
 
-def _group(graph: "tp.DependencyGraph", model: TraceableEncoder, name: str, root: str, slices: int) -> Group:
+def group_of(graph: "tp.DependencyGraph", model: nn.Module, name: str, root: str, slices: int) -> Group:
+    """What lives and dies with the output channels of the layer ``root``."""
     layer = model.get_submodule(root)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     width = layer.weight.shape[0]

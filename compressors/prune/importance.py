@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_mse, focal_loss
 from compressors.prune.groups import Group, Member, split_qkv
@@ -18,7 +18,6 @@ from data.batches import ImageBatch
 from data.images import to_frame
 from data.prompts import central_point
 from data.sample import ImageSample
-from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam
 
 MASKS_PER_IMAGE = 16
@@ -41,7 +40,7 @@ class Gradients:
 
 
 def disturbed_gradients(
-    encoder: ImageEncoder,
+    encoder: nn.Module,
     batches: Iterable[ImageBatch],
     noise: float,
     seed: int,
@@ -66,7 +65,7 @@ def disturbed_gradients(
 
 def label_gradients(
     sam: Sam,
-    encoder: ImageEncoder,
+    encoder: nn.Module,
     samples: Iterable[ImageSample],
     on_image: Callable[[], None] | None = None,
     groups: Sequence[Group] = (),
@@ -84,7 +83,7 @@ def label_gradients(
     Raises:
         InputError: no image has an instance, so that every channel would score the same.
     """
-    device, looked_at, used = encoder.pos_embed.device, 0, 0
+    device, looked_at, used = next(encoder.parameters()).device, 0, 0
 
     def losses() -> Iterator[Tensor]:
         nonlocal looked_at, used
@@ -122,14 +121,14 @@ def _prompts(sample: ImageSample) -> tuple[Prompt, Prompt]:
 
 
 def _summed(
-    encoder: ImageEncoder,
+    encoder: nn.Module,
     losses: Iterator[Tensor],
     on_loss: Callable[[], None] | None,
     groups: Sequence[Group] = (),
 ) -> Gradients:
     parameters = dict(encoder.named_parameters())
     weights = split_qkv({name: parameter.detach() for name, parameter in parameters.items()})
-    joint = {group.name: torch.zeros(group.width, device=encoder.pos_embed.device) for group in groups}
+    joint = {group.name: torch.zeros(group.width, device=next(encoder.parameters()).device) for group in groups}
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     with _trainable(encoder):
@@ -146,7 +145,7 @@ def _summed(
 
 
 @contextmanager
-def _trainable(encoder: ImageEncoder) -> Iterator[None]:
+def _trainable(encoder: nn.Module) -> Iterator[None]:
     before = {parameter: parameter.requires_grad for parameter in encoder.parameters()}
     encoder.requires_grad_(True).eval()
     try:
@@ -209,7 +208,7 @@ def random_scores(group: Group, seed: int) -> Tensor:
     return torch.rand(group.width, generator=generator_for(seed, "random importance", group.name))
 
 
-def score(importance: str, group: Group, encoder: ImageEncoder, gradients: Gradients | None, seed: int) -> Tensor:
+def score(importance: str, group: Group, encoder: nn.Module, gradients: Gradients | None, seed: int) -> Tensor:
     """Scores of a group by the name of the criterion.
 
     Args:

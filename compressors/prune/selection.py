@@ -25,7 +25,7 @@ def keep(scores: Tensor, count: int, slices: int) -> Tensor:
 def keep_locally(scores: Mapping[str, Tensor], groups: Mapping[str, Group], ratio: float, heads: int) -> dict:
     """Every group loses the same share: what to keep, by group name."""
     return {
-        name: keep(of_group, kept_width(groups[name].width, ratio, heads), groups[name].slices)
+        name: keep(of_group, kept_width(groups[name].width, ratio, groups[name].multiple or heads), groups[name].slices)
         for name, of_group in scores.items()
     }
 
@@ -50,9 +50,9 @@ def keep_globally(
         if not names:
             continue
         patterns = {n: _normalised(_pattern(scores[n], groups[n].slices), normalisation) for n in names}
-        least = 1 if kind == "attention" else heads
+        multiples = {n: groups[n].multiple or heads for n in names}
         # The best of each group cannot fall; all others compete.
-        ranked = torch.cat([_with_best(pattern, least) for pattern in patterns.values()])
+        ranked = torch.cat([_with_best(p, 1 if kind == "attention" else multiples[n]) for n, p in patterns.items()])
         gone = len(ranked) - int(len(ranked) * (1 - ratio) + 1e-9)
         lowest = ranked.sort(stable=True).indices[:gone]
         falls = torch.zeros(len(ranked), dtype=torch.bool)
@@ -62,7 +62,7 @@ def keep_globally(
             lost = int((falls[start : start + len(pattern)] & ranked[start : start + len(pattern)].isfinite()).sum())
             start += len(pattern)
             if kind == "mlp":
-                lost -= lost % heads
+                lost -= lost % multiples[name]
             slices = groups[name].slices
             kept[name] = keep(scores[name], (len(pattern) - lost) * slices, slices)
     return kept

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from compressors.prune.groups import dependency_graph, find_groups, from_traceable, pruning_function, to_traceable
+from compressors.prune.hiera import check_hiera_cut, prune_hiera
 from core.errors import RunFailed
 from core.seeding import generator_for
+from teachers.hiera import HieraEncoder
 from teachers.image_encoder import ImageEncoder
 
 
-def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "keep", fold: bool = True) -> ImageEncoder:
+def prune(encoder: Any, kept: Mapping[str, Tensor], rel_pos: str = "keep", fold: bool = True) -> Any:
     """A smaller encoder, with only the kept channels of each named group.
 
     Relative positions are indexed by the kept within-head channels instead of being thrown away, and the change of
@@ -26,6 +28,8 @@ def prune(encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "kee
         rel_pos: ``keep``, or ``reset`` to zero the tables of every encoder that is cut, as the released code does.
         fold: whether the change of the softmax scale is folded in; the released code lets the temperature change.
     """
+    if isinstance(encoder, HieraEncoder):
+        return prune_hiera(encoder, kept, fold)
     groups = find_groups(encoder.config)
     traceable = to_traceable(encoder)
     graph = dependency_graph(traceable)
@@ -108,7 +112,7 @@ def masked_original(
         heads = kept.get(f"attention.{i}", torch.arange(width)).to(device)
         # Rows of queries, keys and values, one after the other.
         rows = torch.cat([heads + part * width for part in range(3)])
-        _silence(attention.qkv, rows)
+        silence(attention.qkv, rows)
         if not fold:
             # The softmax scale is that of the width that is left.
             factor = (width / len(heads)) ** 0.5
@@ -120,14 +124,14 @@ def masked_original(
             attention.rel_pos_h.zero_()
             attention.rel_pos_w.zero_()
         hidden = kept.get(f"mlp.{i}", torch.arange(config.mlp_widths[i])).to(device)
-        _silence(block.mlp.lin1, hidden)
+        silence(block.mlp.lin1, hidden)
     gone = torch.ones(config.embed_dim, dtype=torch.bool, device=device).index_fill(0, stream, False)
     masked.neck[0].weight[:, gone] = 0
     cut: ImageEncoder = masked
     return cut
 
 
-def _silence(layer: nn.Linear, kept: Tensor) -> None:
+def silence(layer: nn.Linear, kept: Tensor) -> None:
     """Give 0 for every output that is not kept."""
     gone = torch.ones(layer.out_features, dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
     layer.weight[gone] = 0
@@ -135,8 +139,8 @@ def _silence(layer: nn.Linear, kept: Tensor) -> None:
 
 
 def check_cut(
-    encoder: ImageEncoder,
-    cut: ImageEncoder,
+    encoder: Any,
+    cut: Any,
     kept: Mapping[str, Tensor],
     rel_pos: str = "keep",
     fold: bool = True,
@@ -151,6 +155,9 @@ def check_cut(
     Raises:
         RunFailed: they answer otherwise; the message names the first part that does.
     """
+    if isinstance(encoder, HieraEncoder):
+        check_hiera_cut(encoder, cut, kept, fold, TOLERANCE)
+        return
     size, device = encoder.config.image_size, encoder.pos_embed.device
     image = torch.randn(1, 3, size, size, generator=generator_for(0, "cut")).to(device)
     stream = kept.get("embedding", torch.arange(encoder.config.embed_dim)).to(device)

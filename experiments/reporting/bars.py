@@ -67,7 +67,8 @@ def _encoder(who: str, widths: Mapping[str, Any]) -> str:
     if widths["kind"] == "vit":
         blocks, heads = len(widths["attention"]), widths["heads"]
         return f"{who}: ViT, embedding {widths['embedding']:,}, {blocks} blocks, {heads} heads."
-    kind = {"tiny_vit": "TinyViT", "timm": "a backbone of timm"}.get(widths["kind"], widths["kind"])
+    names = {"tiny_vit": "TinyViT", "timm": "a backbone of timm", "hiera": "Hiera"}
+    kind = names.get(widths["kind"].removesuffix("_maps"), widths["kind"])
     sizes = ", ".join(f"{channels:,}" for channels in widths["channels"])
     where = "stage" if "depths" in widths else "feature map"
     depths = f"; blocks by stage {', '.join(map(str, widths['depths']))}" if "depths" in widths else ""

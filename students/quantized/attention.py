@@ -56,6 +56,10 @@ def with_products(attention: nn.Module) -> type[nn.Module] | None:
         from students.tiny_vit import FreshBiases, QuantizedTinyVitAttention
 
         return QuantizedTinyVitAttention if kind is FreshBiases else None
+    if kind.__module__ == "timm.models.hieradet_sam2" and kind.__name__ == "MultiScaleAttention":
+        from students.quantized.hiera_attention import QuantizedHieraAttention
+
+        return QuantizedHieraAttention
     return None
 
 
