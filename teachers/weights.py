@@ -323,7 +323,8 @@ def _found(name: str, model: NamedModel) -> Path:
     if model.release is None:
         raise InputError(
             f"{name}: its weights {model.packaged} are not part of this installation; "
-            "install the package again, or give teacher.checkpoint=FILE"
+            f"install the package again, train them by `python -m experiments.pretrain --model {name}`, or give "
+            "teacher.checkpoint=FILE"
         )
     url, expected = model.release.url, model.release.sha256
     file = url.rsplit("/", 1)[-1]
