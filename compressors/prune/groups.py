@@ -7,13 +7,12 @@ couples exactly the same channels, and is what gets traced here. The numbers it 
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, singledispatch
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from teachers.hiera import HieraConfig
 from teachers.image_encoder import MLP, EncoderConfig, ImageEncoder, PatchEmbed
 
 if TYPE_CHECKING:
@@ -164,15 +163,12 @@ def dependency_graph(model: TraceableEncoder) -> "tp.DependencyGraph":
     )
 
 
-def find_groups(config: EncoderConfig | HieraConfig) -> dict[str, Group]:
+@singledispatch
+def find_groups(config: Any) -> dict[str, Group]:
     """Every group of an encoder of this shape, by name.
 
     The attention groups are tied across heads; the embedding has no head structure and is free.
     """
-    if isinstance(config, HieraConfig):
-        from compressors.prune.hiera import hiera_groups
-
-        return hiera_groups(config)
     return _vit_groups(config)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compressors.prune.groups import Group, group_of, pruning_function, split_qkv
+from compressors.prune.groups import Group, find_groups, group_of, pruning_function, split_qkv
+from compressors.prune.masking import KeptNorm, silence
 from core.errors import RunFailed
 from core.feature_maps import maps_of
 from core.seeding import generator_for
@@ -92,6 +93,11 @@ def _graph(model: TraceableHiera) -> "tp.DependencyGraph":
     )
 
 
+@find_groups.register
+def _(config: HieraConfig) -> dict[str, Group]:
+    return hiera_groups(config)
+
+
 @cache
 def hiera_groups(config: HieraConfig) -> dict[str, Group]:
     """Every group by name: ``embedding.<stage>``, ``attention.<block>`` (tied across heads) and ``mlp.<block>``."""
@@ -167,8 +173,6 @@ def _encoder_of(traceable: TraceableHiera, whole: Mapping[str, Tensor], config: 
 @torch.no_grad()
 def masked_hiera(encoder: HieraEncoder, kept: Mapping[str, Tensor], fold: bool = True) -> HieraEncoder:
     """A copy of the same widths in which channels that are not kept have no effect; written from the definition."""
-    from compressors.prune.surgery import KeptNorm, silence
-
     masked: Any = deepcopy(encoder).eval()
     config, device = encoder.config, encoder.no_mem_embed.device
 

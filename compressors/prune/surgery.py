@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compressors.prune.groups import dependency_graph, find_groups, from_traceable, pruning_function, to_traceable
 from compressors.prune.hiera import check_hiera_cut, prune_hiera
+from compressors.prune.masking import KeptNorm, silence
 from core.errors import RunFailed
 from core.seeding import generator_for
 from teachers.hiera import HieraEncoder
@@ -76,20 +77,6 @@ TOLERANCE = 1e-3
 """Largest difference of two answers, as a part of the larger one's largest value."""
 
 
-class KeptNorm(nn.Module):
-    """A layer norm over some of the channels ``[..., D]``; the others come out as zero."""
-
-    def __init__(self, norm: nn.LayerNorm, kept: Tensor) -> None:
-        super().__init__()
-        self.norm, self.kept = norm, kept
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape unchanged."""
-        weight, bias = self.norm.weight[self.kept], self.norm.bias[self.kept]
-        some = nn.functional.layer_norm(x[..., self.kept], weight.shape, weight, bias, self.norm.eps)
-        return torch.zeros_like(x).index_copy(-1, self.kept, some)
-
-
 @torch.no_grad()
 def masked_original(
     encoder: ImageEncoder, kept: Mapping[str, Tensor], rel_pos: str = "keep", fold: bool = True
@@ -129,13 +116,6 @@ def masked_original(
     masked.neck[0].weight[:, gone] = 0
     cut: ImageEncoder = masked
     return cut
-
-
-def silence(layer: nn.Linear, kept: Tensor) -> None:
-    """Give 0 for every output that is not kept."""
-    gone = torch.ones(layer.out_features, dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
-    layer.weight[gone] = 0
-    layer.bias[gone] = 0
 
 
 def check_cut(
