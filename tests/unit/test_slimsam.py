@@ -176,7 +176,7 @@ def test_processes_train_what_the_first_one_cut(tmp_path: Path, monkeypatch: pyt
             shutil.copy(cut, tmp_path / "other")
 
     monkeypatch.setattr(distributed, "is_main", lambda: False)
-    monkeypatch.setattr(distributed, "wait", until_the_first_is_here)
+    monkeypatch.setattr(distributed, "barrier", until_the_first_is_here)
     monkeypatch.setattr(SlimSam, "_slim", lambda *_: pytest.fail("cut by itself"))
     (tmp_path / "other").mkdir()
     assert weights_sha256(compress(SLIM, tmp_path / "other").student) == weights_sha256(first)
