@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import TeacherEmbeddings, embedding_cache
 from compressors.settings import MethodSettings, check_above_zero, check_at_least, check_ratio, check_unvalidated
 from core.errors import InputError
+from core.feature_layout import layout_of
 from data.sample import ImageData
 from students.files import load_model
 from students.initial_weights import load_imagenet
@@ -92,12 +93,13 @@ class RunContext:
         return model
 
 
-def _outside(config: SamConfig) -> dict[str, int]:
+def _outside(config: SamConfig) -> dict[str, Any]:
     """What a student shares with its teacher."""
     encoder = config.encoder
     return {
         "side of the frame": encoder.image_size,
         "grid": encoder.grid,
+        "maps": " and ".join(layout_of(encoder)),
         "channels": encoder.out_channels,
         "heads of the decoder": config.decoder_heads,
         "width of the decoder's MLPs": config.decoder_mlp_width,

@@ -13,6 +13,7 @@ from compressors.mobilesam import MobileSam
 from compressors.prune.importance import disturbed_gradients
 from compressors.tinysam import TinySam
 from core.checkpoint import weights_sha256
+from core.errors import InputError
 from core.feature_layout import EMBEDDING, layout_of
 from core.feature_maps import FeatureMaps, maps_of, packed, packed_channels, unpacked
 from data.batches import ImageBatches
@@ -22,7 +23,7 @@ from students.student import Student
 from teachers.sam import SamConfig
 from teachers.sam2 import Sam2
 from tests.unit.test_sam2 import CONFIG
-from tests.unit.tiny import Images, LabelledImages
+from tests.unit.tiny import Images, LabelledImages, tiny_sam
 
 LAYOUT = layout_of(CONFIG.encoder)
 
@@ -149,3 +150,10 @@ def test_the_disturbed_loss_reaches_every_map() -> None:
     batch = ImageBatches(Images(2), tiny_sam2().input_size, 4, 0).of([0, 1])
     gradients = disturbed_gradients(encoder, [batch], 0.1, 0)
     assert all(float(gradients.squares[name].sum()) > 0 for name in ("conv_s0.weight", "conv_s1.weight"))
+
+
+def test_a_student_of_the_other_generation_is_no_beginning(tmp_path: Path) -> None:
+    save_model(tmp_path / "sam.safetensors", tiny_sam())
+    context = RunContext(0, tmp_path, Engine(tmp_path))
+    with pytest.raises(InputError, match="maps image_embed, the teacher's image_embed and high_res_feats_0"):
+        context.initial(str(tmp_path / "sam.safetensors"), tiny_sam2())
