@@ -121,15 +121,13 @@ class ShapesData:
 
 
 @dataclass
-class CocoData:
-    """Arguments of :class:`data.coco.Coco`.
+class AnnotatedData:
+    """What data sets with one annotation file have.
 
     Attributes:
         root: folder that holds ``annotations/``, ``train2017/`` and ``val2017/``.
         split: ``validation`` or ``train``.
         annotations: annotation file, if it is not where the layout puts it.
-        images: folder of images, if it is not where the layout puts it. The layout's own annotation file does not
-            speak for it: without labels and annotations, all images in it are taken.
         labels: whether annotations are read; without them an annotation file only says which images there are.
         crowd: whether crowd regions count like any instance.
         least_area: annotations whose area is below are left out, in pixels.
@@ -138,11 +136,10 @@ class CocoData:
         unusable: likewise of annotations that cannot be used.
     """
 
-    _target_: str = "data.coco.Coco"
+    _target_: str = MISSING
     root: str = field(default=MISSING, metadata=NO_IDENTITY)
     split: str = MISSING
     annotations: str | None = field(default=None, metadata=NO_IDENTITY)
-    images: str | None = field(default=None, metadata=NO_IDENTITY)
     labels: bool = True
     crowd: bool = False
     least_area: float = 1.0
@@ -151,30 +148,23 @@ class CocoData:
 
 
 @dataclass
-class LvisData:
-    """Arguments of :class:`data.lvis.Lvis`.
+class CocoData(AnnotatedData):
+    """Arguments of :class:`data.coco.Coco`.
 
     Attributes:
-        root: folder that holds ``annotations/``, ``train2017/`` and ``val2017/``.
-        split: ``validation`` or ``train``.
-        annotations: annotation file, if it is not where the layout puts it.
-        labels: whether annotations are read; without them an annotation file only says which images there are.
-        crowd: whether crowd regions count like any instance.
-        least_area: annotations whose area is below are left out, in pixels.
-        missing: images that are missing, damaged or of another size than listed: ``refuse`` the command, or ``skip``
-            and count them with their instances.
-        unusable: likewise of annotations that cannot be used.
+        images: folder of images, if it is not where the layout puts it. The layout's own annotation file does not
+            speak for it: without labels and annotations, all images in it are taken.
     """
 
+    _target_: str = "data.coco.Coco"
+    images: str | None = field(default=None, metadata=NO_IDENTITY)
+
+
+@dataclass
+class LvisData(AnnotatedData):
+    """Arguments of :class:`data.lvis.Lvis`."""
+
     _target_: str = "data.lvis.Lvis"
-    root: str = field(default=MISSING, metadata=NO_IDENTITY)
-    split: str = MISSING
-    annotations: str | None = field(default=None, metadata=NO_IDENTITY)
-    labels: bool = True
-    crowd: bool = False
-    least_area: float = 1.0
-    missing: str = "refuse"
-    unusable: str = "refuse"
 
 
 @dataclass

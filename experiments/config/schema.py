@@ -322,22 +322,16 @@ RENAMED = {
     "teacher.recipe.scratch_rate": "teacher.recipe.scratch_lr",
 }
 """Settings that had another name in the version before; an error names the new one."""
+_OF_CHECKPOINTS = {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"}
+_OF_SCORED = {"data.split": "evaluation.data.split", **_OF_CHECKPOINTS}
 OTHER_NAMES = {
     "table": {"data": "dataset"},
     "leaderboard": {"data": "dataset"},
-    "evaluate": {
-        "data.split": "evaluation.data.split",
-        "checkpoint.decoder_heads": "decoder_heads",
-        "checkpoint.entry": "entry",
-    },
-    "convert": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
-    "export": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
-    "predict": {"checkpoint.decoder_heads": "decoder_heads", "checkpoint.entry": "entry"},
-    "everything": {
-        "data.split": "evaluation.data.split",
-        "checkpoint.decoder_heads": "decoder_heads",
-        "checkpoint.entry": "entry",
-    },
+    "evaluate": _OF_SCORED,
+    "everything": _OF_SCORED,
+    "convert": _OF_CHECKPOINTS,
+    "export": _OF_CHECKPOINTS,
+    "predict": _OF_CHECKPOINTS,
 }
 """Settings that are typed by another name too: Hydra takes a key of the name of a folder in ``conf/`` for a file there
 and has no settings below one that is a text, and what ``evaluation`` scores is said by ``data`` like the folder that it

@@ -20,6 +20,8 @@ FORBIDDEN_NAMES = {"utils.py", "misc.py", "helpers.py", "common.py"}
 MACHINE_PATH = re.compile(r"(?<![\w.~/$})-])/(?:home|Users|root|work|mnt|scratch)/[\w.-]|(?<!\w)[A-Z]:\\Users\\")
 """The beginning of a path that exists on one machine only (not of a web address)."""
 MOST_LINES = 400
+FRAGMENT = 40
+"""Lines below which a module that one other alone imports belongs into that."""
 
 
 def pyproject() -> dict:
@@ -103,9 +105,12 @@ def lines_of_main(module: str) -> range:
     return range(0)
 
 
-def test_no_two_files_import_each_other():
-    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph(*PACKAGES, cache_dir=None)
 
+
+def test_no_two_files_import_each_other(graph):
     def imports(module: str, other: str) -> bool:
         details = graph.get_import_details(importer=module, imported=other)
         return any(detail["line_number"] not in lines_of_main(module) for detail in details)
@@ -183,3 +188,13 @@ def test_files_stay_short(project_files):
         if file.suffix == ".py"
     }
     assert not {name: count for name, count in lines.items() if count > MOST_LINES}
+
+
+def test_no_fragment_has_a_single_importer(graph):
+    found = []
+    for module in graph.modules:
+        file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        # What is no file is a package; commands and methods are imported by their names in settings.
+        if file.is_file() and len(file.read_text(encoding="utf-8").splitlines()) < FRAGMENT:
+            found += [module] if len(graph.find_modules_that_directly_import(module)) == 1 else []
+    assert not found
