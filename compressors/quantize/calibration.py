@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from compressors.distill.log import progress_bar
 from compressors.distill.teacher_outputs import teacher_masks
-from compressors.quantize.bias_correction import correct_bias
 from compressors.quantize.objective import divergence, fisher_loss
 from compressors.quantize.recording import LayerTrace, Recorder, recordable
-from compressors.quantize.search import Search, begin, layer_error, search
+from compressors.quantize.search import Search, begin, correct_bias, layer_error, search
 from core.checkpoint import read_safetensors, write_safetensors
 from core.errors import InputError
 from core.plain_file import parse_json

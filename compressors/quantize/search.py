@@ -268,6 +268,27 @@ def _joined(
 
 
 @torch.no_grad()
+@torch.no_grad()
+def correct_bias(layer: QuantizedLayer, trace: LayerTrace) -> None:
+    """Take from the bias, in place, what quantising the weight adds to each output channel in the mean.
+
+    This is bias correction (Nagel et al. 2019, section 4.2; PTQ4ViT's ``bias_correction``). The mean is over everything
+    that was drawn of the layer's calls, with inputs on their grid; afterwards it is zero. A layer without a bias, or
+    without calls, stays as it is.
+    """
+    records = list(trace.records.values())
+    if layer.bias is None or layer.weight is None or not records:
+        return
+    shift, count = torch.zeros_like(layer.bias), 0
+    for record in records:
+        x = quantized(layer.input_quantizer, record.inputs[0])
+        error = computed(layer, x, layer.weight_quantizer(layer.weight)) - computed(layer, x, layer.weight)
+        by_channel = error.movedim(1 if isinstance(layer, QuantizedConvolution) else -1, 0).flatten(1)
+        shift += by_channel.sum(1)
+        count += by_channel.shape[1]
+    layer.bias.sub_(shift / count)
+
+
 def layer_error(path: str, layer: QuantizedLayer | QuantizedProduct, trace: LayerTrace) -> dict[str, Any]:
     """One line of ``quantisation.json``, of a layer whose grids are found and whose weight is not packed yet.
 

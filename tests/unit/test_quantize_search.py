@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressors.quantize.bias_correction import correct_bias
 from compressors.quantize.calibration import Calibration
 from compressors.quantize.objective import best_of, distance, divergence, fisher_loss
 from compressors.quantize.recording import Recorder, recordable
-from compressors.quantize.search import Search, begin, computed, search
+from compressors.quantize.search import Search, begin, computed, correct_bias, search
 from core.protocols import Prompt
 from data.batches import ImageBatches
 from students.quantized.layers import QuantizedLayer, make_layer
