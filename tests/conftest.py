@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.workers import pytest_sessionfinish, pytest_testnodedown
 
 __all__ = ["pytest_sessionfinish", "pytest_testnodedown"]
 
 
+# What is imported and collected stays: the collector of garbage need not look through it again and again.
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What is imported stays: the collector of garbage need not look through it again and again."""
+    """From here on it collects, and leaves alone what is there."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
@@ -28,6 +32,9 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(autouse=True)
 def clean_torch_state() -> Iterator[None]:
     """Each test starts from seed 0 and float32, and cannot leave another default dtype behind."""
+    # Here, since the process that only distributes the tests does not need it.
+    import torch
+
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
     yield

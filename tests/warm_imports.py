@@ -8,7 +8,10 @@ import pkgutil
 from core.provenance import ROOT
 
 PACKAGES = ("core", "data", "teachers", "students", "compressors", "evaluation", "experiments")
-LATER = ("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "pandas", "torch._dynamo")
+LATER = (
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "pandas", "torch._dynamo"),
+    "torch_pruning",
+)
 """What a run imports on its way."""
 
 for package in PACKAGES:

@@ -221,6 +221,8 @@ def register(folder: Path | None = None) -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
+    # Hydra copies its sources with every composition, and with them this one store of all schemas.
+    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     _methods.clear()
     for root in [CONF] if folder is None else [CONF, folder]:
         for path in sorted((root / "method").glob("*.yaml")):

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,9 @@ def gather(runs: Path | None, results: bool = True, published: bool = True) -> R
 
 
 _READ = [*LEADERBOARD_COLUMNS, "path", "settings"]
+_COMMITTED = ROOT / "results"
+# They stay as they are, and every run of a sweep reads all of them.
+_read_committed = cache(read_result)
 
 
 def read_records(runs: Path | None, results: bool) -> list[Record]:
@@ -131,7 +135,7 @@ def read_records(runs: Path | None, results: bool) -> list[Record]:
     found, settings = list[Record](), dict[str | None, Mapping[str, str]]()
     for path, shown in _result_files(runs, results):
         try:
-            rows, about = read_result(path)
+            rows, about = _read_committed(path) if path.is_relative_to(_COMMITTED) else read_result(path)
         except InputError as error:
             terminal(stderr=True).print(f"left out: {error}", soft_wrap=True)
             continue

@@ -20,6 +20,8 @@ from evaluation.scorer import Scorer
 from tests.unit.scored_masks import HEIGHT, WIDTH, Results, Truth, encoded, random_results, random_truth
 from tests.unit.truthful import FilledBox, drawn_labels, write_coco
 
+# The first three differ in how crowded the images are.
+SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 6))]
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -77,7 +79,7 @@ def telling(figures: dict[str, float | None]) -> bool:
     return len(values) >= len(figures) - 1 and sum(0 < value < 1 for value in values) >= len(values) - 2
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_coco_on_random_files(tmp_path: Path, seed: int) -> None:
     truth = random_truth(seed)
     results = random_results(truth, seed, crowded=(0, 150, 700)[seed % 3])
@@ -87,7 +89,7 @@ def test_coco_on_random_files(tmp_path: Path, seed: int) -> None:
         assert average_precision(truth, results, backend=backend) == expected
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_lvis_on_random_files(lvis_judge: Any, seed: int) -> None:
     truth = random_truth(seed)
     results = random_results(truth, seed, crowded=(0, 290, 700)[seed % 3])
@@ -162,6 +164,7 @@ def test_coco_on_real_annotations(shared: Path, tmp_path: Path) -> None:
         assert average_precision(truth, results, backend=backend) == expected
 
 
+@pytest.mark.slow
 def test_lvis_on_real_annotations(shared: Path, lvis_judge: Any) -> None:
     truth = json.loads((shared / "data" / "lvis_val_100.json").read_text())
     results = random_results(truth, 2, crowded=350)

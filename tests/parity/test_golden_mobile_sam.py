@@ -89,6 +89,7 @@ def test_masks(
         assert_near(full[0, :, ::40, ::40], expected[f"{kind}.logits_full"], 1e-3)
 
 
+@pytest.mark.slow
 def test_there_and_back_bit_by_bit(file: Path, found: LoadedModel, tmp_path: Path) -> None:
     """To this project's file and back to the released layout, the classifier that nothing reads included."""
     again = tmp_path / "again.pt"

@@ -85,11 +85,14 @@ def test_the_models_names_and_shapes_are_those_of_the_file(layout: dict[str, Any
     assert infer_config(stored) == MODELS["sam_vit_b"].config
 
 
+@pytest.mark.slow
 def test_the_embedding(embedding: Tensor, expected: Mapping[str, NDArray]) -> None:
     assert embedding.shape == (1, 256, 64, 64)
     assert_near(embedding[:, ::8, ::4, ::4], expected["embedding"], 1e-3)
 
 
+# Of this size, MobileSAM's outputs are compared by the fast tests too.
+@pytest.mark.slow
 @pytest.mark.parametrize("multimask", [True, False], ids=["multi", "single"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_masks(sam: Sam, embedding: Tensor, expected: Mapping[str, NDArray], prompt: str, multimask: bool) -> None:

@@ -5,14 +5,19 @@ import io
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli.command_line import main
+from experiments.cli import command_line
+from experiments.config.compose import without_hydra
 from experiments.config.files import CONF
 from experiments.config.schema import COMMANDS
+from experiments.runs.job import Job, Outcome
 from tests.smoke.documented import Command
 
 SMALL = {
@@ -67,7 +72,7 @@ def call(command: Command, words: list[str]) -> None:
     """Run the command line; anything but success fails with what it said."""
     reported = io.StringIO()
     with contextlib.redirect_stderr(reported):
-        status = main(words)
+        status = command_line.main(words)
     assert status == 0, (
         f"{command}\nrun as {shlex.join(words)}\nended with status {status}: {reported.getvalue()[-2000:]}"
     )
@@ -114,11 +119,17 @@ def _alternatives(word: str) -> list[str]:
 
 
 def _composed(command: Command, words: list[str]) -> dict[str, Any]:
-    """The settings, as ``--cfg job`` shows them."""
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
-        call(command, [*words, "--cfg", "job"])
-    settings: dict[str, Any] = yaml.safe_load(shown.getvalue())
+    """The settings with which the command's job would begin."""
+    found: list[DictConfig] = []
+
+    def keep(job: Job, settings: DictConfig) -> Outcome:
+        found.append(without_hydra(settings))
+        return Outcome((), "table", Path(), "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_line, "run_job", keep)
+        call(command, words)
+    settings: dict[str, Any] = OmegaConf.to_container(found[0], resolve=False)  # type: ignore[assignment]
     return settings
 
 

@@ -1,4 +1,4 @@
-"""A run that stops itself, and the run after it: ``python -m tests.smoke.killing FOLDER SEED COUNT``.
+"""A run that stops itself, and the run after it: ``python -m tests.smoke.killing FOLDER SEED COUNT FOLDERS``.
 
 Places to die at are events of a run: a step, a line of the log, a record of the teacher's cache half written, a file
 half written, a file written but not yet renamed. Every attempt is a fork of this process, which itself computes
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch_pruning  # noqa: F401  # Imported once, not by every fork.
 
 from compressors.distill.engine import Engine
 from compressors.distill.optimizer import OptimizerConfig
@@ -35,9 +36,6 @@ METHOD = SlimSam(
     validations=3,
     optimisation=OptimizerConfig(lr=0.01, ema=0.5, schedule="plateau", patience=0),
 )
-
-FOLDERS = 5
-"""In which a run is killed again and again, and then let end."""
 
 
 class Countdown:
@@ -139,14 +137,17 @@ def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
     return found
 
 
-def main(folder: Path, seed: int, count: int) -> None:
-    """Print what an undisturbed run ends with, then the same for runs killed ``count`` times in a row at most."""
+def main(folder: Path, seed: int, count: int, folders: int) -> None:
+    """Print what an undisturbed run ends with, then the same for runs killed ``count`` times in a row at most.
+
+    Each of these runs has a folder of its own.
+    """
     torch.set_num_threads(1)
     undisturbed = forked(lambda: compress(folder / "undisturbed", -1))
     assert undisturbed is not None
     resumed = []
     rng = np.random.Generator(np.random.PCG64(seed))
-    for number in range(FOLDERS):
+    for number in range(folders):
         here, kinds = folder / str(number), []
         for _ in range(count):
             # So early that the later attempts have something to do.
@@ -162,4 +163,4 @@ def main(folder: Path, seed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

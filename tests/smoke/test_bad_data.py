@@ -152,7 +152,7 @@ def evaluate_intact(intact: Path) -> Callable[[str], tuple[list[str], list[Resul
     return evaluate
 
 
-@pytest.mark.parametrize("evaluation", ["coco", "coco_box", "coco_detector_box"])
+@pytest.mark.parametrize("evaluation", [pytest.param("coco", marks=pytest.mark.slow), "coco_box", "coco_detector_box"])
 def test_evaluations_give_what_they_give_without_the_broken(
     evaluation: str, root: Path, evaluate_intact: Callable[[str], Any], tmp_path: Path
 ) -> None:

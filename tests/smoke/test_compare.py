@@ -208,6 +208,7 @@ def test_protocols_of_one_side_are_reported(call: Call, runs: Path) -> None:
     assert status == 0 and "box_oracle@1: only in the second, " in out and "instances not compared" in out
 
 
+@pytest.mark.slow
 def test_other_noise_on_boxes_is_reported(call: Call, runs: Path) -> None:
     for seed in (0, 1):
         words = ("evaluation.protocols=[box_jittered@1]", "evaluation.images=2", f"evaluation.seed={seed}")

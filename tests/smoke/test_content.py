@@ -138,9 +138,9 @@ def other_weights(name: str) -> Callable[[Path], None]:
     [
         (other_annotations, IMAGES),
         (other_image, IMAGES - AFTER + 1),
-        (other_boxes, IMAGES),
-        (other_weights("model.pth"), IMAGES),
-        (other_weights("reference.pth"), IMAGES),
+        pytest.param(other_boxes, IMAGES, marks=pytest.mark.slow),
+        pytest.param(other_weights("model.pth"), IMAGES, marks=pytest.mark.slow),
+        pytest.param(other_weights("reference.pth"), IMAGES, marks=pytest.mark.slow),
     ],
     ids=["annotations", "image", "detections", "model", "reference"],
 )
@@ -168,6 +168,7 @@ def test_what_moved_is_the_same_and_goes_on(place: Path, scored: Scored) -> None
     assert len(list(Path("runs/evaluations").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_an_image_that_was_mended_costs_no_other_one(
     place: Path, scored: Scored, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +189,7 @@ def test_an_image_that_was_mended_costs_no_other_one(
     assert [path.name for path in Path("runs/evaluations").iterdir()] == [path.name for path in evaluations("runs")]
 
 
+@pytest.mark.slow
 def test_two_data_sets_of_the_same_names_in_one_sweep(place: Path, scored: Scored) -> None:
     shutil.copytree("coco", "other")
     other_annotations(place)
@@ -266,6 +268,7 @@ def result(runs: str, number: int = 0) -> tuple[Any, ...]:
     return rows[0].run_id, figures, hashes
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_over_a_changed_image_ends_as_if_it_had_begun_there(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

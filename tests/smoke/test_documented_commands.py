@@ -30,14 +30,28 @@ NOT_RUN = {
     r"^run student=(tiny_vit_(5m|11m|21m)|.*efficientvit.*)$": "a student of SAM's size",
 }
 """Words of commands that are composed, but not run; and why. A run's teacher and student may come from a preset."""
-SLOW = (r" export ", r"-onnx\b", r"^python -c", r"coco_clicks")
-"""Commands that take long even with small numbers; so do, all together, the runs of the pages of docs/."""
+SLOW = (
+    r" export ",
+    r"-onnx\b",
+    r"^python -c",
+    r"coco_clicks",
+    r" then=ptq",
+    r"method=tinysam method\.init=",
+    r" -m method=",
+    r" compare EVAL",
+    r"student=timm",
+    r"ratio=0.5 data=coco",
+)
+"""Commands that take long even with small numbers."""
+SLOW_IN_DOCS = {"run", "evaluate", "predict", "everything", "compare"}
+"""What computes masks takes long, all together; of these commands README.md's are run here, those of docs/ composed."""
 
 
 def to_run(command: Command) -> Any:
-    is_run = command.program == "experiments" and word_of(command.arguments) == "run"
     slow = any(re.search(pattern, shlex.join(command.words)) for pattern in SLOW)
-    marks = [pytest.mark.slow] if slow or (is_run and command.place.startswith("docs/")) else []
+    if command.program == "experiments" and command.place.startswith("docs/") and not SHOWING & set(command.words):
+        slow |= word_of(command.arguments) in SLOW_IN_DOCS
+    marks = [pytest.mark.slow] if slow else []
     return pytest.param(command, id=str(command), marks=marks)
 
 

@@ -56,6 +56,7 @@ def test_a_detectors_boxes_by_one_process_and_by_two(root: Path, boxes: Path, tm
     assert not list((tmp_path / "two").glob("part-*"))
 
 
+@pytest.mark.slow
 def test_backends_agree_and_axes_are_reported(
     root: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +89,7 @@ def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) 
 
 def test_jitter_is_seeded_and_named(root: Path, tmp_path: Path) -> None:
     requested = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[box_single]", "evaluation.jitter=0.2"]
+    requested += ["evaluation.images=2"]
     one, again, other = (
         evaluated(tmp_path / str(i), *requested, f"evaluation.seed={seed}")[0] for i, seed in enumerate((0, 0, 1))
     )
@@ -100,6 +102,7 @@ def test_the_reference_protocol_compares_with_a_model(root: Path, tmp_path: Path
     assert row.miou == 1.0 and (row.axes or {})["reference"] == "sam_pocket"
 
 
+@pytest.mark.slow
 def test_lvis_over_two_folders(root: Path, boxes: Path, tmp_path: Path) -> None:
     lvis = tmp_path / "lvis"
     (lvis / "annotations").mkdir(parents=True)

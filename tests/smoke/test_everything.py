@@ -137,6 +137,7 @@ def test_an_image_replaced_under_its_name_is_segmented_and_drawn_anew(call: Call
     assert status("out=made") == "kept" and Path("made/a.png").stat().st_mtime_ns == drawn
 
 
+@pytest.mark.slow
 def test_scores_are_of_what_is_scored(call: Call, tmp_path: Path) -> None:
     def scored(root: Path) -> str:
         found, out, _ = call(*QUICK, "evaluation=coco", f"data.root={root}", "out=scores", "format=json")

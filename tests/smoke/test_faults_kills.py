@@ -44,10 +44,6 @@ def check(folder: Path, work: str, kills: int) -> None:
         assert not found["left"], f"of killed processes: {found['left']}"
 
 
-def test_a_conversion_that_is_killed_ends_the_same(tmp_path: Path) -> None:
-    check(tmp_path, "convert", 3)
-
-
 def test_there_are_more_than_a_hundred() -> None:
     assert sum(SLOW.values()) >= 100
 

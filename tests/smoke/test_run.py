@@ -266,6 +266,7 @@ def test_settings_can_be_shown(call: Call) -> None:
     assert status == 0 and "difficulty" in out and "ratio: 0.5" in out
 
 
+@pytest.mark.slow
 def test_a_second_method_goes_on_with_what_the_first_made(first: Path, teacher: Path, tmp_path: Path) -> None:
     shutil.copytree(first, tmp_path / first.name)
     words = [*_words(teacher, tmp_path), "then=ptq", "then.metric=minmax", "then.images=1", "then.prompts=1"]

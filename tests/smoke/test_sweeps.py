@@ -103,6 +103,7 @@ def test_a_run_that_fails_is_a_row_and_the_others_go_on(
     assert "failed" in (tmp_path / "leaderboard.csv").read_text() or main(["leaderboard", f"runs={tmp_path}"]) == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_goes_on_and_ends_the_same(
     swept: tuple[Path, str, str], teacher: str, tmp_path: Path
 ) -> None:

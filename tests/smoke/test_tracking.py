@@ -122,6 +122,7 @@ def test_metrics_stand_in_the_folder_and_are_written_once(plain: Path, teacher: 
     assert {path: path.stat().st_mtime_ns for path in plain.iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "tensorboard"])
 def test_weights_are_the_same_with_every_logger(plain: Path, teacher: Path, tmp_path: Path, name: str) -> None:
     words = [word for word in SMALL if not (name == "none" and word.startswith("logger."))]
@@ -195,6 +196,7 @@ def test_wandb_offline_holds_the_whole_run_though_it_was_stopped(
     assert kept <= {"media", "requirements.txt"} and not of_kind(found, "output_raw")
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_one_in_wandb_too(
     teacher: Path, tmp_path: Path, wandb_at_home: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +214,7 @@ def test_a_failed_run_is_one_in_wandb_too(
     assert (folder / "metrics.csv").read_text() == metrics_csv(folder)
 
 
+@pytest.mark.slow
 def test_a_wandb_that_fails_changes_neither_weights_nor_status(
     plain: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

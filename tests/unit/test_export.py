@@ -25,7 +25,7 @@ from data.shapes import Shapes
 from evaluation.mask_measures import pairwise_iou
 from experiments.cli.command_line import main
 from students.export.folder import check_export, export_model
-from students.export.manifest import MANIFEST, read_manifest
+from students.export.manifest import MANIFEST, Manifest, read_manifest
 from students.export.onnx_files import exported, write_decoder
 from students.export.parts import DECODER_INPUTS, EncoderPart, example_prompts, prepared
 from students.export.placing import replacing_folder
@@ -201,6 +201,7 @@ def test_what_cannot_be_done_is_reported_in_one_line(
     assert not list(place.iterdir()) and [path.name for path in places["TAKEN"].iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_without_upscaling_no_shape_depends_on_a_value(tmp_path: Path) -> None:
     write_decoder(tmp_path / "decoder.onnx", prepared(tiny_sam()), {}, upscale=False)
     decoder = onnx.load(tmp_path / "decoder.onnx").graph
@@ -227,10 +228,21 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (out / "file").read_text() == "second" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_pytorchs_own_files_load_without_this_project(tmp_path: Path) -> None:
-    manifest = export_model(tiny_sam(), tmp_path / "out", "torch", "bf16")
+@pytest.fixture(scope="module")
+def of_pytorch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """A tiny model as PyTorch's own files, and what was found when they were checked."""
+    folder = tmp_path_factory.mktemp("torch") / "out"
+    return folder, export_model(tiny_sam(), folder, "torch", "bf16")
+
+
+def test_pytorchs_own_files_answer_as_the_model(of_pytorch: tuple[Path, Manifest]) -> None:
+    _, manifest = of_pytorch
     assert (manifest.encoder.precision, manifest.decoder.precision) == ("bf16", "fp32")
     assert manifest.difference["encoder"] < 0.05 and manifest.difference["decoder_masks"] < 1e-5
+
+
+@pytest.mark.slow
+def test_pytorchs_own_files_load_without_this_project(of_pytorch: tuple[Path, Manifest]) -> None:
     script = """
 import torch
 encoder, decoder = (torch.export.load(name).module() for name in ("encoder.pt2", "decoder.pt2"))
@@ -243,7 +255,7 @@ print(list(embedding.shape), list(logits.shape), list(ious.shape))
     places = [path for path in sys.path if path.endswith("site-packages")]
     script = f"import sys; sys.path[:] = [p for p in sys.path if p] + {places}\n{script}"
     answer = subprocess.run(
-        [sys.executable, "-I", "-c", script], cwd=tmp_path / "out", capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", script], cwd=of_pytorch[0], capture_output=True, text=True, check=False
     )
     assert answer.stdout.strip() == "[3, 16, 4, 4] [5, 4, 16, 16] [5, 4]", answer.stderr
 
@@ -265,9 +277,9 @@ def ragged() -> Sam:
 @pytest.mark.parametrize(
     "make",
     [
-        ragged,
-        lambda: encoder_of(TinyStudent()),
-        lambda: encoder_of(Student("timm", "resnet18")),
+        pytest.param(ragged, marks=pytest.mark.slow),
+        pytest.param(lambda: encoder_of(TinyStudent()), marks=pytest.mark.slow),
+        pytest.param(lambda: encoder_of(Student("timm", "resnet18")), marks=pytest.mark.slow),
     ],
     ids=["ragged", "tiny_vit", "resnet18"],
 )

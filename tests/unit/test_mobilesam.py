@@ -76,7 +76,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sam]:
 def test_settings_change_the_student_and_are_repeatable(students: dict[str, Sam], tmp_path: Path) -> None:
     found = {name: weights_sha256(student) for name, student in students.items()}
     assert len(set(found.values())) == len(VARIANTS)
-    for name in ("default", "coupled", "decoder"):
+    for name in ("coupled", "decoder"):
         method = replace(METHOD, **VARIANTS[name])  # type: ignore[arg-type]
         assert weights_sha256(compress(method, tmp_path / name).student) == found[name]
 
@@ -104,7 +104,9 @@ def test_fine_tuning_the_decoder_leaves_the_encoder_and_its_statistics(tmp_path:
     assert weights_sha256(plain) == weights_sha256(tuned)
 
 
-@pytest.mark.parametrize("kill_at", [3, 9, 14])
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param(3, marks=pytest.mark.slow), 9, pytest.param(14, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, kill_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.batches.CACHE_BYTES", 0)
     method = replace(METHOD, decoder_steps=3)

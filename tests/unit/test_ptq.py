@@ -37,7 +37,9 @@ def error(student: Sam) -> float:
         return float((found - expected).square().mean() / expected.square().mean())
 
 
-@pytest.mark.parametrize("metric", ["hessian", "mse", "cosine", "minmax"])
+@pytest.mark.parametrize(
+    "metric", ["hessian", "minmax", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mse", "cosine"))]
+)
 def test_more_bits_are_nearer_to_the_float_model(tmp_path: Path, metric: str) -> None:
     errors = []
     for bits in (8, 6, 4):
@@ -56,31 +58,36 @@ def test_the_model_is_packed_named_and_whole(tmp_path: Path) -> None:
     assert error(load_model(tmp_path / "student.safetensors")) == error(student)
 
 
-def test_settings_change_the_model_and_are_repeatable(tmp_path: Path) -> None:
-    variants: dict[str, dict[str, object]] = {
-        "default": {},
-        "perturbed": {"gradient": "perturbed"},
-        "mse": {"metric": "mse"},
-        "sequential": {"order": "sequential"},
-        "symmetric": {"activations": "symmetric"},
-        "tensor": {"weights": "tensor"},
-        "head": {"products": "head"},
-        "float products": {"products": "float"},
-        "twin": {"twin": True},
-        "weights alone": {"activation_bits": 32},
-        "float decoder": {"decoder": "float"},
-        "float neck": {"float_layers": ("image_encoder.neck",)},
-        "convolutions open behind": {"convolution_outputs": "float"},
-        "q, k and v": {"linear_weights": "qkv"},
-        "one scale a linear layer": {"linear_weights": "tensor"},
-        "symmetric linear layers": {"linear_activations": "symmetric"},
-        "symmetric products": {"product_activations": "symmetric"},
-        "biases": {"bias_correction": True},
-        "published": {"gradient": "published", "force_gradient": True},
-    }
-    found = set()
+VARIANTS: dict[str, dict[str, object]] = {
+    "default": {},
+    "symmetric": {"activations": "symmetric"},
+    "tensor": {"weights": "tensor"},
+    "weights alone": {"activation_bits": 32},
+    "q, k and v": {"linear_weights": "qkv"},
+    "biases": {"bias_correction": True},
+    "perturbed": {"gradient": "perturbed"},
+    "mse": {"metric": "mse"},
+    "sequential": {"order": "sequential"},
+    "head": {"products": "head"},
+    "float products": {"products": "float"},
+    "twin": {"twin": True},
+    "float decoder": {"decoder": "float"},
+    "float neck": {"float_layers": ("image_encoder.neck",)},
+    "convolutions open behind": {"convolution_outputs": "float"},
+    "one scale a linear layer": {"linear_weights": "tensor"},
+    "symmetric linear layers": {"linear_activations": "symmetric"},
+    "symmetric products": {"product_activations": "symmetric"},
+    "published": {"gradient": "published", "force_gradient": True},
+}
+FEW = 6
+"""So many of them in the fast tests."""
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(len(VARIANTS), marks=pytest.mark.slow)])
+def test_settings_change_the_model_and_are_repeatable(tmp_path: Path, count: int) -> None:
+    variants, found = dict(list(VARIANTS.items())[:count]), set()
     for name, changes in variants.items():
-        method = replace(METHOD, **changes)  # type: ignore[arg-type]
+        method = replace(METHOD, **({"candidates": 4} | changes if count == FEW else changes))  # type: ignore[arg-type]
         first = weights_sha256(compress(method, tmp_path / name).student)
         if name in ("default", "perturbed", "sequential"):
             # What draws anything, and the other order of layers.
@@ -89,7 +96,9 @@ def test_settings_change_the_model_and_are_repeatable(tmp_path: Path) -> None:
     assert len(found) == len(variants)
 
 
-@pytest.mark.parametrize(("order", "bias_correction"), [("parallel", True), ("sequential", True)])
+@pytest.mark.parametrize(
+    ("order", "bias_correction"), [("parallel", True), pytest.param("sequential", True, marks=pytest.mark.slow)]
+)
 def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
     tmp_path: Path, order: str, bias_correction: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,8 +140,9 @@ def test_projections_are_calibrated_after_the_products_that_feed_them(tmp_path: 
 
 def test_grids_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compressors.quantize.calibration.SAVE_EVERY_S", -1.0)
-    compress(METHOD, tmp_path)
-    other = replace(METHOD, weight_bits=5)
+    few = replace(METHOD, metric="mse", candidates=2, decoder="float")
+    compress(few, tmp_path)
+    other = replace(few, weight_bits=5)
     assert weights_sha256(compress(other, tmp_path).student) == weights_sha256(
         compress(other, tmp_path / "fresh").student
     )

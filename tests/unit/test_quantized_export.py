@@ -12,13 +12,13 @@ from compressors.ptq import Ptq
 from core.protocols import Prompt
 from data.shapes import Shapes
 from students.export.folder import export_model
-from students.export.manifest import read_manifest
 from students.export.onnx_files import QUANTISED_OPSET, write_encoder
 from students.export.parts import prepared
 from students.export.segmenter import ExportedSam
 from students.kinds import build_model
 from students.quantized.plan import planned_copy
 from students.quantized.scheme import Scheme
+from teachers.sam import Sam
 from teachers.weights import load_sam
 from tests.unit.tiny import CONFIG, Images, TinyStudent, tiny_sam
 
@@ -26,38 +26,56 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not
 onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
 
 
-def test_the_file_answers_as_the_quantised_model(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_grids_of_fewer_bits_answer_as_the_quantised_model_too(tmp_path: Path) -> None:
     # Grids of fewer bits are clipped ones of eight: two on one tensor must not lose their bounds.
     method = Ptq(
         weight_bits=6, activation_bits=6, images=2, prompts=2, candidates=8, lowest=0.5, rounds=1, metric="mse"
     )
     model = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
     export_model(model, tmp_path / "int8", "onnx", "int8")
-    exported = ExportedSam(tmp_path / "int8")
-    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    assert_alike(ExportedSam(tmp_path / "int8"), model)
+
+
+def assert_alike(exported: ExportedSam, model: Sam) -> None:
+    """The embedding and the masks, for any number of prompts."""
+    size = model.input_size
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         expected, found = model.encode(images), exported.encode(images)
         assert float((found - expected).square().mean() / expected.square().mean()) < 1e-3
         for count in (1, 3):
             prompt = Prompt(boxes_xyxy=torch.tensor([[4.0, 6.0, 40.0, 50.0]]).repeat(count, 1))
-            of_model, of_file = (m.decode(expected, prompt, (64, 64), multimask=True) for m in (model, exported))
+            of_model, of_file = (m.decode(expected, prompt, (size, size), multimask=True) for m in (model, exported))
             assert of_file.logits.shape == of_model.logits.shape
             agree = ((of_file.logits > 0) == (of_model.logits > 0)).float().mean()
             assert float(agree) > 0.98
 
 
 @pytest.fixture(scope="module")
-def pocket_files(pocket_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The pocket teacher in float and quantised, as folders of ONNX files."""
-    folder = tmp_path_factory.mktemp("pocket")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sam]:
+    """The int8 file of the pocket teacher's encoder, and its model."""
+    folder = tmp_path_factory.mktemp("quantised")
     context = RunContext(0, folder / "run", Engine(folder / "run"))
-    student = Ptq(metric="minmax", images=2, prompts=2).compress(load_sam("sam_pocket"), Shapes(count=2), context)
-    export_model(student.student, folder / "int8", "onnx", "int8")
-    return {"fp32": pocket_onnx, "int8": folder / "int8"}
+    method = Ptq(metric="minmax", images=2, prompts=2)
+    model = method.compress(load_sam("sam_pocket"), Shapes(count=2), context).student
+    write_encoder(folder / "encoder.onnx", prepared(model), {}, QUANTISED_OPSET)
+    return folder / "encoder.onnx", model
 
 
-def test_weights_are_stored_as_int8(pocket_files: dict[str, Path]) -> None:
-    graph = onnx.load(pocket_files["int8"] / "encoder.onnx").graph
+def test_the_file_answers_as_the_quantised_model(quantised: tuple[Path, Sam]) -> None:
+    file, model = quantised
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        images = torch.randn(count, 3, 128, 128, generator=torch.Generator().manual_seed(3))
+        with torch.inference_mode():
+            expected = model.encode(images)
+        (found,) = session.run(None, {"image": images.numpy()})
+        assert np.square(found - expected.numpy()).mean() < 1e-3 * expected.square().mean()
+
+
+def test_weights_are_stored_as_int8(quantised: tuple[Path, Sam]) -> None:
+    graph = onnx.load(quantised[0]).graph
     stored = {tuple(t.dims): t.data_type for t in graph.initializer if len(t.dims) >= 2}
     integers = [set(dims) for dims, kind in stored.items() if kind == onnx.TensorProto.INT8]
     block = load_sam("sam_pocket").image_encoder.blocks[0]
@@ -66,20 +84,19 @@ def test_weights_are_stored_as_int8(pocket_files: dict[str, Path]) -> None:
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
 
-def test_an_int8_encoder_is_at_most_three_tenths_of_the_float_one(pocket_files: dict[str, Path]) -> None:
-    of_float, of_codes = (read_manifest(pocket_files[name]).encoder.bytes for name in ("fp32", "int8"))
-    assert of_codes <= 0.30 * of_float
-
-
-@pytest.mark.parametrize("name", ["fp32", "int8"])
-@pytest.mark.parametrize("part", ["encoder.onnx", "decoder.onnx"])
-def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(
-    pocket_files: dict[str, Path], name: str, part: str
+def test_an_int8_encoder_is_at_most_three_tenths_of_the_float_one(
+    quantised: tuple[Path, Sam], pocket_onnx: Path
 ) -> None:
-    content = (pocket_files[name] / part).read_bytes()
-    assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
+    assert quantised[0].stat().st_size <= 0.30 * (pocket_onnx / "encoder.onnx").stat().st_size
 
 
+def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(quantised: tuple[Path, Sam], pocket_onnx: Path) -> None:
+    for file in (quantised[0], pocket_onnx / "encoder.onnx", pocket_onnx / "decoder.onnx"):
+        content = file.read_bytes()
+        assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
+
+
+@pytest.mark.slow
 def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     begun = build_model(TinyStudent().shape(CONFIG)).eval().requires_grad_(False)
@@ -94,6 +111,7 @@ def test_onnxruntime_computes_convolutions_and_products_in_integers(tmp_path: Pa
     assert "QLinearMatMul" in kinds and "Gemm" not in kinds
 
 
+@pytest.mark.slow
 def test_symmetric_grids_have_no_zero_point(tmp_path: Path) -> None:
     """As TensorRT wants them: signed codes, zero at zero."""
     method = Ptq(images=2, prompts=2, metric="minmax", activations="symmetric")

@@ -77,8 +77,14 @@ SCHEMES = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        pytest.param(name, scheme, marks=() if name == "vit" or scheme == "w4a4" else pytest.mark.slow)
+        for name in MODELS
+        for scheme in SCHEMES
+    ],
+)
 def test_saved_and_loaded_it_answers_identically(tmp_path: Path, name: str, scheme: str) -> None:
     model = planned_copy(MODELS[name](), SCHEMES[scheme])
     for part in model.modules():
@@ -149,7 +155,7 @@ def test_folding_is_exact_on_a_chain_and_detected_where_it_is_none() -> None:
         planned_copy(tiny_sam().with_encoder(branches, "branches").eval(), Scheme())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["vit", pytest.param("tiny_vit", marks=pytest.mark.slow)])
 def test_bit_operations_by_hand(name: str) -> None:
     model = MODELS[name]()
     full = measure_cost(model).macs_full
@@ -170,12 +176,12 @@ def test_bit_operations_by_hand(name: str) -> None:
     assert nothing.total == full * 1024
 
 
-def test_other_backbones_are_quantised_too() -> None:
-    for backbone in ("resnet10t", "vit_tiny_patch16_224"):
-        teacher = tiny_sam()
-        model = teacher.with_encoder(Student("timm", backbone).make(CONFIG, 0), backbone).eval()
-        planned = planned_copy(model, Scheme(decoder="float"))
-        plan = plan_of(planned)
-        assert plan is not None and len(plan.layers) > 5
-        # The attention of timm's ViT stays float, and the count says so.
-        assert "products" in count_bit_operations(model.config, plan).float_macs
+@pytest.mark.parametrize("backbone", [pytest.param("resnet10t", marks=pytest.mark.slow), "vit_tiny_patch16_224"])
+def test_other_backbones_are_quantised_too(backbone: str) -> None:
+    teacher = tiny_sam()
+    model = teacher.with_encoder(Student("timm", backbone).make(CONFIG, 0), backbone).eval()
+    planned = planned_copy(model, Scheme(decoder="float"))
+    plan = plan_of(planned)
+    assert plan is not None and len(plan.layers) > 5
+    # The attention of timm's ViT stays float, and the count says so.
+    assert "products" in count_bit_operations(model.config, plan).float_macs

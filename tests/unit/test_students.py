@@ -63,7 +63,10 @@ def test_a_grid_that_cannot_be_reached_is_refused() -> None:
         TinyVitConfig(128, 20, (8,) * 4, (1,) * 4, (1,) * 4, (4,) * 4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    ["EfficientViT", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "EfficientViT")],
+)
 def test_any_backbone_of_timm_gives_the_teachers_grid(family: str, tmp_path: Path) -> None:
     student = Student("timm", FAMILIES[family])
     model = build_model(student.shape(POCKET), "student").eval().requires_grad_(False)

@@ -71,18 +71,22 @@ def test_every_term_alone_reaches_the_encoder(tmp_path: Path, untrained: str, te
     assert encoder_sha256(compress(alone, tmp_path / term).student) != untrained
 
 
-def test_settings_change_the_student_and_are_repeatable(tmp_path: Path) -> None:
-    variants: dict[str, dict[str, object]] = {
-        "default": {},
-        "no hard prompts": {"hard_prompts": False},
-        "no hard masks": {"hard_masks": False},
-        "epsilon": {"epsilon": 0.5},
-        "points": {"boxes": "none"},
-        "boxes": {"boxes": "alone"},
-        "prompts": {"prompts": 3},
-        "output": {"embedding": 0.0, "token": 0.0},
-        "baseline": {"embedding": 0.0, "token": 0.0, "output": 0.0},
-    }
+VARIANTS: dict[str, dict[str, object]] = {
+    "default": {},
+    "no hard prompts": {"hard_prompts": False},
+    "no hard masks": {"hard_masks": False},
+    "boxes": {"boxes": "alone"},
+    "epsilon": {"epsilon": 0.5},
+    "points": {"boxes": "none"},
+    "prompts": {"prompts": 3},
+    "output": {"embedding": 0.0, "token": 0.0},
+    "baseline": {"embedding": 0.0, "token": 0.0, "output": 0.0},
+}
+
+
+@pytest.mark.parametrize("count", [4, pytest.param(len(VARIANTS), marks=pytest.mark.slow)])
+def test_settings_change_the_student_and_are_repeatable(tmp_path: Path, count: int) -> None:
+    variants = dict(list(VARIANTS.items())[:count])
     found = {}
     for name, changes in variants.items():
         method = replace(METHOD, **changes)  # type: ignore[arg-type]
@@ -100,7 +104,7 @@ def test_the_log_has_every_term(tmp_path: Path) -> None:
     assert '"embedding"' in line
 
 
-@pytest.mark.parametrize("kill_at", [1, 5])
+@pytest.mark.parametrize("kill_at", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, kill_at: int) -> None:
     undisturbed = compress(METHOD, tmp_path / "a")
     with pytest.raises(Killed):
@@ -109,7 +113,13 @@ def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, kill_at: int) -
     assert weights_sha256(resumed.student) == weights_sha256(undisturbed.student)
 
 
-@pytest.mark.parametrize("first", [MobileSam(TinyStudent(), steps=1, batch=2), SlimSam(0.5, steps=1, batch=2)])
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(MobileSam(TinyStudent(), steps=1, batch=2), marks=pytest.mark.slow),
+        SlimSam(0.5, steps=1, batch=2, importance_images=1),
+    ],
+)
 def test_beginning_with_another_methods_student(tmp_path: Path, first: MobileSam | SlimSam) -> None:
     earlier = compress(first, tmp_path / "first").student
     save_model(tmp_path / "student.safetensors", earlier)

@@ -189,7 +189,13 @@ sys.exit("imports torch" if "torch" in sys.modules else status)
 """
 
 
-@pytest.mark.parametrize("words", ["method=slimsam ratio=2", "methd=slimsam", "ratio=0.5 data=coco data.root=/nowhere"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "method=slimsam ratio=2",
+        *(pytest.param(w, marks=pytest.mark.slow) for w in ("methd=slimsam", "ratio=0.5 data=coco data.root=/nowhere")),
+    ],
+)
 def test_what_is_wrong_with_settings_is_said_without_waiting_for_pytorch(words: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", LIGHT, *words.split()]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
