@@ -22,7 +22,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from experiments.config.files import CONF, group_choices, group_file, nearest, owner_of
 from experiments.config.groups import DATA, EvaluationConfig, ProposalsConfig
-from experiments.config.schema import CACHES, FORMATS, TABLE_FORMATS, EverythingConfig, RunConfig, TableConfig
+from experiments.config.schema import CACHES, FORMATS, RENAMED, TABLE_FORMATS, EverythingConfig, RunConfig, TableConfig
 from experiments.config.targets import build, settings_class
 from experiments.config.words import quoted
 from experiments.tracking.settings import check_logger
@@ -182,7 +182,10 @@ def settings_of(cfg: DictConfig) -> Any:
     try:
         settings: Any = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise InputError(f"{error.full_key}: {_first_line(error)}") from error
+        text = _first_line(error)
+        named = re.search(r"Interpolation key '([^']+)'", text)
+        now = f"; it is called {RENAMED[named[1]]} now" if named and named[1] in RENAMED else ""
+        raise InputError(f"{error.full_key}: {text}{now}") from error
     _check_known(cfg, settings)
     # Here for every command, so that none makes a folder of the name ~.
     settings.runs = os.path.expanduser(settings.runs)

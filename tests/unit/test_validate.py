@@ -9,6 +9,7 @@ import torch
 
 from core.provenance import ROOT
 from experiments.cli.command_line import main
+from experiments.config.files import CONF
 from teachers.catalog import MODELS
 from teachers.sam import Sam
 
@@ -201,3 +202,13 @@ def test_what_is_wrong_with_settings_is_said_without_waiting_for_pytorch(words: 
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_file_that_refers_to_an_old_name_learns_the_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (CONF / "method" / "scratch.yaml").read_text(encoding="utf-8")
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(text.replace("recipe.lr", "recipe.rate"), encoding="utf-8")
+    assert main(["--config-dir", str(tmp_path), "method=mine", "ratio=0.5", f"runs={tmp_path}"]) == 2
+    assert "'teacher.recipe.rate' not found; it is called teacher.recipe.lr now" in capsys.readouterr().err
