@@ -1,15 +1,10 @@
 """The only training loop of the project: any model, any loss, any stage, one process or many."""
 
-import contextlib
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +16,7 @@ from compressors.distill.log import StageLog, StepLosses, TrainingDiverged, chec
 from compressors.distill.optimizer import build_optimizer
 from compressors.distill.stage import B, Batch, Callback, Stage, chunks, prefetch
 from compressors.distill.state import Progress, load_state, save_state
+from compressors.distill.stopping import Stopping
 from core import distributed
 from core.memory import peak_resident_bytes, reraise_oom
 
@@ -62,7 +58,8 @@ class Engine:
         Raises:
             TrainingDiverged: the loss or a weight is no longer finite.
             OutOfDeviceMemory: a batch needs more memory than the device has.
-            KeyboardInterrupt: the user stopped it; the state of the last whole step is saved.
+            KeyboardInterrupt: the user stopped it; the state of the last whole step is saved (see
+                :mod:`compressors.distill.stopping` for the signals of a queue).
             InputError: a step's images cannot be shared by the processes.
             ValueError: a plateau schedule has no validation.
         """
@@ -86,13 +83,14 @@ class Engine:
         began, saved = time.monotonic() - progress.seconds, time.monotonic()
         todo = (chunk for step in range(progress.step, stage.steps) for chunk in parts_of_step(stage, step))
         earlier: StepLosses | None = None
+        interrupted = Stopping()
         with (
             compiled(stage.model, self.compile),
             synchronised(stage.model),
             progress_bar(stage.name, stage.steps, progress.step) as show,
             StageLog(self.folder / f"{stage.name}.jsonl", progress.step, self._tell(stage)) as log,
             prefetch(self._made(stage), todo, self.workers) as following,
-            stopping() as interrupted,
+            interrupted.listening(),
         ):
             while progress.step < stage.steps:
                 rate = stage.optimisation.lr_at(progress.step, stage.steps, progress.rate)
@@ -112,7 +110,7 @@ class Engine:
                 logged = progress.step % self.log_every == 0 or last
                 validated = stage.validate and (progress.step % stage.validate_every == 0 or last)
                 watched = self._watches(stage, progress.step)
-                stop = interrupted()
+                stop = bool(interrupted)
                 due = last or stop or (distributed.is_main() and time.monotonic() - saved > self.save_every_s)
                 if logged or validated or watched or due:
                     terms = losses.read()
@@ -135,7 +133,7 @@ class Engine:
                         save_state(path, stage.key, parts, progress)
                     saved = time.monotonic()
                 if stop:
-                    raise KeyboardInterrupt
+                    interrupted.deliver()
         if stage.keep_best and progress.best_weights:
             stage.model.load_state_dict(progress.best_weights)
         elif average:
@@ -235,33 +233,6 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_resident_bytes()
-
-
-@contextlib.contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Within the block an interruption waits until the step ends. Yields whether there was one.
-
-    Processes that train together are stopped at once, as one that waits for another's end would wait for ever; so is
-    one whose interruptions somebody else handles.
-    """
-    interrupted = threading.Event()
-    first = threading.current_thread() is threading.main_thread()
-    earlier = signal.getsignal(signal.SIGINT) if first else None
-    if distributed.count() > 1 or earlier is not signal.default_int_handler:
-        yield interrupted.is_set
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted.is_set
-    finally:
-        signal.signal(signal.SIGINT, earlier)
 
 
 def validate(stage: Stage, progress: Progress, average: AveragedModel | None = None) -> float:
