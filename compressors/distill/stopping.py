@@ -65,5 +65,5 @@ class Stopping:
         try:
             yield
         finally:
-            for number, earlier in self._earlier.items():
-                signal.signal(number, earlier)
+            for taken, handler in self._earlier.items():
+                signal.signal(taken, handler)
