@@ -50,7 +50,10 @@ def compose(name: str, *overrides: str, whole: bool = False) -> DictConfig:
 
 WITHOUT_RATIO = (
     *(f"method={name}" for name in ("mobilesam", "tinysam", "ptq")),
-    *(f"experiment={name}" for name in ("mobilesam_reference", "tinysam_reference", "ptq_ablations", "ptq_reference")),
+    *(
+        f"experiment={name}"
+        for name in ("mobilesam_reference", "tinysam_reference", "ptq_ablations", "ptq_reference", "ptq_schemes")
+    ),
 )
 
 
@@ -196,13 +199,16 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
     ratios = {float(ratio) for ratio in str(params["ratio"]).split(",")} if "ratio" in params else {None}
     assert ratios == {entry.ratio for entry in entries}
     assert params["seed"] == "0,1,2"
-    seen = set()
+    seen, of_calibration = set(), set[int]()
     for variant in params["variant"].split(","):
         ratio = "ratio=0.5" if "ratio" in params else "ratio=null"
         settings = settings_of(compose("config", f"experiment={preset}", f"variant={variant}", ratio))
         assert settings.name == variant
-        # What is quantised sees no training images.
-        seen.add(tuple(getattr(settings.method, name, None) for name in ("steps", "batch", "images")))
+        # What is quantised sees no training images; how many it is calibrated on is what some lines ask.
+        images = None if variant.startswith("ptq_images_") else getattr(settings.method, "images", None)
+        seen.add((getattr(settings.method, "steps", None), getattr(settings.method, "batch", None)))
+        of_calibration |= {images} - {None}
+    assert len(of_calibration) <= 1
     assert len(seen) == 1, "equal images for all"
 
 
