@@ -51,10 +51,13 @@ def _annotations(images: int, instances: int, categories: int, points: int, seed
         yield f"{head}{shapes[number % len(shapes)]}}}"
 
 
-def _listed(layout: str, image: int) -> str:
-    url = f', "coco_url": "http://images.cocodataset.org/val2017/{image:012}.jpg"' if layout == "lvis" else ""
+def _listed(layout: str, image: int, categories: int) -> str:
     name = f'"id": {image}, "height": {SIZE_HW[0]}, "width": {SIZE_HW[1]}, "file_name": "{image:012}.jpg"'
-    return f"{{{name}{url}}}"
+    if layout == "lvis":
+        url = f'"coco_url": "http://images.cocodataset.org/val2017/{image:012}.jpg"'
+        absent = [(image + step) % categories + 1 for step in range(0, min(7, categories))]
+        name = f'{name}, {url}, "neg_category_ids": {absent}, "not_exhaustive_category_ids": []'
+    return f"{{{name}}}"
 
 
 def write_coco(
@@ -75,7 +78,7 @@ def write_coco(
     for image in range(2, images + 1):
         os.link(first, first.with_name(f"{image:012}.jpg"))
     with open(out / "annotations" / NAMES[layout], "w", encoding="ascii") as file:
-        file.write('{"images": [' + ",\n".join(_listed(layout, image) for image in range(1, images + 1)))
+        file.write('{"images": [' + ",\n".join(_listed(layout, image, categories) for image in range(1, images + 1)))
         file.write('], "annotations": [')
         for place, text in enumerate(_annotations(images, instances, categories, points, seed)):
             file.write(("" if place == 0 else ",\n") + text)

@@ -11,12 +11,18 @@ import pytest
 import torch
 
 from benchmarks.synthetic.sa1b import write_sa1b
+from compressors.distill.engine import Engine
+from compressors.method import RunContext
+from compressors.tinysam import TinySam
+from core.checkpoint import weights_sha256
 from core.errors import InputError
 from data import kept, sa1b_index
 from data.batches import ImageBatches, InstanceBatches
 from data.content import FileHashes, content_sha256, files_of, image_contents
 from data.sa1b import Sa1b
+from data.sample import EncodedSample
 from data.tar_members import list_members
+from tests.unit.tiny import Killed, TinyStudent, tiny_sam
 
 SIZE_HW = (60, 90)
 IMAGES = 12
@@ -239,3 +245,30 @@ def test_an_archive_that_changes_after_it_was_hashed_is_refused(tars: Path) -> N
     rewritten(tars / "sa_000000.tar", lambda name, content: (name, content[:-1] + b" "))
     with pytest.raises(InputError, match="was changed or removed after this command began"):
         data.sample(0)
+
+
+def test_training_on_archives_that_is_killed_ends_as_training_on_folders(
+    both: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = TinySam(TinyStudent(), steps=2, batch=2, prompts=3, boxes="also")
+
+    def weights(root: Path, folder: Path, workers: int = 0) -> str:
+        engine = Engine(folder, save_every_s=-1.0, workers=workers)
+        student = method.compress(tiny_sam(), Sa1b(root, "train", 2), RunContext(0, folder, engine)).student
+        return weights_sha256(student)
+
+    undisturbed = weights(both[0], tmp_path / "folders", workers=2)
+    read, reading = [0], Sa1b.training_sample
+
+    def killed(self: Sa1b, index: int, frame: int) -> EncodedSample:
+        read[0] += 1
+        if read[0] == 6:
+            raise Killed
+        return reading(self, index, frame)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sa1b, "training_sample", killed)
+        with pytest.raises(Killed):
+            weights(both[1], tmp_path / "tars")
+    assert (tmp_path / "tars" / "full_stage.state").is_file()
+    assert weights(both[1], tmp_path / "tars") == undisturbed
