@@ -3,8 +3,12 @@
 import torch
 
 from teachers.catalog import MODELS
+from teachers.image_encoder import EncoderConfig
 from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
+
+VITS = sorted(name for name, model in MODELS.items() if isinstance(model.config.encoder, EncoderConfig))
+"""Names of shapes with SAM's own ViT, of which the benchmarks' references know."""
 
 
 def random_sam(name: str) -> Sam:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from benchmarks._models import VITS
 from benchmarks._timing import busy, machine, seconds_in_turns
 from teachers.attention import attend_folded, attend_in_parts
 from teachers.catalog import MODELS
@@ -19,7 +20,7 @@ from teachers.image_encoder import ImageEncoder
 def main() -> None:
     """Parse the command line, measure, print one line a precision."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bounds", description=__doc__)
-    parser.add_argument("--model", default="sam_vit_b", choices=sorted(MODELS))
+    parser.add_argument("--model", default="sam_vit_b", choices=VITS)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device, config = torch.device("cpu"), MODELS[options.model].config.vit

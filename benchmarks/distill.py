@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks._models import random_sam
+from benchmarks._models import VITS, random_sam
 from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from compressors.aligning import Aligned, bottleneck_aligning, embedding_aligning
 from compressors.distill.engine import Engine
@@ -33,7 +33,6 @@ from data.batches import ImageBatch
 from data.embeddings import MemoryEmbeddings
 from evaluation.latency import PRECISIONS
 from teachers.attention import Attention, attend_by_definition, relative_table
-from teachers.catalog import MODELS
 from teachers.image_encoder import ImageEncoder
 
 
@@ -127,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.distill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="sam_vit_b", choices=sorted(MODELS))
+    parser.add_argument("--model", default="sam_vit_b", choices=VITS)
     parser.add_argument("--ratio", type=float, default=0.77)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--precision", default="bfloat16", choices=tuple(PRECISIONS))

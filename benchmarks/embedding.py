@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks._models import random_sam
+from benchmarks._models import VITS, random_sam
 from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from core.cost import measure_cost
-from teachers.catalog import MODELS
 
 
 def main() -> None:
@@ -23,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.embedding", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="sam_vit_b", choices=sorted(MODELS))
+    parser.add_argument("--model", default="sam_vit_b", choices=VITS)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at one time")
     parser.add_argument("--rounds", type=int, default=3)

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks._models import random_sam
+from benchmarks._models import VITS, random_sam
 from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from evaluation.latency import peak_memory
-from teachers.catalog import MODELS
 from teachers.convert import hugging_face_config, to_hugging_face
 from teachers.image_encoder import ImageEncoder
 from teachers.sam import Sam
@@ -108,7 +107,7 @@ def block_memory(encoder: ImageEncoder, device: torch.device) -> int:
 def main() -> None:
     """Parse the command line, measure, print one line an implementation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder", description=__doc__)
-    parser.add_argument("--model", default="sam_vit_b", choices=sorted(MODELS))
+    parser.add_argument("--model", default="sam_vit_b", choices=VITS)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)

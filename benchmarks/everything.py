@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
-from benchmarks._models import random_sam
+from benchmarks._models import VITS, random_sam
 from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from benchmarks.encoder import encoder_arguments
 from core.protocols import Prompt, device_of
@@ -27,7 +27,6 @@ from data.shapes import Shapes
 from evaluation.everything import Everything, EverythingGenerator, EverythingSettings, image_proposals, proposal_scores
 from evaluation.everything.filters import grid_points
 from evaluation.predictor import SamPredictor
-from teachers.catalog import MODELS
 from teachers.sam import Sam
 from teachers.weights import load_sam
 
@@ -139,7 +138,7 @@ def against_meta(sam: Sam, image: NDArray[np.uint8], settings: EverythingSetting
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.everything", description=__doc__)
-    parser.add_argument("--model", default=TRAINED, choices=sorted(MODELS))
+    parser.add_argument("--model", default=TRAINED, choices=VITS)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--images", type=int, default=20, help="images on which the strategies are compared")
     parser.add_argument("--points-per-side", type=int, default=32)
