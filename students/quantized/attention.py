@@ -66,12 +66,12 @@ def with_products(attention: nn.Module) -> type[nn.Module] | None:
 def qkv_parts(attention: nn.Module) -> dict[str, int] | None:
     """How the rows of a fused ``qkv`` layer lie (``parts`` and ``repeats`` of its grid); None where nobody knows."""
     module: Any = attention
-    if isinstance(module, Attention):
-        return {"parts": 3, "repeats": 1}
-    if with_products(module) is None or isinstance(module, CrossAttention) or module.val_dim != module.key_dim:
+    if with_products(module) is None or isinstance(module, CrossAttention):
         return None
-    # TinyViT has queries, keys and values of one head, then of the next.
-    return {"parts": 3, "repeats": int(module.num_heads)}
+    if hasattr(module, "val_dim"):
+        # TinyViT has queries, keys and values of one head, then of the next.
+        return {"parts": 3, "repeats": int(module.num_heads)} if module.val_dim == module.key_dim else None
+    return {"parts": 3, "repeats": 1}
 
 
 def give_products(attention: nn.Module, scores: QuantizedProduct, mixing: QuantizedProduct) -> None:

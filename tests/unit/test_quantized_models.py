@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models.hieradet_sam2 import MultiScaleAttention
 from torch import Tensor, nn
 
 from core.cost import measure_cost
 from core.errors import InputError
 from core.protocols import Prompt
 from students.files import load_model, save_model
+from students.quantized.attention import qkv_parts
 from students.quantized.bit_operations import count_bit_operations
-from students.quantized.layers import QuantizedLayer, QuantizedProduct
+from students.quantized.layers import QuantizedLayer, QuantizedLinear, QuantizedProduct
 from students.quantized.plan import Plan, fold, foldable, make_plan, pack, plan_of, planned_copy, set_quantizing
 from students.quantized.scheme import Scheme
 from students.student import Student
@@ -52,6 +54,25 @@ def test_without_quantising_a_planned_model_is_the_float_one(name: str) -> None:
     for found, expected in zip(answer(planned), answer(model), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert plan_of(model) is None and plan_of(planned) is not None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fused_queries_keys_and_values_have_a_scale_each(name: str) -> None:
+    planned = planned_copy(MODELS[name](), Scheme(linear_weights="qkv"))
+    linear = {path: m for path, m in planned.named_modules() if isinstance(m, QuantizedLinear)}
+    fused = {path: m for path, m in linear.items() if path.endswith(".qkv")}
+    assert fused and all(m.weight_quantizer.shape == () for path, m in linear.items() if path not in fused)
+    for path, layer in fused.items():
+        attention = planned.get_submodule(path.rpartition(".")[0])
+        rows = torch.arange(layer.shape[0])
+        # As the two attentions read them: [3, heads, d] and [heads, 3, d].
+        read = rows.reshape(3, -1) if name == "vit" else rows.reshape(attention.num_heads, 3, -1).transpose(0, 1)
+        assert torch.equal(layer.weight_quantizer.by_part(rows[:, None])[..., 0], read.reshape(3, -1))
+        assert torch.equal(
+            layer.weight_quantizer.of_parts(torch.arange(3))[read[1].flatten(), 0].unique(), torch.ones(1)
+        )
+    hiera = MultiScaleAttention(8, 8, num_heads=2)
+    assert (qkv_parts(hiera), qkv_parts(nn.Linear(2, 2))) == ({"parts": 3, "repeats": 1}, None)
 
 
 @pytest.mark.parametrize("name", MODELS)
