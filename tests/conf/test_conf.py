@@ -190,7 +190,14 @@ def test_presets_beat_the_defaults_and_the_command_line_beats_presets() -> None:
     assert compose("config", "experiment=smoke").ratio == 0.5
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize(
+    "preset",
+    [
+        # Those of many variants take long.
+        pytest.param(name, marks=pytest.mark.slow if len(entries) > 15 else ())
+        for name, entries in presets().items()
+    ],
+)
 def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
     raw = yaml.safe_load((CONF / "experiment" / f"{preset}.yaml").read_text())
     params = raw["hydra"]["sweeper"]["params"]

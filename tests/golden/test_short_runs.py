@@ -26,7 +26,11 @@ def test_every_method_is_there(committed: dict[str, Any]) -> None:
     assert set(committed) == set(RUNS) == methods, "python -m tests.golden.short_runs"
 
 
-@pytest.mark.parametrize("name", RUNS)
+FAST = ("slimsam", "ptq")
+"""Training and calibration; the others take long, all together."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RUNS])
 def test_a_short_run_is_as_it_was(name: str, committed: dict[str, Any], tmp_path: Path) -> None:
     found, expected = short_run(name, tmp_path), committed[name]
     assert found["parameters"] == expected["parameters"]

@@ -154,6 +154,7 @@ def test_some_images_only(tmp_path: Path, lvis_judge: Any, backend: str) -> None
     assert got == lvis_judge(truth, results, image_ids=chosen)
 
 
+@pytest.mark.slow
 def test_coco_on_real_annotations(shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "coco_tiny" / "annotations" / "instances_val2017.json"
     truth = json.loads(source.read_text())

@@ -115,6 +115,7 @@ def test_a_folder_goes_on(call: Call, folder: Path, monkeypatch: pytest.MonkeyPa
     assert status == 0 and len(images) == 5 and "2 segmented" in out
 
 
+@pytest.mark.slow
 def test_an_image_replaced_under_its_name_is_segmented_and_drawn_anew(call: Call, folder: Path) -> None:
     def status(*words: str) -> str:
         found, out, _ = call(*QUICK, f"image={folder / 'a.png'}", "format=json", *words)

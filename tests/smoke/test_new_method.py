@@ -153,6 +153,7 @@ def test_a_class_of_another_kind_is_refused_in_one_line(
     (place / "conf" / "method" / "other.yaml").unlink()
 
 
+@pytest.mark.slow
 def test_it_runs_follows_and_is_found_everywhere(place: Path, inside: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main([*OWN, "method=slimsam", "then=mlp_magnitude", "method.importance_images=1", *SMALL, "then.steps=2"]) == 0

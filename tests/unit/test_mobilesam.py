@@ -42,6 +42,7 @@ def test_only_the_encoder_is_new(tmp_path: Path) -> None:
             assert torch.equal(tensor, teacher[name]), name
 
 
+@pytest.mark.slow
 def test_the_student_learns(tmp_path: Path) -> None:
     logs = [embedding_distance(replace(METHOD, steps=steps), tmp_path / str(steps)) for steps in (1, 60)]
     assert logs[1] < 0.7 * logs[0]

@@ -138,6 +138,7 @@ def test_projections_are_calibrated_after_the_products_that_feed_them(tmp_path: 
     assert encoder == sorted(encoder, reverse=True) and order[sum(encoder) - 1].startswith("image_encoder.neck.")
 
 
+@pytest.mark.slow
 def test_grids_of_other_settings_are_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compressors.quantize.calibration.SAVE_EVERY_S", -1.0)
     few = replace(METHOD, metric="mse", candidates=2, decoder="float")

@@ -87,6 +87,7 @@ def test_every_linear_layer_convolution_and_product_of_attention_is_planned(name
     assert sum(isinstance(m, QuantizedProduct) for m in planned.modules()) == 2 * attentions > 0
 
 
+QUICK = {("vit", "w8a8"), ("vit", "float products and decoder"), ("vit", "twin, by head"), ("tiny_vit", "w4a4")}
 SCHEMES = {
     "w8a8": Scheme(),
     "w4a4": Scheme(4, 4),
@@ -101,7 +102,7 @@ SCHEMES = {
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [
-        pytest.param(name, scheme, marks=() if name == "vit" or scheme == "w4a4" else pytest.mark.slow)
+        pytest.param(name, scheme, marks=() if (name, scheme) in QUICK else pytest.mark.slow)
         for name in MODELS
         for scheme in SCHEMES
     ],
