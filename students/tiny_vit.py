@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from core.feature_layout import EMBEDDING, HIGH_RES
 from core.feature_maps import FeatureMaps, sized
 from students.encoder_shapes import TinyVitConfig
-from students.quantized.layers import QuantizedProduct
 from teachers.attention import merge_windows, partition_windows
 from teachers.image_encoder import make_neck
 
@@ -72,23 +71,6 @@ class TinyVitEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
         return self.neck(self.backbone.forward_features(images))
-
-
-class QuantizedTinyVitAttention(FreshBiases):
-    """TinyViT's windowed attention with its two products in few bits; here, since timm takes a second to import."""
-
-    scores: QuantizedProduct
-    mixing: QuantizedProduct
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Windows ``[B, tokens, C]``, shape unchanged."""
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, -1)
-        # [B, heads, tokens, d] each
-        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))
-        logits = self.scores(q * self.scale, k.transpose(-1, -2)) + self.get_attention_biases(x.device)
-        mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.out_dim))
 
 
 class TinyVitMapsEncoder(TinyVitEncoder):

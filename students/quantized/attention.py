@@ -53,11 +53,11 @@ def with_products(attention: nn.Module) -> type[nn.Module] | None:
         return QuantizedCrossAttention
     if kind.__module__ == "students.tiny_vit":
         # timm takes seconds to import, which only a model that has it waits for.
-        from students.tiny_vit import FreshBiases, QuantizedTinyVitAttention
+        from students.quantized.timm_attention import FreshBiases, QuantizedTinyVitAttention
 
         return QuantizedTinyVitAttention if kind is FreshBiases else None
     if kind.__module__ == "timm.models.hieradet_sam2" and kind.__name__ == "MultiScaleAttention":
-        from students.quantized.hiera_attention import QuantizedHieraAttention
+        from students.quantized.timm_attention import QuantizedHieraAttention
 
         return QuantizedHieraAttention
     return None

@@ -1,9 +1,10 @@
-"""SAM 2's attention with its two products as modules; in a file of its own, since timm takes a second to import."""
+"""The attentions of timm's backbones with their two products as modules; apart, since timm takes a second to import."""
 
 from timm.models.hieradet_sam2 import MultiScaleAttention
 from torch import Tensor
 
 from students.quantized.layers import QuantizedProduct
+from students.tiny_vit import FreshBiases
 
 
 class QuantizedHieraAttention(MultiScaleAttention):
@@ -26,3 +27,20 @@ class QuantizedHieraAttention(MultiScaleAttention):
         mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
         found: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, height, width, -1))
         return found
+
+
+class QuantizedTinyVitAttention(FreshBiases):
+    """TinyViT's windowed attention with its two products in few bits."""
+
+    scores: QuantizedProduct
+    mixing: QuantizedProduct
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows ``[B, tokens, C]``, shape unchanged."""
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, -1)
+        # [B, heads, tokens, d] each
+        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))
+        logits = self.scores(q * self.scale, k.transpose(-1, -2)) + self.get_attention_biases(x.device)
+        mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.out_dim))
