@@ -176,7 +176,8 @@ def _distance(
         if padding != "ignore" or not window:
             return F.mse_loss(found.float(), expected.float())
         errors = (found.float() - expected.float()).square().mean(1 if path == "neck.0:in" else -1)
-        if len(errors) != len(batch.valid):
+        # A window may be larger than the grid: then there are as many as images, of another size.
+        if errors.shape != batch.valid.shape:
             errors = merge_windows(errors[..., None], window, padded, (grid, grid))[..., 0]
         return over_cells(errors, batch.valid)
 

@@ -134,6 +134,16 @@ def test_padding_is_left_out_of_all_distances_or_of_none(batch: ImageBatch) -> N
     assert {k: v.item() for k, v in terms["embedding"].items()} == {k: v.item() for k, v in mixed.items()}
 
 
+def test_a_window_may_be_larger_than_the_grid(batch: ImageBatch) -> None:
+    config = replace(ENCODER, window_size=ENCODER.grid + 3, global_blocks=())
+    v0, student = ImageEncoder(config).requires_grad_(False), ImageEncoder(config)
+    loss = bottleneck_aligning(student, v0, needed(v0), aligned=Aligned(10))
+    found, expected = (features(m, batch, ["blocks.0.attn.qkv"])[0] for m in (student, v0))
+    errors = (found - expected).square().mean(-1)[:, : ENCODER.grid, : ENCODER.grid]
+    first = torch.stack([e[v].mean() for e, v in zip(errors, batch.valid, strict=True)]).mean()
+    assert first > 0 and loss(batch, 0)["window_qkv"].isfinite()
+
+
 @pytest.mark.parametrize(
     ("steps", "weights"),
     [
