@@ -11,7 +11,7 @@ from typing import Any
 from core import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C, the end of a job, and what Slurm is told to send before it preempts one (submitit: ``SIGUSR2``)."""
+"""Ctrl-C, the end of a job, and what Slurm is set to send before it preempts one (submitit: ``SIGUSR2``)."""
 
 
 class Stopping:
