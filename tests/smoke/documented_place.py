@@ -144,7 +144,7 @@ class Place:
         if key == "detections":
             return f"{key}={self.detections}"
         if key in ("checkpoint", "method.init", "then.init", "evaluation.reference"):
-            return f"{key}={self._model(value, others)}"
+            return f"{key}={','.join(self._model(name, others) for name in value.split(','))}"
         if key == "teacher.checkpoint":
             return f"{key}={pocket_file(self.folder / 'pocket.pth')}"
         if key == "image":

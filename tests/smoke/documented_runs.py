@@ -62,7 +62,9 @@ def jobs(words: list[str]) -> list[list[str]]:
         typed = {word.partition("=")[0] for word in words}
         words += [_alternatives(f"{key}={value}")[0] for key, value in swept.items() if key not in typed]
         words += ["hydra.mode=RUN"] if swept else []
-    values = [_alternatives(word) for word in words]
+    # The models of one latency command are no sweep.
+    several = "latency" not in words
+    values = [_alternatives(word) if several or not word.startswith("checkpoint=") else [word] for word in words]
     first = [several[0] for several in values]
     others = [(i, other) for i, several in enumerate(values) for other in several[1:] if "." not in other]
     return [first, *([*first[:i], other, *first[i + 1 :]] for i, other in others if not re.search(r"=[\d.]+$", other))]
@@ -100,6 +102,9 @@ def small(word: str, settings: dict[str, Any], typed: list[str]) -> list[str]:
         found |= {"evaluation.latency_runs": 1} if "latency_runs" in scored else {}
     if word == "run":
         found["logger.scores"] = 0
+    if word == "latency":
+        # A model of every committed shape takes long; tests of the command look at what they are.
+        found |= {"rounds": 1, "results": "false"} | ({"batch": 1} if "batch" in settings else {})
     if word == "leaderboard" and not any(w.startswith("results=") for w in typed):
         # Pages of the committed results take long; tests/results looks at them.
         found["results"] = "false"
