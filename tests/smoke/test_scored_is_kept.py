@@ -56,7 +56,7 @@ def model(root: Path, monkeypatch: pytest.MonkeyPatch) -> Stopped:
     data = Coco(root)
     model = Stopped([data.sample(index) for index in range(len(data))], name="filled")
     columns = {"method": "filled", "device": "cpu"}
-    subject = EvaluatedModel(model, torch.device("cpu"), "float32", "filled", columns, dict, "filled")  # type: ignore[arg-type]
+    subject = EvaluatedModel(model, torch.device("cpu"), "float32", "filled", columns, dict, dict, "filled")  # type: ignore[arg-type]
     monkeypatch.setattr(evaluating, "find_evaluated_model", lambda settings: subject)
     return model
 
