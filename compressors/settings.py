@@ -266,6 +266,7 @@ class PtqSettings(Scheme, MethodSettings):
         metric: what grids are judged by; see :func:`compressors.quantize.objective.distance`.
         gradient: of the hessian metric; see :mod:`compressors.quantize.objective`. ``published`` is refused, since it
             is zero, unless ``force_gradient`` is set.
+        force_gradient: whether the published gradient is taken all the same.
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
             layers before them do (``sequential``).
         bias_correction: biases take up what quantising the weight adds to each channel in the mean.

@@ -13,10 +13,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,12 +71,21 @@ def begin(folder: Path, words: Sequence[str], **variables: str) -> Command:
     spoken = tempfile.TemporaryDirectory()
     for name in ("stdout", "stderr"):
         (Path(spoken.name) / name).touch()
+    given = (folder, list(words), {**os.environ, **variables}, Path(spoken.name))
+    return Command(started(_work, *given), words, spoken)
+
+
+def started(work: Callable[..., object], *given: Any) -> ForkServerProcess:
+    """A function of a module at work. A fork of this process could not train: autograd has had threads here.
+
+    Args:
+        given: its arguments, which are pickled.
+    """
     _CONTEXT.set_forkserver_preload(["tests.warm_imports"])
     with _importable():
-        given = (folder, list(words), {**os.environ, **variables}, Path(spoken.name), torch.get_num_threads())
-        process = _CONTEXT.Process(target=_work, args=given)
+        process = _CONTEXT.Process(target=_begun, args=(torch.get_num_threads(), work, *given))
         process.start()
-    return Command(process, words, spoken)
+    return process
 
 
 def run(folder: Path, words: Sequence[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -112,7 +122,13 @@ def _importable() -> Iterator[None]:
             os.environ["PYTHONPATH"] = earlier
 
 
-def _work(folder: Path, words: list[str], environment: dict[str, str], spoken: Path, threads: int) -> None:
+def _begun(threads: int, work: Callable[..., object], *given: Any) -> None:
+    # As many as before: with another number weights come out another way.
+    torch.set_num_threads(threads)
+    work(*given)
+
+
+def _work(folder: Path, words: list[str], environment: dict[str, str], spoken: Path) -> None:
     # A group of its own, as what a shell starts has.
     os.setpgid(0, 0)
     os.chdir(folder)
@@ -124,6 +140,4 @@ def _work(folder: Path, words: list[str], environment: dict[str, str], spoken: P
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from experiments.cli.command_line import main
 
-    # As many as before: with another number weights come out another way.
-    torch.set_num_threads(threads)
     sys.exit(main(words))

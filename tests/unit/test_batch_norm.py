@@ -1,7 +1,6 @@
 """Batch normalisation over two processes: a layer, and whole methods, end where one process does."""
 
 import contextlib
-import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,10 +22,10 @@ from compressors.tinysam import TinySam
 from core import distributed
 from core.errors import InputError
 from students.student import Student
+from tests import warm_processes
 from tests.unit.test_engine import stage
 from tests.unit.tiny import CONFIG, LabelledImages, TinyStudent, free_port, tiny_sam
 
-FORK = multiprocessing.get_context("fork")
 OPTIMISATION = OptimizerConfig(lr=0.05, clip=1.0)
 # Through the decoder of a teacher of random weights come small gradients.
 FAST = replace(OPTIMISATION, lr=2.0)
@@ -49,20 +48,19 @@ METHODS = {
 }
 
 
+def as_one_of_two(work: Callable[[Path], None], folder: Path, rank: int, port: int) -> None:
+    """What each of them does."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    distributed.init(torch.device("cpu"))
+    work(folder)
+    distributed.shut_down()
+
+
 def in_two_processes(work: Callable[[Path], None], folder: Path) -> None:
     """Do some work in each of two processes that have met."""
-
-    def child(rank: int, port: int) -> None:
-        os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        torch.set_num_threads(1)
-        distributed.init(torch.device("cpu"))
-        work(folder)
-        distributed.shut_down()
-
     port = free_port()
-    children = [FORK.Process(target=child, args=(rank, port)) for rank in range(2)]
-    for one in children:
-        one.start()
+    children = [warm_processes.started(as_one_of_two, work, folder, rank, port) for rank in range(2)]
     for one in children:
         one.join(240)
     assert [one.exitcode for one in children] == [0, 0]

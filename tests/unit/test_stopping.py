@@ -1,6 +1,5 @@
 """A job that is to end saves the state of its last whole step first, and is queued again by submitit."""
 
-import multiprocessing
 import pickle
 import signal
 from pathlib import Path
@@ -13,9 +12,8 @@ from submitit.core.job_environment import SignalHandler
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from compressors.distill.engine import Engine, Stage
+from tests import warm_processes
 from tests.unit.test_engine import Numbers, stage, weights
-
-FORK = multiprocessing.get_context("fork")
 
 
 def signalled(number: int, at: int, times: int = 1) -> Stage[Numbers]:
@@ -34,6 +32,11 @@ def signalled(number: int, at: int, times: int = 1) -> Stage[Numbers]:
     return run
 
 
+def train_signalled(folder: Path, number: int, times: int = 1) -> None:
+    """What a process that gets a signal does."""
+    Engine(folder).fit(signalled(number, 5, times))
+
+
 def step_of(folder: Path) -> int:
     return int(torch.load(folder / "toy.state", weights_only=True)["progress"]["step"])
 
@@ -49,8 +52,7 @@ def undisturbed(tmp_path: Path) -> list[torch.Tensor]:
 def test_a_signal_ends_the_process_once_the_step_is_saved(
     tmp_path: Path, number: signal.Signals, undisturbed: list[torch.Tensor]
 ) -> None:
-    child = FORK.Process(target=lambda: Engine(tmp_path).fit(signalled(number, 5)))
-    child.start()
+    child = warm_processes.started(train_signalled, tmp_path, number)
     child.join(120)
     assert child.exitcode == -number and step_of(tmp_path) == 6
     resumed = stage()
@@ -59,8 +61,7 @@ def test_a_signal_ends_the_process_once_the_step_is_saved(
 
 
 def test_the_same_signal_twice_ends_it_at_once(tmp_path: Path) -> None:
-    child = FORK.Process(target=lambda: Engine(tmp_path).fit(signalled(signal.SIGTERM, 5, times=2)))
-    child.start()
+    child = warm_processes.started(train_signalled, tmp_path, signal.SIGTERM, 2)
     child.join(120)
     assert child.exitcode == -signal.SIGTERM and not (tmp_path / "toy.state").exists()
 
