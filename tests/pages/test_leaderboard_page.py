@@ -301,6 +301,7 @@ def test_dark_and_light(folder: Path, page: Any) -> None:
     assert found["light"] != found["dark"]
 
 
+@pytest.mark.slow
 def test_thousands_of_rows_come_in_parts(tmp_path: Path, opened: Opened) -> None:
     for number in range(310):
         row = replace(rows_of(f"run-{number}", number, miou=number / 1000)[3], ratio=(number + 1) / 1000, student=None)

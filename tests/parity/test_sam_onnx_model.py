@@ -52,6 +52,10 @@ def meta_sam() -> MetaSam:
     return model
 
 
+pytestmark = pytest.mark.slow
+"""An export by torch.onnx takes a quarter of a minute; tests/unit/test_export.py makes one in the fast tests."""
+
+
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
     path: Path = tmp_path_factory.mktemp("decoder") / "decoder.onnx"

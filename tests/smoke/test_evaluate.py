@@ -35,6 +35,7 @@ def evaluated(out: Path, *arguments: str) -> list[ResultRow]:
     return read_rows(out / "result.json")
 
 
+@pytest.mark.slow
 def test_a_detectors_boxes_by_one_process_and_by_two(root: Path, boxes: Path, tmp_path: Path) -> None:
     names = "box_single,point_oracle,clicks_2,detector_box_single,detector_box_best_of_3"
     requested = ["evaluation=coco", f"evaluation.protocols=[{names}]", f"detections={boxes}", f"data.root={root}"]

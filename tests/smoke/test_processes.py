@@ -32,6 +32,7 @@ def left(place: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], st
     return load_model(folder / "student.safetensors").state_dict(), log, folder.name
 
 
+@pytest.mark.slow
 def test_two_processes_end_where_one_does(tmp_path: Path, teacher: str) -> None:
     # Six images a step: three batches of two, or a batch of two and one of one in each process.
     words = (*SMALL, teacher, "method.optimisation.accumulate=3", "method.batch=2", "method.validations=1")

@@ -127,6 +127,7 @@ def test_a_run_leaves_its_page_and_an_older_one_gets_it(first: Path, teacher: Pa
     assert page.read_text() == content
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(
     first: Path, teacher: Path, call: Call, tmp_path: Path
 ) -> None:

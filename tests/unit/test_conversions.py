@@ -99,6 +99,7 @@ def converted(source: Path | str, to: str, out: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_student_with_four_heads_survives_any_two_conversions(student: Path, tmp_path: Path) -> None:
     model = find_model(str(student)).model
     assert model.config.decoder_heads == 4

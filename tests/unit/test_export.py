@@ -235,6 +235,7 @@ def of_pytorch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest
     return folder, export_model(tiny_sam(), folder, "torch", "bf16")
 
 
+@pytest.mark.slow
 def test_pytorchs_own_files_answer_as_the_model(of_pytorch: tuple[Path, Manifest]) -> None:
     _, manifest = of_pytorch
     assert (manifest.encoder.precision, manifest.decoder.precision) == ("bf16", "fp32")

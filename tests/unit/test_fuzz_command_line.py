@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from experiments.cli.command_line import main
 
 FAST = settings(
-    max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 LONG = settings(FAST, max_examples=400)
 KEYS = (

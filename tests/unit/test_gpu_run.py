@@ -18,6 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> tuple[int, d
     return gpu.main(), {file.stem: json.loads(file.read_text()) for file in out.glob("*.json")}
 
 
+@pytest.mark.slow
 def test_a_dry_run_reaches_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status, files = run(monkeypatch, tmp_path, "--sections", *SECTIONS)
     assert status == 0 and sorted(files) == sorted(SECTIONS)

@@ -46,6 +46,7 @@ def peak_megabytes(boxes: int, size_hw: tuple[int, int]) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_boxes() -> None:
     few, many = (peak_megabytes(count, (480, 640)) for count in (64, 256))
     assert many < 1.1 * few + 50

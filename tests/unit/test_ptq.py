@@ -79,7 +79,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "symmetric products": {"product_activations": "symmetric"},
     "published": {"gradient": "published", "force_gradient": True},
 }
-FEW = 6
+FEW = 3
 """So many of them in the fast tests."""
 
 

@@ -21,6 +21,9 @@ from students.export.manifest import MANIFEST, read_manifest
 from students.export.segmenter import ExportedSam
 from tests.unit.test_sam2_students import tiny_sam2
 
+pytestmark = pytest.mark.slow
+"""An export by torch.onnx takes a quarter of a minute; tests/unit/test_export.py makes one in the fast tests."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
