@@ -108,7 +108,7 @@ def _committed(known: Sequence[_Model], device: torch.device) -> Iterator[_Model
         rows, about = read_result(path)
         for row in rows:
             key = row.parameters, row.macs_full
-            if row.method in COMPARISONS or row.parameters is None or row.weight_bits is not None or key in seen:
+            if row.status == "counted" or row.method in COMPARISONS or row.weight_bits is not None or key in seen:
                 continue
             shape = _shape(row, about)
             counted = None if shape is None else cost_of_shape(shape)
