@@ -39,6 +39,7 @@ SLOW = (
     r"method=tinysam method\.init=",
     r" -m method=",
     r" compare EVAL",
+    r" latency checkpoint=sam_(vit_b|pocket,runs/RUN/)",
     r"student=timm",
     r"ratio=0.5 data=coco",
 )

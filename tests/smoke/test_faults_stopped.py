@@ -67,6 +67,7 @@ class Deadly(LabelledImages):
         return super().sample(index)
 
 
+@pytest.mark.slow
 def test_a_reading_process_that_dies_is_reported_and_the_rerun_goes_on(tmp_path: Path) -> None:
     protocols = [PROTOCOLS["box_single@1"]]
 

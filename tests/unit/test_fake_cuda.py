@@ -102,7 +102,9 @@ SCORED = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(SCORED.values()))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if "clicks" in n else []) for n in sorted(SCORED.values())]
+)
 def test_encoding_decoding_and_scoring(name: str) -> None:
     protocol = PROTOCOLS[name]
     data = LabelledImages(2)
