@@ -70,7 +70,7 @@ GUIDES = {
         "Time image encoders and decoders of several models, each in its turn in every round, and show what each takes "
         "of the first one's time, with a 95 % interval. Milliseconds of two days or two processes do not compare; "
         "these ratios do. results=true times a model of every shape in the committed rows, too.",
-        "with out=FILE: rows as JSON, which leaderboard reads below results/ or runs/",
+        "with out=FILE: rows as JSON; those of the committed models stand in results/latency/",
         (
             "latency checkpoint=sam_pocket,runs/RUN/student.safetensors",
             "latency checkpoint=sam_pocket,pocket-onnx,slimsam-int8 batch=8",

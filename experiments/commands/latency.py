@@ -74,6 +74,8 @@ def latency(settings: LatencyConfig, cfg: DictConfig) -> list[ResultRow]:
         times = compared_latencies(segmenters, settings.rounds, device, precision, settings.batch, each)
     shared = {"status": "counted", "git_sha": provenance.git_sha(), "threads": torch.get_num_threads()}
     shared |= {"device": device_name(device), "precision": precision}
+    # Times of a batch are others than those that tables show.
+    shared |= {"axes": {"batch": str(settings.batch)}} if settings.batch > 1 else {}
     rows = [ResultRow(**{**shared, **one.columns, **time}) for one, time in zip(models, times, strict=True)]
     if settings.format == "table":
         _print(rows, settings)

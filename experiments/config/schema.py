@@ -122,7 +122,7 @@ class LatencyConfig(CommandConfig):
         batch: images that are encoded together, and boxes on one image that are decoded together.
         rounds: timed rounds; in each, every model has its turn.
         precision: what PyTorch computes in: ``float32``, ``bfloat16`` or ``float16``.
-        out: a JSON file of rows, as ``leaderboard`` reads them; null: nothing is written.
+        out: a JSON file of rows; null: nothing is written.
     """
 
     checkpoint: str = MISSING

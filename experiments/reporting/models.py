@@ -190,7 +190,7 @@ def _shape(row: Record) -> tuple[Any, ...]:
 
 def _latencies_of_shapes(rows: Sequence[Record]) -> dict[tuple[Any, ...], float]:
     """The ratios that the command ``latency`` measured of many models in one process, to their teacher, by shape."""
-    measured = [row for row in rows if row["status"] == "counted" and row["weight_bits"] is None]
+    measured = [row for row in rows if row["status"] == "counted" and row["weight_bits"] is None and not row["axes"]]
     return {_shape(row): row["encoder_latency_ratio"] for row in measured if _is_to_teacher(row)}
 
 

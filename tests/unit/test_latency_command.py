@@ -70,6 +70,8 @@ def test_tables_show_what_was_measured_of_the_shape_and_else_what_runs_measured(
     assert ratio_of(runs, "slimsam") == 0.6
     counted = row("slimsam", status="counted", data=None, protocol=None, miou=None, encoder_latency_ratio=0.4)
     assert ratio_of([*runs, counted], "slimsam") == 0.4
+    in_batches = row("slimsam", status="counted", encoder_latency_ratio=0.1, axes={"batch": "8"})
+    assert ratio_of([*runs, counted, in_batches], "slimsam") == 0.4, "one image at a time"
     other = row("scratch", encoder_latency_ratio=None)
     assert ratio_of([other, counted], "scratch") == 0.4, "of equal shape"
     assert ratio_of([row("ptq", weight_bits=8), counted], "ptq") is None, "simulated integers have no time of their own"
