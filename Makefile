@@ -45,7 +45,7 @@ bench: $(VENV)/.installed-core  ## Run every file of benchmarks/: two things in 
 	done
 
 gpu:  ## All that only a GPU shows, in 8 minutes, into results/gpu (DEVICE=cpu: a dry run; RUN=python without .venv)
-	$(RUN) -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE))
+	$(RUN) -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE)) $(if $(OUT),--out $(OUT))
 
 docs: $(VENV)/.installed-docs  ## Build the documents as a site, docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html

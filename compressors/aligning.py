@@ -12,12 +12,25 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from compressors.distill.losses import embedding_mse, over_cells
+from compressors.distill.stage import Frozen
 from data.batches import ImageBatch
 from teachers.attention import merge_windows
 
-Loss = Callable[[ImageBatch, int], Mapping[str, Tensor]]
 TeacherEmbedding = Callable[[ImageBatch], Any]
 """Gives the teacher's embeddings of a batch."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The terms of a batch at a step, and what they need of encoders that are not trained."""
+
+    terms: Callable[[ImageBatch, int], Mapping[str, Tensor]]
+    frozen: Frozen[ImageBatch, Any]
+
+    def __call__(self, batch: ImageBatch, step: int) -> Mapping[str, Tensor]:
+        """See :attr:`compressors.distill.stage.Stage.loss`."""
+        return self.terms(batch, step)
+
 
 ALIGNED_SHARE = 0.5
 """Of the steps in which features are aligned where no number of epochs is given (10 of the published 20 epochs)."""
@@ -69,10 +82,11 @@ def embedding_only(student: Any, teacher_embeddings: TeacherEmbedding, padding: 
     """
 
     def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-        found, expected = student(batch.images), teacher_embeddings(batch)
+        found, expected = student(batch.images), frozen(batch, step)
         return {"embedding": embedding_mse(found, expected, _valid(batch, padding))}
 
-    return loss
+    frozen = Frozen[ImageBatch, Any](lambda batch, step: teacher_embeddings(batch))
+    return Loss(loss, frozen)
 
 
 def bottleneck_aligning(
@@ -104,19 +118,25 @@ def bottleneck_aligning(
         groups["global_qkv"] = whole
     groups = {name: paths for name, paths in groups.items() if paths}
     tapped = [path for paths in groups.values() for path in paths]
-    alone = embedding_only(student, teacher_embeddings, padding)
+
+    def of_teacher(batch: ImageBatch, step: int) -> tuple[Any, dict[str, Tensor]]:
+        if not feature_weight(weights, step, aligned):
+            return teacher_embeddings(batch), {}
+        return _run(v0, batch, tapped)
+
+    frozen = Frozen(of_teacher)
 
     def loss(batch: ImageBatch, step: int) -> Mapping[str, Tensor]:
         weight = feature_weight(weights, step, aligned)
+        final, reference = frozen(batch, step)
+        embedding, seen = _run(student, batch, tapped if weight else [])
         if not weight:
-            return alone(batch, step)
-        final, reference = _run(v0, batch, tapped, teacher=True)
-        embedding, seen = _run(student, batch, tapped)
+            return {"embedding": embedding_mse(embedding, final, _valid(batch, padding))}
         terms = {"embedding": (1 - weight) * embedding_mse(embedding, final, _valid(batch, padding))}
         distance = _distance(student, batch, padding)
         return terms | {name: weight * distance(seen, reference, paths) for name, paths in groups.items()}
 
-    return loss
+    return Loss(loss, frozen)
 
 
 def embedding_aligning(
@@ -141,22 +161,29 @@ def embedding_aligning(
     stream = [f"{block}.{norm}:in" for block in config.block_paths for norm in ("norm1", "norm2")]
     stream += [f"{layer}:in" for layer in config.neck_paths]
 
+    def of_frozen(batch: ImageBatch, step: int) -> tuple[Any, Any]:
+        aligning = feature_weight(weights, step, aligned)
+        return teacher_embeddings(batch), _run(v1, batch, stream) if aligning else None
+
+    frozen = Frozen(of_frozen)
+
     def loss(batch: ImageBatch, step: int) -> dict[str, Tensor]:
         weight = feature_weight(weights, step, aligned)
         embedding, seen = _run(student, batch, stream if weight else [])
         valid = _valid(batch, padding)
-        terms = {"embedding": (1 - weight) * embedding_mse(embedding, teacher_embeddings(batch), valid)}
+        target, of_v1 = frozen(batch, step)
+        terms = {"embedding": (1 - weight) * embedding_mse(embedding, target, valid)}
         if weight:
-            earlier, reference = _run(v1, batch, stream, teacher=True)
+            earlier, reference = of_v1
             terms["stream"] = weight * _distance(student, batch, padding)(seen, reference, stream)
             terms["earlier"] = weight * embedding_mse(embedding, earlier, valid)
         return terms
 
-    return loss
+    return Loss(loss, frozen)
 
 
-def _run(encoder: Any, batch: ImageBatch, paths: Sequence[str], teacher: bool = False) -> tuple[Any, dict[str, Tensor]]:
-    with torch.set_grad_enabled(not teacher), Taps(encoder, paths) as features:
+def _run(encoder: Any, batch: ImageBatch, paths: Sequence[str]) -> tuple[Any, dict[str, Tensor]]:
+    with Taps(encoder, paths) as features:
         return encoder(batch.images), features
 
 

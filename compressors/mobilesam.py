@@ -1,16 +1,16 @@
 """MobileSAM: distil the image encoder alone into a light one (Zhang et al. 2023, arXiv 2306.14289)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from compressors.distill.engine import Stage
+from compressors.distill.engine import Frozen, Stage
 from compressors.distill.losses import embedding_mse, embedding_rmse
 from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
-from compressors.distill.teacher_outputs import mask_loss, teacher_masks
+from compressors.distill.teacher_outputs import TeacherMasks, mask_loss, teacher_masks
 from compressors.method import Compressed, Compressor, RunContext
 from compressors.settings import MobileSamSettings
 from data.batches import ImageBatch, ImageBatches
@@ -39,17 +39,21 @@ class MobileSam(MobileSamSettings, Compressor):
         def decoupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
             distance = embedding_mse if self.loss == "mse" else embedding_rmse
             valid = batch.valid if self.padding == "ignore" else None
-            return {"embedding": distance(student.encode(batch.images), teacher_embeddings(batch), valid)}
+            return {"embedding": distance(student.encode(batch.images), embeddings(batch, step), valid)}
 
         def coupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-            masks = teacher_masks(teacher, teacher_embeddings(batch), batch.valid, self.prompts, context.seed, step)
-            return mask_loss(student, student.encode(batch.images), masks)
+            return mask_loss(student, student.encode(batch.images), masks(batch, step))
 
         def decoder_alone(batch: ImageBatch, step: int) -> dict[str, Tensor]:
-            masks = teacher_masks(teacher, teacher_embeddings(batch), batch.valid, self.prompts, context.seed, step)
             with torch.no_grad():
-                embeddings = student.eval().encode(batch.images)
-            return mask_loss(student, embeddings, masks)
+                found = student.eval().encode(batch.images)
+            return mask_loss(student, found, masks(batch, step))
+
+        def answers(batch: ImageBatch, step: int) -> tuple[TeacherMasks, TeacherMasks]:
+            return teacher_masks(teacher, teacher_embeddings(batch), batch.valid, self.prompts, context.seed, step)
+
+        embeddings = Frozen[ImageBatch, Any](lambda batch, step: teacher_embeddings(batch))
+        masks = Frozen(answers)
 
         def fit(name: str, *trained: nn.Module, **changes: object) -> Progress:
             student.requires_grad_(False)
@@ -63,6 +67,7 @@ class MobileSam(MobileSamSettings, Compressor):
                 batch_size=self.batch,
                 full_model=lambda: student,
                 whole_batches=self.loss == "root" or changes["loss"] is not decoupled,
+                frozen=embeddings if changes["loss"] is decoupled else masks,
                 **changes,  # type: ignore[arg-type]
             )
             return context.engine.fit(stage)

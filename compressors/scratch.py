@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from compressors.distill.engine import Stage
+from compressors.distill.engine import Frozen, Stage
 from compressors.distill.losses import embedding_mse
 from compressors.method import Compressed, Compressor, RunContext
 from compressors.settings import ScratchSettings
@@ -40,10 +40,11 @@ class Scratch(ScratchSettings, Compressor):
             initialise_encoder(encoder)
         encoder.to(context.engine.device)
         teacher_embeddings = context.teacher_embeddings(teacher)
+        expected = Frozen[ImageBatch, Any](lambda batch, step: teacher_embeddings(batch))
         name = f"{teacher.name}-scratch-{self.ratio}"
 
         def loss(batch: ImageBatch, step: int) -> dict[str, torch.Tensor]:
-            return {"embedding": embedding_mse(encoder(batch.images), teacher_embeddings(batch), batch.valid)}
+            return {"embedding": embedding_mse(encoder(batch.images), expected(batch, step), batch.valid)}
 
         progress = context.engine.fit(
             Stage(
@@ -53,6 +54,7 @@ class Scratch(ScratchSettings, Compressor):
                 batch=ImageBatches(data, teacher.input_size, encoder.config.grid, context.seed),
                 batch_size=self.batch,
                 loss=loss,
+                frozen=expected,
                 steps=2 * self.steps,
                 optimisation=self.optimisation,
                 full_model=lambda: teacher.with_encoder(encoder, name),

@@ -196,6 +196,7 @@ class SlimSam(SlimSamSettings, Compressor):
             batch=batches,
             batch_size=self.batch,
             loss=loss,
+            frozen=loss.frozen,
             steps=steps,
             optimisation=self._optimisation(name),
             validate=validate and (lambda: validate(teacher.with_encoder(student, name))),

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compressors.distill.engine import Stage
+from compressors.distill.engine import Frozen, Stage
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_l1, focal_loss, mask_cells, mask_iou
 from compressors.distill.teacher_outputs import best_of_three
 from compressors.method import Compressed, Compressor, RunContext
@@ -50,15 +50,23 @@ class TinySam(TinySamSettings, Compressor):
         student = self._begin(teacher, context)
         teacher_embeddings = context.teacher_embeddings(teacher)
 
+        def of_teacher(batch: InstanceBatch, step: int) -> tuple[Tensor, Decoded | None]:
+            targets = teacher_embeddings(batch.images)
+            decoded = (self.token or self.output) and self.boxes != "none"
+            return targets, teacher.decode_frame(targets, box_prompt(batch)) if decoded else None
+
+        frozen = Frozen(of_teacher)
+
         def loss(batch: InstanceBatch, step: int) -> dict[str, Tensor]:
             images = batch.images
-            targets, embeddings = teacher_embeddings(images), student.encode(images.images)
+            (targets, of_boxes), embeddings = frozen(batch, step), student.encode(images.images)
             terms: dict[str, Tensor] = {}
             if self.embedding:
                 terms["embedding"] = self.embedding * embedding_l1(embeddings, targets, images.valid)
             truth = truth_of(batch.coverage, images.valid, batch.labelled, self.tiny_masks)
             for kind, prompt in self._prompts(student, embeddings, batch, context.seed):
-                of_kind = self._prompted(teacher, targets, student, embeddings, prompt, truth)
+                ready = of_boxes if kind == "box" else None
+                of_kind = self._prompted(teacher, targets, student, embeddings, prompt, truth, ready)
                 terms |= {f"{kind}_{name}": term for name, term in of_kind.items()}
             return terms
 
@@ -74,6 +82,7 @@ class TinySam(TinySamSettings, Compressor):
             steps=2 * self.steps,
             optimisation=self.optimisation,
             full_model=lambda: student,
+            frozen=frozen,
         )
         progress = context.engine.fit(stage)
         return Compressed(student.eval().requires_grad_(False), (progress,))
@@ -102,17 +111,25 @@ class TinySam(TinySamSettings, Compressor):
                 points = draw_points(mask_cells(batch.coverage), chances[:, 0], student.input_size)
             yield "point", point_prompt(points)
         if self.boxes != "none":
-            yield "box", Prompt(boxes_xyxy=batch.boxes_xyxy.flatten(0, 1))
+            yield "box", box_prompt(batch)
 
     def _prompted(
-        self, teacher: Sam, targets: Tensor, student: Sam, embeddings: Tensor, prompt: Prompt, truth: "Truth"
+        self,
+        teacher: Sam,
+        targets: Tensor,
+        student: Sam,
+        embeddings: Tensor,
+        prompt: Prompt,
+        truth: "Truth",
+        expected: Decoded | None = None,
     ) -> dict[str, Tensor]:
-        """The terms that need prompts, weighted."""
+        """The terms that need prompts, weighted; ``expected`` is the teacher's answer where it is known already."""
         found = student.decode_frame(embeddings, prompt)
         terms: dict[str, Tensor] = {}
         if self.token or self.output:
-            with torch.no_grad():
-                expected = teacher.decode_frame(targets, prompt)
+            if expected is None:
+                with torch.no_grad():
+                    expected = teacher.decode_frame(targets, prompt)
             if self.token:
                 terms["token"] = self.token * token_loss(found, expected, truth)
             if self.output:
@@ -193,6 +210,11 @@ def hard_points(student: Sam, embeddings: Tensor, coverage: Tensor, iterations: 
 def point_prompt(points_xy: Tensor) -> Prompt:
     """Foreground points ``[B, K, 2]`` as ``B * K`` prompts, those of one image together."""
     return Prompt.foreground(points_xy.flatten(0, 1)[:, None])
+
+
+def box_prompt(batch: InstanceBatch) -> Prompt:
+    """The boxes ``[B, K, 4]`` of a batch as ``B * K`` prompts, those of one image together."""
+    return Prompt(boxes_xyxy=batch.boxes_xyxy.flatten(0, 1))
 
 
 # The losses (section 3.2): what the student's decoder says against its teacher's, and against the annotated masks. All

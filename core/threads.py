@@ -23,8 +23,13 @@ def take_threads() -> None:
     """Let PyTorch compute with no more threads than :func:`allowed`, unless ``OMP_NUM_THREADS`` says how many."""
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ and "MKL_NUM_THREADS" not in os.environ:
+    if not given():
         torch.set_num_threads(min(torch.get_num_threads(), allowed()))
+
+
+def given() -> bool:
+    """Whether the environment says how many threads there are to be."""
+    return "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ
 
 
 @contextlib.contextmanager

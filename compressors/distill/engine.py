@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -14,13 +15,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from compressors.distill.batch_norm import has_batch_norm, synchronised
 from compressors.distill.log import StageLog, StepLosses, TrainingDiverged, check_weights, progress_bar
 from compressors.distill.optimizer import build_optimizer
-from compressors.distill.stage import B, Batch, Callback, Stage, chunks, prefetch
+from compressors.distill.stage import B, Batch, Callback, Frozen, Stage, chunks, prefetch
 from compressors.distill.state import Progress, load_state, save_state
 from compressors.distill.stopping import Stopping
 from core import distributed
 from core.memory import peak_resident_bytes, reraise_oom
 
-__all__ = ["Batch", "Engine", "Stage", "TrainingDiverged"]
+__all__ = ["Batch", "Engine", "Frozen", "Stage", "TrainingDiverged"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Engine:
         """The context in which models compute."""
         dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.precision != "float32")
+
+    @property
+    def ahead(self) -> bool:
+        """Whether frozen models compute in the threads that make batches, beside the training of those before.
+
+        That pays where an operator takes one thread. Elsewhere operators share all the cores already, and the models
+        are large: so would be what waits. What is compiled is compiled for one thread of Python.
+        """
+        return bool(self.workers) and self.device.type == "cpu" and torch.get_num_threads() == 1 and not self.compile
 
     def fit(self, stage: Stage[B]) -> Progress:
         """Train a stage to its end, continuing from its saved state if there is one.
@@ -149,10 +159,22 @@ class Engine:
         callback = self.callback if distributed.is_main() and stage.full_model is not None else None
         return callback is not None and callback.scores_at(step, stage.steps)
 
-    def _made(self, stage: Stage[B]) -> Any:
-        if self.device.type != "cuda":
-            return stage.batch
-        return lambda places: stage.batch(places).pin_memory()
+    def _made(self, stage: Stage[B]) -> Callable[[range], tuple[B, Any]]:
+        """What makes a batch, and with it what frozen models make of it, if that is to be computed ahead."""
+        if self.device.type == "cuda":
+            return lambda places: (stage.batch(places).pin_memory(), None)
+        frozen = stage.frozen
+        if frozen is None or not self.ahead:
+            return lambda places: (stage.batch(places), None)
+        # What flows through a frozen model may be tapped: one thread at a time.
+        alone = Lock()
+
+        def make(places: range) -> tuple[B, Any]:
+            batch = stage.batch(places)
+            with alone, nested_autocast(), self.autocast():
+                return batch, frozen.compute(batch, places[0] // stage.images_per_step)
+
+        return make
 
     def _step(
         self,
@@ -167,7 +189,10 @@ class Engine:
         parts = parts_of_step(stage, losses.step)
         images = sum(len(places) for places in parts)
         for places in parts:
-            batch = following().to(self.device)
+            made, ready = following()
+            batch = made.to(self.device)
+            if stage.frozen is not None:
+                stage.frozen.ready = ready
             with self.autocast():
                 terms = stage.loss(batch, losses.step)
             share = len(places) / images
@@ -180,6 +205,19 @@ class Engine:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def nested_autocast() -> Iterator[None]:
+    """Autocast inside the block leaves the weights alone that other threads have cast: ending the outermost drops them.
+
+    A weight that is cast twice in a step would have its gradients summed in another precision.
+    """
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
 
 
 def parts_of_step(stage: Stage[Any], step: int) -> Sequence[range]:

@@ -31,6 +31,26 @@ class Batch(Protocol):
 
 
 B = TypeVar("B", bound=Batch)
+T = TypeVar("T")
+
+
+class Frozen(Generic[B, T]):
+    """What models that are not trained make of a batch: a loss calls it with the batch and the step.
+
+    It is computed then, or was by the thread that made the batch, where that pays (:attr:`Engine.ahead`): its values
+    are the same.
+
+    Args:
+        compute: from a batch at a step; must not depend on what is trained. Run without gradients.
+    """
+
+    def __init__(self, compute: Callable[[B, int], T]) -> None:
+        self.compute = torch.no_grad()(compute)
+        self.ready: T | None = None
+
+    def __call__(self, batch: B, step: int) -> T:
+        """Of the batch that a loss is given."""
+        return self.compute(batch, step) if self.ready is None else self.ready
 
 
 @dataclass
@@ -54,6 +74,7 @@ class Stage(Generic[B]):
         validate_every: steps between validations (and at the end).
         keep_best: end with the weights of the best validation instead of the last.
         full_model: the student as it stands, for the callback; None where there is no such model yet.
+        frozen: what ``loss`` needs of models that are not trained, so that it can be computed ahead; None: nothing.
     """
 
     name: str
@@ -69,6 +90,7 @@ class Stage(Generic[B]):
     keep_best: bool = False
     full_model: Callable[[], Any] | None = None
     whole_batches: bool = False
+    frozen: Frozen[B, Any] | None = None
 
     @property
     def images_per_step(self) -> int:
@@ -99,9 +121,6 @@ class Callback(Protocol):
         ...
 
 
-T = TypeVar("T")
-
-
 @contextmanager
 def prefetch(make: Callable[[range], T], places: Iterator[range], workers: int) -> Iterator[Callable[[], T]]:
     """Yields a function that gives ``make(place)`` for one place after the other, in their order.
@@ -115,7 +134,9 @@ def prefetch(make: Callable[[range], T], places: Iterator[range], workers: int) 
     if not workers:
         yield lambda: make(next(places))
         return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+    # OpenMP counts threads for each thread of Python; what they compute must not depend on who does.
+    shared = (torch.get_num_threads(),)
+    pool = ThreadPoolExecutor(workers, "batches", initializer=torch.set_num_threads, initargs=shared)
     waiting: deque[Future[T]] = deque()
 
     def fill() -> None:

@@ -20,9 +20,10 @@ class EngineConfig:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
         precision: of training, in autocast over float32 weights.
-        threads: of the CPU, for each process; null: ``OMP_NUM_THREADS``, else as many as the process may use. A run
-            goes on with the number that it began with.
-        workers: threads that make batches ahead; null: one on the CPU, beside an accelerator up to eight.
+        threads: of the CPU, for each operator of a process; null: ``OMP_NUM_THREADS``, else one where a run's teacher
+            is small, else as many as the process may use. A run goes on with the number that it began with.
+        workers: threads that make batches ahead (with ``threads=1`` also what the teacher makes of them); null: one on
+            the CPU, beside an accelerator up to eight.
         compile: whether the student is compiled (``torch.compile``); pays on a GPU and in long runs.
         cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
         cache_folder: where on disk; all runs share it.

@@ -1,4 +1,4 @@
-"""How many threads and processes a run began with: by others it would end in other weights."""
+"""How many threads a run takes, and how many threads and processes it began with: by others it ends otherwise."""
 
 import json
 import sys
@@ -10,9 +10,24 @@ from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
-from core.threads import MOST_THREADS
+from core.threads import MOST_THREADS, given
+from teachers.sam import Sam
 
 NAME = "threads.json"
+SMALL = 1e9
+"""Weights of an image encoder times cells of its embedding: about the multiply-adds of an image. Operators of smaller
+models take as long to be shared by threads as they then save (measured: benchmarks/README.md)."""
+
+
+def take_one_thread(teacher: Sam, device: torch.device) -> None:
+    """One thread an operator where the teacher is small (:data:`SMALL`), unless the environment gives a number.
+
+    On the CPU. Another thread makes batches then, and what frozen models make of them. A rule rather than a
+    measurement: the same command ends in the same weights on machines of one core and of many.
+    """
+    weights = sum(p.numel() for p in teacher.image_encoder.parameters())
+    if device.type == "cpu" and not given() and weights * teacher.config.encoder.grid**2 < SMALL:
+        torch.set_num_threads(1)
 
 
 def keep_threads(folder: Path, chosen: bool) -> None:

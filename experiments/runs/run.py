@@ -46,7 +46,7 @@ from experiments.runs.data_content import DataContent, contents_of_run
 from experiments.runs.folder import lock_run_dir
 from experiments.runs.identity import method_name, parent_metadata, resolved, run_id, run_sha256
 from experiments.runs.kept_threads import NAME as THREADS
-from experiments.runs.kept_threads import keep_threads
+from experiments.runs.kept_threads import keep_threads, take_one_thread
 from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
 from experiments.scoring import EvaluationSet, require_held_out, score_fillings, score_model, training_score
@@ -152,6 +152,8 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         distributed.barrier()
         with lock_run_dir(folder, fresh=settings.force) if distributed.is_main() else nullcontext():
             distributed.barrier()
+            if settings.engine.threads is None:
+                take_one_thread(teacher, device)
             keep_threads(folder, chosen=settings.engine.threads is not None)
             with refusals_noted(folder, sha256, apart, trained_on) as key:
                 parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on)

@@ -47,7 +47,8 @@ def short_run(name: str, folder: Path) -> dict[str, Any]:
     settings = settings_of(cfg)
     device = torch.device("cpu")
     teacher = build_teacher(settings.teacher, device)
-    context = RunContext(settings.seed, folder, Engine(folder, log_every=1), cache="memory")
+    # With one thread an operator, the teacher computes in the thread that makes batches.
+    context = RunContext(settings.seed, folder, Engine(folder, workers=1, log_every=1), cache="memory")
     compressed = build_method(settings.method).compress(teacher, build_data(settings.data), context)
     stored = EvaluationSet(
         build_data(settings.evaluation.data), "shapes", range(settings.evaluation.images), 64, "box_point@1"

@@ -11,7 +11,7 @@ import torch
 
 from students.files import load_model
 from tests import warm_processes
-from tests.unit.tiny import pocket_file
+from tests.unit.tiny import free_port, pocket_file
 
 SMALL = (
     *("experiment=smoke", "method=slimsam", "ratio=0.5", "engine.precision=float32", "format=json"),
@@ -64,6 +64,47 @@ def test_two_processes_end_where_one_does(tmp_path: Path, teacher: str) -> None:
     first, second = warm_processes.ranks(tmp_path / "two", words)
     assert first.returncode == second.returncode == 0 and json.loads(first.stdout)["rows"] == two
     assert (first.stderr + second.stderr).count("finished earlier") == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun_end_where_one_process_does(tmp_path: Path, teacher: str) -> None:
+    # Two machines as far as torchrun knows: a process each, of the same number on its machine, meeting at an address.
+    words = (*SMALL, teacher, "method.batch=2", "cache=memory", "engine.threads=1")
+    alone = warm_processes.run(tmp_path / "one", words)
+    assert alone.returncode == 0, alone.stderr
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    (tmp_path / "two").mkdir()
+    nodes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                *meeting,
+                f"--node-rank={node}",
+                "-m",
+                "experiments",
+                *words,
+            ],
+            cwd=tmp_path / "two",
+            env=warm_processes.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    said = [node.communicate(timeout=600) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said[0][1] + said[1][1]
+    assert said[0][0] and not said[1][0], "the first process alone has rows"
+    (weights, _, run_id), (shared, _, shared_id) = left(tmp_path / "one"), left(tmp_path / "two")
+    assert run_id == shared_id
+    for name, tensor in weights.items():
+        torch.testing.assert_close(shared[name], tensor, rtol=1e-3, atol=1e-4)
+    one, two = (json.loads(out.strip().splitlines()[-1])["rows"] for out in (alone.stdout, said[0][0]))
+    assert two[3]["images_seen"] == one[3]["images_seen"]
+    assert two[3]["device_hours"] == pytest.approx(2 * two[3]["train_seconds"] / 3600)
+    assert two[3]["miou"] == pytest.approx(one[3]["miou"], abs=1e-3)
 
 
 REFUSED = "error: 3 images a step cannot be shared by 2 processes"

@@ -16,6 +16,7 @@ from compressors.slimsam import SlimSam
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.result import COLUMNS
+from core.threads import given
 from experiments.cli.command_line import main
 from experiments.reporting.columns import LEADERBOARD_COLUMNS
 from experiments.runs.folder import lock_run_dir
@@ -129,7 +130,7 @@ def test_a_run_leaves_its_page_and_an_older_one_gets_it(first: Path, teacher: Pa
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(
-    first: Path, teacher: Path, call: Call, tmp_path: Path
+    first: Path, teacher: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = tmp_path / "runs"
     state = runs / first.name / "bottleneck_aligning.state"
@@ -142,13 +143,15 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(
     assert state.exists() and not (runs / first.name / "result.json").exists()
     pruned = (state.parent / "embedding_pruned.safetensors").stat().st_mtime_ns
     # Where it goes on, another number of threads would be taken.
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    threads = before if given() else 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     torch.set_num_threads(2 if threads == 1 else 1)
     try:
         status, out, err = call(*_words(teacher, runs), "format=json")
         assert torch.get_num_threads() == (2 if threads == 1 else 1), "what follows is not bound to this run's number"
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     assert status == 0 and f"goes on with threads: {threads}, not {2 if threads == 1 else 1}; " in err
     assert (state.parent / "embedding_pruned.safetensors").stat().st_mtime_ns == pruned, "the first step was not redone"
     again, before = (json.loads((folder / "result.json").read_text()) for folder in (state.parent, first))

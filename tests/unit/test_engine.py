@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressors.distill.engine import Engine, Stage, TrainingDiverged
+from compressors.distill.engine import Engine, Frozen, Stage, TrainingDiverged
 from compressors.distill.optimizer import OptimizerConfig
 from core.seeding import generator_for
 
@@ -134,6 +135,55 @@ def test_batches_made_ahead_are_the_same_batches(tmp_path: Path, workers: int) -
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(ahead), strict=True))
     with pytest.raises(Killed):
         Engine(tmp_path / "c", workers=workers).fit(stage(kill_at=3))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_frozen_models_compute_beside_training_and_give_the_same_weights(tmp_path: Path, precision: str) -> None:
+    torch.manual_seed(1)
+    teacher, threads = nn.Sequential(nn.Linear(3, 64), nn.GELU(), nn.Linear(64, 1)), []
+
+    def of_teacher(batch: Numbers, step: int) -> Tensor:
+        assert not torch.is_grad_enabled() and batch.names[0] == str(step * 8 + int(batch.names[0]) % 8)
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return teacher(batch.x) * (step + 1)
+
+    def trained(folder: str, workers: int) -> list[Tensor]:
+        frozen, run = Frozen(of_teacher), stage(optimisation=OptimizerConfig(lr=0.01, accumulate=2))
+
+        def loss(batch: Numbers, step: int) -> dict[str, Tensor]:
+            target = frozen(batch, step)
+            assert torch.equal(target, frozen(batch, step))
+            # A weight that is used twice: its casts must stay, whatever other threads do.
+            return {
+                "distance": (run.model(batch.x) - target).abs().mean() + (run.model(-batch.x) - target).abs().mean()
+            }
+
+        run.loss, run.frozen = loss, frozen
+        Engine(tmp_path / folder, workers=workers, precision=precision).fit(run)
+        return weights(run)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plain = trained("plain", 0)
+        assert set(threads) == {"MainThread"}
+        for workers in (1, 3):
+            threads.clear()
+            ahead = trained(f"ahead{workers}", workers)
+            assert set(threads) == {"batches"} and len(threads) == 24
+            assert all(torch.equal(a, b) for a, b in zip(plain, ahead, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("changes", [{"workers": 0}, {"compile": True}, {"device": torch.device("cuda")}, {}])
+def test_frozen_models_compute_ahead_only_where_an_operator_takes_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert Engine(tmp_path, **{"workers": 1, **changes}).ahead == (not changes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not Engine(tmp_path, workers=1).ahead
 
 
 @pytest.mark.parametrize("kill_at", [2, 7])

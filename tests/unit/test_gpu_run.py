@@ -1,6 +1,7 @@
 """``make gpu`` without a GPU: its sections run to their end in small sizes, and say what they are."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from core.provenance import ROOT
 
 SECTIONS = ["encoder", "embedding", "distillation", "evaluation", "float16", "nccl"]
 KEYS = {"section", "device", "dry_run", "commit", "versions", "seconds"}
@@ -18,16 +20,37 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> tuple[int, d
     return gpu.main(), {file.stem: json.loads(file.read_text()) for file in out.glob("*.json")}
 
 
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), ".venv/bin/python -m benchmarks.gpu"),
+        (("DEVICE=cpu", "RUN=python"), "python -m benchmarks.gpu --device cpu"),
+        (("DEVICE=cpu", "OUT=/elsewhere"), ".venv/bin/python -m benchmarks.gpu --device cpu --out /elsewhere"),
+    ],
+)
+def test_what_make_gpu_runs(words: tuple[str, ...], line: str) -> None:
+    done = make("--dry-run", "--no-print-directory", "gpu", *words)
+    assert done.returncode == 0 and " ".join(done.stdout.split()) == line
+
+
 @pytest.mark.slow
-def test_a_dry_run_reaches_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    status, files = run(monkeypatch, tmp_path, "--sections", *SECTIONS)
-    assert status == 0 and sorted(files) == sorted(SECTIONS)
+def test_make_gpu_on_the_cpu_reaches_its_end(tmp_path: Path) -> None:
+    done = make("gpu", "DEVICE=cpu", f"RUN={sys.executable}", f"OUT={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a dry run: figures mean nothing" in done.stdout
+    files = {file.stem: json.loads(file.read_text()) for file in tmp_path.iterdir()}
+    assert sorted(files) == sorted(["tests", *SECTIONS])
     for name, record in files.items():
         assert set(record) == KEYS | {"figures"} and record["figures"], name
         assert record["section"] == name and record["dry_run"] is True
     figures = {name: record["figures"] for name, record in files.items()}
-    assert figures["nccl"]["backend"] == "gloo" and figures["nccl"]["batch_norm_difference"] < 1e-3  # type: ignore[index]
-    assert 0.9 < figures["evaluation"]["miou"] < 1 and figures["evaluation"]["instances"] == 7  # type: ignore[index]
+    assert "tests collected" in figures["tests"]["summary"]
+    assert figures["nccl"]["backend"] == "gloo" and figures["nccl"]["batch_norm_difference"] < 1e-3
+    assert 0.9 < figures["evaluation"]["miou"] < 1 and figures["evaluation"]["instances"] == 7
 
 
 def test_a_section_that_fails_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,12 +71,6 @@ def test_no_section_begins_after_eight_minutes(tmp_path: Path, monkeypatch: pyte
 def test_an_unknown_section_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         run(monkeypatch, tmp_path, "--sections", "tensor_cores")
-
-
-@pytest.mark.slow
-def test_the_tests_behind_gpu_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    status, files = run(monkeypatch, tmp_path, "--sections", "tests")
-    assert status == 0 and "tests collected" in str(files["tests"]["figures"])
 
 
 @pytest.mark.gpu

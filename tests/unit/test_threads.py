@@ -15,7 +15,8 @@ from core.provenance import ROOT
 from core.threads import allowed, take_threads, threads_taken
 from experiments.config.groups import EngineConfig
 from experiments.runs.build import build_device
-from experiments.runs.kept_threads import keep_threads
+from experiments.runs.kept_threads import keep_threads, take_one_thread
+from teachers.catalog import MODELS
 
 MANY = 64
 V2 = "0::/job/task\n"
@@ -142,6 +143,22 @@ def test_a_run_goes_on_with_the_threads_it_began_with(
     monkeypatch.setattr(distributed, "count", lambda: 2)
     keep_threads(tmp_path, chosen=True)
     assert "goes on with processes: 2, not 1; it ends in other weights than it would have" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "count"), [("sam_pocket", 1), ("sam2_pocket", 1), ("sam_vit_b", 4)])
+def test_a_small_teacher_takes_one_thread(
+    machine: Path, four_threads: list[int], monkeypatch: pytest.MonkeyPatch, name: str, count: int
+) -> None:
+    with torch.device("meta"):
+        teacher = MODELS[name].config.make()
+    take_one_thread(teacher, torch.device("cuda"))
+    assert four_threads[-1] == 4
+    take_one_thread(teacher, torch.device("cpu"))
+    assert four_threads[-1] == count
+    four_threads.append(3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    take_one_thread(teacher, torch.device("cpu"))
+    assert four_threads[-1] == 3, "a number that was given stays"
 
 
 @pytest.mark.parametrize(
