@@ -1,6 +1,7 @@
 """Training at pocket scale: images a second of each method, by threads and processes, and against another checkout.
 
-``python -m benchmarks.training`` compares the defaults with one thread, and with two processes of one thread each;
+``python -m benchmarks.training`` compares the defaults with batches and the teacher's embeddings made when they are
+needed, with two threads an operator, and with two processes of one thread each (``--ways`` chooses);
 ``--against PATH`` also runs each of them from another checkout of this project. Every way is the command line in a
 process of its own, with the teacher's cache off so that all do the same work; they take turns, and ratios are to the
 first. Seconds of the processor are those of the whole command, imports and the scoring of one image included.
@@ -34,7 +35,12 @@ from experiments.config.targets import build_method, register
 from experiments.runs.build import build_data, build_teacher
 
 METHODS = {"slimsam": ("ratio=0.77",), "mobilesam": (), "tinysam": ()}
-WAYS = {"defaults": (), "1 thread": ("engine.threads=1",), "2 processes": ("engine.threads=1", "processes=2")}
+WAYS = {
+    "defaults": (),
+    "nothing ahead": ("engine.workers=0",),
+    "2 threads": ("engine.threads=2",),
+    "2 processes": ("engine.threads=1", "processes=2"),
+}
 SMALL = ("cache=off", "evaluation.images=1", "evaluation.latency_runs=1", "method.optimisation.warmup=0", "format=json")
 
 
@@ -59,10 +65,10 @@ def train(checkout: Path, words: Sequence[str]) -> tuple[float, float]:
     return row["train_images_per_s"], used / row["images_seen"]
 
 
-def compare(method: str, steps: int, rounds: int, against: Path | None) -> None:
+def compare(method: str, chosen: Sequence[str], steps: int, rounds: int, against: Path | None) -> None:
     """Print a line for each way of one method."""
     checkouts = {"": ROOT} | ({" (other)": against.resolve()} if against else {})
-    ways = {f"{way}{mark}": (checkout, words) for way, words in WAYS.items() for mark, checkout in checkouts.items()}
+    ways = {f"{way}{mark}": (checkout, WAYS[way]) for way in chosen for mark, checkout in checkouts.items()}
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, (checkout, words) in ways.items():
@@ -108,6 +114,7 @@ def main() -> None:
         prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--steps", type=int, default=20, help="method.steps")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", type=Path, help="another checkout of this project")
@@ -122,7 +129,7 @@ def main() -> None:
         if options.profile:
             show_profile(method, options.steps)
         else:
-            compare(method, options.steps, options.rounds, options.against)
+            compare(method, options.ways, options.steps, options.rounds, options.against)
 
 
 if __name__ == "__main__":
