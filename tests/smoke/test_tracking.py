@@ -133,6 +133,7 @@ def test_weights_are_the_same_with_every_logger(plain: Path, teacher: Path, tmp_
     assert (folder / "metrics.csv").exists() == (folder / "tensorboard").exists() == (name == "tensorboard")
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_the_whole_run_though_it_was_stopped(
     plain: Path,
     teacher: Path,

@@ -137,6 +137,12 @@ def test_the_decoder_is_laid_out_as_sams_own(folder: Path) -> None:
         assert masks.shape == (2, 4, *size_hw) and torch.allclose(torch.from_numpy(masks), expected, atol=1e-3)
 
 
+def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(folder: Path) -> None:
+    for file in (folder / "encoder.onnx", folder / "decoder.onnx"):
+        content = file.read_bytes()
+        assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
+
+
 def test_the_command_scores_the_files(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

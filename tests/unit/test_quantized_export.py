@@ -63,6 +63,7 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sam]:
     return folder / "encoder.onnx", model
 
 
+@pytest.mark.slow
 def test_the_file_answers_as_the_quantised_model(quantised: tuple[Path, Sam]) -> None:
     file, model = quantised
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -74,6 +75,7 @@ def test_the_file_answers_as_the_quantised_model(quantised: tuple[Path, Sam]) ->
         assert np.square(found - expected.numpy()).mean() < 1e-3 * expected.square().mean()
 
 
+@pytest.mark.slow
 def test_weights_are_stored_as_int8(quantised: tuple[Path, Sam]) -> None:
     graph = onnx.load(quantised[0]).graph
     stored = {tuple(t.dims): t.data_type for t in graph.initializer if len(t.dims) >= 2}
@@ -84,16 +86,17 @@ def test_weights_are_stored_as_int8(quantised: tuple[Path, Sam]) -> None:
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
 
+@pytest.mark.slow
 def test_an_int8_encoder_is_at_most_three_tenths_of_the_float_one(
     quantised: tuple[Path, Sam], pocket_onnx: Path
 ) -> None:
     assert quantised[0].stat().st_size <= 0.30 * (pocket_onnx / "encoder.onnx").stat().st_size
 
 
-def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(quantised: tuple[Path, Sam], pocket_onnx: Path) -> None:
-    for file in (quantised[0], pocket_onnx / "encoder.onnx", pocket_onnx / "decoder.onnx"):
-        content = file.read_bytes()
-        assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
+@pytest.mark.slow
+def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(quantised: tuple[Path, Sam]) -> None:
+    content = quantised[0].read_bytes()
+    assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
 
 
 @pytest.mark.slow

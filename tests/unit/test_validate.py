@@ -168,7 +168,10 @@ sys.exit(f"imports {heavy}" if heavy else status)
 
 @pytest.mark.parametrize(
     ("program", "arguments"),
-    [(["-m", "experiments"], ["method=slimsam", "ratio=1.5"]), (["-c", IMPORTS], ["methd=slimsam"])],
+    [
+        pytest.param(["-m", "experiments"], ["method=slimsam", "ratio=1.5"], marks=pytest.mark.slow),
+        (["-c", IMPORTS], ["methd=slimsam"]),
+    ],
 )
 def test_as_a_command(program: list[str], arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, *program, *arguments]
