@@ -1,11 +1,12 @@
 """The folder of one run: one process at a time, and nothing left behind by a run that was refused at its beginning."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from core.checkpoint import remove_abandoned
 from core.errors import InputError
@@ -29,7 +30,7 @@ def lock_run_dir(folder: Path, fresh: bool) -> Iterator[None]:
         InputError: another process works there, or the folder cannot be made, or a link stands where its lock should.
     """
     before, earlier = folder.exists(), folder.with_name(f".{folder.name}.earlier")
-    handle = _locked(folder)
+    lock = _locked(folder)
     try:
         if fresh:
             _set_aside(folder, earlier)
@@ -46,7 +47,7 @@ def lock_run_dir(folder: Path, fresh: bool) -> Iterator[None]:
             raise
         shutil.rmtree(earlier, ignore_errors=True)
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[str]) -> None:
@@ -62,38 +63,20 @@ def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[st
                 shutil.rmtree(folder)
 
 
-def _locked(folder: Path) -> int:
-    """A descriptor that holds the lock of a folder, which is made where it is not there."""
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = _opened(folder / LOCK)
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be written ({error.strerror}); give another folder (runs=, out=)"
-            ) from None
-        if handle is None:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise InputError(
-                f"{folder}: another process works on this run; wait for it, or give another seed"
-            ) from None
-        if os.fstat(handle).st_nlink:
-            return handle
-        # It was taken away before it was locked: whoever comes next makes another one.
-        os.close(handle)
-
-
-def _opened(lock: Path) -> int | None:
-    """A descriptor; None where a process that was refused took the folder away a moment ago."""
+def _locked(folder: Path) -> FileLock:
+    """The lock of a folder, which is made where it is not there."""
+    # A tenth of a second, since a process that was refused may take the folder away between two steps of this one.
+    lock = FileLock(folder / LOCK, timeout=0.1, poll_interval=0.02)
     try:
-        # Never through a link, which would open or make a file elsewhere.
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except FileNotFoundError:
-        return None
+        while not lock.is_locked:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                lock.acquire()
+    except Timeout:
+        raise InputError(f"{folder}: another process works on this run; wait for it, or give another seed") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); give another folder (runs=, out=)") from None
+    return lock
 
 
 def holds_nothing(folder: Path) -> bool:

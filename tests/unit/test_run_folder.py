@@ -6,10 +6,10 @@ import os
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import filelock._unix
 import pytest
 
 from core.errors import InputError
-from experiments.runs import folder as folder_module
 from experiments.runs.folder import LOCK, lock_run_dir
 
 FORK = multiprocessing.get_context("fork")
@@ -46,19 +46,19 @@ def test_a_folder_named_like_a_half_written_file_stops_nothing(tmp_path: Path) -
 
 def test_a_lock_that_was_taken_away_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is refused takes its new folder away, perhaps between another one's opening and locking."""
-    folder, opened = tmp_path / "run", []
+    folder, descriptors = tmp_path / "run", []
+    lock_descriptor = filelock._unix.lock_fd_nonblocking
 
-    def opened_late(lock: Path) -> int | None:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
-        opened.append(handle)
-        if len(opened) == 1:
-            lock.unlink()
+    def locked_late(descriptor: int) -> bool:
+        descriptors.append(descriptor)
+        if len(descriptors) == 1:
+            (folder / LOCK).unlink()
             folder.rmdir()
-        return handle
+        return lock_descriptor(descriptor)
 
-    monkeypatch.setattr(folder_module, "_opened", opened_late)
+    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", locked_late)
     with lock_run_dir(folder, fresh=False):
-        assert len(opened) == 2 and os.fstat(opened[1]).st_ino == (folder / LOCK).stat().st_ino
+        assert len(descriptors) == 2 and os.fstat(descriptors[1]).st_ino == (folder / LOCK).stat().st_ino
 
 
 def _refused_and_working(folder: Path, barrier: Barrier, inside: Path, number: int) -> None:
