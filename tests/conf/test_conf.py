@@ -194,7 +194,7 @@ def test_presets_beat_the_defaults_and_the_command_line_beats_presets() -> None:
     "preset",
     [
         # Those of many variants take long.
-        pytest.param(name, marks=pytest.mark.slow if len(entries) > 15 else ())
+        pytest.param(name, marks=pytest.mark.slow if len(entries) > 6 else ())
         for name, entries in presets().items()
     ],
 )

@@ -228,7 +228,10 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("sam2_1_base_plus", "sam2_1_large") else ()) for n in NAMES],
+)
 def test_macs_are_those_of_transformers_modules(name: str) -> None:
     """Counted by hand from the shapes that go through transformers' own modules."""
     config = MODELS[name].config

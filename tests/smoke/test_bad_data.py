@@ -152,7 +152,9 @@ def evaluate_intact(intact: Path) -> Callable[[str], tuple[list[str], list[Resul
     return evaluate
 
 
-@pytest.mark.parametrize("evaluation", [pytest.param("coco", marks=pytest.mark.slow), "coco_box", "coco_detector_box"])
+@pytest.mark.parametrize(
+    "evaluation", ["coco_box", *(pytest.param(name, marks=pytest.mark.slow) for name in ("coco", "coco_detector_box"))]
+)
 def test_evaluations_give_what_they_give_without_the_broken(
     evaluation: str, root: Path, evaluate_intact: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -241,7 +243,7 @@ def test_images_without_instances_ask_for_more(
     assert "none of the 2 requested images has an instance; give a larger evaluation.images" in line
 
 
-@pytest.mark.parametrize("evaluation", ["coco_box", "coco_detector_box"])
+@pytest.mark.parametrize("evaluation", ["coco_box", pytest.param("coco_detector_box", marks=pytest.mark.slow)])
 def test_annotations_that_cannot_be_used_are_skipped_and_counted(
     evaluation: str,
     intact: Path,

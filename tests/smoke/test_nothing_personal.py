@@ -89,6 +89,7 @@ def test_a_failed_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not personal(home)
 
 
+@pytest.mark.slow
 def test_evaluations_and_their_comparison(home: Path, scored: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", f"{scored}/student", f"{scored}/teacher", f"out={home}/compared"]) == 0
     assert {path.name for path in (home / "compared").iterdir()} >= {"comparison.csv", "comparison.md"}
