@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.geometry import boxes_to_frame, valid_cells
+from core.geometry import Stretched, boxes_to_frame, valid_cells
 from core.seeding import generator_for, seed_for
 from data.content import ReadFromFiles
 from data.exclusions import first_readable
@@ -223,11 +223,12 @@ class InstanceBatches:
 
     def _read(self, index: int) -> tuple[ScaledImage, NDArray[np.float64], Callable[[list[int], int], Tensor]]:
         """An image, the boxes of its instances, and what makes the coverage of chosen ones."""
+        stretched = isinstance(self.frame, Stretched)
         if isinstance(self.data, ReadFromFiles):
             encoded = self.data.training_sample(index, self.frame)
-            return encoded.image, encoded.boxes_xyxy, partial(coverage_of_runs, encoded.masks)
+            return encoded.image, encoded.boxes_xyxy, partial(coverage_of_runs, encoded.masks, stretched=stretched)
         sample = self.data.sample(index)
-        return _whole(sample.image), sample.boxes_xyxy, partial(coverage_of, sample.masks)
+        return _whole(sample.image), sample.boxes_xyxy, partial(coverage_of, sample.masks, stretched=stretched)
 
     def _draw(
         self,
@@ -248,31 +249,32 @@ class InstanceBatches:
         return cover(chosen.tolist(), side), frame_boxes
 
 
-def coverage_of_runs(masks: RunLengths, chosen: Sequence[int], side: int) -> Tensor:
+def coverage_of_runs(masks: RunLengths, chosen: Sequence[int], side: int, stretched: bool = False) -> Tensor:
     """The same as :func:`coverage_of` gives of drawn masks, of run lengths: no mask is drawn."""
     covered = torch.zeros(len(chosen), side, side)
     # One that comes several times is made once.
     distinct, places = np.unique(chosen, return_inverse=True)
-    masks.only(distinct).coverage(side, covered[: len(distinct)].numpy())
+    masks.only(distinct).coverage(side, covered[: len(distinct)].numpy(), stretched)
     return covered if places.tolist() == list(range(len(places))) else covered[torch.from_numpy(places)]
 
 
-def coverage_of(masks: NDArray[np.bool_], chosen: Sequence[int], side: int) -> Tensor:
+def coverage_of(masks: NDArray[np.bool_], chosen: Sequence[int], side: int, stretched: bool = False) -> Tensor:
     """Masks as shares of the cells of a square grid over the frame.
 
     Args:
         masks: bool ``[N, H, W]`` at an image's own size.
         chosen: which of them; one that comes several times is reduced once.
-        side: cells along the image's longer side.
+        side: cells along the frame.
+        stretched: whether both sides of the image fill the frame, or the longer one.
 
     Returns:
         float32 ``[len(chosen), side, side]`` in [0, 1], zero in the padding.
     """
     height, width = masks.shape[1:]
-    longer = max(height, width)
+    high, wide = (height, width) if stretched else (max(height, width),) * 2
     reduced = {}
     # One after the other: as float32 the masks of a large image do not fit into memory together.
     for index in sorted(set(chosen)):
-        square = F.pad(torch.from_numpy(masks[index]).float(), (0, longer - width, 0, longer - height))
-        reduced[index] = F.adaptive_avg_pool2d(square[None], side)[0]
+        whole = F.pad(torch.from_numpy(masks[index]).float(), (0, wide - width, 0, high - height))
+        reduced[index] = F.adaptive_avg_pool2d(whole[None], side)[0]
     return torch.stack([reduced[index] for index in chosen])

@@ -120,30 +120,31 @@ class RunLengths:
         pixels = np.repeat((own & 1).astype(np.bool_), self.counts)
         return pixels.reshape(len(self), width, height).transpose(0, 2, 1)
 
-    def coverage(self, side: int, out: NDArray[np.float32]) -> None:
+    def coverage(self, side: int, out: NDArray[np.float32], stretched: bool = False) -> None:
         """The share of each cell of a square grid over the frame that each mask covers.
 
         The same figures as :func:`data.batches.coverage_of` has of drawn masks.
 
         Args:
-            side: cells along the image's longer side.
+            side: cells along the frame.
             out: float32 ``[N, side, side]``, all zero.
+            stretched: whether both sides of the image fill the frame, or the longer one.
         """
         height, width = self.size_hw
-        longer = max(height, width)
-        if longer < side:
+        high, wide = (height, width) if stretched else (max(height, width),) * 2
+        if min(high, wide) < side:
             # A pixel lies in many cells; images so small are quickly drawn.
             for number in range(len(self)):
                 mask = torch.from_numpy(self.only(np.array([number])).masks())
-                square = F.pad(mask.float(), (0, longer - width, 0, longer - height))
-                out[number] = F.adaptive_avg_pool2d(square, side)[0].numpy()
+                whole = F.pad(mask.float(), (0, wide - width, 0, high - height))
+                out[number] = F.adaptive_avg_pool2d(whole, side)[0].numpy()
             return
-        grid = _grid(longer, side)
+        grid, across = _grid(high, side), _grid(wide, side)
         # Of all masks together, one after the other: columns of pixels, and from which row to which.
         columns, tops, bottoms = self._pieces()
         owners, x = np.divmod(columns, width)
-        cells = grid.whole[x]
-        twice = np.flatnonzero(grid.shared[x])
+        cells = across.whole[x]
+        twice = np.flatnonzero(across.shared[x])
         if len(twice):
             # Neighbouring cells share the column that their border runs through.
             places = np.sort(np.concatenate([np.arange(len(x)), twice]))
@@ -165,14 +166,14 @@ class RunLengths:
         inside = np.cumsum(np.bincount(places, signs, offsets[-1]))
         parts = np.bincount(places, -signs * np.concatenate([grid.part[tops], grid.part[bottoms]]), offsets[-1])
         for number, own in enumerate(present.tolist()):
-            rows, wide = slice(top[number], below[number]), slice(left[number], right[number])
+            rows, own_columns = slice(top[number], below[number]), slice(left[number], right[number])
             block = slice(offsets[number], offsets[number + 1])
             shape = (right[number] - left[number], heights[number])
             pixels = inside[block].reshape(shape).T * grid.sides[rows, None] + parts[block].reshape(shape).T
             limit = slice(0, side - top[number])
             rows = slice(top[number], min(below[number], side))
             shares = pixels[limit].astype(np.float32) / grid.sides[rows, None].astype(np.float32)
-            out[own, rows, wide] = shares / grid.sides[wide].astype(np.float32)
+            out[own, rows, own_columns] = shares / across.sides[own_columns].astype(np.float32)
 
     def _pieces(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The runs of all masks cut at the ends of columns: column (counted through all masks), first row, row after

@@ -1,8 +1,10 @@
 """Batches with masks: coverage, boxes in the frame, the order, and images without instances."""
 
 import numpy as np
+import pytest
 import torch
 
+from core.geometry import Stretched
 from data.batches import ImageBatches, InstanceBatches, coverage_of
 from data.shapes import Shapes
 from tests.unit.tiny import LabelledImages
@@ -31,6 +33,14 @@ def test_coverage_of_an_image_that_does_not_divide() -> None:
     assert bool((found[0, : int(rows)] == 1).all()) and not bool(found[0, int(rows) + 1 :].any())
 
 
+def test_coverage_fills_a_frame_that_images_are_stretched_to() -> None:
+    mask = np.zeros((1, 4, 8), np.bool_)
+    mask[0, 0, 0] = mask[0, 2:4, 4:8] = True
+    # Cells of 1 x 2 pixels.
+    expected = [[0.5, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert coverage_of(mask, [0], 4, stretched=True)[0].tolist() == expected
+
+
 def test_the_images_are_those_of_image_batches() -> None:
     data = LabelledImages(8)
     expected = ImageBatches(data, FRAME, GRID, 3)(range(5, 12))
@@ -50,15 +60,19 @@ def test_a_place_alone_decides_what_is_drawn() -> None:
     assert not torch.equal(later.boxes_xyxy[0], later.boxes_xyxy[1])
 
 
-def test_boxes_are_in_the_frame_and_belong_to_their_masks() -> None:
+@pytest.mark.parametrize("frame", [FRAME, Stretched(FRAME)])
+def test_boxes_are_in_the_frame_and_belong_to_their_masks(frame: int) -> None:
     data = LabelledImages(8)
-    found = InstanceBatches(data, FRAME, GRID, 0, 3)(range(8))
+    found = InstanceBatches(data, frame, GRID, 0, 3)(range(8))
     for i, name in enumerate(found.names):
         sample = data.sample(int(name.removeprefix("image-")))
         if not len(sample.masks):
             assert not bool(found.labelled[i]) and not bool(found.coverage[i].any())
             continue
-        scale = FRAME / max(sample.image.shape[:2])
+        height, width = sample.image.shape[:2]
+        scale = np.array(
+            [FRAME / width, FRAME / height] * 2 if isinstance(frame, Stretched) else FRAME / max(height, width)
+        )
         for k in range(3):
             box = found.boxes_xyxy[i, k]
             rows, columns = np.nonzero(found.coverage[i, k].numpy())
@@ -66,7 +80,7 @@ def test_boxes_are_in_the_frame_and_belong_to_their_masks() -> None:
             # The mask is a rectangle: its cells are those that the box touches.
             assert columns.min() == int(box[0] / cell) and rows.min() == int(box[1] / cell)
             assert columns.max() == int(np.ceil(float(box[2]) / cell)) - 1
-            assert any(torch.allclose(box, torch.from_numpy(b).float() * scale) for b in sample.boxes_xyxy)
+            assert any(torch.allclose(box, torch.from_numpy(b * scale).float()) for b in sample.boxes_xyxy)
 
 
 def test_few_instances_come_several_times_and_many_not() -> None:

@@ -29,14 +29,15 @@ def runs(strings: list[bytes], size_hw: tuple[int, int]) -> RunLengths:
     masks=arrays.arrays(np.bool_, st.tuples(st.integers(1, 5), st.integers(1, 60), st.integers(1, 60))),
     # To a single cell PyTorch goes another way, and rounds otherwise.
     side=st.integers(2, 70),
+    stretched=st.booleans(),
 )
-def test_any_masks_cover_as_if_they_were_drawn(masks: NDArray[np.bool_], side: int) -> None:
+def test_any_masks_cover_as_if_they_were_drawn(masks: NDArray[np.bool_], side: int, stretched: bool) -> None:
     found = runs(encoded(masks), (masks.shape[1], masks.shape[2]))
     assert np.array_equal(found.masks(), masks) and found.areas().tolist() == masks.sum((1, 2)).tolist()
     chosen = [len(masks) - 1, 0, len(masks) - 1]
-    covered = coverage_of_runs(found, chosen, side)
+    covered = coverage_of_runs(found, chosen, side, stretched)
     # The same bits, not only the same within 1e-6.
-    assert torch.equal(covered, coverage_of(masks, chosen, side))
+    assert torch.equal(covered, coverage_of(masks, chosen, side, stretched))
 
 
 @pytest.mark.parametrize("size_hw", [(300, 450), (450, 300), (257, 1024), (512, 512), (40, 31)])
@@ -51,7 +52,9 @@ def test_polygons_crowds_and_large_runs_cover_as_if_they_were_drawn(size_hw: tup
     rles = [to_rle(s, size_hw, "") for s in ([corners[0]], corners[1:3], [corners[3]], crowd, whole, nothing)]
     found = runs([rle["counts"] for rle in rles], size_hw)
     masks = np.stack([mask_api.decode(rle).astype(bool) for rle in rles])
-    assert torch.equal(coverage_of_runs(found, list(range(6)), side), coverage_of(masks, list(range(6)), side))
+    for stretched in (False, True):
+        covered = coverage_of_runs(found, list(range(6)), side, stretched)
+        assert torch.equal(covered, coverage_of(masks, list(range(6)), side, stretched))
 
 
 def test_strings_are_read_together_as_they_are_alone() -> None:
