@@ -1,7 +1,7 @@
 """What a compression method is: what it is given to work with, what it must and may say, and what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,15 +80,19 @@ class RunContext:
             load_imagenet(encoder, student.weights)
         return encoder
 
-    def initial(self, name: str, teacher: Sam) -> Sam:
+    def initial(self, name: str, teacher: Sam, shared: Collection[str] = ()) -> Sam:
         """A model to begin with, which must take the teacher's images and answer in its terms.
+
+        Args:
+            shared: what alone must be the teacher's, of the keys of :func:`_outside`; empty: all of them.
 
         Raises:
             InputError: it cannot be read, or its frame, embedding or decoder are not the teacher's.
         """
         model = self.load(name)
         mine, theirs = (_outside(m.config) for m in (model, teacher))
-        if differing := [f"{key} {mine[key]}, the teacher's {theirs[key]}" for key in mine if mine[key] != theirs[key]]:
+        keys = [key for key in shared or mine if mine[key] != theirs[key]]
+        if differing := [f"{key} {mine[key]}, the teacher's {theirs[key]}" for key in keys]:
             raise InputError(f"method.init={name}: {'; '.join(differing)}; begin with a student of this teacher")
         return model
 

@@ -6,15 +6,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from compressors.distill.across import Across, Alike, in_frame_of
 from compressors.distill.engine import Frozen, Stage
 from compressors.distill.losses import embedding_mse, embedding_rmse
 from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
-from compressors.distill.teacher_outputs import TeacherMasks, mask_loss, teacher_masks
+from compressors.distill.teacher_outputs import TeacherMasks, mask_loss
 from compressors.method import Compressed, Compressor, RunContext
 from compressors.settings import MobileSamSettings
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
+from teachers.catalog import MODELS
 from teachers.sam import Sam, SamConfig
 
 
@@ -26,20 +28,31 @@ class MobileSam(MobileSamSettings, Compressor):
     stages: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
 
     def shape(self, teacher: SamConfig) -> SamConfig:
-        """The student's encoder beside the teacher's decoder."""
-        return self.student.shape(teacher)
+        """The student's encoder beside the teacher's decoder, or that of :attr:`decoder_of`."""
+        if self.decoder_of is None:
+            return self.student.shape(teacher)
+        if self.decoder_of not in MODELS:
+            raise NotImplementedError("the shape of the decoder is that of method.decoder_of")
+        return self.student.shape(in_frame_of(teacher, MODELS[self.decoder_of].config))
 
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """Distil the encoder; then, where settings say so, let the decoder follow. Labels are never read."""
-        encoder = context.encoder(self.student, teacher.config)
-        student = teacher.with_encoder(encoder, f"{teacher.name}-{self.student.name}").requires_grad_(False)
         batches = ImageBatches(data, teacher.input_size, teacher.config.encoder.grid, context.seed)
-        teacher_embeddings = context.teacher_embeddings(teacher)
+        known = teacher, context.teacher_embeddings(teacher), batches
+        own, base, name = self.decoder_of is None, teacher, f"{teacher.name}-{self.student.name}"
+        if self.decoder_of is not None:
+            base = context.load(self.decoder_of).to(context.engine.device)
+            name += f"-{base.name}"
+        encoder = context.encoder(self.student, in_frame_of(teacher.config, base.config))
+        student = base.with_encoder(encoder, name).requires_grad_(False)
+        seen = Alike(*known) if own else Across(student, *known, context.seed)
 
         def decoupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
             distance = embedding_mse if self.loss == "mse" else embedding_rmse
-            valid = batch.valid if self.padding == "ignore" else None
-            return {"embedding": distance(student.encode(batch.images), embeddings(batch, step), valid)}
+            valid, found = batch.valid if self.padding == "ignore" else None, student.encode(batch.images)
+            expected, answered = targets(batch, step)
+            terms = {"embedding": distance(seen.projected(found), expected, valid)}
+            return terms if answered is None else terms | mask_loss(student, found, answered)
 
         def coupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:
             return mask_loss(student, student.encode(batch.images), masks(batch, step))
@@ -50,30 +63,34 @@ class MobileSam(MobileSamSettings, Compressor):
             return mask_loss(student, found, masks(batch, step))
 
         def answers(batch: ImageBatch, step: int) -> tuple[TeacherMasks, TeacherMasks]:
-            return teacher_masks(teacher, teacher_embeddings(batch), batch.valid, self.prompts, context.seed, step)
+            return seen.masks(batch, self.prompts, context.seed, step)
 
-        embeddings = Frozen[ImageBatch, Any](lambda batch, step: teacher_embeddings(batch))
+        # Another model's decoder has still to learn what the embedding means, from masks.
+        targets = Frozen[ImageBatch, Any](
+            lambda batch, step: (seen.targets(batch), None if own else answers(batch, step))
+        )
         masks = Frozen(answers)
 
         def fit(name: str, *trained: nn.Module, **changes: object) -> Progress:
-            student.requires_grad_(False)
+            model = seen.trained(student).requires_grad_(False)
             for part in trained:
                 part.requires_grad_(True)
             stage = Stage(
                 name=name,
                 key=context.key(self),
-                model=student,
-                batch=batches,
+                model=model,
+                batch=seen.batches,
                 batch_size=self.batch,
                 full_model=lambda: student,
-                whole_batches=self.loss == "root" or changes["loss"] is not decoupled,
-                frozen=embeddings if changes["loss"] is decoupled else masks,
+                whole_batches=self.loss == "root" or changes["loss"] is not decoupled or not own,
+                frozen=targets if changes["loss"] is decoupled else masks,
                 **changes,  # type: ignore[arg-type]
             )
             return context.engine.fit(stage)
 
-        trained = [encoder, student.mask_decoder] if self.distillation == "coupled" else [encoder]
-        loss = decoupled if self.distillation == "decoupled" else coupled
+        loss, trained = decoupled if self.distillation == "decoupled" else coupled, list[nn.Module]([encoder])
+        if self.distillation == "coupled" or (loss is decoupled and not own):
+            trained += [student.mask_decoder, seen.projections]
         stages = [fit("encoder", *trained, loss=loss, steps=2 * self.steps, optimisation=self.optimisation)]
         if self.decoder_steps:
             optimisation = OptimizerConfig(self.decoder_lr, "adamw", schedule="cosine", warmup=10, clip=1.0)

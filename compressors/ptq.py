@@ -42,7 +42,9 @@ class Ptq(PtqSettings, Compressor):
         """Calibrate on the first images of the training order, then keep codes instead of weights."""
         if len(data) < self.images:
             raise InputError(f"method.images={self.images}: {data.name} has only {len(data)} training images")
-        model = teacher if self.init is None else context.initial(self.init, teacher).to(context.engine.device)
+        # A student may have another model's decoder: see MobileSAM's decoder_of.
+        frame = ("side of the frame", "grid")
+        model = teacher if self.init is None else context.initial(self.init, teacher, frame).to(context.engine.device)
         student = planned_copy(model, self.scheme())
         batches = ImageBatches(data, model.input_size, model.config.encoder.grid, context.seed)
         images = [batches(range(i, i + 1)).to(context.engine.device) for i in range(self.images)]

@@ -164,6 +164,9 @@ class MobileSamSettings(MethodSettings):
 
     Attributes:
         student: the image encoder to be distilled.
+        decoder_of: the model whose prompt encoder and mask decoder the student gets: a name, a file of any layout, of
+            another generation too; None: the teacher. ``decoupled`` then compares embeddings through a learned 1 x 1
+            projection, and has encoder and decoder learn the teacher's masks besides.
         distillation: ``decoupled`` (section 3.2: the embedding is the target), ``coupled`` (the counter-example: masks
             are the target, image encoder and mask decoder learn together,
             the decoder beginning as the teacher's), ``semi_coupled`` (the decoder stays frozen).
@@ -179,6 +182,7 @@ class MobileSamSettings(MethodSettings):
     """
 
     student: Student = field(default_factory=Student)
+    decoder_of: str | None = field(default=None, metadata={"identity": "given"})
     distillation: str = "decoupled"
     loss: str = "mse"
     padding: str = "ignore"

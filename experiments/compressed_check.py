@@ -4,6 +4,7 @@ import torch
 
 from compressors.method import Compressor
 from core.errors import RunFailed
+from core.feature_layout import layout_of
 from core.feature_maps import maps_of
 from core.protocols import device_of
 from data.exclusions import first_readable
@@ -41,7 +42,7 @@ def check_compressed(
 
     Raises:
         RunFailed: its image encoder is broken as it is going to compute.
-        RuntimeError: an answer is not finite or of another shape than the teacher's, or the parameters did not fall to
+        RuntimeError: an answer is not finite or of another shape than it states, or the parameters did not fall to
             what the method promised.
     """
     problem = encoder_problem(student, PRECISIONS[evaluation_set.precision], "evaluation.precision")
@@ -50,12 +51,13 @@ def check_compressed(
     _, pixels = first_readable(evaluation_set.data, evaluation_set.indices[0], evaluation_set.data.image)
     image = to_frame(pixels, student.input_size)[None].to(device_of(student))
     with torch.inference_mode():
-        found, expected = maps_of(student.encode(image)), maps_of(teacher.encode(image))
-    for name in found | expected:
-        mine, theirs = found.get(name), expected.get(name)
-        if mine is None or theirs is None or mine.shape != theirs.shape or not mine.isfinite().all():
-            size = None if mine is None else tuple(mine.shape)
-            raise RuntimeError(f"{run_id}: the student's embedding {name} {size} is not finite or not the teacher's")
+        found, shape = maps_of(student.encode(image)), student.config.encoder
+    sides = {name: (channels, scale * shape.grid) for name, (channels, scale) in layout_of(shape).items()}
+    for name in found | sides:
+        size = tuple(found[name].shape[1:]) if name in found else None
+        channels, side = sides.get(name, (0, 0))
+        if size != (channels, side, side) or not found[name].isfinite().all():
+            raise RuntimeError(f"{run_id}: the student's embedding {name} {size} is not finite or not of its shape")
     before, after = _parameters(teacher), _parameters(student)
     promised = promised_parameters(method, teacher)
     # A chosen student may be of any size; what was pruned must be smaller.

@@ -110,11 +110,12 @@ class Sam(nn.Module):
         """This model with another image encoder (the module itself), and copies of its prompt encoder and decoder.
 
         Args:
-            encoder: has its shape as ``config``, with this model's frame, grid and channels.
+            encoder: has its shape as ``config``, with this model's channels.
         """
         shape: Any = encoder.config
-        config = replace(self.config, encoder=shape)
-        return type(self)(config, name, encoder, deepcopy(self.prompt_encoder), deepcopy(self.mask_decoder))
+        config, prompt_encoder = replace(self.config, encoder=shape), deepcopy(self.prompt_encoder)
+        prompt_encoder.grid, prompt_encoder.frame = shape.grid, shape.image_size
+        return type(self)(config, name, encoder, prompt_encoder, deepcopy(self.mask_decoder))
 
     def encode(self, images: Tensor) -> Any:
         """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]``, or to several maps."""

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from core.protocols import Prompt
 from core.seeding import generator_for
 from data.batches import ImageBatch
 from data.embeddings import DiskEmbeddings, Embeddings, MemoryEmbeddings
+from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
 
 PREPROCESSING = "longer side, bilinear on uint8, zero-padded, 1"
@@ -107,8 +108,21 @@ class TeacherMasks:
     counts: Tensor
 
 
+class Answering(Protocol):
+    """A teacher, or what stands for it in another frame."""
+
+    @property
+    def input_size(self) -> int:
+        """Side of the frame that prompts are in."""
+        ...
+
+    def decode_frame(self, embedding: Any, prompt: Prompt) -> Decoded:
+        """As :meth:`teachers.sam.Sam.decode_frame`."""
+        ...
+
+
 def teacher_masks(
-    teacher: Sam, embeddings: Features, valid: Tensor, points: int, seed: int, step: int
+    teacher: Answering, embeddings: Features, valid: Tensor, points: int, seed: int, step: int
 ) -> tuple[TeacherMasks, TeacherMasks]:
     """Ask the teacher about random points of each image, and about the boxes of the masks it answers with.
 

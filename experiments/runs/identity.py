@@ -78,10 +78,13 @@ def _identity(node: Any) -> Any:
     """Settings without those that make no other run, and with the hash of the files that some name."""
     if not dataclasses.is_dataclass(node):
         return node
-    found = {}
+    found: dict[str, Any] = {}
     for part in dataclasses.fields(node):
         kind, value = part.metadata.get("identity", True), getattr(node, part.name)
-        if kind:
+        if kind == "given":
+            # Runs from before there was the setting keep their names.
+            found |= {} if value is None else {part.name: model_identity(value)}
+        elif kind:
             found[part.name] = file_identity(value) if kind == "content" and value is not None else _identity(value)
     return found
 
@@ -94,15 +97,23 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def weights_identity(settings: TeacherConfig) -> str | None:
     """SHA-256 of the file a teacher is loaded from; None where it cannot be known without loading."""
-    model = MODELS.get(settings.name)
     if settings.checkpoint is not None:
         found = file_identity(settings.checkpoint)
         if found == settings.checkpoint:
             raise InputError(f"teacher.checkpoint={settings.checkpoint}: no such file; check the path")
         return found
-    if model is not None and model.packaged is not None and model.packaged.is_file():
+    found = model_identity(settings.name)
+    return None if found == settings.name else found
+
+
+def model_identity(name: str) -> str:
+    """SHA-256 of the weights of a named model, or of a file; other names stand for themselves."""
+    model = MODELS.get(name)
+    if model is None:
+        return file_identity(name)
+    if model.packaged is not None and model.packaged.is_file():
         return file_sha256(model.packaged)
-    return model.release.sha256 if model is not None and model.release is not None else None
+    return model.release.sha256 if model.release is not None else name
 
 
 def file_identity(name: str) -> str:
