@@ -13,7 +13,7 @@ from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.paper_table import presets, rows_of_runs, table
 from experiments.papers import paper_index, papers
-from experiments.reporting.columns import COLUMNS, POCKET, documented, share, with_spread
+from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
 from experiments.reporting.documents import lines_of
 from experiments.reporting.models import Record, models_frame
 from experiments.reporting.results import EVERYTHING, committed_strategies, read_records
@@ -29,8 +29,8 @@ ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobil
 _FIGURES = ("parameters", "macs_full", "macs_modules", "size_bytes")
 
 
-def committed_rows(data: str) -> pd.DataFrame:
-    """Rows of runs in ``results/`` on one data set, under the packaged teacher (baselines have none).
+def committed_rows(data: str, *teachers: str) -> pd.DataFrame:
+    """Rows of runs in ``results/`` on one data set, under packaged teachers, or sam_pocket alone (baselines have none).
 
     Runs with a name of their own are left out: they belong to the tables of their preset.
     """
@@ -38,7 +38,7 @@ def committed_rows(data: str) -> pd.DataFrame:
     rows = [
         row
         for row in read_records(None, True)
-        if row["data"] == data and row["teacher"] in (POCKET, None) and row["status"] == "finished"
+        if row["data"] == data and row["teacher"] in (*(teachers or (POCKET,)), None) and row["status"] == "finished"
         if row["variant"] is None and row["path"].parent.name not in named
     ]
     return pd.DataFrame(rows, dtype=object)
@@ -72,12 +72,13 @@ def quality_table(rows: pd.DataFrame) -> str:
 
 
 def _name(line: Record) -> str:
-    return str(line["model"]).removesuffix(OWN_STUDENT)
+    return str(line["model"]).removesuffix(f" of {line['teacher']}").replace(OWN_STUDENT, "")
 
 
-def _place(line: Record) -> tuple[int, str, float, str]:
+def _place(line: Record) -> tuple[int, str, float, str, str]:
     method = line["method"]
-    return ORDER.index(method) if method in ORDER else len(ORDER), method, line["ratio"] or 0.0, _name(line)
+    place = ORDER.index(method) if method in ORDER else len(ORDER)
+    return place, method, line["ratio"] or 0.0, _name(line), str(line["teacher"])
 
 
 def quantised_table(rows: pd.DataFrame) -> str:
@@ -101,6 +102,35 @@ def quantised_table(rows: pd.DataFrame) -> str:
             ]
         )
     return plain_table(header, lines)
+
+
+def families_table(rows: pd.DataFrame) -> str:
+    """The methods of SAM 2's rows under both teachers, a line each; empty as long as SAM 2 has no student here."""
+    lines = sorted(lines_of(models_frame(rows)), key=_place)
+    known = {_name(line) for line in lines if line["teacher"] == POCKET_2 and line["method"] != "teacher"}
+    if not known:
+        return ""
+    shown = [line for line in lines if line["method"] == "teacher" or _name(line) in known]
+    header = ["model", "of", "seeds", "images seen", "mIoU box", "mIoU point", "to teacher, box / point (points)"]
+    return (
+        "The same methods on SAM 2 (`sam2_pocket`) beside SAM, on the same images and instances "
+        "([what carries over](docs/sam2.md)):\n\n"
+        + plain_table([*header, "parameters", "MACs `full`", "file"], [_beside_families(line) for line in shown])
+    )
+
+
+def _beside_families(line: Record) -> list[str]:
+    points = [f"{line[name]:+.1f}" for name in ("to_teacher", "point_to_teacher") if line[name] is not None]
+    return [
+        "teacher" if line["method"] == "teacher" else _name(line),
+        f"`{line['teacher']}`",
+        str(len(line["seeds"]) or ""),
+        COLUMNS["images_seen"].shown(line["images_seen"]),
+        with_spread(line["score"], line["score_spread"]),
+        with_spread(line["point"], line["point_spread"]),
+        " / ".join(points),
+        *(COLUMNS[name].shown(line[name]) for name in ("parameters", "macs_full", "size_bytes")),
+    ]
 
 
 def cost_table() -> str:
@@ -129,6 +159,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     """What makes each table, by the name in its marks."""
     own: dict[str, Callable[[], str]] = {
         "pocket": lambda: quality_table(committed_rows("shapes")),
+        "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
         "cost": cost_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),

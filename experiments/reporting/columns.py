@@ -12,7 +12,8 @@ MEASURED, PUBLISHED = "measured", "published"
 """The two kinds of rows: what this project scored, and what a paper says under conditions of its own."""
 METRICS = {"miou": "mIoU", "ap": "AP"}
 POCKET = "sam_pocket"
-POCKET_TEACHERS = (POCKET, "sam_photo")
+POCKET_2 = "sam2_pocket"
+POCKET_TEACHERS = (POCKET, "sam_photo", POCKET_2)
 """The teachers in the package: small, and trained in hours."""
 POCKET_NOTE = "pocket scale: says which method is better under equal conditions, not how good real SAM is"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

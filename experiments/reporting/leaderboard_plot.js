@@ -1,5 +1,6 @@
 "use strict";
-// A colour and a shape for each method: either alone distinguishes them. Quantised models have a dot in their method's own.
+// A colour and a shape for each method: either alone distinguishes them. Quantised models have a dot in their method's own, and
+// SAM 2 and its students a rim.
 const marks = (() => {
   const known = {
     teacher: ["--c7", "star"], slimsam: ["--c0", "circle"], mobilesam: ["--c1", "square"], tinysam: ["--c2", "diamond"],
@@ -19,6 +20,7 @@ const marks = (() => {
     const [colour, shape] = known[base] ?? (base ? others[unknown.indexOf(base) % others.length] : null) ?? unnamed;
     return { colour, shape, dot: then.includes("ptq") };
   };
+  const family = (item) => /^sam[ _]?2/i.test(item.teacher ?? item.model ?? "") ? "SAM 2" : "SAM";
   const paint = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const symbol = (item) => {
     const { shape, dot } = of(item.method);
@@ -38,11 +40,12 @@ const marks = (() => {
       svg.append(element);
     };
     const hollow = item.source === "published";
-    draw(shapes[shape] ?? shapes.circle, `fill: ${hollow ? "none" : `var(${colour})`}; stroke: var(${colour}); stroke-width: 1.6`);
+    const rim = family(item) === "SAM 2" ? "--ink" : colour;
+    draw(shapes[shape] ?? shapes.circle, `fill: ${hollow ? "none" : `var(${colour})`}; stroke: var(${rim}); stroke-width: 1.6`);
     if (dot) draw("M6 4.4a1.8 1.8 0 1 0 .01 0z", `fill: ${hollow ? `var(${colour})` : "var(--ground)"}`);
     return svg;
   }
-  return { of, paint, symbol, swatch };
+  return { family, of, paint, symbol, swatch };
 })();
 
 // Score against cost, of one data set and protocol: a point for every item that has both figures.
@@ -78,9 +81,10 @@ const plot = (() => {
   }
 
   function traces(points, state, title, small) {
-    const groups = new Map();
+    const groups = new Map(), families = new Set(points.map(({ item }) => marks.family(item)));
     for (const point of points) {
-      const name = `${point.item.method ?? "other"}${point.item.source === "published" ? ", published" : ""}`;
+      const of = families.size > 1 ? `, ${marks.family(point.item)}` : "";
+      const name = `${point.item.method ?? "other"}${of}${point.item.source === "published" ? ", published" : ""}`;
       if (!groups.has(name)) groups.set(name, []);
       groups.get(name).push(point);
     }
@@ -96,7 +100,8 @@ const plot = (() => {
         customdata: group.map((point) => point.item.key), text: group.map((point) => hover(point.item, state, title)),
         hovertemplate: "%{text}<extra></extra>",
         marker: { symbol: marks.symbol(item), color: colour, size: size(item), opacity: small ? 0.75 : 1,
-                  line: { width: item.source === "published" ? 1.8 : 1, color: item.source === "published" ? colour : marks.paint("--ground") } },
+                  line: marks.family(item) === "SAM 2" ? { width: 2, color: marks.paint("--ink") }
+                    : { width: item.source === "published" ? 1.8 : 1, color: item.source === "published" ? colour : marks.paint("--ground") } },
         error_y: { type: "data", array: spreads, visible: spreads.some((one) => one !== null), thickness: 1.3, width: 4, color: colour },
       };
     });

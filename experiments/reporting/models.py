@@ -1,6 +1,7 @@
 """Models over their seeds, each beside its teacher, and which of them are best for what they cost."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean, median, stdev
 from typing import Any
@@ -90,6 +91,10 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
                 line["model"] += f", {part[0]['run_id']}"
             lines.append({**line, "scored_on": _scored_on(part[0]), "rows": tuple(row["place"] for row in behind)})
     teachers = [line for line in lines if line["method"] == "teacher"]
+    students = [line for line in lines if line["method"] not in COMPARISONS]
+    taught = Counter(scored_on for scored_on, _ in {(line["scored_on"], line["teacher"]) for line in students})
+    for line in students:
+        line["model"] += f" of {line['teacher']}" if taught[line["scored_on"]] > 1 else ""
     for line in lines:
         line |= _beside(line, [teacher for teacher in teachers if teacher["scored_on"] == line["scored_on"]])
     lines.sort(key=_order)

@@ -315,6 +315,22 @@ def test_thousands_of_rows_come_in_parts(tmp_path: Path, opened: Opened) -> None
         assert page.locator("#rows tbody tr").count() == 310 and page.locator("#rest button").count() == 0
 
 
+def test_sam_2_is_a_second_family_in_the_same_plot(tmp_path: Path, opened: Opened) -> None:
+    for number, teacher in enumerate(("sam_pocket", "sam2_pocket")):
+        rows = rows_of(f"run-{number}", 0, teacher=teacher, student=None, miou=0.5 + number / 10)
+        rows[2] = replace(rows[2], teacher=teacher, miou=0.8 + number / 10)
+        write_result(tmp_path / f"run-{number}" / NAME, rows, {})
+    page_file = tmp_path / FILE
+    page_file.write_text(leaderboard_page(gather(tmp_path, results=False, published=False), COMMAND), encoding="utf-8")
+    with opened(page_file) as page:
+        names = page.locator("#plot .legendtext").all_text_contents()
+        assert [name for name in names if "best" not in name] == [
+            "teacher, SAM", "teacher, SAM 2", "slimsam, SAM", "slimsam, SAM 2",
+        ]  # fmt: skip
+        table = page.locator("#rows").inner_text()
+        assert "slimsam 0.77 of sam_pocket" in table and "slimsam 0.77 of sam2_pocket" in table
+
+
 def test_a_page_without_a_score_says_so(tmp_path: Path, opened: Opened) -> None:
     failed = replace(
         rows_of("run-0", 0)[3], status="failed", reason="no luck", miou=None, miou_point=None, protocol=None

@@ -12,7 +12,8 @@ from evaluation.protocols import PROTOCOLS
 from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
 from experiments.papers import INDEX, papers
-from experiments.readme import committed_rows, cost_table, pages, quality_table, with_tables
+from experiments.readme import committed_rows, cost_table, families_table, pages, quality_table, with_tables
+from experiments.reporting.columns import POCKET, POCKET_2
 from experiments.reporting.results import committed_files, committed_strategies
 from experiments.result_file import read_rows
 
@@ -59,6 +60,24 @@ def test_a_method_that_no_list_names_has_its_line_in_the_readme() -> None:
     assert [line.split(" | ")[:2] for line in lines[-2:]] == [["| magnitude 0.5", "3"], ["| magnitude 0.77", "3"]]
 
 
+def test_sam_2s_rows_stand_beside_sams() -> None:
+    rows = committed_rows("shapes")
+    assert families_table(rows) == ""
+    known = rows[(rows["teacher"] == POCKET) & rows["method"].isin(["teacher", "slimsam", "slimsam+ptq", "mobilesam"])]
+    student = known["student"].str.replace(POCKET, POCKET_2)
+    new = known.assign(teacher=POCKET_2, student=student, latency_reference=POCKET_2)
+    said, _, *lines = families_table(pd.concat([rows, new], ignore_index=True)).splitlines()
+    assert "`sam2_pocket`" in said
+    found = [tuple(cell.strip() for cell in line.strip("| ").split(" | ")[:3]) for line in lines[2:]]
+    names = ["teacher", "slimsam 0.5", "slimsam 0.77", "mobilesam"]
+    assert found[:8] == [
+        (name, f"`{of}`", "" if name == "teacher" else "3") for name in names for of in (POCKET_2, POCKET)
+    ]
+    assert ("slimsam+ptq 0.77, W8A8", "`sam2_pocket`", "1") in found and not any(
+        "scratch" in name for name, *_ in found
+    )
+
+
 def test_the_index_of_papers_names_what_is_there() -> None:
     with open(INDEX, encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
@@ -85,4 +104,4 @@ def test_every_page_says_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> N
     for page, text in texts.items():
         assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
     assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
-    assert sum(text.count("<!-- table:") for text in texts.values()) == 5 + len(presets()) + len(papers())
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 6 + len(presets()) + len(papers())
