@@ -29,7 +29,8 @@ def lock_run_dir(folder: Path, fresh: bool) -> Iterator[None]:
     Raises:
         InputError: another process works there, or the folder cannot be made, or a link stands where its lock should.
     """
-    before, earlier = folder.exists(), folder.with_name(f".{folder.name}.earlier")
+    # Of a folder that may not be looked into, the lock says so.
+    before, earlier = os.path.exists(folder), folder.with_name(f".{folder.name}.earlier")
     lock = _locked(folder)
     try:
         if fresh:
