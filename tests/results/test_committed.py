@@ -12,7 +12,7 @@ from evaluation.protocols import PROTOCOLS
 from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
 from experiments.papers import INDEX, papers
-from experiments.readme import committed_rows, cost_table, families_table, pages, quality_table, with_tables
+from experiments.readme import committed_rows, families_table, pages, quality_table, with_tables
 from experiments.reporting.columns import POCKET, POCKET_2
 from experiments.reporting.results import committed_files, committed_strategies
 from experiments.result_file import read_rows
@@ -91,13 +91,8 @@ def test_the_index_of_papers_names_what_is_there() -> None:
         assert preset is None or (ROOT / "conf" / "experiment" / f"{preset[1]}.yaml").is_file()
 
 
-@pytest.mark.slow
-def test_the_table_of_costs_says_what_is_counted() -> None:
-    assert cost_table() in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 def test_every_page_says_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Counting the large models takes ten seconds; the tests of their counts have the right values.
+    # tests/unit/test_cost_command.py counts the models of this table.
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- table:cost -->\n")[1].split("\n<!--")[0]
     monkeypatch.setattr("experiments.readme.cost_table", lambda: table)
     texts = {page: page.read_text(encoding="utf-8") for page in pages()}
