@@ -141,12 +141,12 @@ def assert_alike(found: Scored, expected: Scored) -> None:
             assert mask.counts == truth.counts or mask_api.iou(*runs, [0])[0, 0] >= 0.99
 
 
-ONE_BY_ONE = ("Meta's predictor", "our predictor")
-"""What is scored batch by batch too, in half of the time."""
+SLOW = ("Meta's predictor", "our predictor", "our predictor, batched")
+"""What Meta's predictor, batched, shows too."""
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ONE_BY_ONE else ()) for kind in WRAPPED]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in WRAPPED]
 )
 def test_the_figures_are_our_models(kind: str, ours: Sam, expected: Scored, detections: Detections) -> None:
     assert_alike(scored(WRAPPED[kind](ours), detections, image_batch_size=4), expected)

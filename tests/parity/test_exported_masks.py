@@ -55,9 +55,8 @@ def expected(pocket: Sam, data: Coco) -> Answers:
     return answers(pocket, data)
 
 
-@pytest.mark.parametrize(
-    "kind", ["onnx", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("openvino", "torch"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torch"])
 def test_every_mask_and_the_figures_are_pytorchs(
     kind: str, pocket: Sam, data: Coco, expected: Answers, pocket_onnx: Path, tmp_path: Path
 ) -> None:

@@ -45,14 +45,13 @@ SLOW = (
     r"ratio=0.5 data=coco",
 )
 """Commands that take long even with small numbers."""
-SLOW_IN_DOCS = {"run", "evaluate", "predict", "everything", "compare"}
-"""What computes masks takes long, all together; of these commands README.md's are run here, those of docs/ composed."""
 
 
 def to_run(command: Command) -> Any:
     slow = any(re.search(pattern, shlex.join(command.words)) for pattern in SLOW)
     if command.program == "experiments" and command.place.startswith("docs/") and not SHOWING & set(command.words):
-        slow |= word_of(command.arguments) in SLOW_IN_DOCS
+        # All together they take long: README.md's are run in the fast tests, those of docs/ composed.
+        slow = True
     marks = [pytest.mark.slow] if slow else []
     return pytest.param(command, id=str(command), marks=marks)
 

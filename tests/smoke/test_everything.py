@@ -177,6 +177,7 @@ def test_scores(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
     assert "| dense 3 |" in last and "| hierarchical 1/3 8.5 |" in last
 
 
+@pytest.mark.slow
 def test_scores_that_were_stopped_go_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_coco(tmp_path / "coco", drawn_labels(4))
     run, images = EverythingGenerator.run, []

@@ -53,6 +53,7 @@ def swept(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return runs, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 def test_methods_run_with_the_options_they_have(
     swept: tuple[Path, str, str], teacher: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,6 +181,7 @@ def test_nothing_is_printed_or_changed(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @needs_lvis
 def test_official_libraries_stay_as_they_are() -> None:
     """In a process of its own, since the first import of lvis sets up logging."""

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 
+import pytest
+
 from core.provenance import ROOT
 from core.result import ResultRow
 from experiments.commands.cost import cells
 
 
+@pytest.mark.slow
 def test_alone_it_gives_the_readmes_table(command: Callable[..., tuple[int, str, str]]) -> None:
     status, out, err = command("cost", "format=json")
     assert status == 0 and not err

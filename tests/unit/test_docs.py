@@ -50,6 +50,7 @@ class Assets(html.parser.HTMLParser):
             self.found.append(given.get("href") or "")
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="the extra docs is not installed")
     site = tmp_path / "site"

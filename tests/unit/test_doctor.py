@@ -268,7 +268,9 @@ def test_each_gpu_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "engine.precision=float16" in by_name(doctor_machine.accelerators())["cuda:0"].found
 
 
-@pytest.mark.parametrize("arguments", [["doctor", "format=json"], ["doctor"], ["leaderboard"]])
+@pytest.mark.parametrize(
+    "arguments", [["doctor", "format=json"], pytest.param(["doctor"], marks=pytest.mark.slow), ["leaderboard"]]
+)
 def test_without_torch_doctor_still_answers(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import importlib.abc, sys\n"

@@ -103,7 +103,11 @@ SCORED = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if "clicks" in n else []) for n in sorted(SCORED.values())]
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] if "clicks" in n or place > 2 else [])
+        for place, n in enumerate(sorted(SCORED.values()))
+    ],
 )
 def test_encoding_decoding_and_scoring(name: str) -> None:
     protocol = PROTOCOLS[name]

@@ -57,7 +57,7 @@ def check(latency: Latency) -> None:
     assert latency.decoder_latency_ms <= latency.decoder_latency_p95_ms
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_pocket_model(precision: str) -> None:
     model = Sam(MODELS["sam_pocket"].config, "sam_pocket")
     latency = measure_latency(model, runs=3, warmup=1, precision=precision)

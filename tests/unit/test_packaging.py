@@ -105,6 +105,7 @@ def test_the_wheel_says_what_it_needs_and_its_command(wheel: Path) -> None:
     assert extras == set(requested["optional-dependencies"])
 
 
+@pytest.mark.slow
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, archive: Path, tmp_path: Path) -> None:
     with tarfile.open(archive) as content:
         content.extractall(tmp_path, filter="data")

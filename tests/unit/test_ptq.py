@@ -38,7 +38,7 @@ def error(student: Sam) -> float:
 
 
 @pytest.mark.parametrize(
-    "metric", ["hessian", "minmax", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mse", "cosine"))]
+    "metric", ["hessian", *(pytest.param(name, marks=pytest.mark.slow) for name in ("minmax", "mse", "cosine"))]
 )
 def test_more_bits_are_nearer_to_the_float_model(tmp_path: Path, metric: str) -> None:
     errors = []
@@ -96,9 +96,8 @@ def test_settings_change_the_model_and_are_repeatable(tmp_path: Path, count: int
     assert len(found) == len(variants)
 
 
-@pytest.mark.parametrize(
-    ("order", "bias_correction"), [("parallel", True), pytest.param("sequential", True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "bias_correction"), [("parallel", True), ("sequential", True)])
 def test_a_calibration_that_was_stopped_ends_with_the_same_grids(
     tmp_path: Path, order: str, bias_correction: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,7 +177,8 @@ def test_folding_is_exact_on_a_chain_and_detected_where_it_is_none() -> None:
         planned_copy(tiny_sam().with_encoder(branches, "branches").eval(), Scheme())
 
 
-@pytest.mark.parametrize("name", ["vit", pytest.param("tiny_vit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "tiny_vit"])
 def test_bit_operations_by_hand(name: str) -> None:
     model = MODELS[name]()
     full = measure_cost(model).macs_full

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -145,16 +146,7 @@ def expect_one_line(error: InputError) -> None:
     assert "\n" not in message and ";" in message
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    content=files(),
-    layout=st.sampled_from(list(LAYOUTS)),
-    crowd=st.booleans(),
-    least_area=st.sampled_from([0.0, 1.0, 20.0]),
-    missing=st.sampled_from(["refuse", "skip", "skip"]),
-    unusable=st.sampled_from(["refuse", "skip"]),
-)
-def test_every_annotation_is_accounted_for(
+def account_for_every_annotation(
     content: dict[str, Any], layout: str, crowd: bool, least_area: float, missing: str, unusable: str
 ) -> None:
     states, flaw, target = content["states"].values(), content["flaw"], content["target"]
@@ -196,3 +188,28 @@ def test_every_annotation_is_accounted_for(
     assert data.skipped["image_left_out"] == sum(state != "good" for state in states) or missing == "refuse"
     by_id = {each["id"]: each for each in content["annotations"]}
     assert crowd or not any(by_id[annotation_id].get("iscrowd") for annotation_id in seen)
+
+
+FAST = settings(max_examples=15, deadline=None, derandomize=True)
+LONG = settings(FAST, max_examples=300)
+CASES = {
+    "content": files(),
+    "layout": st.sampled_from(list(LAYOUTS)),
+    "crowd": st.booleans(),
+    "least_area": st.sampled_from([0.0, 1.0, 20.0]),
+    "missing": st.sampled_from(["refuse", "skip", "skip"]),
+    "unusable": st.sampled_from(["refuse", "skip"]),
+}
+
+
+@FAST
+@given(**CASES)
+def test_every_annotation_is_accounted_for(**case: Any) -> None:
+    account_for_every_annotation(**case)
+
+
+@pytest.mark.slow
+@LONG
+@given(**CASES)
+def test_every_annotation_of_many_files_is_accounted_for(**case: Any) -> None:
+    account_for_every_annotation(**case)

@@ -94,6 +94,7 @@ def _write_again_and_again(runs: Path, out: Path, barrier: Barrier) -> None:
         write_leaderboard(gather(runs, results=False), out, "x")
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_leave_what_one_leaves(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     write_leaderboard(gather(runs, results=False), tmp_path / "one", "x")

@@ -129,6 +129,7 @@ def test_a_package_that_is_missing_is_named_with_its_command(name: str, monkeypa
     check_installed(WandbLogger(mode="disabled"))
 
 
+@pytest.mark.slow
 def test_a_run_without_these_packages_does_not_ask_for_them() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('wandb', 'tensorboard', 'wandb_workspaces', 'matplotlib')));"
