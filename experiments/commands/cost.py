@@ -42,7 +42,12 @@ def cost(settings: CostConfig, cfg: DictConfig) -> list[ResultRow]:
         return rows
     rows = [_row("teacher", name, MODELS[name].config)]
     if settings.method is not None:
-        shape = build_method(settings.method).shape(MODELS[name].config)
+        try:
+            shape = build_method(settings.method).shape(MODELS[name].config)
+        except NotImplementedError as error:
+            raise InputError(
+                f"{method_name(settings)}: {error}, so its costs are counted once it is made: evaluate checkpoint=FILE"
+            ) from error
         rows.append(_row(method_name(settings), name, shape, settings.ratio))
     if settings.format == "table":
         print_comparison(rows)

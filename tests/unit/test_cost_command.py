@@ -28,6 +28,9 @@ def test_a_teacher_alone_and_what_is_still_required(command: Callable[..., tuple
         ("method=slimsam",): "ratio is missing: SlimSam needs the share of channels to cut",
         ("~method", "ratio=0.5"): "ratio=0.5: there is no method that could take it; give method=slimsam too",
         ("ratio=2",): "ratio=2",
+        ("method=tinysam", "method.init=x"): "tinysam: the shape is that of method.init, so its costs are counted once",
+        ("method=mobilesam", "method.decoder_of=x"): "the shape of the decoder is that of method.decoder_of, so its",
+        ("method=slimsam", "ratio=0.5", "method.scope=global"): "global pruning chooses widths by the weights, so its",
     }.items():
         status, out, err = command("cost", *words)
         assert status == 2 and not out and said in err and err.count("\n") == 1, words

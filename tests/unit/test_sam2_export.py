@@ -65,10 +65,11 @@ def test_answers_are_the_models(folder: Path, runtime: str) -> None:
     assert_answers_as(ExportedSam(folder, runtime))
 
 
-@pytest.mark.slow
-def test_a_program_of_pytorch(tmp_path: Path) -> None:
-    export_model(tiny_sam2(), tmp_path / "torch", "torch")
-    assert_answers_as(ExportedSam(tmp_path / "torch"))
+@pytest.mark.parametrize(("kind", "package"), [("torch", "torch"), ("openvino", "openvino")])
+def test_files_of_other_kinds(tmp_path: Path, kind: str, package: str) -> None:
+    pytest.importorskip(package)
+    export_model(tiny_sam2(), tmp_path / kind, kind)
+    assert_answers_as(ExportedSam(tmp_path / kind))
 
 
 def test_names_and_shapes_are_those_of_others(folder: Path) -> None:
