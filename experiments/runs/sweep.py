@@ -58,6 +58,21 @@ def drop_unsupported(
     return [list(job) for job in kept], left_out
 
 
+def taken_of_preset(preset: Sequence[str], words: Sequence[str], options: Mapping[str, Collection[str]]) -> list[str]:
+    """What a preset sweeps over, without options that no method has which is left where ``words`` choose some.
+
+    Args:
+        preset: its words, ``key=values``.
+        words: what was typed.
+        options: as of :func:`drop_unsupported`.
+    """
+    chosen = _method([word for word in reversed([*preset, *words]) if _key(word) == "method"]).split(",")
+    if not all(name in options for name in chosen):
+        return list(preset)
+    has = set().union(*(options[name] for name in chosen))
+    return [word for word in preset if (option := _option(word)) is None or option in has]
+
+
 def left_out_lines(jobs: int, kept: int, left_out: Mapping[str, Sequence[str]]) -> list[str]:
     """The options that were left out, a line each, and how many runs that makes."""
     lines = [
@@ -145,6 +160,7 @@ def run_sweep(job: Job, first: DictConfig, words: Sequence[str], folder: Path | 
     """
     params = first.hydra.sweeper.get("params") or {}
     preset = hydra_words(job.command, [f"{key}={value}" for key, value in params.items()], sweep=True)
+    preset = taken_of_preset(preset, words, method_options())
     hydras = [word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     jobs = sweep_jobs([*preset, *(word for word in words if word not in hydras)], folder)
     composed = [compose(job.command, [*hydras, *own], folder) for own in jobs]

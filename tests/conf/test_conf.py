@@ -25,6 +25,7 @@ from experiments.everything.command import generator_settings
 from experiments.paper_table import presets
 from experiments.runs.build import build_data, data_name
 from experiments.runs.identity import method_name
+from experiments.runs.sweep import sweep_jobs
 from students.quantized.plan import make_plan
 from students.quantized.scheme import Scheme
 from teachers.catalog import MODELS
@@ -217,6 +218,30 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
         of_calibration |= {images} - {None}
     assert len(of_calibration) <= 1
     assert len(seen) == 1, "equal images for all"
+
+
+def test_sam_2s_preset_has_equal_images_and_quantises_each() -> None:
+    params = yaml.safe_load((CONF / "experiment" / "sam2_pocket.yaml").read_text())["hydra"]["sweeper"]["params"]
+    jobs = sweep_jobs([f"{key}={value}" for key, value in params.items()], say=False)
+    assert sorted(word for job in jobs for word in job if not word.startswith("seed")) == sorted(
+        3 * ["method=slimsam", "ratio=0.5", "method=slimsam", "ratio=0.77", "method=mobilesam", "method=tinysam"]
+    )
+    seen = set()
+    for job in (jobs[0], jobs[-1]):
+        given = [*job, *([] if "slimsam" in job[0] else ["ratio=null"]), "teacher.recipe.steps=50"]
+        settings = settings_of(compose("config", "experiment=sam2_pocket", *given))
+        assert settings.teacher.name == "sam2_pocket" and settings.then._target_.endswith("Ptq")
+        seen.add((settings.method.steps, settings.method.batch))
+    assert seen == {(50, 4)}
+
+
+def test_students_across_generations_have_the_other_decoder() -> None:
+    preset = yaml.safe_load((CONF / "experiment" / "across_generations.yaml").read_text())
+    found = []
+    for variant in preset["hydra"]["sweeper"]["params"]["variant"].split(","):
+        settings = settings_of(compose("config", "experiment=across_generations", f"variant={variant}", "ratio=null"))
+        found.append((settings.teacher.name, settings.method.decoder_of, settings.name))
+    assert found == [("sam2_pocket", "sam_pocket", None), ("sam_pocket", "sam2_pocket", None)]
 
 
 def test_each_variant_changes_a_setting() -> None:

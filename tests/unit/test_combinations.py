@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from experiments.config.targets import method_options, register
-from experiments.runs.sweep import drop_unsupported, left_out_lines, sweep_jobs
+from experiments.runs.sweep import drop_unsupported, left_out_lines, sweep_jobs, taken_of_preset
 
 OPTIONS = {
     "slimsam": {"ratio", "steps", "importance"},
@@ -55,6 +55,15 @@ def test_settings_below_method_and_students_are_options_too() -> None:
 )
 def test_what_no_method_of_the_sweep_has_stays_to_be_refused(jobs: list[list[str]]) -> None:
     assert drop_unsupported(jobs, OPTIONS) == (jobs, {})
+
+
+def test_one_method_of_a_preset_needs_no_option_of_the_others() -> None:
+    preset = ["method=slimsam,mobilesam,tinysam", "ratio=0.5,0.77", "seed=0,1,2"]
+    assert taken_of_preset(preset, ["method=mobilesam"], OPTIONS) == [preset[0], preset[2]]
+    for words in ([], ["seed=0"], ["method=slimsam"], ["method=mobilesam,slimsam"], ["method=unheard_of"]):
+        assert taken_of_preset(preset, words, OPTIONS) == preset
+    # What was typed stays to be refused.
+    assert taken_of_preset(["variant=a,b"], ["method=mobilesam", "ratio=0.5"], OPTIONS) == ["variant=a,b"]
 
 
 def test_hydras_own_syntax_for_values(capsys: pytest.CaptureFixture[str]) -> None:
