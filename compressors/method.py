@@ -17,6 +17,7 @@ from core.feature_layout import layout_of
 from data.sample import ImageData
 from students.files import load_model
 from students.initial_weights import load_imagenet
+from students.quantized.plan import plan_of
 from students.student import Student
 from teachers.sam import Sam, SamConfig
 
@@ -95,6 +96,20 @@ class RunContext:
         if differing := [f"{key} {mine[key]}, the teacher's {theirs[key]}" for key in keys]:
             raise InputError(f"method.init={name}: {'; '.join(differing)}; begin with a student of this teacher")
         return model
+
+
+def trainable(model: Sam, setting: str) -> Sam:
+    """A model of which something is to be trained.
+
+    Args:
+        setting: that names it, key and value, for messages.
+
+    Raises:
+        InputError: it is quantised.
+    """
+    if plan_of(model) is not None:
+        raise InputError(f"{setting}: is quantised, so nothing of it can learn; give the model it was made from")
+    return model
 
 
 def _outside(config: SamConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from compressors.distill.losses import embedding_mse, embedding_rmse
 from compressors.distill.optimizer import OptimizerConfig
 from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import TeacherMasks, mask_loss
-from compressors.method import Compressed, Compressor, RunContext
+from compressors.method import Compressed, Compressor, RunContext, trainable
 from compressors.settings import MobileSamSettings
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
@@ -41,7 +41,8 @@ class MobileSam(MobileSamSettings, Compressor):
         known = teacher, context.teacher_embeddings(teacher), batches
         own, base, name = self.decoder_of is None, teacher, f"{teacher.name}-{self.student.name}"
         if self.decoder_of is not None:
-            base = context.load(self.decoder_of).to(context.engine.device)
+            base = trainable(context.load(self.decoder_of), f"method.decoder_of={self.decoder_of}")
+            base = base.to(context.engine.device)
             name += f"-{base.name}"
         encoder = context.encoder(self.student, in_frame_of(teacher.config, base.config))
         student = base.with_encoder(encoder, name).requires_grad_(False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from compressors.distill.engine import Frozen, Stage
 from compressors.distill.losses import FOCAL_SHARE, dice_loss, embedding_l1, focal_loss, mask_cells, mask_iou
 from compressors.distill.teacher_outputs import best_of_three
-from compressors.method import Compressed, Compressor, RunContext
+from compressors.method import Compressed, Compressor, RunContext, trainable
 from compressors.settings import TinySamSettings
 from core.protocols import Prompt
 from core.seeding import generator_for
@@ -89,7 +89,8 @@ class TinySam(TinySamSettings, Compressor):
 
     def _begin(self, teacher: Sam, context: RunContext) -> Sam:
         if self.init is not None:
-            student = context.initial(self.init, teacher).to(context.engine.device)
+            student = trainable(context.initial(self.init, teacher), f"method.init={self.init}")
+            student = student.to(context.engine.device)
             student.name = f"{teacher.name}-tinysam"
         else:
             encoder = context.encoder(self.student, teacher.config)

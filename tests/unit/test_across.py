@@ -15,19 +15,23 @@ from compressors.distill.teacher_outputs import mask_loss
 from compressors.method import RunContext
 from compressors.mobilesam import MobileSam
 from compressors.ptq import Ptq
+from compressors.tinysam import TinySam
 from core.checkpoint import weights_sha256
+from core.errors import InputError
 from core.geometry import Stretched, points_to_frame
 from core.protocols import Prompt
 from data.batches import ImageBatches
 from students.encoder_shapes import TinyVitConfig, TinyVitMapsConfig
 from students.files import load_model, save_model
+from students.quantized.plan import planned_copy
+from students.quantized.scheme import Scheme
 from students.student import Student
 from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam, SamConfig
 from teachers.sam2 import Sam2, Sam2Config
 from tests.unit.test_sam2_students import tiny_sam2
-from tests.unit.tiny import CONFIG, ENCODER, Images, Killed
+from tests.unit.tiny import CONFIG, ENCODER, Images, Killed, LabelledImages, tiny_sam
 
 SIZES = [(64, 64), (40, 64), (64, 20)]
 """Of the images, ``(h, w)``."""
@@ -195,6 +199,16 @@ def test_masks_alone_need_no_projection(tmp_path: Path) -> None:
     pair = teacher(), base(), chosen
     student = compressed(pair, tmp_path, Images(), distillation="semi_coupled")
     assert weights_sha256(student.mask_decoder) == weights_sha256(pair[1].mask_decoder)
+
+
+def test_what_is_quantised_cannot_learn(tmp_path: Path) -> None:
+    quantised = planned_copy(tiny_sam(), Scheme())
+    context = RunContext(0, tmp_path, Engine(tmp_path), load=lambda name: quantised)
+    for method, key in ((MobileSam(Small(), decoder_of="w8a8"), "decoder_of"), (TinySam(init="w8a8"), "init")):
+        with pytest.raises(
+            InputError, match=rf"method\.{key}=w8a8: is quantised, so nothing of it can learn; give the"
+        ):
+            method.compress(tiny_sam(), LabelledImages(2), context)
 
 
 def test_costs_are_known_by_name_alone() -> None:
