@@ -14,6 +14,8 @@ from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import TeacherMasks, mask_loss
 from compressors.method import Compressed, Compressor, RunContext, trainable
 from compressors.settings import MobileSamSettings
+from core.errors import InputError
+from core.feature_layout import layout_of
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
 from teachers.catalog import MODELS
@@ -44,6 +46,10 @@ class MobileSam(MobileSamSettings, Compressor):
             base = trainable(context.load(self.decoder_of), f"method.decoder_of={self.decoder_of}")
             base = base.to(context.engine.device)
             name += f"-{base.name}"
+        maps = layout_of(teacher.config.encoder).keys() & layout_of(base.config.encoder).keys()
+        if self.high_res is not None and (len(maps) == 1 or self.distillation != "decoupled"):
+            which = "the image embedding is the only map" if len(maps) == 1 else "masks are the only target"
+            raise InputError(f"method.high_res={self.high_res}: {which} that student and teacher share; leave it out")
         encoder = context.encoder(self.student, in_frame_of(teacher.config, base.config))
         student = base.with_encoder(encoder, name).requires_grad_(False)
         seen = Alike(*known) if own else Across(student, *known, context.seed)
@@ -52,7 +58,7 @@ class MobileSam(MobileSamSettings, Compressor):
             distance = embedding_mse if self.loss == "mse" else embedding_rmse
             valid, found = batch.valid if self.padding == "ignore" else None, student.encode(batch.images)
             expected, answered = targets(batch, step)
-            terms = {"embedding": distance(seen.projected(found), expected, valid)}
+            terms = {"embedding": distance(seen.projected(found), expected, valid, self.high_res)}
             return terms if answered is None else terms | mask_loss(student, found, answered)
 
         def coupled(batch: ImageBatch, step: int) -> dict[str, Tensor]:

@@ -173,6 +173,8 @@ class MobileSamSettings(MethodSettings):
         loss: of ``decoupled``: ``mse``, or ``root``, the third-party training code's root of the squared error summed
             over channels.
         padding: ``ignore`` leaves out the cells of zero padding, ``count`` does not.
+        high_res: weight of the distance of each high-resolution feature beside that of the embedding, of a teacher
+            that has them (SAM 2); None: 1.
         prompts: points, and as many boxes, an image, where masks are the target.
         steps: half of the optimizer steps. SlimSAM distils twice, so equal ``steps`` see equally many images.
         decoder_steps: optimizer steps of fine-tuning the mask decoder afterwards on the teacher's masks; 0 for none.
@@ -186,6 +188,7 @@ class MobileSamSettings(MethodSettings):
     distillation: str = "decoupled"
     loss: str = "mse"
     padding: str = "ignore"
+    high_res: float | None = field(default=None, metadata={"identity": "given"})
     prompts: int = 4
     steps: int = 250
     decoder_steps: int = 0
@@ -202,6 +205,8 @@ class MobileSamSettings(MethodSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1)
+        if self.high_res is not None:
+            check_at_least(self, high_res=0)
         check_above_zero(self, "decoder_lr")
         check_unvalidated(self.optimisation)
 

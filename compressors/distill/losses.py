@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core import distributed
+from core.feature_layout import EMBEDDING
 from core.feature_maps import Features, maps_of
 
 FOCAL_SHARE = 20.0
@@ -73,14 +74,17 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(-2).mean(-1)
 
 
-def embedding_mse(student: Features, teacher: Features, valid: Tensor | None = None) -> Tensor:
+def embedding_mse(
+    student: Features, teacher: Features, valid: Tensor | None = None, high_res: float | None = None
+) -> Tensor:
     """Mean squared error of image embeddings over the cells that hold image, each image counting alike.
 
     Args:
-        student, teacher: ``[B, C, g, g]``; of several maps the errors are added up, each map counting alike.
+        student, teacher: ``[B, C, g, g]``; of several maps the errors are added up.
         valid: bool ``[B, g, g]`` (see :func:`core.geometry.valid_cells`); None counts every cell.
+        high_res: weight of each map beside the embedding; None: 1.
     """
-    return _over_maps(student, teacher, valid, lambda errors, channels: errors, Tensor.square)
+    return _over_maps(student, teacher, valid, lambda errors, channels: errors, Tensor.square, high_res)
 
 
 def embedding_l1(student: Features, teacher: Features, valid: Tensor | None = None) -> Tensor:
@@ -88,13 +92,15 @@ def embedding_l1(student: Features, teacher: Features, valid: Tensor | None = No
     return _over_maps(student, teacher, valid, lambda errors, channels: errors, Tensor.abs)
 
 
-def embedding_rmse(student: Features, teacher: Features, valid: Tensor | None = None) -> Tensor:
+def embedding_rmse(
+    student: Features, teacher: Features, valid: Tensor | None = None, high_res: float | None = None
+) -> Tensor:
     """The third-party MobileSAM training code's loss: the root of the squared error summed over channels.
 
     The mean over cells (over those that hold image, where ``valid`` is given) and images is taken under the root, and
     the images are those of all processes. Args as of :func:`embedding_mse`.
     """
-    return _over_maps(student, teacher, valid, _root, Tensor.square)
+    return _over_maps(student, teacher, valid, _root, Tensor.square, high_res)
 
 
 def _root(error: Tensor, channels: int) -> Tensor:
@@ -112,15 +118,17 @@ def _over_maps(
     valid: Tensor | None,
     reduced: Callable[[Tensor, int], Tensor],
     error: Callable[[Tensor], Tensor],
+    high_res: float | None = None,
 ) -> Tensor:
-    """The sum over maps of what ``reduced`` makes of a map's mean error and its number of channels."""
+    """The weighted sum over maps of what ``reduced`` makes of a map's mean error and its number of channels."""
     ours, theirs = maps_of(student), maps_of(teacher)
     if ours.keys() != theirs.keys():
         raise ValueError(f"the student gives {', '.join(ours)}, the teacher {', '.join(theirs)}")
     terms = []
     for name, found in ours.items():
         errors = error(found.float() - theirs[name].float()).mean(1)
-        terms.append(reduced(over_cells(errors, valid), found.shape[1]))
+        term = reduced(over_cells(errors, valid), found.shape[1])
+        terms.append(term if high_res is None or name == EMBEDDING else high_res * term)
     return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 

@@ -83,7 +83,8 @@ def _identity(node: Any) -> Any:
         kind, value = part.metadata.get("identity", True), getattr(node, part.name)
         if kind == "given":
             # Runs from before there was the setting keep their names.
-            found |= {} if value is None else {part.name: model_identity(value)}
+            content = model_identity(value) if isinstance(value, str) else value
+            found |= {} if value is None else {part.name: content}
         elif kind:
             found[part.name] = file_identity(value) if kind == "content" and value is not None else _identity(value)
     return found

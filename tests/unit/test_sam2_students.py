@@ -23,7 +23,7 @@ from students.student import Student
 from teachers.sam import SamConfig
 from teachers.sam2 import Sam2
 from tests.unit.test_sam2 import CONFIG
-from tests.unit.tiny import Images, LabelledImages, tiny_sam
+from tests.unit.tiny import Images, LabelledImages, TinyStudent, tiny_sam
 
 LAYOUT = layout_of(CONFIG.encoder)
 
@@ -87,6 +87,8 @@ def test_losses_add_up_the_maps() -> None:
             fine = valid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
             each.append(distance(ours.maps[name], theirs.maps[name], fine))
         torch.testing.assert_close(distance(ours, theirs, valid), sum(each))
+        if distance is not embedding_l1:
+            torch.testing.assert_close(distance(ours, theirs, valid, 0.1), each[0] + 0.1 * (each[1] + each[2]))
     with pytest.raises(ValueError, match="the student gives image_embed, the teacher image_embed, high_res_feats_0"):
         embedding_mse(ours.embedding, theirs)
 
@@ -116,6 +118,17 @@ def test_any_backbone_gives_the_maps_of_its_teacher(student: Student, stages: No
     loaded = load_model(tmp_path / "student.safetensors")
     assert isinstance(loaded, Sam2) and loaded.config == model.config
     assert weights_sha256(loaded) == weights_sha256(model)
+
+
+def test_a_weight_of_maps_that_there_are_not_is_refused(tmp_path: Path) -> None:
+    context = RunContext(0, tmp_path, Engine(tmp_path))
+    for changes, words in (({}, "the image embedding is the only map"), ({"distillation": "coupled"}, "the image emb")):
+        with pytest.raises(InputError, match=rf"method\.high_res=2\.0: {words}"):
+            MobileSam(TinyStudent(), high_res=2.0, **changes).compress(tiny_sam(), Images(2), context)
+    with pytest.raises(InputError, match="masks are the only target that student and teacher share; leave it out"):
+        MobileSam(TinyMaps(), high_res=2.0, distillation="coupled").compress(tiny_sam2(), Images(2), context)
+    with pytest.raises(InputError, match=r"method\.high_res=-1\.0 must be at least 0"):
+        MobileSam(TinyMaps(), high_res=-1.0)
 
 
 def test_every_head_of_a_student_learns(tmp_path: Path) -> None:
