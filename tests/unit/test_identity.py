@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
+from core.checkpoint import file_sha256
 from core.errors import InputError
 from data.coco import Coco
 from data.content import ImageContent
@@ -20,7 +21,8 @@ from data.sa1b import Sa1b
 from experiments.config.compose import settings_of
 from experiments.config.targets import register
 from experiments.runs.data_content import FOLDER, contents_of_run, data_content
-from experiments.runs.identity import file_identity, model_sha256, run_id
+from experiments.runs.identity import _identity, file_identity, model_sha256, run_id
+from teachers.catalog import MODELS
 from tests.unit.tiny import tiny_sam
 from tests.unit.truthful import drawn_labels, write_coco
 
@@ -83,6 +85,7 @@ def append(path: str) -> None:
 
 
 SCRATCH, TINYSAM = ("method=scratch", "ratio=0.5"), ("method=tinysam", "student.weights=student.pth")
+ACROSS = ("method=mobilesam", "method.decoder_of=student.pth")
 PTQ, OF_FOLDER = ("method=ptq", "method.init=student.pth"), ("method=ptq", "method.init=hf")
 IMAGE = "coco/{}2017/00000000000{}.png"
 ANNOTATIONS = "coco/annotations/instances_{}2017.json"
@@ -102,6 +105,7 @@ ANNOTATIONS = "coco/annotations/instances_{}2017.json"
         (SCRATCH, lambda path: os.rename(path, "other.pth"), "teacher.pth", False),
         (TINYSAM, append, ANNOTATIONS.format("train"), True),
         (TINYSAM, append, "student.pth", True),
+        (ACROSS, append, "student.pth", True),
         (PTQ, append, "student.pth", True),
         (OF_FOLDER, append, "hf/pytorch_model.bin", True),
         (OF_FOLDER, append, "hf/config.json", True),
@@ -121,6 +125,15 @@ def test_a_run_is_another_one_where_what_it_uses_is(
     after = identify(*method, *([] if Path(path).exists() else [moved[path]]))
     assert (before != after) == is_another
     assert before.rpartition("-")[0] == after.rpartition("-")[0]
+
+
+def test_settings_that_came_later_rename_no_run_without_them(identify: Identify) -> None:
+    method = settings_of(composed("method=mobilesam")).method
+    assert not {"decoder_of", "high_res"} & set(_identity(method)) and "padding" in _identity(method)
+    weighed = settings_of(composed("method=mobilesam", "method.high_res=0.5", "method.decoder_of=sam_pocket")).method
+    packaged = MODELS["sam_pocket"].packaged
+    assert packaged is not None
+    assert _identity(weighed) == {**_identity(method), "high_res": 0.5, "decoder_of": file_sha256(packaged)}
 
 
 def test_what_an_image_is_replaced_by_counts_even_with_its_size_and_time(identify: Identify) -> None:
