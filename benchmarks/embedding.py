@@ -1,20 +1,34 @@
-"""Filling the teacher's cache: images a second, and the share of the processor's measured matrix-product peak.
+"""Filling the teacher's cache, and reading it.
+
+Images a second, and the share of the processor's measured matrix-product peak:
 
 ``python -m benchmarks.embedding --model sam_vit_h --device cuda --compile``. Images of random numbers, weights of
 random numbers; nothing but the encoder is timed. The peak is measured in the same run, as square bfloat16 products of
 ``--peak-size``; the encoder's operations are those of the counter ``full``, two a multiply-add. Published beside it, on
 an A100 40 GB: segment-anything-fast, ViT-H 25.2 and ViT-B 94.9 images/s (batch 32, encoder and decoder, compiled,
 int8 for ViT-H).
+
+``--kept 110000`` instead opens a cache of so many images, of SAM's shape (2.1 MB each; sparse files, of which keys
+alone are written: 4 kB each), and reads whole records of another one, beside plain reading of its file.
 """
 
 import argparse
-from collections.abc import Callable
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 
 from benchmarks._models import VITS, random_sam
 from benchmarks._timing import busy, default_device, machine, seconds_in_turns
 from core.cost import measure_cost
+from data.embeddings import _HEADER, MAGIC, SHARD_BYTES, DiskEmbeddings
+
+CHANNELS, GRID = 256, 64
+READ = 200
+"""Records that are read whole."""
 
 
 def main() -> None:
@@ -28,7 +42,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak-size", type=int, default=4096, help="rows of the matrices behind the peak")
     parser.add_argument("--compile", action="store_true", help="also compiled")
+    parser.add_argument("--kept", type=int, metavar="IMAGES", help="opens a cache of so many and reads one, instead")
     options = parser.parse_args()
+    if options.kept:
+        read_kept(options.kept)
+        return
     device = torch.device(options.device)
     sam = random_sam(options.model)
     macs = measure_cost(sam).encoder_macs_full
@@ -57,6 +75,44 @@ def main() -> None:
     for name, taken in seconds.items():
         rate = counts[name] / taken
         print(f"{name:22} {rate:9.3f} {rate * 2 * macs / peak:11.0%}")
+
+
+def read_kept(count: int) -> None:
+    """Print how long a cache takes to be opened, and to be read."""
+    header, valid = _HEADER.pack(MAGIC, CHANNELS, GRID), torch.ones(GRID, GRID, dtype=torch.bool)
+    with tempfile.TemporaryDirectory() as name:
+        whole, sparse = Path(name) / "whole", Path(name) / "sparse"
+        kept = DiskEmbeddings(whole, CHANNELS, GRID)
+        keys = [hashlib.sha256(number.to_bytes(8)).digest() for number in range(count)]
+        for key in keys[:READ]:
+            kept.put(key, torch.randn(CHANNELS, GRID, GRID).half(), valid)
+        (file,) = whole.iterdir()
+        record = (file.stat().st_size - len(header)) // READ
+        a_shard = (SHARD_BYTES - len(header)) // record
+        sparse.mkdir()
+        for first in range(0, count, a_shard):
+            with open(sparse / f"{first}.shard", "xb") as stream:
+                stream.write(header)
+                for place, key in enumerate(keys[first : first + a_shard]):
+                    stream.seek(len(header) + place * record)
+                    stream.write(key)
+                stream.truncate(len(header) + len(keys[first : first + a_shard]) * record)
+        began = time.perf_counter()
+        found = len(DiskEmbeddings(sparse, CHANNELS, GRID))
+        print(f"{found:,} images of {record / 1e6:.1f} MB: opened in {time.perf_counter() - began:.2f} s")
+        kept = DiskEmbeddings(whole, CHANNELS, GRID)
+        works: dict[str, Callable[[], object]] = {
+            "records, their checksums compared": lambda: [kept.get(key) for key in keys[:READ]],
+            "the file alone": lambda: [len(part) for part in _parts(file, record)],
+        }
+        for way, taken in seconds_in_turns(works, torch.device("cpu"), 5).items():
+            print(f"{way:34} {READ * record / taken / 1e6:8.0f} MB/s {READ / taken:8.0f} images/s")
+
+
+def _parts(file: Path, size: int) -> Iterator[bytes]:
+    with open(file, "rb", buffering=0) as stream:
+        while part := stream.read(size):
+            yield part
 
 
 def _encoding(encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> Callable[[], object]:

@@ -149,12 +149,12 @@ class DiskEmbeddings:
         try:
             with open(path, "rb", buffering=0) as stream:
                 stream.seek(start)
-                record = np.frombuffer(bytearray(stream.read(self._record)), np.uint8)
+                record = np.empty(self._record, np.uint8)
+                if stream.readinto(record.data) < self._record:
+                    return None
         except OSError:
             return None
-        if len(record) < self._record:
-            return None
-        found = hashlib.blake2b(record[:-_SUM].tobytes(), digest_size=_SUM).digest()
+        found = hashlib.blake2b(record[:-_SUM].data, digest_size=_SUM).digest()
         return record if found == record[-_SUM:].tobytes() else None
 
     def _unpack(self, record: NDArray[np.uint8]) -> Record:
