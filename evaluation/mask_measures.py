@@ -126,17 +126,22 @@ def encode_windows(
         ``K`` dicts ``{"size": [H, W], "counts": bytes}``.
     """
     height, pixels = size_hw[0], size_hw[0] * size_hw[1]
-    count, _, width = masks.shape
+    count, rows, width = masks.shape
     # [K, w, h + 2]: run lengths go down the columns; what is around each column is empty
-    columns = np.pad(masks.transpose(0, 2, 1), ((0, 0), (0, 0), (1, 1)))
-    k, x, y = np.nonzero(columns[:, :, 1:] != columns[:, :, :-1])
+    columns = np.zeros((count, width, rows + 2), np.bool_)
+    columns[:, :, 1:-1] = masks.transpose(0, 2, 1)
+    flat = columns.reshape(-1)
+    # In one dimension: of three, those that are not zero are found many times slower.
+    column, y = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 2)
+    k, x = np.divmod(column, width)
     # Where a run of ones or of zeros begins, counted down the columns of the image.
     at = (x + left[k]) * height + y + top[k]
     # A run that reaches the image's last row and goes on in the next column's first neither ends nor begins there.
     twice = np.flatnonzero((at[1:] == at[:-1]) & (k[1:] == k[:-1]))
     # Nor does one begin after the last pixel.
     nowhere = np.concatenate([twice, twice + 1, np.flatnonzero(at == pixels)])
-    at, k = np.delete(at, nowhere), np.delete(k, nowhere)
+    if len(nowhere):
+        at, k = np.delete(at, nowhere), np.delete(k, nowhere)
     runs = [
         {"size": list(size_hw), "counts": np.diff(begins, prepend=0, append=pixels)}
         for begins in np.split(at, np.searchsorted(k, np.arange(1, count)))
