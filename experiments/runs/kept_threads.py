@@ -16,7 +16,8 @@ from teachers.sam import Sam
 NAME = "threads.json"
 SMALL = 1e9
 """Weights of an image encoder times cells of its embedding: about the multiply-adds of an image. Operators of smaller
-models take as long to be shared by threads as they then save (measured: benchmarks/README.md)."""
+models are shared by threads for nothing: measured at 1e8 to 7e8 (benchmarks/README.md). Between that and SAM-B's 4e11
+nothing was measured, and threads are as many as there may be."""
 
 
 def take_one_thread(teacher: Sam, device: torch.device) -> None:
