@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from compressors.optimizer_settings import OptimizerConfig
 from core.errors import InputError
-from students.quantized.scheme import Scheme
+from students.quantized.scheme import SINCE, Scheme
 from students.student import Student
 
 IMPORTANCE = ("disturbed_taylor", "taylor", "group_fisher", "hessian", "magnitude", "random")
@@ -282,6 +282,15 @@ class PtqSettings(Scheme, MethodSettings):
         candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
         images: images to calibrate on.
         prompts: points, and as many boxes, an image.
+        big: keys of two modes get one sign (PTQ4SAM); see :mod:`compressors.quantize.decoder_attention`.
+        pcc: queries and keys of the mask decoder are clipped by where attention looks (SAQ-SAM).
+        reconstruct: what learns to answer as in float once grids are found: ``blocks``, ``layers``, or ``none``; see
+            :class:`compressors.quantize.reconstruction.Reconstruction` for this and the following ones.
+        learn: ``rounding`` of weights, ``scales`` of activations, or ``both``.
+        steps: of each block or layer.
+        batch: images (of the mask decoder: answered prompts of one) a step.
+        lr: of roundings.
+        drop: the probability that a value stays float in a step.
     """
 
     init: str | None = None
@@ -296,6 +305,14 @@ class PtqSettings(Scheme, MethodSettings):
     rounds: int = 3
     images: int = 8
     prompts: int = 8
+    big: bool = field(default=False, metadata=SINCE)
+    pcc: bool = field(default=False, metadata=SINCE)
+    reconstruct: str = field(default="none", metadata=SINCE)
+    learn: str = field(default="both", metadata=SINCE)
+    steps: int = field(default=100, metadata=SINCE)
+    batch: int = field(default=4, metadata=SINCE)
+    lr: float = field(default=3e-2, metadata=SINCE)
+    drop: float = field(default=0.5, metadata=SINCE)
 
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         "metric": METRICS,
@@ -309,11 +326,22 @@ class PtqSettings(Scheme, MethodSettings):
         "products": ("tensor", "head", "float"),
         "convolution_outputs": ("quantized", "float"),
         "decoder": ("quantized", "float"),
+        "reconstruct": ("none", "blocks", "layers"),
+        "learn": ("both", "rounding", "scales"),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, candidates=1, rounds=1, images=1, prompts=1)
+        check_at_least(self, candidates=1, rounds=1, images=1, prompts=1, steps=1, batch=1)
+        check_above_zero(self, "lr")
+        for name in ("big", "pcc"):
+            if getattr(self, name) and "float" in (self.decoder, self.products):
+                raise InputError(
+                    f"method.{name}=true is for products of the mask decoder's attention, which are float here; "
+                    f"give method.decoder=quantized method.products=tensor, or method.{name}=false"
+                )
+        if not 0 <= self.drop < 1:
+            raise InputError(f"method.drop={self.drop} must be at least 0 and below 1")
         if self.gradient == "published" and not self.force_gradient:
             raise InputError(
                 "method.gradient=published differentiates a divergence between the float model and itself, which is "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compressors.distill.log import progress_bar
 from compressors.distill.teacher_outputs import teacher_masks
+from compressors.quantize.decoder_attention import clip_by_focus
 from compressors.quantize.objective import divergence, fisher_loss
 from compressors.quantize.recording import LayerTrace, Recorder, recordable
 from compressors.quantize.search import Search, begin, correct_bias, layer_error, search
@@ -41,6 +42,7 @@ class Calibration:
         order: ``parallel``: every layer sees what the float model's layers give it; ``sequential``: what the layers
             before it give it that are quantised already, in the order in which the model computes them.
         bias_correction: whether biases take up the mean error of quantised weights.
+        pcc: whether queries and keys of the mask decoder are clipped by where attention looks.
         prompts: points, and as many boxes, an image. They are drawn; no label is read.
         seed: of prompts, drawn parts and drawn masks.
     """
@@ -51,6 +53,7 @@ class Calibration:
     prompts: int = 8
     seed: int = 0
     bias_correction: bool = False
+    pcc: bool = False
 
     def run(self, model: Sam, images: Sequence[ImageBatch], state: Path, key: str) -> list[dict[str, Any]]:
         """Find every grid of a planned model, in place, continuing what ``state`` holds.
@@ -66,7 +69,7 @@ class Calibration:
         """
         layers = recordable(model)
         set_quantizing(model, False)
-        calls = [(image.images, self._prompts(model, image, number)) for number, image in enumerate(images)]
+        calls = self.calls(model, images)
         recorder = Recorder(layers, self.seed)
         with progress_bar("observation", len(images), 0) as show:
             self._observe(model, calls, recorder, lambda done: show(done, {}, 0.0))
@@ -80,6 +83,9 @@ class Calibration:
                     if self.order == "sequential":
                         self._observe_again(model, calls, path, trace)
                     search(layer, trace, self.search)
+                    if self.pcc and path.startswith("mask_decoder.") and path.endswith(".scores"):
+                        assert isinstance(layer, QuantizedProduct)
+                        clip_by_focus(layer, trace)
                     if self.bias_correction and isinstance(layer, QuantizedLayer):
                         correct_bias(layer, trace)
                     found.add(path, layer_error(path, layer, trace))
@@ -87,6 +93,10 @@ class Calibration:
                 show(number + 1, {}, 0.0)
         set_quantizing(model, True)
         return found.errors
+
+    def calls(self, model: Sam, images: Sequence[ImageBatch]) -> list[Call]:
+        """The images, and prompts that are drawn for each by what the float model answers."""
+        return [(image.images, self._prompts(model, image, number)) for number, image in enumerate(images)]
 
     def _prompts(self, model: Sam, image: ImageBatch, number: int) -> tuple[Prompt, Prompt]:
         with torch.no_grad():
@@ -101,10 +111,10 @@ class Calibration:
             if hessian and self.gradient == "fisher":
                 generator = generator_for(self.seed, "fisher", number)
                 with recorder.on(number, gradients=True):
-                    torch.stack([fisher_loss(a, generator) for a in _answers(model, call, True)]).sum().backward()
+                    torch.stack([fisher_loss(a, generator) for a in answers(model, call, True)]).sum().backward()
             else:
                 with torch.no_grad(), recorder.on(number):
-                    _answers(model, call)
+                    answers(model, call)
             show(number + 1)
         if hessian and self.gradient != "fisher":
             self._differ(model, calls, recorder)
@@ -115,10 +125,10 @@ class Calibration:
             begin(layer, recorder.traces[path])
         for number, call in enumerate(calls):
             with torch.no_grad():
-                reference = _answers(model, call)
+                reference = answers(model, call)
             set_quantizing(model, self.gradient == "perturbed")
             with recorder.on(number, values=False, gradients=True):
-                pairs = zip(_answers(model, call, True), reference, strict=True)
+                pairs = zip(answers(model, call, True), reference, strict=True)
                 torch.stack([divergence(answer, other) for answer, other in pairs]).sum().backward()
             set_quantizing(model, False)
 
@@ -127,13 +137,18 @@ class Calibration:
         again = Recorder({path: recordable(model)[path]}, self.seed)
         for number, call in enumerate(calls):
             with torch.no_grad(), again.on(number):
-                _answers(model, call)
+                answers(model, call)
         for key, record in again.traces[path].records.items():
             trace.records[key].inputs = record.inputs
         trace.lowest, trace.highest = again.traces[path].lowest, again.traces[path].highest
 
 
-def _answers(model: Sam, call: Call, with_gradient: bool = False) -> list[Decoded]:
+def answers(model: Sam, call: Call, with_gradient: bool = False) -> list[Decoded]:
+    """What a model answers to both kinds of prompts.
+
+    Args:
+        with_gradient: whether the image asks for a gradient, so that every layer has one.
+    """
     images, prompts = call
     embedding = model.encode(images.clone().requires_grad_() if with_gradient else images)
     return [model.decode_frame(embedding, prompt) for prompt in prompts]

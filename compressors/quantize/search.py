@@ -268,7 +268,6 @@ def _joined(
 
 
 @torch.no_grad()
-@torch.no_grad()
 def correct_bias(layer: QuantizedLayer, trace: LayerTrace) -> None:
     """Take from the bias, in place, what quantising the weight adds to each output channel in the mean.
 

@@ -85,6 +85,9 @@ def _identity(node: Any) -> Any:
             # Runs from before there was the setting keep their names.
             content = model_identity(value) if isinstance(value, str) else value
             found |= {} if value is None else {part.name: content}
+        elif kind == "unless default":
+            # As JSON, in which lists and tuples are alike.
+            found |= {} if json.dumps(value) == json.dumps(part.default) else {part.name: value}
         elif kind:
             found[part.name] = file_identity(value) if kind == "content" and value is not None else _identity(value)
     return found

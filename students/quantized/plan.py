@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -83,7 +84,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self)
+        found = asdict(self)
+        if not self.scheme.eight_bit_layers:
+            # As files from before there was the setting have it.
+            del found["scheme"]["eight_bit_layers"]
+        return found
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "Plan":
@@ -92,7 +97,8 @@ class Plan:
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        scheme = Scheme(**{**raw["scheme"], "float_layers": tuple(raw["scheme"]["float_layers"])})
+        lists = {name: tuple(raw["scheme"].get(name, ())) for name in ("float_layers", "eight_bit_layers")}
+        scheme = Scheme(**raw["scheme"] | lists)
         folded = [(str(conv), str(norm)) for conv, norm in raw["folded"]]
         return cls(scheme, folded, dict(raw["layers"]), dict(raw["products"]))
 
@@ -109,13 +115,16 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
             continue
         if isinstance(module, QUANTISABLE):
             biased = module.bias is not None or path in with_bias
-            layers[path] = _describe(module, scheme, biased, twin=scheme.twin and path in after_gelu)
+            bits = _bits_of(path, scheme)
+            layers[path] = _describe(module, bits, biased, twin=scheme.twin and path in after_gelu)
             if isinstance(module, nn.Linear):
                 parent, _, name = path.rpartition(".")
                 parts = qkv_parts(model.get_submodule(parent)) if name == "qkv" else None
                 layers[path]["weight"] |= _linear_weight(module, scheme, parts)
         if scheme.products != "float" and scheme.activation_bits <= 8 and with_products(module):
-            products[path] = _describe_products(module, scheme)
+            names = ("scores", "mixing")
+            products[path] = {n: _describe_products(module, _bits_of(f"{path}.{n}", scheme))[n] for n in names}
+    _check_patterns(scheme, [*layers, *(f"{path}.{name}" for path in products for name in ("scores", "mixing"))])
     return Plan(scheme, folded, layers, products)
 
 
@@ -196,6 +205,22 @@ def pack(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, QuantizedLayer) and module.weight is not None:
             module.pack()
+
+
+def _bits_of(path: str, scheme: Scheme) -> Scheme:
+    """The scheme of one layer or product."""
+    if not any(fnmatchcase(path, pattern) for pattern in scheme.eight_bit_layers):
+        return scheme
+    return replace(scheme, weight_bits=8, activation_bits=max(8, scheme.activation_bits))
+
+
+def _check_patterns(scheme: Scheme, paths: list[str]) -> None:
+    for pattern in scheme.eight_bit_layers:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            example = f", as {paths[-1]} is" if paths else ""
+            raise InputError(
+                f"method.eight_bit_layers: {pattern} is the path of no quantised layer or product{example}"
+            )
 
 
 def _chosen(path: str, scheme: Scheme) -> bool:

@@ -1,6 +1,9 @@
 """What is quantised, and how: plain settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+SINCE = {"identity": "unless default"}
+"""Of a field that came once runs were kept: with its default, a run is the one that it was without it."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Scheme:
         twin: the twin grids of TinySAM for softmax and for inputs that come from a GELU; no runtime knows them.
         decoder: whether the mask decoder is ``quantized`` or stays ``float``.
         float_layers: beginnings of the paths of layers that stay float.
+        eight_bit_layers: patterns of the paths of layers and products that have 8 bits where others have fewer, such as
+            ``mask_decoder.*.mixing``: what softmax gives the values of the mask decoder.
     """
 
     weight_bits: int = 8
@@ -36,3 +41,4 @@ class Scheme:
     twin: bool = False
     decoder: str = "quantized"
     float_layers: tuple[str, ...] = ()
+    eight_bit_layers: tuple[str, ...] = field(default=(), metadata=SINCE)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
+from compressors.settings import PtqSettings
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from data.coco import Coco
@@ -22,6 +24,7 @@ from experiments.config.compose import settings_of
 from experiments.config.targets import register
 from experiments.runs.data_content import FOLDER, contents_of_run, data_content
 from experiments.runs.identity import _identity, file_identity, model_sha256, run_id
+from students.quantized.scheme import SINCE
 from teachers.catalog import MODELS
 from tests.unit.tiny import tiny_sam
 from tests.unit.truthful import drawn_labels, write_coco
@@ -256,3 +259,12 @@ def test_what_a_teacher_proposes_counts_only_where_a_method_takes_it(identify: I
     before = identify(*SCRATCH)
     assert identify(*SCRATCH, "teacher.recipe.prompts=3") == before == identify(*SCRATCH, "teacher.student=tiny_vit_5m")
     assert identify(*SCRATCH, "teacher.recipe.steps=3") != before
+
+
+def test_a_setting_that_came_later_makes_another_run_only_where_it_is_used() -> None:
+    later = {part.name for part in fields(PtqSettings) if part.metadata == SINCE}
+    assert {"big", "pcc", "reconstruct"} <= later
+    plain = _identity(settings_of(composed("data=shapes", "method=ptq")).method)
+    assert plain.keys() == {part.name for part in fields(PtqSettings)} - later | {"_target_"}
+    other = _identity(settings_of(composed("data=shapes", "method=ptq", "method.reconstruct=blocks")).method)
+    assert other == {**plain, "reconstruct": "blocks"}

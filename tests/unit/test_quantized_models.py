@@ -208,3 +208,30 @@ def test_other_backbones_are_quantised_too(backbone: str) -> None:
     assert plan is not None and len(plan.layers) > 5
     # The attention of timm's ViT stays float, and the count says so.
     assert "products" in count_bit_operations(model.config, plan).float_macs
+
+
+def test_named_layers_have_eight_bits_and_count_so() -> None:
+    few = Scheme(4, 4)
+    mixed = replace(few, eight_bit_layers=("mask_decoder.*.mixing", "image_encoder.patch_embed.proj"))
+    model, plan = tiny_sam(), make_plan(tiny_sam(), mixed)
+    assert Plan.from_dict(plan.to_dict()) == plan
+
+    def bits(path: str) -> set[int]:
+        parent, _, name = path.rpartition(".")
+        grids = plan.layers[path] if path in plan.layers else plan.products[parent][name]
+        return {grid["bits"] for grid in grids.values() if isinstance(grid, dict)}
+
+    assert bits("image_encoder.patch_embed.proj") == bits("mask_decoder.transformer.layers.0.self_attn.mixing") == {8}
+    assert bits("image_encoder.blocks.0.attn.mixing") == {4}
+    assert bits("mask_decoder.transformer.layers.0.self_attn.scores") == {4}
+    # 16 patches of 16 x 16 pixels in three channels to 24, and what is left in four bits: 8 * 8 - 4 * 4 more each.
+    alone = make_plan(model, replace(few, eight_bit_layers=("image_encoder.patch_embed.proj",)))
+    more = count_bit_operations(CONFIG, alone).total - count_bit_operations(CONFIG, make_plan(model, few)).total
+    assert more == 16 * 16 * 16 * 3 * 24 * (64 - 16)
+    with pytest.raises(InputError, match=r"eight_bit_layers: mask_decoder\.mix is the path of no quantised layer"):
+        make_plan(model, replace(few, eight_bit_layers=("mask_decoder.mix",)))
+
+
+def test_files_from_before_there_were_eight_bit_layers_are_read_and_written_alike() -> None:
+    plan = make_plan(tiny_sam(), Scheme(4, 4))
+    assert "eight_bit_layers" not in plan.to_dict()["scheme"] and Plan.from_dict(plan.to_dict()) == plan

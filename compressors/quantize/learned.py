@@ -1,0 +1,161 @@
+"""What learns while a block is reconstructed, in the place of its grids: roundings of weights, ranges of activations.
+
+Weights round as in AdaRound (Nagel et al. 2020, arXiv 2004.10568); activations learn step and zero point (LSQ, Esser et
+al. 2019, arXiv 1902.08153; LSQ+, Bhalgat et al. 2020, arXiv 2004.09576); while they do, each value is left float with
+some probability (QDrop, Wei et al. 2022, arXiv 2203.05740).
+
+These stand in a model only inside :meth:`Learners.in_place`. One that is scored, saved or exported has its own
+:class:`students.quantized.quantizers.UniformQuantizer` again, which drops nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from students.quantized.layers import QuantizedLayer
+from students.quantized.quantizers import UniformQuantizer, pass_gradient
+
+LOWEST, HIGHEST = -0.1, 1.1
+"""What AdaRound stretches its sigmoid to (its gamma and zeta)."""
+GRID_RATE = 0.1
+"""How fast the logarithms of steps, and zero points as shares of the codes, learn beside roundings."""
+
+
+class LearnedRounding(nn.Module):
+    """In place of a weight's grid: each weight lies between the two values next to it (AdaRound, eqs. 22 and 23).
+
+    Args:
+        grid: whose scales stay as they are.
+        weight: float; at the beginning the output equals it, where the grid does not clip it.
+    """
+
+    def __init__(self, grid: UniformQuantizer, weight: Tensor) -> None:
+        super().__init__()
+        # In a tuple, so that it is no part of this module.
+        self._grid = (grid,)
+        self.below = torch.floor(weight.detach() / grid.scale)
+        rest = weight.detach() / grid.scale - self.below
+        self.logits = nn.Parameter(((rest - LOWEST) / (HIGHEST - LOWEST)).logit())
+
+    def share(self) -> Tensor:
+        """How far each weight is rounded up, 0 to 1: the rectified sigmoid ``h(V)``."""
+        return (self.logits.sigmoid() * (HIGHEST - LOWEST) + LOWEST).clamp(0, 1)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The partly rounded weight, whatever is given."""
+        return self._value(self.share())
+
+    def settled(self) -> Tensor:
+        """The rounded weight: every share 0 or 1."""
+        return self._value((self.logits.detach() > 0).float())
+
+    def undecided(self, sharpness: float) -> Tensor:
+        """What pushes shares to 0 and 1 (AdaRound, eq. 24), summed over the weights."""
+        return (1 - (2 * self.share() - 1).abs().pow(sharpness)).sum()
+
+    def _value(self, share: Tensor) -> Tensor:
+        (grid,) = self._grid
+        return (self.below + share).clamp(grid.low, grid.high) * grid.scale
+
+
+class LearnedGrid(nn.Module):
+    """In place of an activation's grid: step and zero point learn; some values are dropped out of it.
+
+    Attributes:
+        drop: the probability that a value stays float (QDrop); 0 for none.
+        generator: what is dropped is drawn from it; on the device of the activations.
+    """
+
+    def __init__(self, grid: UniformQuantizer) -> None:
+        super().__init__()
+        self._grid = (grid,)
+        self.bits, self.axis = grid.bits, grid.axis
+        self.scale, self.zero_point = grid.scale.clone(), grid.zero_point.float()
+        self.step, self.shift = (nn.Parameter(torch.zeros_like(grid.scale)) for _ in range(2))
+        self.drop, self.generator = 0.0, torch.Generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest values of the grid as it stands, or ``x`` where a value is dropped."""
+        (grid,) = self._grid
+        scale, zero = self._learned()
+        scaled = x.float() / scale
+        codes = (pass_gradient(scaled.round(), scaled) + zero).clamp(grid.low, grid.high)
+        found = ((codes - zero) * scale).to(x.dtype)
+        if not self.drop:
+            return found
+        return torch.where(torch.rand(x.shape, generator=self.generator, device=x.device) < self.drop, x, found)
+
+    def _learned(self) -> tuple[Tensor, Tensor]:
+        (grid,) = self._grid
+        scale, zero = self.scale * (GRID_RATE * self.step).exp(), self.zero_point
+        if not grid.symmetric:
+            zero = (zero + GRID_RATE * (grid.high - grid.low) * self.shift).clamp(grid.low, grid.high)
+            zero = pass_gradient(zero.round(), zero)
+        return scale, zero
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write what was learned into the grid."""
+        scale, zero = self._learned()
+        self._grid[0].scale.copy_(scale)
+        self._grid[0].zero_point.copy_(zero)
+
+
+ACTIVATIONS = ("input_quantizer", "output_quantizer", "left", "right")
+"""Where quantised layers and products have grids of activations."""
+
+
+class Learners(nn.Module):
+    """All that learns of one unit of a model. The unit is no part of it, so that it stays in evaluation mode.
+
+    Args:
+        unit: holds quantised layers or products, calibrated and not packed.
+        learn: ``rounding`` of weights, ``scales`` of activations, or ``both``.
+    """
+
+    def __init__(self, unit: nn.Module, learn: str = "both") -> None:
+        super().__init__()
+        self._places: list[tuple[nn.Module, str]] = []
+        self.learners = nn.ModuleList()
+        for module in unit.modules():
+            if isinstance(module, QuantizedLayer) and module.weight is not None and learn != "scales":
+                self._places.append((module, "weight_quantizer"))
+                self.learners.append(LearnedRounding(module.weight_quantizer, module.weight))
+            for name in ACTIVATIONS if learn != "rounding" else ():
+                if isinstance(grid := getattr(module, name, None), UniformQuantizer):
+                    self._places.append((module, name))
+                    self.learners.append(LearnedGrid(grid))
+
+    @property
+    def roundings(self) -> list[LearnedRounding]:
+        """Of the unit's weights."""
+        return [learner for learner in self.learners if isinstance(learner, LearnedRounding)]
+
+    @contextmanager
+    def in_place(self, drop: float = 0.0, generator: torch.Generator | None = None) -> Iterator[None]:
+        """Let the unit compute with what learns; whatever happens, it has its own grids again in the end."""
+        before = [getattr(module, name) for module, name in self._places]
+        for (module, name), learner in zip(self._places, self.learners, strict=True):
+            if isinstance(learner, LearnedGrid) and generator is not None:
+                learner.drop, learner.generator = drop, generator
+            setattr(module, name, learner)
+        try:
+            yield
+        finally:
+            for (module, name), grid in zip(self._places, before, strict=True):
+                setattr(module, name, grid)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write what was learned into the unit: steps and zero points into its grids, rounded weights as its weights.
+
+        A rounded weight is a value of its grid, which packing then leaves as it is.
+        """
+        for (module, _), learner in zip(self._places, self.learners, strict=True):
+            if isinstance(learner, LearnedGrid):
+                learner.settle()
+            elif isinstance(learner, LearnedRounding) and isinstance(module, QuantizedLayer):
+                assert module.weight is not None
+                module.weight.copy_(learner.settled())

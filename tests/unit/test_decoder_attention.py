@@ -1,0 +1,120 @@
+"""Keys of one sign and clipped queries: exact where they must be, and better in few bits where outliers are planted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressors.distill.engine import Engine
+from compressors.method import RunContext
+from compressors.ptq import Ptq
+from compressors.quantize.decoder_attention import clip_by_focus, focus, fold_signs, is_bimodal
+from compressors.quantize.recording import LayerTrace, TracedCall
+from core.checkpoint import weights_sha256
+from core.errors import InputError
+from core.protocols import Prompt
+from students.quantized.layers import QuantizedProduct
+from students.quantized.quantizers import UniformQuantizer
+from teachers.sam import Sam
+from tests.unit.tiny import Images, tiny_sam
+
+BOX = Prompt(boxes_xyxy=torch.tensor([[5.0, 8.0, 40.0, 50.0]]))
+TO_IMAGE = [
+    *(f"mask_decoder.transformer.layers.{i}.cross_attn_token_to_image" for i in range(2)),
+    "mask_decoder.transformer.final_attn_token_to_image",
+]
+
+
+def planted(centre: float = 8.0) -> Sam:
+    """A model whose keys from the image lie around two values, half of the channels at each (published: at +-8)."""
+    model = tiny_sam()
+    for path in TO_IMAGE:
+        attention = model.get_submodule(path)
+        sides = torch.where(torch.arange(len(attention.k_proj.bias)) % 2 == 0, 1.0, -1.0)
+        attention.k_proj.bias.copy_(centre * sides)
+        # What all keys share changes no attention: large queries make the rest of them matter.
+        attention.q_proj.weight.mul_(8), attention.out_proj.weight.mul_(8)
+    return model
+
+
+def answer(model: Sam) -> torch.Tensor:
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return model.decode_frame(model.encode(images), BOX).logits
+
+
+def test_two_modes_are_two_peaks_far_apart() -> None:
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    both = torch.cat([values - 8, values + 8])
+    assert is_bimodal(both) and not is_bimodal(values)
+    assert not is_bimodal(torch.cat([values - 8, values, values + 8])), "three"
+    assert not is_bimodal(torch.cat([values, values[:2] + 30])), "outliers are no mode"
+    assert not is_bimodal(torch.ones(50))
+
+
+def test_folding_signs_is_exact_and_leaves_keys_one_sign() -> None:
+    model, before = planted(), answer(planted())
+    assert fold_signs(model, lambda: answer(model)) == TO_IMAGE
+
+    def is_the_same() -> bool:
+        return torch.allclose(answer(model), before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
+
+    assert is_the_same()
+    for path in TO_IMAGE:
+        assert (model.get_submodule(path).k_proj.bias > 0).all()
+        # Folded into the keys alone it is no longer the same model.
+        model.get_submodule(path).q_proj.weight[1::2].neg_()
+    assert not is_the_same()
+
+
+def test_keys_of_one_mode_and_other_attentions_stay() -> None:
+    model = tiny_sam()
+    before = weights_sha256(model)
+    assert fold_signs(model, lambda: answer(model)) == [] and weights_sha256(model) == before
+
+
+def clipped(queries: torch.Tensor, keys: torch.Tensor) -> QuantizedProduct:
+    """4-bit grids that cover the operands ``[1, 1, n, d]`` and ``[1, 1, d, n]``, and then clip them."""
+    product = QuantizedProduct(UniformQuantizer(4, False), UniformQuantizer(4, False))
+    for grid, operand in ((product.left, queries), (product.right, keys)):
+        assert isinstance(grid, UniformQuantizer)
+        grid.set_range(operand.amin(), operand.amax())
+    clip_by_focus(product, LayerTrace({(0, 0): TracedCall((queries, keys), queries @ keys)}))
+    return product
+
+
+def test_attention_looks_where_it_is_above_half_of_its_largest() -> None:
+    logits = torch.tensor([[0.0, -0.6, -0.8, -9.0]])
+    # exp: 1, 0.55, 0.45, 0
+    assert focus(logits).tolist() == [[True, True, False, False]]
+
+
+def test_an_outlier_is_clipped_where_attention_looks_elsewhere_and_kept_where_it_looks_there() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (torch.randn(1, 1, 64, 8, generator=generator) for _ in range(2))
+    # Keys are the same in this channel: no softmax depends on it.
+    queries[0, 0, 0, 0], keys[..., 0] = 170.0, 1.0
+    product = clipped(queries, keys.transpose(-1, -2))
+    logits = queries @ keys.transpose(-1, -2)
+    assert float(product.left.scale) * 15 < 10, "the outlier of 170 is cut"
+    assert float((focus(product(queries, keys.transpose(-1, -2))) == focus(logits)).float().mean()) > 0.9
+    # One that decides its row stays: a narrower grid looks no better.
+    few = torch.tensor([[[[15.0, 0.0], [0.0, 15.0]]]])
+    assert float(clipped(few, few).left.scale) == pytest.approx(1.0)
+
+
+def test_settings_reach_the_model_and_keep_outliers_from_spoiling_it(tmp_path: Path) -> None:
+    teacher, found = planted(), {}
+    method = Ptq(4, 4, metric="minmax", images=1, prompts=2)
+    for name, changes in (("none", {}), ("big", {"big": True}), ("pcc", {"pcc": True})):
+        folder = tmp_path / name
+        made = replace(method, **changes).compress(teacher, Images(), RunContext(0, folder, Engine(folder)))  # type: ignore[arg-type]
+        found[name] = float((answer(made.student) - answer(teacher)).square().mean())
+    assert found["big"] < 0.9 * found["none"] and found["pcc"] < 0.9 * found["none"]
+
+
+@pytest.mark.parametrize("name", ["big", "pcc"])
+def test_a_float_decoder_has_neither(name: str) -> None:
+    with pytest.raises(InputError, match=f"method.{name}=true is for products of .* give method.decoder=quantized"):
+        Ptq(decoder="float", **{name: True})  # type: ignore[arg-type]
