@@ -27,7 +27,6 @@ NOT_RUN = {
     r"^logger=wandb": "talks to a server; the tests of tracking do it offline",
     r"^student\.weights=": "needs the weights of a backbone",
     r"^run teacher=sam_vit_": "needs SAM's weights and its time",
-    r"teacher=sam2_pocket|decoder_of=sam2_pocket": "its weights are in training; tests/unit/test_across.py has them",
     r"^run student=(tiny_vit_(5m|11m|21m)|.*efficientvit.*)$": "a student of SAM's size",
 }
 """Words of commands that are composed, but not run; and why. A run's teacher and student may come from a preset."""
