@@ -2,9 +2,8 @@
 
 BRECQ (Li et al. 2021, arXiv 2102.05426, algorithm 1) takes block after block in the order of the computation, each on
 what the quantised blocks before it give, against what the float model gives; QDrop (Wei et al. 2022, arXiv 2203.05740)
-leaves part of its inputs and activations float while it learns. The mask decoder is one unit, which holds attention of
-both directions together, as CAR-SAM has it, and is judged by its answers: by the divergence of masks and predicted IoUs
-(TinySAM, eq. 11) and a little by its tokens. All units are one stage of the training loop, one after the other.
+leaves part of its inputs and activations float while it learns. A block of the mask decoder holds attention of both
+directions, as the joint units of CAR-SAM do. All units are one stage of the training loop, one after the other.
 """
 
 from collections.abc import Sequence
@@ -19,29 +18,31 @@ from compressors.distill.stage import Stage
 from compressors.distill.state import Progress
 from compressors.optimizer_settings import OptimizerConfig
 from compressors.quantize.learned import Learners
-from compressors.quantize.objective import divergence
 from compressors.quantize.recording import recordable
 from core.protocols import Prompt
 from core.seeding import generator_for, seed_for
 from students.quantized.layers import QuantizedLayer, QuantizedProduct
 from students.quantized.plan import set_quantizing
 from teachers.sam import Sam
+from teachers.two_way_transformer import CrossAttention
 
 STAGE = "reconstruction"
 WARMUP, FIRST_SHARPNESS, LAST_SHARPNESS = 0.2, 20.0, 2.0
 """For this share of a unit's steps roundings are free; then their exponent falls (AdaRound, section 5)."""
-TOKENS = 0.1
-"""Weight of the relative error of the decoder's tokens beside the mean divergence of an answer."""
 UNDECIDED = 0.01
 """Weight of the mean of AdaRound's regulariser beside an error relative to the variance of what is reconstructed."""
 
 
 def blocks(model: nn.Module) -> list[str]:
-    """Paths of the units of a planned model: blocks around an attention, what lies beside them, the mask decoder."""
+    """Paths of the units of a planned model: each block around an attention, and what lies beside the blocks.
+
+    Beside them are patch embedding and neck, and the mask decoder's last attention, upscaling, hypernetworks and head
+    of predicted IoUs.
+    """
     found: list[str] = []
 
     def visit(path: str, module: nn.Module) -> None:
-        inside = [name for name, part in module.named_modules() if hasattr(part, "qkv")]
+        inside = [name for name, part in module.named_modules() if _is_attention(part)]
         if not any(isinstance(part, QuantizedLayer | QuantizedProduct) for part in module.modules()):
             return
         if all("." not in name for name in inside) and not isinstance(module, nn.ModuleList):
@@ -53,6 +54,10 @@ def blocks(model: nn.Module) -> list[str]:
     for part in ("image_encoder", "mask_decoder"):
         visit(part, model.get_submodule(part))
     return found
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return hasattr(module, "qkv") or isinstance(module, CrossAttention)
 
 
 @dataclass(frozen=True)
@@ -236,12 +241,9 @@ class _Work:
         return terms
 
     def _error(self, found: Any, outputs: tuple[Tensor, ...]) -> Tensor:
+        """The squared error relative to the variance, summed over what the unit gives."""
         parts = zip(_tensors(found), outputs, self._variances, strict=True)
-        relative = torch.stack([(a - b).square().mean() / variance for a, b, variance in parts])
-        if not hasattr(found, "logits"):
-            return relative.sum()
-        answer = divergence(found, type(found)(*outputs)) / found.iou_pred.numel()
-        return answer + TOKENS * relative[found._fields.index("tokens")]
+        return torch.stack([(a - b).square().mean() / variance for a, b, variance in parts]).sum()
 
     def _mixed(self, quantised: Any, exact: Any, generator: torch.Generator) -> Any:
         """A unit's input, in part as the float model has it (QDrop)."""

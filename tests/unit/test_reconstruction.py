@@ -146,7 +146,7 @@ def test_reconstruction_answers_nearer_to_the_float_model(reconstructed: Compres
     assert stage.step == 8 * len(blocks(planned_copy(tiny_sam(), Scheme()))) and stage.images == 2 * stage.step
 
 
-def test_units_are_blocks_and_the_decoder_and_hold_every_layer_once() -> None:
+def test_units_hold_both_cross_attentions_and_every_layer_once() -> None:
     model = planned_copy(tiny_sam(), Scheme())
     found = blocks(model)
     assert found[:5] == [
@@ -154,7 +154,10 @@ def test_units_are_blocks_and_the_decoder_and_hold_every_layer_once() -> None:
         *(f"image_encoder.blocks.{i}" for i in range(3)),
         "image_encoder.neck",
     ]
-    assert found[5:] == ["mask_decoder"]
+    assert found[5:8] == [
+        *(f"mask_decoder.transformer.layers.{i}" for i in range(2)),
+        "mask_decoder.transformer.final_attn_token_to_image",
+    ]
     layers = [path for path, m in model.named_modules() if isinstance(m, QuantizedLayer | QuantizedProduct)]
     assert all(sum(layer == unit or layer.startswith(f"{unit}.") for unit in found) == 1 for layer in layers)
 
