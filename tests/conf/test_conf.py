@@ -53,7 +53,15 @@ WITHOUT_RATIO = (
     *(f"method={name}" for name in ("mobilesam", "tinysam", "ptq")),
     *(
         f"experiment={name}"
-        for name in ("mobilesam_reference", "tinysam_reference", "ptq_ablations", "ptq_reference", "ptq_schemes")
+        for name in (
+            "mobilesam_reference",
+            "tinysam_reference",
+            "ptq_ablations",
+            "ptq_reference",
+            "ptq_schemes",
+            "ptq_state_of_the_art",
+            "ptq_state_of_the_art_w4",
+        )
     ),
 )
 
@@ -218,6 +226,22 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
         of_calibration |= {images} - {None}
     assert len(of_calibration) <= 1
     assert len(seen) == 1, "equal images for all"
+
+
+@pytest.mark.parametrize(
+    ("preset", "cells", "bits"), [("ptq_state_of_the_art", 27, 4), ("ptq_state_of_the_art_w4", 18, 8)]
+)
+def test_the_presets_of_quantisation_name_each_cell(preset: str, cells: int, bits: int) -> None:
+    params = yaml.safe_load((CONF / "experiment" / f"{preset}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    jobs = sweep_jobs([f"{key}={value}" for key, value in params.items()], say=False)
+    assert len(jobs) == 3 * cells
+    given = [f"experiment={preset}", "ratio=null", "method.metric=mse", "variant=ptq_blocks"]
+    given.append("method.weight_bits=4" if bits == 4 else "method.activation_bits=8")
+    settings = settings_of(compose("config", *given))
+    assert settings.name == f"ptq_blocks_mse_fisher_a{bits}"
+    method = settings.method
+    assert (method.weight_bits, method.activation_bits, method.images) == (4, bits, 32)
+    assert method.big and method.pcc and method.reconstruct == "blocks"
 
 
 def test_sam_2s_preset_has_equal_images_and_quantises_each() -> None:
