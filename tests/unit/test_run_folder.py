@@ -1,12 +1,12 @@
 """The folder of a run: one process at a time, nothing followed out of it, nothing left by who was refused."""
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import filelock._unix
 import pytest
 
 from core.errors import InputError
@@ -47,16 +47,16 @@ def test_a_folder_named_like_a_half_written_file_stops_nothing(tmp_path: Path) -
 def test_a_lock_that_was_taken_away_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is refused takes its new folder away, perhaps between another one's opening and locking."""
     folder, descriptors = tmp_path / "run", []
-    lock_descriptor = filelock._unix.lock_fd_nonblocking
+    flock = fcntl.flock
 
-    def locked_late(descriptor: int) -> bool:
+    def locked_late(descriptor: int, operation: int) -> None:
         descriptors.append(descriptor)
         if len(descriptors) == 1:
             (folder / LOCK).unlink()
             folder.rmdir()
-        return lock_descriptor(descriptor)
+        flock(descriptor, operation)
 
-    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", locked_late)
+    monkeypatch.setattr(fcntl, "flock", locked_late)
     with lock_run_dir(folder, fresh=False):
         assert len(descriptors) == 2 and os.fstat(descriptors[1]).st_ino == (folder / LOCK).stat().st_ino
 
