@@ -1,11 +1,11 @@
 """One JSON file of SA-1B as almost all are, read column by column; any other is for the written rules."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from data.instances import ROUNDING
@@ -50,12 +50,12 @@ def read_plain(content: bytes) -> PlainFile | None:
     What is not None has passed every check of the rules but those of :func:`plain_masks`.
     """
     try:
-        parsed = json.loads(content)
+        parsed = orjson.loads(content)
         header, raws = parsed["image"], parsed["annotations"]
         if type(raws) is not list:
             return None
         segmentations = [raw["segmentation"] for raw in raws]
-        # json takes the last of a key that occurs twice. Wherever a text holds '":' too, this is not equal either.
+        # A parser takes the last of a key that occurs twice. Wherever a text holds '":' too, this is not equal either.
         objects = (parsed, header, *raws, *segmentations)
         if not all(type(found) is dict for found in objects) or content.count(b'":') != sum(map(len, objects)):
             return None
