@@ -38,15 +38,23 @@ METHOD = SlimSam(
 )
 
 
-class Countdown:
-    """Counts events, and kills the process at the given one, whose kind it writes down; -1 for none."""
+KINDS = ("half a record", "half a file", "not yet renamed", "renamed", "step")
+"""Of events; records first, since a run that goes on has few left to write."""
 
-    def __init__(self, kill_at: int, note: Path) -> None:
-        self.kill_at, self.note, self.events = kill_at, note, []
+
+class Countdown:
+    """Counts events, and kills the process at one of them.
+
+    Args:
+        kill_at: the kind of that event, and how many of its kind come before it; None for none. Threads write records
+            while others train, so that the order of events of several kinds is another one each time.
+    """
+
+    def __init__(self, kill_at: tuple[str, int] | None) -> None:
+        self.kill_at, self.events = kill_at, list[str]()
 
     def __call__(self, event: str) -> None:
-        if len(self.events) == self.kill_at:
-            self.note.write_bytes(event.encode())
+        if (event, self.events.count(event)) == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         self.events.append(event)
 
@@ -84,9 +92,9 @@ def instrument(at: Countdown) -> None:
     DiskEmbeddings._append = halving_append  # type: ignore[assignment,method-assign]
 
 
-def compress(folder: Path, kill_at: int) -> dict[str, Any]:
+def compress(folder: Path, kill_at: tuple[str, int] | None) -> dict[str, Any]:
     """One run: what it ended with."""
-    at = Countdown(kill_at, folder.parent / "killed_at")
+    at = Countdown(kill_at)
     instrument(at)
     data = Images()
     engine = Engine(folder, workers=1, save_every_s=-1.0, log_every=1)
@@ -143,19 +151,19 @@ def main(folder: Path, seed: int, count: int, folders: int) -> None:
     Each of these runs has a folder of its own.
     """
     torch.set_num_threads(1)
-    undisturbed = forked(lambda: compress(folder / "undisturbed", -1))
+    undisturbed = forked(lambda: compress(folder / "undisturbed", None))
     assert undisturbed is not None
     resumed = []
     rng = np.random.Generator(np.random.PCG64(seed))
     for number in range(folders):
         here, kinds = folder / str(number), []
-        for _ in range(count):
+        for kind in sorted((KINDS[(number * count + turn) % len(KINDS)] for turn in range(count)), key=KINDS.index):
             # So early that the later attempts have something to do.
-            place = int(rng.integers(len(undisturbed["events"]) // count))
+            place = (kind, int(rng.integers(max(1, undisturbed["events"].count(kind) // count))))
             if forked(lambda here=here, place=place: compress(here, place)) is not None:  # type: ignore[misc]
                 break
-            kinds.append((folder / "killed_at").read_text())
-        found = forked(lambda here=here: compress(here, -1))  # type: ignore[misc]
+            kinds.append(kind)
+        found = forked(lambda here=here: compress(here, None))  # type: ignore[misc]
         assert found is not None
         resumed.append(found | {"killed_at": kinds})
     stopped = interruptions(folder / "interrupted", forked)

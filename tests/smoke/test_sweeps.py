@@ -80,7 +80,7 @@ def test_an_option_that_no_method_of_the_sweep_has_is_refused_with_those_it_has(
         "error: ratio=0.5: MobileSam takes no ratio",
         "error: ratio=0.5: TinySam takes no ratio",
     ]
-    assert "it has batch, decoder_lr, decoder_steps, distillation" in lines[0]
+    assert "it has batch, decoder_lr, decoder_of, decoder_steps, distillation" in lines[0]
 
 
 def test_settings_that_do_not_compose_leave_nothing_behind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
