@@ -18,7 +18,7 @@ from data.shapes import Shapes
 from experiments.config.compose import settings_of
 from experiments.config.files import CONF, choices
 from experiments.config.groups import DATA
-from experiments.config.schema import COMMANDS
+from experiments.config.schema import COMMANDS, RunConfig
 from experiments.config.targets import build_method, register, target_class
 from experiments.evaluate import chosen_protocols
 from experiments.everything.command import generator_settings
@@ -33,6 +33,7 @@ from teachers.weights import load_sam
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if "local" not in path.parts)
 METHODS = sorted(choices("method"))
+VARIANTS = [path for path in FILES if path.parent.name == "variant"]
 lines = cache(choices)
 
 
@@ -89,7 +90,23 @@ def test_every_command_composes(command: str) -> None:
     assert isinstance(settings, COMMANDS[command])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+def test_a_variant_changes_what_its_method_has(path: Path) -> None:
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    overrides = [each for each in raw.pop("defaults", []) if isinstance(each, dict)]
+    method = next((each["override /method"] for each in overrides if "override /method" in each), "slimsam")
+    known = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text(encoding="utf-8"))
+    assert set(raw.get("method", {})) <= set(known)
+    assert set(raw) <= {part.name for part in dataclasses.fields(RunConfig)}
+    assert str(raw.get("name", path.stem)).startswith(path.stem)
+
+
+@pytest.mark.parametrize(
+    "path",
+    # Those of variants are many, and each takes a composition.
+    [pytest.param(path, marks=pytest.mark.slow if path in VARIANTS else ()) for path in FILES],
+    ids=lambda path: path.relative_to(CONF).as_posix(),
+)
 def test_every_file_composes(path: Path) -> None:
     group = path.parent.relative_to(CONF).as_posix()
     if group == ".":
@@ -293,6 +310,7 @@ def test_the_reference_is_what_the_released_code_does() -> None:
     assert (method.patience_step_1, method.aligned_epochs, method.padding) == (3, 10, "count")
 
 
+@pytest.mark.slow
 def test_each_option_of_the_released_recipe_is_changed_by_itself_to_what_it_is_here() -> None:
     def method(variant: str) -> dict[str, Any]:
         return dataclasses.asdict(settings_of(composed("run", f"variant={variant}", "ratio=0.77")).method)

@@ -100,7 +100,7 @@ def test_lvis_on_random_files(lvis_judge: Any, seed: int) -> None:
 
 
 @both_backends
-@pytest.mark.parametrize("images", [2, 3])
+@pytest.mark.parametrize("images", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_few_annotations(tmp_path: Path, lvis_judge: Any, backend: str, images: int) -> None:
     """Categories with one or two annotations, where the precision of a single hit shows in the figures."""
     for seed in range(20, 40):

@@ -85,6 +85,7 @@ def test_a_student_of_sam_vit_b(tmp_path: Path) -> None:
     assert_same_masks(model, tmp_path / "hf", (768, 1024))
 
 
+@pytest.mark.slow
 def test_there_and_back_by_the_command(trained: Sam, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path / "student.safetensors", trained)
     hf, meta, own = tmp_path / "hf", tmp_path / "meta.pth", tmp_path / "own.safetensors"

@@ -102,6 +102,7 @@ def test_damage_behind_the_header_ends_a_run_in_one_line(
     assert f"{name(BROKEN[0])}: truncated or damaged image" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["scratch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("slimsam", "tinysam"))]
 )

@@ -51,6 +51,7 @@ def changed(runs: Path, name: str, change: Callable[[dict[str, Any]], None], of:
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_rows_are_the_differences_of_the_records(call: Call, runs: Path) -> None:
     status, out, err = call("teacher", "noisy", "format=json", "count=2")
     rows = json.loads(out)["rows"]
@@ -114,6 +115,7 @@ def test_folders_may_have_the_names_of_the_settings(call: Call, runs: Path) -> N
     assert [found[name] for name in figures] == [usual[name] for name in figures]
 
 
+@pytest.mark.slow
 def test_without_images_a_line_says_why(call: Call, runs: Path) -> None:
     def gone(content: dict[str, Any]) -> None:
         content["config"]["checkpoint"] = "gone.pth"

@@ -88,6 +88,7 @@ def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) 
         assert {record.category_id for record in of_row} == {1, 2}
 
 
+@pytest.mark.slow
 def test_jitter_is_seeded_and_named(root: Path, tmp_path: Path) -> None:
     requested = ["evaluation=coco", f"data.root={root}", "evaluation.protocols=[box_single]", "evaluation.jitter=0.2"]
     requested += ["evaluation.images=2"]

@@ -10,10 +10,10 @@ import pytest
 
 from core.provenance import ROOT
 
-SEED, TIMES = 20, 4
+SEED, TIMES = 20, 5
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[1, pytest.param(5, marks=pytest.mark.slow)])
 def stopped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What runs in so many folders that were stopped came to; every signal goes to a fork of one other process."""
     folder = tmp_path_factory.mktemp("stopped")

@@ -103,6 +103,7 @@ def test_evaluations_and_their_comparison(home: Path, scored: Path, capfd: pytes
     assert not personal(home)
 
 
+@pytest.mark.slow
 def test_the_leaderboard(home: Path, scored: Path) -> None:
     assert main(["leaderboard", f"runs={home}/runs", f"out={home}/board"]) == 0
     assert list((home / "board" / "pages").glob("*.html"))

@@ -206,6 +206,7 @@ def test_a_failure_is_a_row_and_the_next_call_starts_again(
     assert row["miou"] is None and row["run_id"] == folder.name and row["seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_stops_with_its_step_and_its_images(teacher: Path, call: Call, tmp_path: Path) -> None:
     words = ("method.optimisation.lr=1e30", "method.optimisation.clip=0", "method.steps=30")
     status, out, err = call(*_words(teacher, tmp_path / "runs"), *words)

@@ -101,6 +101,7 @@ def rows_of(runs: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row if not timed.search(key)} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_written_goes_on_where_its_scoring_was(
     root: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -183,7 +183,11 @@ def test_a_backend_that_is_not_here_is_refused_before_the_first_image(
     assert model.encoded == 0 and not out.exists()
 
 
-@pytest.mark.parametrize("words", [(), ("evaluation.workers=2", "evaluation.image_batch_size=4")], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [(), pytest.param(("evaluation.workers=2", "evaluation.image_batch_size=4"), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_the_last_image_damaged_behind_its_header(
     words: tuple[str, ...], root: Path, out: Path, model: Stopped, capsys: pytest.CaptureFixture[str]
 ) -> None:

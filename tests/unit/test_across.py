@@ -181,6 +181,7 @@ def test_the_student_is_of_its_decoders_generation(pair: tuple[Sam, Sam, Student
     method.compress(teacher, Images(), RunContext(0, tmp_path, Engine(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_projections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.batches.CACHE_BYTES", 0)
     teacher, base, chosen = PAIRS["SAM's student of a SAM 2"]

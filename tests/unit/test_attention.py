@@ -41,6 +41,7 @@ def test_values_and_gradients_are_the_definitions(way: str, size: tuple[int, int
         torch.testing.assert_close(found, expected, **tolerance)
 
 
+@pytest.mark.slow
 def test_gradients_in_parts_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     # Six places: a part and a half.
     monkeypatch.setattr(teachers.attention, "PART", 4)

@@ -71,7 +71,7 @@ def agreement(model: Segmenter, reference: Sam) -> tuple[float, float]:
     return max(differences), min(ious)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_masks_are_the_models(folder: Path, pocket: Sam, runtime: str) -> None:
     model = ExportedSam(folder, runtime)
     assert isinstance(model, Segmenter) and (model.name, model.input_size) == ("sam_pocket", 128)
@@ -79,7 +79,7 @@ def test_masks_are_the_models(folder: Path, pocket: Sam, runtime: str) -> None:
     assert difference < 1e-3 and iou >= 0.98
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_every_form_of_a_prompt(folder: Path, pocket: Sam, runtime: str) -> None:
     model, size_hw = ExportedSam(folder, runtime), (96, 128)
     images = torch.randn(3, 3, 128, 128)
@@ -143,6 +143,7 @@ def test_a_file_holds_no_notes_of_the_machine_it_was_made_on(folder: Path) -> No
         assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
 
 
+@pytest.mark.slow
 def test_the_command_scores_the_files(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

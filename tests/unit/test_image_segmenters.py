@@ -77,7 +77,11 @@ def scored(model: Any, detections: Detections, **options: Any) -> Scored:
     return Scorer(model, REQUESTED, detections, reference, **options).score(DATA)
 
 
-@pytest.mark.parametrize("options", [{}, {"image_batch_size": 3, "prompt_batch_size": 2}, {"workers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"image_batch_size": 3, "prompt_batch_size": 2}, pytest.param({"workers": 1}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_images_score_as_frames_do(detections: Detections, options: dict[str, Any]) -> None:
     model = Taking(tiny_sam())
     assert isinstance(model, ImageSegmenter) and not isinstance(model, Segmenter)

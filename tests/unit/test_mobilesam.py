@@ -74,6 +74,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sam]:
     return made
 
 
+@pytest.mark.slow
 def test_settings_change_the_student_and_are_repeatable(students: dict[str, Sam], tmp_path: Path) -> None:
     found = {name: weights_sha256(student) for name, student in students.items()}
     assert len(set(found.values())) == len(VARIANTS)

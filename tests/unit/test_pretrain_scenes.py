@@ -76,6 +76,7 @@ def test_local_cross_entropy_counts_the_surroundings_of_a_mask_as_much_as_everyt
     )
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_one_batch(batches: SceneBatches) -> None:
     torch.manual_seed(0)
     model = Sam(CONFIG)

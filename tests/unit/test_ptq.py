@@ -37,6 +37,7 @@ def error(student: Sam) -> float:
         return float((found - expected).square().mean() / expected.square().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "metric", ["hessian", *(pytest.param(name, marks=pytest.mark.slow) for name in ("minmax", "mse", "cosine"))]
 )
@@ -79,7 +80,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "symmetric products": {"product_activations": "symmetric"},
     "published": {"gradient": "published", "force_gradient": True},
 }
-FEW = 3
+FEW = 2
 """So many of them in the fast tests."""
 
 

@@ -199,6 +199,7 @@ def test_bit_operations_by_hand(name: str) -> None:
     assert nothing.total == full * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [pytest.param("resnet10t", marks=pytest.mark.slow), "vit_tiny_patch16_224"])
 def test_other_backbones_are_quantised_too(backbone: str) -> None:
     teacher = tiny_sam()

@@ -116,7 +116,7 @@ def run(module: nn.Module, x: Tensor, folder: Path) -> tuple[Tensor, list[str]]:
     ("kind", "shape", "step", "integer"),
     [
         (Perceptron, (2, 50, 16), 0.0, ["QGemm", "QGemm"]),
-        (Convolutions, (2, 16, 12, 12), 0.05, ["QLinearConv", "QLinearConv"]),
+        pytest.param(Convolutions, (2, 16, 12, 12), 0.05, ["QLinearConv", "QLinearConv"], marks=pytest.mark.slow),
         (Products, (2, 4, 20, 8), 0.0, ["MatMulIntegerToFloat", "MatMulIntegerToFloat"]),
     ],
 )
@@ -136,6 +136,7 @@ def test_layers_run_on_integers(
     assert difference.max() <= 1e-4 + 1.01 * step and (difference > 1e-4).float().mean() < 0.01
 
 
+@pytest.mark.slow
 def test_codes_are_those_of_quantize_linear(tmp_path: Path) -> None:
     x = torch.randn(40, 100) * 3
     # Exact halves, where rounding half to even shows; and values beyond both ends.

@@ -190,7 +190,7 @@ def account_for_every_annotation(
     assert crowd or not any(by_id[annotation_id].get("iscrowd") for annotation_id in seen)
 
 
-FAST = settings(max_examples=15, deadline=None, derandomize=True)
+FAST = settings(max_examples=8, deadline=None, derandomize=True)
 LONG = settings(FAST, max_examples=300)
 CASES = {
     "content": files(),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from core.memory import peak_resident_bytes
@@ -22,6 +23,7 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
     assert peak_resident_bytes() >= during - 8 * MB
 
 
+@pytest.mark.slow
 def test_what_started_a_process_is_not_counted() -> None:
     assert torch.ones(300 * MB, dtype=torch.uint8).sum() > 0
     program = "from core.memory import peak_resident_bytes; print(peak_resident_bytes())"

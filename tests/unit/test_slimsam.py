@@ -157,6 +157,7 @@ def test_a_finished_run_reads_nothing(tmp_path: Path, undisturbed: dict[str, tup
     assert (weights_sha256(again.student), again.images_seen) == undisturbed[name]
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     short = replace(SLIM, steps=1, importance_images=1)
     compress(short, tmp_path / "used")
@@ -207,6 +208,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [5, pytest.param(len(VARIANTS), marks=pytest.mark.slow)])
 def test_settings_change_the_student(tmp_path: Path, count: int) -> None:
     variants = dict(list(VARIANTS.items())[:count])

@@ -337,7 +337,7 @@ texts = (
     st.text(st.sampled_from(signs), max_size=14)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 ).filter(lambda text: text != "???")
-MANY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @MANY

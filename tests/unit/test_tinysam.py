@@ -84,6 +84,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4, pytest.param(len(VARIANTS), marks=pytest.mark.slow)])
 def test_settings_change_the_student_and_are_repeatable(tmp_path: Path, count: int) -> None:
     variants = dict(list(VARIANTS.items())[:count])
@@ -113,6 +114,7 @@ def test_an_interrupted_run_ends_bit_identically(tmp_path: Path, kill_at: int) -
     assert weights_sha256(resumed.student) == weights_sha256(undisturbed.student)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
