@@ -285,6 +285,7 @@ def test_students_across_generations_have_the_other_decoder() -> None:
     assert found == [("sam2_pocket", "sam_pocket", None), ("sam_pocket", "sam2_pocket", None)]
 
 
+@pytest.mark.slow
 def test_each_variant_changes_a_setting() -> None:
     seen = set()
     for variant in choices("variant"):

@@ -15,10 +15,10 @@ MB = 1 << 20
 
 def test_the_peak_stays_when_memory_is_given_back() -> None:
     before = peak_resident_bytes()
-    large = torch.ones(300 * MB, dtype=torch.uint8)
+    large = torch.ones(100 * MB, dtype=torch.uint8)
     during = peak_resident_bytes()
     del large
-    assert during >= max(before, 300 * MB)
+    assert during >= max(before, 100 * MB)
     # Linux counts pages in batches.
     assert peak_resident_bytes() >= during - 8 * MB
 
