@@ -73,6 +73,7 @@ def assert_same_masks(ours: Sam, folder: Path, size_hw: tuple[int, int]) -> None
     assert torch.equal((answer.pred_masks[0] > 0) | near_zero, (masks.logits > 0) | near_zero)
 
 
+@pytest.mark.slow
 def test_a_trained_pocket_student(trained: Sam, tmp_path: Path) -> None:
     save_hugging_face(tmp_path / "hf", trained)
     assert_same_masks(trained, tmp_path / "hf", (96, 128))

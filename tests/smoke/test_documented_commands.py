@@ -32,6 +32,7 @@ NOT_RUN = {
 """Words of commands that are composed, but not run; and why. A run's teacher and student may come from a preset."""
 SLOW = (
     r" export ",
+    r" to=hf",
     r"-onnx\b",
     r"^python -c",
     r"coco_clicks",
@@ -49,7 +50,7 @@ SLOW = (
 def to_run(command: Command) -> Any:
     slow = any(re.search(pattern, shlex.join(command.words)) for pattern in SLOW)
     if command.program == "experiments" and command.place.startswith("docs/") and not SHOWING & set(command.words):
-        # All together they take long: README.md's are run in the fast tests, those of docs/ composed.
+        # All together they take long: of the fast tests are README.md's.
         slow = True
     marks = [pytest.mark.slow] if slow else []
     return pytest.param(command, id=str(command), marks=marks)
@@ -66,7 +67,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(folder)
 
 
-@pytest.mark.parametrize("command", ALL, ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, id=str(c), marks=pytest.mark.slow if c.place.startswith("docs/") else ()) for c in ALL],
+)
 def test_a_documented_command_is_typed_right(command: Command, place: Place) -> None:
     examine(command)
 

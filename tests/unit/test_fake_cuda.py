@@ -74,7 +74,9 @@ def cut(self: SlimSam, teacher: Sam, encoder: ImageEncoder, parts: tuple[str, ..
     return cut.to(CUDA)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if " " in n else []) for n in METHODS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if " " in n or n == "slimsam" else []) for n in METHODS]
+)
 def test_losses(name: str, tmp_path: Path) -> None:
     with patch.object(SlimSam, "_cut", cut), fake_cuda():
         context = RunContext(0, tmp_path, Losses(tmp_path, CUDA), cache="off")

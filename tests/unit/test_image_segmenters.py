@@ -79,7 +79,10 @@ def scored(model: Any, detections: Detections, **options: Any) -> Scored:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"image_batch_size": 3, "prompt_batch_size": 2}, pytest.param({"workers": 1}, marks=pytest.mark.slow)],
+    [
+        {"image_batch_size": 3, "prompt_batch_size": 2},
+        *(pytest.param(o, marks=pytest.mark.slow) for o in ({}, {"workers": 1})),
+    ],
     ids=str,
 )
 def test_images_score_as_frames_do(detections: Detections, options: dict[str, Any]) -> None:

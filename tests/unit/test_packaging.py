@@ -85,6 +85,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
     assert not [name for name in names if name.split("/")[0] in ("tests", "docs", "benchmarks", "results")]
 
 
+@pytest.mark.slow
 def test_settings_of_one_machine_stay_there(wheel: Path, archive: Path) -> None:
     assert "conf/local/default.yaml" not in names_in(wheel)
     with tarfile.open(archive) as content:
