@@ -71,6 +71,7 @@ def personal(home: Path, *besides: Path) -> list[str]:
     return [f"{path.relative_to(home)}: {s.decode()}" for path in files for s in secrets if s in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_run(home: Path, student: Path) -> None:
     assert {"result.json", "report.html", "metrics.csv"} <= {path.name for path in student.parent.iterdir()}
     assert not personal(home)

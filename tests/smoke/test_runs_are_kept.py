@@ -147,6 +147,7 @@ def test_a_run_that_cannot_be_written_goes_on_where_its_scoring_was(
     assert rows_of(runs) == rows_of(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mended", pytest.param("left out", marks=pytest.mark.slow)])
 def test_a_run_that_a_training_image_stopped_goes_on_once_it_is_mended(
     how: str,

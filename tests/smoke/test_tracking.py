@@ -106,6 +106,7 @@ def values(items: Any) -> dict[str, Any]:
     return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
 
 
+@pytest.mark.slow
 def test_metrics_stand_in_the_folder_and_are_written_once(plain: Path, teacher: Path) -> None:
     path = plain / "metrics.csv"
     assert path.read_text() == metrics_csv(plain)

@@ -89,6 +89,7 @@ def test_what_is_odd_keeps_its_pixels(tmp_path: Path) -> None:
     assert not np.array_equal(pixels("ycck.jpg", tmp_path), pixels("cmyk.jpg", tmp_path))
 
 
+@pytest.mark.slow
 def test_bombs_take_no_memory(tmp_path: Path) -> None:
     names = ["bomb.png", "half_a_bomb.png", "large_and_empty.png", "text_bomb.png", "wide.png", "tall.jpg"]
     for name in names:
