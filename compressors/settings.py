@@ -185,11 +185,11 @@ class MobileSamSettings(MethodSettings):
     """
 
     student: Student = field(default_factory=Student)
-    decoder_of: str | None = field(default=None, metadata={"identity": "given"})
+    decoder_of: str | None = field(default=None, metadata={"identity": "model"})
     distillation: str = "decoupled"
     loss: str = "mse"
     padding: str = "ignore"
-    high_res: float | None = field(default=None, metadata={"identity": "given"})
+    high_res: float | None = field(default=None, metadata=SINCE)
     prompts: int = 4
     steps: int = 250
     decoder_steps: int = 0

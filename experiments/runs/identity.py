@@ -81,12 +81,10 @@ def _identity(node: Any) -> Any:
     found: dict[str, Any] = {}
     for part in dataclasses.fields(node):
         kind, value = part.metadata.get("identity", True), getattr(node, part.name)
-        if kind == "given":
-            # Runs from before there was the setting keep their names.
-            content = model_identity(value) if isinstance(value, str) else value
-            found |= {} if value is None else {part.name: content}
+        if kind == "model":
+            found |= {} if value is None else {part.name: model_identity(value)}
         elif kind == "unless default":
-            # As JSON, in which lists and tuples are alike.
+            # Runs from before there was the setting keep their names. As JSON, in which lists and tuples are alike.
             found |= {} if json.dumps(value) == json.dumps(part.default) else {part.name: value}
         elif kind:
             found[part.name] = file_identity(value) if kind == "content" and value is not None else _identity(value)
