@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 # A count is written five bits a character; seven characters hold more than any image has pixels.
 LONGEST_COUNT = 7
 _BITS, _CONTINUES = 5, 0x20
-_SIGNED = np.concatenate([np.arange(16), np.arange(-16, 0)])
+_SIGN = np.int8(0x10)
 
 
 def expand_all(strings: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.bool_]]:
@@ -39,8 +39,9 @@ def expand_all(strings: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.
     if chars.max() > 63 or (last >= _CONTINUES).any():
         return _without(strings, (np.maximum.reduceat(chars, begins[:-1]) <= 63) & (last < _CONTINUES))
     goes_on = chars >= _CONTINUES
-    # The last character of each number has its sign; most numbers have no other.
-    values = _SIGNED.take(chars[~goes_on])
+    # The last character of each number has its sign, the highest of its bits; most numbers have no other.
+    ends = chars[~goes_on].view(np.int8)
+    values = ((ends ^ _SIGN) - _SIGN).astype(np.int64)
     lower = np.flatnonzero(goes_on)
     number = lower - np.arange(len(lower))
     starts = np.flatnonzero(np.diff(number, prepend=-1))
@@ -66,20 +67,18 @@ def _without(
 
 def _summed(values: NDArray[np.int64], firsts: NDArray[np.intp]) -> NDArray[np.int64]:
     """The counts: from the fourth on, each is stored as its difference from the count two before it."""
-    counts = np.empty_like(values)
+    counts = values.copy()
+    # The first count of a string is in neither of its two chains of sums.
+    counts[firsts[:-1]] = 0
     for parity in (0, 1):
-        np.cumsum(values[parity::2], out=counts[parity::2])
-    # Sums ran on from one string into the next; what each chain must lose is what stood two before its first.
-    a = firsts[:-1]
-    lone, before = values[a], np.where(a > 0, counts[a - 1], 0)
-    for parity in (0, 1):
-        own = a % 2 == parity
-        base = np.where(own, counts[a], before)
-        # Of a string's numbers [a, b) those of this parity.
-        b = firsts[1:]
-        shares = (b - parity + 1) // 2 - (a - parity + 1) // 2
-        counts[parity::2] -= np.repeat(base, shares)
-    counts[a] = lone
+        chain = counts[parity::2]
+        places = (firsts - parity + 1) // 2
+        begins = places[:-1][places[:-1] < places[1:]]
+        if len(begins):
+            # Sums run on from one string into the next, so each begins with what the one before came to, taken away.
+            chain[begins[1:]] -= np.add.reduceat(chain, begins)[:-1]
+            np.cumsum(chain, out=chain)
+    counts[firsts[:-1]] = values[firsts[:-1]]
     return counts
 
 
