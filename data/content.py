@@ -8,22 +8,19 @@ import stat
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from core.checkpoint import write_bytes
 from core.errors import InputError
 from core.plain_file import parse_json
+from data.parallel import in_threads
 from data.sample import EncodedSample, ImageData, ScaledImage
 from data.tar_members import File, TarMember
 
 SAVE_EVERY_S = 30.0
 """A long reading that is stopped keeps what it has so far."""
-_THREADS = 8
-T = TypeVar("T")
-P = TypeVar("P")
 Stamp = tuple[int, int, int]
 """Size in bytes, and nanoseconds of the last change of a file's content and of its entry (which no program can set)."""
 
@@ -142,14 +139,6 @@ class FileHashes:
         assert self._folder is not None
         name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:32]
         return self._folder / f"{name}.json"
-
-
-def in_threads(call: Callable[[P], T], paths: Sequence[P], together: int = 64) -> Iterable[T]:
-    """The results of a call for each path, in order, made in several threads as disks and networks like it."""
-    parts = [paths[start : start + together] for start in range(0, len(paths), together)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for results in pool.map(lambda part: [call(path) for path in part], parts):
-            yield from results
 
 
 def stamp_of(path: File) -> Stamp | None:

@@ -11,13 +11,15 @@ from typing import TypeGuard
 from core.errors import InputError
 from core.plain_file import reraise_access
 
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 def is_plain(name: str) -> bool:
     """Whether a name is text without control characters (a line break would tear messages and tables apart).
 
     Names of files that are not UTF-8 come from the system with half of a surrogate pair in them: no text either.
     """
-    return bool(name) and not any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in name)
+    return bool(name) and _NO_TEXT.search(name) is None
 
 
 def is_below(name: object) -> TypeGuard[str]:

@@ -10,12 +10,13 @@ from core.errors import InputError
 from core.plain_file import reraise_access
 from core.progress import counted
 from data import kept
-from data.content import Stamp, in_threads, stamp_of
+from data.content import Stamp, stamp_of
 from data.image_files import SA1B_ARCHIVE, SA1B_FILE, files_below, is_image, require_plain
+from data.parallel import in_processes, in_threads
 from data.tar_members import File, TarMember, list_members
 
 _MOST_DIGITS = 18
-_SHOWN_FROM = 100_000_000
+_LARGE = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,17 @@ def _members(archives: Sequence[Path]) -> list[tuple[list[TarMember], str | None
     found = {archive: _kept(archive, stamp) for archive, stamp in zip(archives, stamps, strict=True)}
     new = [archive for archive, members in found.items() if members is None]
     size = sum(stamp[0] for archive, stamp in zip(archives, stamps, strict=True) if stamp and archive in new)
-    with counted("finding the images in tar files, once", len(new), "files", size > _SHOWN_FROM) as done:
-        for count, (archive, listed) in enumerate(zip(new, in_threads(_listed, new, 1), strict=True), 1):
+    # Listing is Python's work: threads would take turns.
+    listings = in_processes(_all_listed, new, 1) if size > _LARGE else map(_listed, new)
+    with counted("finding the images in tar files, once", len(new), "files", size > _LARGE) as done:
+        for count, (archive, listed) in enumerate(zip(new, listings, strict=True), 1):
             found[archive] = listed
             done(count)
     return [members for members in found.values() if members is not None]
+
+
+def _all_listed(archives: Sequence[Path]) -> list[tuple[list[TarMember], str | None]]:
+    return [_listed(archive) for archive in archives]
 
 
 def _listed(archive: Path) -> tuple[list[TarMember], str | None]:

@@ -1,11 +1,8 @@
 """What the JSON files of SA-1B say of their images, found once and kept: how many instances, and what the rules do."""
 
-import gc
-import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.progress import counted
-from core.threads import allowed
 from data import kept
-from data.content import SAVE_EVERY_S, Stamp, in_threads, stamp_of
+from data.content import SAVE_EVERY_S, Stamp, stamp_of
+from data.parallel import in_processes, in_threads
 from data.sa1b_annotations import plain_file, plain_masks
 from data.tar_members import File, TarMember
 
@@ -26,7 +23,6 @@ ROW = np.dtype(
 listed size and cut boxes. The count of any other file is -1: the rules must look at it each time."""
 _TOGETHER = 32
 _PARALLEL_FROM = 512
-_MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -156,20 +152,8 @@ _OTHER: Described = ((-1, 0, 0, 0), np.zeros(0, np.int64))
 
 def _described(files: Sequence[File]) -> Iterator[Described]:
     """Count, listed size and cut boxes of each file, and its ids; in several processes where there are many."""
-    parts = [files[start : start + _TOGETHER] for start in range(0, len(files), _TOGETHER)]
-    processes = min(allowed(), _MOST_PROCESSES)
-    if len(files) < _PARALLEL_FROM or processes == 1:
-        for part in parts:
-            yield from _describe(part)
-        return
-    # Forked, they need not import everything anew; they compute with neither threads nor PyTorch. Nothing that they
-    # make is part of a circle, and the collector of such would touch, and so copy, all that this process has.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), gc.disable) as pool:
-        try:
-            for found in pool.map(_describe, parts):
-                yield from found
-        finally:
-            pool.shutdown(cancel_futures=True)
+    together = _TOGETHER if len(files) >= _PARALLEL_FROM else max(1, len(files))
+    return in_processes(_describe, files, together)
 
 
 def _describe(files: Sequence[File]) -> list[Described]:

@@ -16,7 +16,7 @@ from compressors.method import RunContext
 from compressors.tinysam import TinySam
 from core.checkpoint import weights_sha256
 from core.errors import InputError
-from data import kept, sa1b_index
+from data import kept, parallel, sa1b_files, sa1b_index
 from data.batches import ImageBatches, InstanceBatches
 from data.content import FileHashes, content_sha256, files_of, image_contents
 from data.sa1b import Sa1b
@@ -173,8 +173,10 @@ def test_many_files_are_looked_at_in_several_processes(
     alone = Sa1b(both[1], "all")
     monkeypatch.setattr(sa1b_index, "_PARALLEL_FROM", 4)
     monkeypatch.setattr(sa1b_index, "_TOGETHER", 2)
-    monkeypatch.setattr(sa1b_index, "allowed", lambda: 2)
+    monkeypatch.setattr(sa1b_files, "_LARGE", 1)
+    monkeypatch.setattr(parallel, "allowed", lambda: 2)
     data = Sa1b(both[1], "all")
+    assert [data.image_name(k) for k in range(IMAGES)] == [alone.image_name(k) for k in range(IMAGES)]
     assert [data.instance_count(k) for k in range(IMAGES)] == [alone.instance_count(k) for k in range(IMAGES)]
 
 
