@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="also time this project's encoder compiled")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -133,7 +134,11 @@ def main() -> None:
         return encode
 
     works = {f"{name}, float32": work(encoder, None) for name, encoder in encoders.items()}
-    works |= {f"{name}, bfloat16": work(encoder, torch.bfloat16) for name, encoder in encoders.items()}
+    if "float32" not in options.precisions:
+        # What all others are compared with.
+        works = {"segment-anything, float32": works["segment-anything, float32"]}
+    if "bfloat16" in options.precisions:
+        works |= {f"{name}, bfloat16": work(encoder, torch.bfloat16) for name, encoder in encoders.items()}
     if options.compile:
         works["sampress compiled, bfloat16"] = work(torch.compile(ours), torch.bfloat16)
     reference = works["segment-anything, float32"]()
