@@ -1,7 +1,7 @@
 """What ``evaluate`` scores: a model of this project or an exported folder, with its cost and its speed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -10,15 +10,10 @@ import torch
 from torch import nn
 
 from core.cost import Cost, checkpoint_bytes, measure_cost
-from core.errors import InputError
-from core.plain_file import home_path
 from core.protocols import Segmenter
-from evaluation.latency import PRECISIONS, Turns, device_name, measure_in_turns, measure_latency
+from evaluation.latency import Turns, device_name, measure_in_turns, measure_latency
 from experiments.config.schema import EvaluateConfig
-from experiments.runs.build import build_device, check_precision
-from experiments.runs.checkpoints import check_encoder, chosen_model
-from experiments.runs.identity import file_identity, model_sha256
-from students.export.manifest import is_export
+from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter
 from students.export.segmenter import ExportedSam
 from students.kinds import build_model
 from students.quantized.bit_operations import count_bit_operations
@@ -101,10 +96,6 @@ def _times(turns: Turns) -> dict[str, Any]:
     }
 
 
-PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
-"""Precisions of exported files, as rows call them."""
-
-
 @dataclass(frozen=True)
 class EvaluatedModel:
     """A model to score.
@@ -137,67 +128,39 @@ def find_evaluated_model(settings: EvaluateConfig) -> EvaluatedModel:
         InputError: there is none, it is damaged, its image encoder is broken as it is going to compute, or settings ask
             for what it cannot do.
     """
-    if is_export(home_path(settings.checkpoint)):
-        return _exported(settings)
-    if settings.runtime is not None:
-        raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
-    device, evaluation = build_device(settings.engine), settings.evaluation
-    precision = check_precision("evaluation.precision", evaluation.precision, device)
-    found = chosen_model(settings)
-    model = found.model.to(device)
-    check_encoder(settings.checkpoint, model, PRECISIONS[precision])
+    found = chosen_segmenter(settings, settings.evaluation.precision)
     about = _about(found.about)
     columns = about | {
-        "student": None if about["method"] == "teacher" else model.name,
-        "device": device_name(device),
+        "student": None if about["method"] == "teacher" else found.model.name,
+        "device": device_name(found.device),
         "threads": torch.get_num_threads(),
-        "precision": precision,
+        "precision": found.computes_in,
     }
-
-    def measured() -> dict[str, Any]:
-        return cost_columns(model) | latency_columns(model, evaluation.latency_runs, device, precision)
-
-    description = f"{settings.checkpoint}: {found.layout}"
-    cost = partial(cost_columns, model)
-    return EvaluatedModel(model, device, precision, model_sha256(model), columns, cost, measured, description)
-
-
-def _exported(settings: EvaluateConfig) -> EvaluatedModel:
-    """Its files are scored and timed in their runtime; parameters and MACs are those of the model they were made of."""
-    evaluation = settings.evaluation
-    if evaluation.precision != "float32":
-        raise InputError(
-            f"evaluation.precision={evaluation.precision}: exported files have their own precision; leave it out"
-        )
-    if settings.engine.device not in ("auto", "cpu"):
-        raise InputError(f"engine.device={settings.engine.device}: exported files run on the CPU here; leave it out")
-    device = build_device(replace(settings.engine, device="cpu"))
-    model = ExportedSam(home_path(settings.checkpoint), settings.runtime)
-    check_encoder(settings.checkpoint, model)
-    manifest = model.manifest
-    about = _about(manifest.about)
-    columns = about | {
-        "student": None if about["method"] == "teacher" else model.name,
-        "variant": f"{model.runtime} {manifest.precision}",
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "precision": PRECISION_NAMES[manifest.precision],
-    }
-
-    cost = {**manifest.cost, "size_bytes": manifest.bytes}
-
-    def measured() -> dict[str, Any]:
-        # The memory of another runtime cannot be followed tensor by tensor.
-        latency = measure_latency(model, runs=evaluation.latency_runs, device=device)
-        times = {"encoder_latency_ms": latency.encoder_latency_ms, "decoder_latency_ms": latency.decoder_latency_ms}
-        return cost | times
-
-    description = (
-        f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
+    cost, measured = _measures(found, settings.evaluation.latency_runs)
+    if isinstance(found.model, ExportedSam):
+        columns["variant"] = f"{found.runtime} {found.model.manifest.precision}"
+    return EvaluatedModel(
+        found.model, found.device, found.precision, found.identity, columns, cost, measured, found.description
     )
-    # Large weights lie in files beside the two that the manifest vouches for.
-    identity = f"{file_identity(settings.checkpoint)} {model.runtime}"
-    return EvaluatedModel(model, device, "float32", identity, columns, lambda: cost, measured, description)
+
+
+def _measures(found: ChosenSegmenter, runs: int) -> tuple[Callable[[], dict[str, Any]], Callable[[], dict[str, Any]]]:
+    """What counts the cost of a model, and what also times it."""
+    model = found.model
+    if isinstance(model, ExportedSam):
+        cost = {**model.manifest.cost, "size_bytes": model.manifest.bytes}
+
+        def measured() -> dict[str, Any]:
+            # The memory of another runtime cannot be followed tensor by tensor.
+            latency = measure_latency(model, runs=runs, device=found.device)
+            times = {"encoder_latency_ms": latency.encoder_latency_ms, "decoder_latency_ms": latency.decoder_latency_ms}
+            return cost | times
+
+        return lambda: cost, measured
+    assert isinstance(model, Sam)
+    return partial(
+        cost_columns, model
+    ), lambda: cost_columns(model) | latency_columns(model, runs, found.device, found.precision)
 
 
 def _about(about: dict[str, Any]) -> dict[str, Any]:

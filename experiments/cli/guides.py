@@ -104,7 +104,7 @@ GUIDES = {
     ),
     "predict": Guide(
         "masks of one image for a box or points",
-        "predict checkpoint=NAME|FILE image=FILE [box=[x0,y0,x1,y1]] [points=[[x,y],...]] [out=FOLDER]",
+        "predict checkpoint=NAME|FILE|FOLDER image=FILE [box=[x0,y0,x1,y1]] [points=[[x,y],...]] [out=FOLDER]",
         "Segment what a box or points ask for, in pixels of the image as viewers show it. Box and points together "
         "are one prompt. Brackets are quoted where the shell would take them.",
         "out=FOLDER (here, by default): the masks as images, and the image with them drawn over it",
@@ -116,7 +116,7 @@ GUIDES = {
     ),
     "everything": Guide(
         "all masks of images, or how good they are",
-        "everything checkpoint=NAME|FILE image=FILE|FOLDER [out=FOLDER] [generator=NAME] [key=value ...]",
+        "everything checkpoint=NAME|FILE|FOLDER image=FILE|FOLDER [out=FOLDER] [generator=NAME] [key=value ...]",
         "Find all masks of an image or of each image of a folder, from a grid of points; or, with evaluation= "
         "instead of image=, score them on a data set. What is there already is not done again.",
         "out=FOLDER (everything, by default): masks as JSON and a drawing an image; scores: <runs>/everything",

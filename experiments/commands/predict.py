@@ -21,8 +21,7 @@ from experiments.commands.typed_prompt import TypedPrompt, typed_prompt
 from experiments.config.schema import PredictConfig
 from experiments.out_place import check_out, writing_to
 from experiments.reporting.columns import milliseconds
-from experiments.runs.build import build_device
-from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.runs.segmenters import chosen_segmenter
 from experiments.upright import upright_image
 
 
@@ -33,6 +32,7 @@ class PredictedMask:
     Attributes:
         image, mask, overlay: files.
         model: the model's name.
+        runtime: what ran exported files; None of a model that PyTorch ran as it is.
         index: which of the candidates.
         area: pixels inside, of the image's own.
         iou_pred: what the model predicts its IoU to be.
@@ -44,6 +44,7 @@ class PredictedMask:
     mask: str
     overlay: str
     model: str
+    runtime: str | None
     index: int
     area: int
     iou_pred: float
@@ -58,14 +59,12 @@ class PredictedMask:
 
 def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them."""
-    device = build_device(settings.engine)
     path, out = home_path(settings.image), home_path(settings.out)
     check_out(settings.out, out / f"{path.stem}_overlay.png")
     image = upright_image(path)
     prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
-    model = chosen_model(settings).model.to(device)
-    check_encoder(settings.checkpoint, model)
-    predictor = SamPredictor(model)
+    found = chosen_segmenter(settings)
+    device, predictor = found.device, SamPredictor(found.model)
     _, encode_ms = _timed(lambda: predictor.set_image(image), device)
     # bool [M, H, W] and float [M]
     (masks, iou_pred, _), decode_ms = _timed(
@@ -79,7 +78,8 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
             image=str(path),
             mask=str(file),
             overlay=str(overlay),
-            model=model.name,
+            model=found.model.name,
+            runtime=found.runtime,
             index=index,
             area=int(np.count_nonzero(mask)),
             iou_pred=float(value),
@@ -130,4 +130,5 @@ def _print(rows: list[PredictedMask], pixels: int) -> None:
     first = rows[0]
     print(f"overlay: {first.overlay}")
     times = f"encoding {milliseconds(first.encode_ms)}, decoding {milliseconds(first.decode_ms)}"
-    print(f"{first.model}: {times}, {first.device}")
+    where = first.device if first.runtime is None else f"{first.runtime}, {first.device}"
+    print(f"{first.model}: {times}, {where}")

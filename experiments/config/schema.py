@@ -44,6 +44,19 @@ class ModelConfig(CommandConfig):
 
 
 @dataclass
+class SegmenterConfig(ModelConfig):
+    """What commands that answer prompts have.
+
+    Attributes:
+        checkpoint: a model's name or file, or an exported folder.
+        runtime: of an exported folder, where several can run its files: ``onnxruntime`` or ``openvino``.
+    """
+
+    runtime: str | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
 class RunConfig(CommandConfig):
     """A compression run.
 
@@ -77,22 +90,18 @@ class RunConfig(CommandConfig):
 
 
 @dataclass
-class EvaluateConfig(ModelConfig):
+class EvaluateConfig(SegmenterConfig):
     """One model, scored.
 
     Attributes:
-        checkpoint: a model's name or file, or an exported folder.
-        runtime: of an exported folder, where several can run its files: ``onnxruntime`` or ``openvino``.
         detections: a detector's boxes, a JSON file in COCO's results format.
         out: the folder for records and rows; null: ``<runs>/evaluations/<name>``.
     """
 
-    runtime: str | None = None
     detections: str | None = None
     out: str | None = None
     data: DataFolder = field(default_factory=DataFolder)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass
@@ -165,7 +174,7 @@ class ExportConfig(ModelConfig):
 
 
 @dataclass
-class PredictConfig(ModelConfig):
+class PredictConfig(SegmenterConfig):
     """One prompt on one image.
 
     Attributes:
@@ -184,11 +193,10 @@ class PredictConfig(ModelConfig):
     labels: list[int] | None = None
     multimask: bool = False
     out: str = "."
-    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass
-class EverythingConfig(ModelConfig):
+class EverythingConfig(SegmenterConfig):
     """All masks of images, or their scores on a data set.
 
     Attributes:
@@ -207,7 +215,6 @@ class EverythingConfig(ModelConfig):
     out: str | None = None
     draw: bool = True
     force: bool = False
-    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass

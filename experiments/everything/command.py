@@ -11,7 +11,6 @@ from evaluation.everything import EverythingSettings
 from experiments.config.schema import EverythingConfig
 from experiments.everything.folder import segment_images
 from experiments.everything.score import score_strategy
-from experiments.runs.build import build_device
 from experiments.runs.job import Row
 
 
@@ -26,11 +25,10 @@ def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:
         InputError: a setting is out of range, the model or the data set cannot be read, or no image at all.
     """
     generator = generator_settings(settings.generator)
-    device = build_device(settings.engine)
     if settings.image is not None:
-        return segment_images(settings, settings.image, generator, device)
+        return segment_images(settings, settings.image, generator)
     assert settings.evaluation is not None, "checked with the other settings"
-    return [score_strategy(settings, settings.evaluation, generator, cfg, device)]
+    return [score_strategy(settings, settings.evaluation, generator, cfg)]
 
 
 def generator_settings(generator: Any) -> EverythingSettings:

@@ -21,8 +21,7 @@ from experiments.config.schema import EverythingConfig
 from experiments.everything.files import Made, Place, drawing_of, finished_annotations, places, write_annotations
 from experiments.out_place import check_out
 from experiments.reporting.columns import seconds
-from experiments.runs.checkpoints import check_encoder, chosen_model
-from experiments.runs.identity import model_sha256
+from experiments.runs.segmenters import chosen_segmenter
 from experiments.upright import upright_image
 
 OUT = "everything"
@@ -58,9 +57,7 @@ class SegmentedImage:
         return dataclasses.asdict(self)
 
 
-def segment_images(
-    settings: EverythingConfig, image: str, generator: EverythingSettings, device: torch.device
-) -> list[SegmentedImage]:
+def segment_images(settings: EverythingConfig, image: str, generator: EverythingSettings) -> list[SegmentedImage]:
     """Write ``<stem>.json`` and ``<stem>.png`` of each image that has none made alike, and say what is in them.
 
     Images are read one after the other. In a folder an unreadable one is named on standard error and left out.
@@ -74,10 +71,10 @@ def segment_images(
     given, out = home_path(image), home_path(settings.out or OUT)
     work, others = places(given, out, settings.draw)
     check_out(settings.out or OUT, work[0].annotations)
-    model = chosen_model(settings).model.to(device)
-    check_encoder(settings.checkpoint, model)
-    made = Made(model.name, model_sha256(model), generator)
-    segment = _Segmenting(EverythingGenerator(model, generator), made, settings, device)
+    found = chosen_segmenter(settings)
+    model = found.model
+    made = Made(model.name, found.identity, generator)
+    segment = _Segmenting(EverythingGenerator(model, generator), made, settings, found.device)
     rows: list[SegmentedImage] = []
     folder = given.is_dir()
     bar = counted(f"segmenting with {model.name}", len(work)) if folder else contextlib.nullcontext(lambda count: None)

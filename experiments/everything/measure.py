@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from core.plain_file import parse_json
 from core.progress import counted
@@ -19,7 +20,6 @@ from evaluation.everything import EverythingGenerator, ImageProposals, image_pro
 from evaluation.latency import PRECISIONS, peak_memory
 from evaluation.records import PartFile, part_lines
 from experiments.scoring import require_records
-from teachers.sam import Sam
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MeasuredImage:
     encodings: int
     seconds: float
     processor_seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
 
     def found(self) -> ImageProposals:
         """What the scores are made of."""
@@ -76,13 +76,17 @@ def measured_images(
     left = [place for place, content in enumerate(contents) if content not in known]
     if left:
         cast, model = PRECISIONS[precision], generator.model
-        assert isinstance(model, Sam)
         part = PartFile(folder, 0, key)
         try:
             with counted(label, len(indices)) as done, torch.autocast(device.type, cast, enabled=cast is not None):
                 # Not timed: following every tensor takes time, and so does a first call.
                 _, first = first_readable(data, indices[left[0]], data.image)
-                peak = peak_memory(lambda: generator.run(first), [*model.parameters(), *model.buffers()], device)
+                peak = None
+                if isinstance(model, nn.Module):
+                    peak = peak_memory(lambda: generator.run(first), [*model.parameters(), *model.buffers()], device)
+                else:
+                    # The memory of another runtime cannot be followed tensor by tensor.
+                    generator.run(first)
                 samples = readable_samples(data, [indices[place] for place in left])
                 for number, (place, (_, sample)) in enumerate(zip(left, samples, strict=True), 1):
                     if sample is None:

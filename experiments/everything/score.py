@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from core import provenance
 from core.checkpoint import weights_sha256
@@ -16,17 +17,17 @@ from core.plain_file import home_path
 from core.terminal import terminal
 from data.content import IDENTITY
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from evaluation.latency import PRECISIONS, device_name
+from evaluation.latency import device_name
 from experiments.config.groups import ProposalsConfig
 from experiments.config.schema import EverythingConfig
 from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
 from experiments.everything.strategies import StrategyRow, read_row, strategies_table, strategy_name, write_row
-from experiments.runs.build import build_data, check_precision, data_name, evaluation_indices
-from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.runs.build import build_data, data_name, evaluation_indices
 from experiments.runs.data_content import data_content
 from experiments.runs.folder import lock_run_dir, remove_taken_over
-from experiments.runs.identity import model_sha256, resolved
+from experiments.runs.identity import resolved
+from experiments.runs.segmenters import chosen_segmenter
 from experiments.scoring import require_instances
 
 ENDLESS_IMAGES = 50
@@ -38,7 +39,6 @@ def score_strategy(
     evaluation: ProposalsConfig,
     generator: EverythingSettings,
     cfg: DictConfig,
-    device: torch.device,
 ) -> StrategyRow:
     """Score a strategy and write ``<out>/<model>-<strategy>-<hash>.json``, or read it if it is there.
 
@@ -47,14 +47,12 @@ def score_strategy(
     Raises:
         InputError: the model or the data set cannot be read, has no instances, or nothing can be written.
     """
-    precision = check_precision("evaluation.precision", evaluation.precision, device)
+    found = chosen_segmenter(settings, evaluation.precision)
     data = build_data(evaluation.data)
     indices = evaluation_indices(evaluation, data, ENDLESS_IMAGES)
     require_instances(data, indices, "evaluation.data")
-    found = chosen_model(settings)
-    model = found.model.to(device)
-    check_encoder(settings.checkpoint, model, PRECISIONS[precision])
-    made = Made(model.name, model_sha256(model), generator)
+    model, device, precision = found.model, found.device, found.precision
+    made = Made(model.name, found.identity, generator)
     measured_on = {"precision": precision, "device": device.type, "protocol": evaluation.protocol}
     content = data_content(data, indices, True, Path(settings.runs))
     of_all = {"images": len(indices), **measured_on, "data": {**_data_settings(cfg), "content": content.identity()}}
@@ -87,7 +85,8 @@ def score_strategy(
             **columns(images, device),
             device=device_name(device),
             threads=torch.get_num_threads(),
-            precision=precision,
+            precision=found.computes_in,
+            runtime=found.runtime,
             settings=made.to_dict()["settings"],
             git_sha=provenance.git_sha(),
         )
@@ -95,7 +94,7 @@ def score_strategy(
         about = {
             "config": {**config, "generator": row.settings},
             "provenance": provenance.capture(row.device, provenance.command_line()),
-            "weights_sha256": weights_sha256(model),
+            "weights_sha256": weights_sha256(model) if isinstance(model, nn.Module) else found.identity,
             "identity": IDENTITY,
             "scored_pictures_sha256": content.sha256,
         }

@@ -25,7 +25,7 @@ Key = tuple[int | None, int, float | None]
 _AGAIN = "do it again with force=true"
 _OF_SEARCH = ("strategy", "points_per_side", "coarse_points_per_side", "high_score_thresh")
 _THRESHOLDS = ("pred_iou_thresh", "stability_score_thresh")
-_CONDITIONS = ("model", "checkpoint", "data", "images", "instances", "device", "threads", "precision")
+_CONDITIONS = ("model", "checkpoint", "data", "images", "instances", "device", "threads", "precision", "runtime")
 """What rows of one table have in common."""
 _MEASURED = ("mean best IoU", "AR@100", "AR@1000", "masks", "prompts", "seconds", "time to dense", "peak memory")
 _PUBLISHED = ("*published mIoU*", "*published seconds*", "*published time to dense*")
@@ -47,8 +47,10 @@ class StrategyRow:
         seconds: an image, encoding and everything else included; median over images.
         processor_seconds: the same of the processor's time, all threads together, which other work on the machine
             hardly changes; None where an accelerator computes.
-        peak_memory_bytes: see :func:`evaluation.latency.peak_memory`; of the first image, weights included.
+        peak_memory_bytes: see :func:`evaluation.latency.peak_memory`; of the first image, weights included; None of
+            exported files.
         threads: CPU threads that PyTorch may use for one operator.
+        runtime: what ran exported files; None of a model that PyTorch ran as it is.
         settings: of :class:`evaluation.everything.EverythingSettings`.
     """
 
@@ -72,12 +74,13 @@ class StrategyRow:
     encodings: float
     seconds: float
     processor_seconds: float | None
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     device: str
     threads: int
     precision: str
     settings: dict[str, Any]
     git_sha: str | None
+    runtime: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,7 +187,10 @@ def _table(rows: Sequence[StrategyRow]) -> str:
         cells = [_name(row.key), *(str(row.settings[key]) for key in varied)]
         cells += map(share, (row.mean_best_iou, row.average_recall_100, row.average_recall_1000))
         cells += [f"{row.proposals:.1f}", f"{row.prompts:,.0f}", f"{row.time:.3g}"]
-        cells += ["" if slowest is None else f"{row.time / slowest.time:.2f}", size(row.peak_memory_bytes)]
+        cells += [
+            "" if slowest is None else f"{row.time / slowest.time:.2f}",
+            "" if row.peak_memory_bytes is None else size(row.peak_memory_bytes),
+        ]
         lines.append([*cells, *(_published_cells(row.key) if notes else ())])
     header = ["strategy", *(f"`{key}`" for key in varied), *_MEASURED, *(_PUBLISHED if notes else ())]
     return f"{_conditions(rows[0], varied)}{remark}\n\n{plain_table(header, lines)}"

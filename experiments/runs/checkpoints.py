@@ -120,7 +120,10 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None) -> LoadedMod
     if path.is_dir() and (path / STUDENT).is_file():
         raise InputError(f"checkpoint={path}: a run's folder; give its student, checkpoint={path / STUDENT}")
     if is_export(path):
-        raise InputError(f"checkpoint={path}: an exported folder, which only evaluate reads; give what it was made of")
+        raise InputError(
+            f"checkpoint={path}: an exported folder, which evaluate, predict, everything and latency read; "
+            "give what it was made of"
+        )
     facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}
     # A file of another version says so when it is loaded; taken for another layout it would be read wrongly.
     if str(facts.get("format")).startswith(FORMAT.rpartition("-")[0]):

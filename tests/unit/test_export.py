@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError, RunFailed
@@ -168,6 +169,34 @@ def test_the_command_scores_the_files(
         assert row["size_bytes"] == manifest.bytes == sum(f.stat().st_size for f in folder.glob("*coder*"))
 
 
+def test_the_files_predict_and_segment_everything(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sample = Shapes("validation", 1).sample(0)
+    Image.fromarray(sample.image).save("scene.png")
+    box = ",".join(f"{value:g}" for value in sample.boxes_xyxy[0])
+    found, everything = {}, {}
+    for checkpoint, runtime in (("sam_pocket", None), (str(folder), "onnxruntime")):
+        capfd.readouterr()
+        assert main(["predict", f"checkpoint={checkpoint}", "image=scene.png", f"box=[{box}]", "format=json"]) == 0
+        (row,) = json.loads(capfd.readouterr().out)["rows"]
+        assert (row["model"], row["runtime"]) == ("sam_pocket", runtime)
+        found[runtime] = np.asarray(Image.open(row["mask"])) > 0
+        words = [f"checkpoint={checkpoint}", "draw=false", "format=json", "generator.points_per_side=4"]
+        assert main(["everything", *words, "image=scene.png", f"out={runtime}"]) == 0
+        assert main(["everything", *words, "evaluation=shapes", "evaluation.images=1", f"out={runtime}-scores"]) == 0
+        everything[runtime] = json.loads((tmp_path / str(runtime) / "scene.json").read_text())["annotations"]
+        (scores,) = [json.loads(path.read_text()) for path in (tmp_path / f"{runtime}-scores").glob("*.json")]
+        assert (scores["rows"][0]["runtime"], scores["rows"][0]["precision"]) == (runtime, "float32")
+    assert np.mean(found[None] != found["onnxruntime"]) < 1e-3 and found[None].any()
+    assert len(everything[None]) == len(everything["onnxruntime"]) > 0
+    for ours, theirs in zip(everything[None], everything["onnxruntime"], strict=True):
+        assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=1) and ours["area"] == pytest.approx(
+            theirs["area"], rel=0.01
+        )
+
+
 REFUSED = [
     ("export checkpoint=sam_pocket", ["out is missing"]),
     ("export checkpoint=sam_pocket out=x to=onyx", ["to=onyx", "did you mean onnx"]),
@@ -179,6 +208,10 @@ REFUSED = [
     ("evaluate checkpoint=FOLDER runtime=tvm", ["runtime=tvm", "onnxruntime or openvino"]),
     ("evaluate checkpoint=FOLDER evaluation.precision=bfloat16", ["evaluation.precision=bfloat16"]),
     ("evaluate checkpoint=FOLDER engine.device=cuda", ["engine.device=cuda"]),
+    ("predict checkpoint=sam_pocket image=SCENE box=[1,1,9,9] runtime=openvino", ["runtime=openvino", "no exported"]),
+    ("predict checkpoint=FOLDER image=SCENE box=[1,1,9,9] engine.device=cuda", ["engine.device=cuda"]),
+    ("everything checkpoint=FOLDER image=SCENE runtime=tvm", ["runtime=tvm", "onnxruntime or openvino"]),
+    ("everything checkpoint=FOLDER evaluation=shapes evaluation.precision=bfloat16", ["evaluation.precision"]),
     ("convert checkpoint=FOLDER to=sampress out=x.safetensors", ["exported folder", "evaluate"]),
     ("evaluate checkpoint=BROKEN", ["decoder.onnx", "no such file"]),
     ("evaluate checkpoint=FOREIGN", [MANIFEST, "export it again"]),
@@ -195,6 +228,8 @@ def test_what_cannot_be_done_is_reported_in_one_line(
     (places["BROKEN"] / MANIFEST).write_text((folder / MANIFEST).read_text())
     (places["BROKEN"] / "encoder.onnx").write_bytes(b"onnx")
     (places["FOREIGN"] / MANIFEST).write_text("{}")
+    places["SCENE"] = tmp_path / "scene.png"
+    Image.fromarray(Shapes("validation", 1).image(0)).save(places["SCENE"])
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)

@@ -1,0 +1,93 @@
+"""The segmenter of ``checkpoint=``: a model of this project on its device, or exported files in their runtime."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from core.errors import InputError
+from core.plain_file import home_path
+from core.protocols import Segmenter
+from evaluation.latency import PRECISIONS
+from experiments.config.schema import SegmenterConfig
+from experiments.runs.build import build_device, check_precision
+from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.runs.identity import file_identity, model_sha256
+from students.export.manifest import is_export
+from students.export.segmenter import ExportedSam
+
+PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+"""Precisions of exported files, as rows call them."""
+
+
+@dataclass(frozen=True)
+class ChosenSegmenter:
+    """What answers prompts.
+
+    Attributes:
+        model: on its device.
+        device: it computes there.
+        precision: of autocast, a name of :data:`evaluation.latency.PRECISIONS`; files have their own.
+        identity: what its answers depend on.
+        about: what its file says of its making.
+        description: what it was recognised as.
+    """
+
+    model: Segmenter
+    device: torch.device
+    precision: str
+    identity: str
+    about: dict[str, Any]
+    description: str
+
+    @property
+    def computes_in(self) -> str:
+        """The precision of its rows."""
+        if isinstance(self.model, ExportedSam):
+            return PRECISION_NAMES[self.model.manifest.precision]
+        return self.precision
+
+    @property
+    def runtime(self) -> str | None:
+        """What runs exported files; None of a model that PyTorch runs as it is."""
+        return self.model.runtime if isinstance(self.model, ExportedSam) else None
+
+
+def chosen_segmenter(settings: SegmenterConfig, precision: str = "float32") -> ChosenSegmenter:
+    """The segmenter of a command.
+
+    Args:
+        precision: as ``evaluation.precision`` says.
+
+    Raises:
+        InputError: there is none, it is damaged, its image encoder is broken as it is going to compute, or settings ask
+            for what it cannot do.
+    """
+    if is_export(home_path(settings.checkpoint)):
+        return _exported(settings, precision)
+    if settings.runtime is not None:
+        raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
+    device = build_device(settings.engine)
+    precision = check_precision("evaluation.precision", precision, device)
+    found = chosen_model(settings)
+    model = found.model.to(device)
+    check_encoder(settings.checkpoint, model, PRECISIONS[precision])
+    description = f"{settings.checkpoint}: {found.layout}"
+    return ChosenSegmenter(model, device, precision, model_sha256(model), found.about, description)
+
+
+def _exported(settings: SegmenterConfig, precision: str) -> ChosenSegmenter:
+    if precision != "float32":
+        raise InputError(f"evaluation.precision={precision}: exported files have their own precision; leave it out")
+    if settings.engine.device not in ("auto", "cpu"):
+        raise InputError(f"engine.device={settings.engine.device}: exported files run on the CPU here; leave it out")
+    device = build_device(replace(settings.engine, device="cpu"))
+    model = ExportedSam(home_path(settings.checkpoint), settings.runtime)
+    check_encoder(settings.checkpoint, model)
+    manifest = model.manifest
+    description = (
+        f"{settings.checkpoint}: files exported to={manifest.to} precision={manifest.precision}, in {model.runtime}"
+    )
+    # Large weights lie in files beside the two that the manifest vouches for.
+    identity = f"{file_identity(settings.checkpoint)} {model.runtime}"
+    return ChosenSegmenter(model, device, "float32", identity, manifest.about, description)
