@@ -25,7 +25,7 @@ class Guide:
 GUIDES = {
     "run": Guide(
         "compress a teacher by a method, score both, keep the row (the word may be left out)",
-        "[run] method=NAME [ratio=R] [then=NAME] [key=value ...] [-m]",
+        "[run] method=NAME [ratio=R] [then=NAME] [lastly=NAME] [key=value ...] [-m]",
         "Compress a teacher by a method, score teacher and student by the same code, and compare them. The same "
         "command finds the same run: finished, it prints its row again; stopped, it goes on where it was.",
         "<runs>/<run_id>/: report.html, result.json (rows and where they come from), student.safetensors, masks.png, "

@@ -31,6 +31,7 @@ _GROUPS = {
 }
 _SETTINGS = (
     ("then=NAME", f"a second method, on what the first one made: {' or '.join(group_choices('then'))}"),
+    ("lastly=NAME", "a third method, on what the second one made"),
     ("ratio=R", "share of the channels to cut, in (0, 1)"),
     ("seed=N", "of everything random; default 0"),
     ("cache=MODE", "of the teacher's embeddings: disk (shared by all runs), memory (of this run), off"),

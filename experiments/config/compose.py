@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
 from core.plain_file import home_path
-from experiments.config.files import CONF, group_choices, group_file, nearest, owner_of
+from experiments.config.files import CONF, FOLLOWING, group_choices, group_file, nearest, owner_of
 from experiments.config.groups import DATA, EvaluationConfig, ProposalsConfig
 from experiments.config.schema import CACHES, FORMATS, RENAMED, TABLE_FORMATS, EverythingConfig, RunConfig, TableConfig
 from experiments.config.targets import build, settings_class
@@ -217,9 +217,11 @@ def check_settings(settings: Any) -> None:
     Raises:
         InputError: a value is out of range, or a folder is not there.
     """
-    for key in ("method", "then"):
+    for key in ("method", *FOLLOWING):
         if (method := getattr(settings, key, None)) is not None:
             build(method, key, settings_class)
+    if getattr(settings, "lastly", None) is not None and settings.then is None:
+        raise InputError("lastly is the third method and there is no second; write then= in place of lastly=")
     for key, group in (("data", settings), ("evaluation.data", getattr(settings, "evaluation", None))):
         data = getattr(group, "data", None)
         root = getattr(data, "root", None)

@@ -37,19 +37,23 @@ def config_name(command: str) -> str:
     return "config" if command == "run" else command
 
 
+FOLLOWING = ("then", "lastly")
+"""Groups of the methods that follow the first one, in order."""
+
+
 @cache
 def group_choices(group: str) -> tuple[str, ...]:
     """The names of the files of a group, in order; none where there is no such group.
 
-    Those of ``then`` are the methods that can begin with a model.
+    Those of :data:`FOLLOWING` are the methods that can begin with a model.
     """
     names = sorted(path.stem for path in group_file(group, "").parent.glob("*.yaml"))
-    return tuple(name for name in names if group != "then" or "init" in read_settings(group_file(group, name)))
+    return tuple(name for name in names if group not in FOLLOWING or "init" in read_settings(group_file(group, name)))
 
 
 def group_file(group: str, name: str, root: Path = CONF) -> Path:
-    """The file of a choice; a second method has the settings of the first."""
-    return root / ("method" if group == "then" else group) / f"{name}.yaml"
+    """The file of a choice; a method that follows another has the settings of a first."""
+    return root / ("method" if group in FOLLOWING else group) / f"{name}.yaml"
 
 
 @cache

@@ -70,6 +70,7 @@ class RunConfig(CommandConfig):
         packages: packages of one's own, whose classes a method's ``_target_`` may name.
         logger: where the figures of training go.
         then: a second method, for what the first one made.
+        lastly: a third method, for what the second one made.
     """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -87,6 +88,7 @@ class RunConfig(CommandConfig):
     packages: list[str] = field(default_factory=list, metadata=NO_IDENTITY)
     logger: Any = field(default=MISSING, metadata=NO_IDENTITY)
     then: Any = field(default=None, metadata=NO_IDENTITY)
+    lastly: Any = field(default=None, metadata=NO_IDENTITY)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from compressors import settings as built_in
 from core.errors import InputError
 from evaluation.everything_settings import EverythingSettings
-from experiments.config.files import CONF, config_name, read_settings
+from experiments.config.files import CONF, FOLLOWING, config_name, read_settings
 from experiments.config.groups import BY_CONTENT, DATA, MISSING
 from experiments.config.schema import COMMANDS
 from experiments.tracking.settings import LOGGERS
@@ -86,7 +86,12 @@ def build(settings: Any, key: str, find: Callable[[str], type[Any]] = target_cla
     arguments = dict(settings) if isinstance(settings, Mapping) else dataclasses.asdict(settings)
     target = find(arguments.pop("_target_"))
     hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
-    return target(**{name: _typed(value, hints.get(name), f"{key}.{name}") for name, value in arguments.items()})
+    typed = {name: _typed(value, hints.get(name), f"{key}.{name}") for name, value in arguments.items()}
+    try:
+        return target(**typed)
+    except InputError as error:
+        # Methods speak of their settings as those of the first one.
+        raise InputError(str(error).replace("method.", f"{key}.")) from error
 
 
 def build_method(settings: Any) -> "Compressor":
@@ -230,7 +235,8 @@ def register(folder: Path | None = None) -> None:
             target = settings.get("_target_")
             if "init" in settings:
                 # What can begin with a model can follow another method.
-                store.store(group="then", name=path.stem, node={"defaults": [f"/method/{path.stem}@_here_"]})
+                for group in FOLLOWING:
+                    store.store(group=group, name=path.stem, node={"defaults": [f"/method/{path.stem}@_here_"]})
             if isinstance(target, str):
                 found: type = settings_class(target)
                 _methods[path.stem] = node = mirror(found, target)

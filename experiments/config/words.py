@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 
 from core.errors import InputError
 from evaluation.everything_settings import EverythingSettings
+from experiments.config.files import FOLLOWING
 from experiments.config.groups import DATA, StudentConfig
 from experiments.config.schema import COMMANDS
 from experiments.config.targets import method_classes
@@ -60,7 +61,7 @@ def text_settings(command: str, words: Sequence[str] = ()) -> Mapping[str, TextS
     known = method_classes()
     chosen_methods = tuple(
         tuple(dict.fromkeys(known[name] for name in chosen.get(group, ()) if name in known)) or tuple(known.values())
-        for group in ("method", "then")
+        for group in ("method", *FOLLOWING)
     )
     return _table(command, *chosen_methods)
 
@@ -72,19 +73,21 @@ def any_text_settings() -> Mapping[str, TextSetting | None]:
 
 @lru_cache(maxsize=8)
 def _together(methods: tuple[type[Any], ...]) -> Mapping[str, TextSetting | None]:
-    return _agreed(found for command in COMMANDS for found in _table(command, methods, methods).items())
+    return _agreed(
+        found for command in COMMANDS for found in _table(command, *[methods] * (1 + len(FOLLOWING))).items()
+    )
 
 
 @lru_cache(maxsize=64)
 def _table(
-    command: str, methods: tuple[type[Any], ...], after: tuple[type[Any], ...]
+    command: str, methods: tuple[type[Any], ...], *following: tuple[type[Any], ...]
 ) -> Mapping[str, TextSetting | None]:
     datasets = tuple(DATA.values())
     groups: dict[str, tuple[type[Any], ...]] = {
         "method": methods,
-        "then": after,
+        **dict(zip(FOLLOWING, following, strict=True)),
         "method.student": (StudentConfig,),
-        "then.student": (StudentConfig,),
+        **{f"{group}.student": (StudentConfig,) for group in FOLLOWING},
         "data": datasets,
         "evaluation.data": datasets,
         "logger": tuple(LOGGERS.values()),

@@ -26,6 +26,7 @@ from data.exclusions import ABOUT_IMAGES
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS, device_name
 from experiments.compressed_check import check_compressed, promised_parameters
+from experiments.config.files import FOLLOWING
 from experiments.config.schema import RunConfig
 from experiments.config.targets import build_method
 from experiments.config.words import literal
@@ -92,25 +93,27 @@ class Parts:
 
 
 def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
-    """Do the run, and then the next one on its student. A stage that is finished is read, not done again.
+    """Do the run, and then the next ones, each on the student before it. What is finished is read, not done again.
 
-    The second stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it.
+    A stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it.
     """
-    if settings.then is not None:
-        # What is wrong with the second method is reported before the first one trains.
-        build_method(settings.then)
-    first = cfg.copy()
-    first.then = None
-    rows = run(replace(settings, then=None), first)
-    if settings.then is None:
-        return rows
-    # Of several processes the first alone has rows and writes the student; the others wait until it is there.
-    init = str(Path(settings.runs) / distributed.from_main(lambda: str(rows[-1].run_id)) / STUDENT)
-    second = first.copy()
-    OmegaConf.set_struct(second, False)
-    second.method = cfg.then
-    second.method.init = literal(init)
-    return [*rows, *run(replace(settings, then=None, method=replace(settings.then, init=init)), second)]
+    following = {key: method for key in FOLLOWING if (method := getattr(settings, key)) is not None}
+    for method in following.values():
+        # What is wrong with a later method is reported before the first one trains.
+        build_method(method)
+    alone, first = replace(settings, then=None, lastly=None), cfg.copy()
+    first.then = first.lastly = None
+    rows = run(alone, first)
+    for key, method in following.items():
+        # Of several processes the first alone has rows and writes the student; the others wait until it is there.
+        name = distributed.from_main(lambda made=rows: str(made[-1].run_id))  # type: ignore[misc]
+        init = str(Path(settings.runs) / name / STUDENT)
+        stage = first.copy()
+        OmegaConf.set_struct(stage, False)
+        stage.method = cfg[key]
+        stage.method.init = literal(init)
+        rows = [*rows, *run(replace(alone, method=replace(method, init=init)), stage)]
+    return rows
 
 
 def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:

@@ -20,7 +20,7 @@ from core.threads import given
 from experiments.cli.command_line import main
 from experiments.reporting.columns import LEADERBOARD_COLUMNS
 from experiments.runs.folder import lock_run_dir
-from students.files import load_model
+from students.files import load_model, read_model_metadata
 from tests import warm_processes
 from tests.unit.tiny import pocket_file
 
@@ -286,3 +286,21 @@ def test_a_second_method_goes_on_with_what_the_first_made(first: Path, teacher: 
     assert second["parameters"] == earlier["parameters"] and second["macs_full"] == earlier["macs_full"]
     assert second["weight_bits"] == 8 and second["bit_operations"] < earlier["macs_full"] * 32 * 32
     assert second["size_bytes"] < 0.4 * earlier["size_bytes"]
+
+
+@pytest.mark.slow
+def test_a_third_method_goes_on_with_what_the_second_made(
+    first: Path, teacher: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(first, tmp_path / first.name)
+    words = [*_words(teacher, tmp_path), "then=tinysam", "then.steps=2", "then.batch=1", "then.prompts=1"]
+    words += ["lastly=ptq", "lastly.metric=minmax", "lastly.images=1", "lastly.prompts=1", "format=json"]
+    assert main(words) == 0
+    rows = json.loads(capfd.readouterr().out)["rows"]
+    made = {row["run_id"]: row["method"] for row in rows if row["status"] == "finished"}
+    assert list(made.values()) == ["slimsam", "slimsam+tinysam", "slimsam+tinysam+ptq"]
+    about = [read_model_metadata(tmp_path / name / "student.safetensors")["method"] for name in made]
+    assert about == list(made.values())
+    times = [(tmp_path / name / "result.json").stat().st_mtime_ns for name in made]
+    assert main(words) == 0
+    assert [(tmp_path / name / "result.json").stat().st_mtime_ns for name in made] == times

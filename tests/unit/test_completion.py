@@ -175,7 +175,18 @@ def test_words_are_whole_where_bash_does_not_split_them(written: Path, tmp_path:
 
 def test_every_command_key_and_choice_is_known(known: Candidates) -> None:
     assert known.commands == tuple(COMMANDS)
-    for group in ("method", "teacher", "student", "data", "evaluation", "generator", "logger", "variant", "then"):
+    for group in (
+        "method",
+        "teacher",
+        "student",
+        "data",
+        "evaluation",
+        "generator",
+        "logger",
+        "variant",
+        "then",
+        "lastly",
+    ):
         assert known.values[group] == tuple(choices(group))
     assert known.values["evaluation.protocols"] == tuple(PROTOCOLS)
     assert {"ratio", "data.root", "evaluation.data.root", "method"} <= {*known.keys["run"], *known.below["data=coco"]}

@@ -20,7 +20,7 @@ from experiments.config.targets import target_class
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = sorted(choices("method"))
-OPEN = ("method", "data", "then", "logger", "generator")
+OPEN = ("method", "data", "then", "lastly", "logger", "generator")
 """Settings typed ``Any``, whose own settings depend on a choice."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.cli.setting_lines import CHOICES, SettingLine, choice_settings, command_settings, method_settings
-from experiments.config.files import CONF, LAUNCHERS, chosen_groups, group_choices, read_settings
+from experiments.config.files import CONF, FOLLOWING, LAUNCHERS, chosen_groups, group_choices, read_settings
 from experiments.config.schema import COMMANDS
 from experiments.config.targets import settings_class
 from experiments.config.words import PATHS
@@ -41,7 +41,10 @@ def candidates() -> Candidates:
     """All of them, from the schema, from ``conf/`` and from the constants that values are checked against."""
     own = {command: command_settings(command) for command in COMMANDS}
     below = {f"method={name}": method_settings(CONF / "method" / f"{name}.yaml") for name in group_choices("method")}
-    below |= {f"then={name}": _renamed(below[f"method={name}"], "method", "then") for name in group_choices("then")}
+    for group in FOLLOWING:
+        below |= {
+            f"{group}={name}": _renamed(below[f"method={name}"], "method", group) for name in group_choices(group)
+        }
     for group in CHOICES:
         below |= {f"{group}={name}": choice_settings(group, name) for name in group_choices(group)}
     scored = [
@@ -112,7 +115,7 @@ def _of_methods() -> dict[str, tuple[str, ...]]:
     for name in group_choices("method"):
         target = read_settings(CONF / "method" / f"{name}.yaml")["_target_"]
         for key, allowed in getattr(settings_class(target), "choices", {}).items():
-            for group in ("method", *(["then"] if name in group_choices("then") else [])):
+            for group in ("method", *(FOLLOWING if name in group_choices("then") else ())):
                 found[f"{group}.{key}"] = _unique((*found.get(f"{group}.{key}", ()), *allowed))
     return found
 
@@ -148,7 +151,7 @@ def _checked() -> dict[str, tuple[str, ...]]:
         "evaluation.reference": models,
         "checkpoint": models,
         "method.init": models,
-        "then.init": models,
+        **{f"{group}.init": models for group in FOLLOWING},
         "convert to": LAYOUTS,
         "export to": WRITES,
         "precision": EXPORTED,
@@ -164,7 +167,7 @@ def _checked() -> dict[str, tuple[str, ...]]:
     }
     for key in ("optimizer", "scratch_optimizer"):
         found[f"teacher.recipe.{key}"] = OPTIMIZERS
-    for prefix in ("method", "then"):
+    for prefix in ("method", *FOLLOWING):
         found |= {f"{prefix}.optimisation.optimizer": OPTIMIZERS, f"{prefix}.optimisation.schedule": SCHEDULES}
     for prefix in ("data", "evaluation.data"):
         found |= {f"{prefix}.split": ("train", "validation", "all")}
