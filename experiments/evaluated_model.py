@@ -138,7 +138,8 @@ def find_evaluated_model(settings: EvaluateConfig) -> EvaluatedModel:
     }
     cost, measured = _measures(found, settings.evaluation.latency_runs)
     if isinstance(found.model, ExportedSam):
-        columns["variant"] = f"{found.runtime} {found.model.manifest.precision}"
+        precision, group_size = found.model.manifest.precision, found.model.manifest.group_size
+        columns["variant"] = f"{found.runtime} {precision}" + (f" group_size={group_size}" if group_size else "")
     return EvaluatedModel(
         found.model, found.device, found.precision, found.identity, columns, cost, measured, found.description
     )

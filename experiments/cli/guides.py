@@ -92,14 +92,16 @@ GUIDES = {
     ),
     "export": Guide(
         "write a model for another runtime: ONNX, OpenVINO, torch.export",
-        "export checkpoint=NAME|FILE out=FOLDER [to=onnx|openvino|torch] [precision=fp32|bf16|int8]",
+        "export checkpoint=NAME|FILE out=FOLDER [to=onnx|openvino|torch] [precision=fp32|bf16|int8|w8|w4]",
         "Write a model as two files, image encoder and prompt encoder with mask decoder, for programs without this "
-        "project. Each export is run and compared with PyTorch before it is there. int8 needs a quantised checkpoint.",
+        "project. Each export is run and compared with PyTorch before it is there. int8 needs a quantised checkpoint; "
+        "w8 and w4 store the weights of linear layers in so many bits and compute in float32.",
         "out=FOLDER: encoder and decoder, and export.json, which says what the folder holds",
         (
             "export checkpoint=sam_pocket to=onnx out=pocket-onnx",
             "export checkpoint=mobile_sam to=openvino precision=bf16 out=mobile-sam-openvino",
             "export checkpoint=runs/RUN/student.safetensors to=onnx precision=int8 out=slimsam-int8",
+            "export checkpoint=sam_vit_b to=onnx precision=w4 group_size=64 out=sam-w4",
         ),
     ),
     "predict": Guide(

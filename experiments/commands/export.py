@@ -17,6 +17,7 @@ from students.export.folder import TARGETS, check_request, export_model
 from students.export.manifest import PRECISIONS
 from students.export.placing import check_folder
 from students.export.runtimes import WRITES, require
+from students.export.weight_groups import GROUP_SIZES
 from teachers.catalog import MODELS
 
 
@@ -27,6 +28,8 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
         raise InputError(f"to={to} is unknown; {nearest(to, TARGETS)}")
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision} is unknown; {nearest(precision, PRECISIONS)}")
+    if settings.group_size not in GROUP_SIZES:
+        raise InputError(f"group_size={settings.group_size} is not one of {', '.join(map(str, GROUP_SIZES))}")
     require(WRITES[to], f"to={to}")
     check_folder(out)
     check_out(settings.out, out)
@@ -40,6 +43,7 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
             to,
             precision,
             upscale=settings.upscale,
+            group_size=settings.group_size,
             licence=licence_of(settings.checkpoint, found),
             about=found.about,
         )

@@ -164,13 +164,15 @@ class ExportConfig(ModelConfig):
 
     Attributes:
         to: format of the files: ``onnx``, ``openvino`` or ``torch``.
-        precision: ``fp32``, ``bf16`` or ``int8`` (of a quantised checkpoint).
+        precision: ``fp32``, ``bf16``, ``int8`` (of a quantised checkpoint), ``w8`` or ``w4`` (weights alone).
+        group_size: of ``w8`` and ``w4``: inputs of a linear layer that share a scale: 32, 64 or 128.
         upscale: whether the decoder also gives masks of the image's size, as SAM's own ONNX files do.
         out: the folder to write.
     """
 
     to: str = "onnx"
     precision: str = "fp32"
+    group_size: int = 32
     upscale: bool = True
     out: str = MISSING
 

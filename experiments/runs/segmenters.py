@@ -16,8 +16,8 @@ from experiments.runs.identity import file_identity, model_sha256
 from students.export.manifest import is_export
 from students.export.segmenter import ExportedSam
 
-PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
-"""Precisions of exported files, as rows call them."""
+PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "w8": "float32", "w4": "float32"}
+"""What exported files compute in, as rows call it."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from core.errors import InputError
 from core.plain_file import check_regular, parse_json
 from core.untrusted.pickle_machine import DAMAGED
 from core.untrusted.zip_format import one_line, opened_zip, sizes_of
+from students.export.weight_groups import BITS, DOMAIN, GROUP_SIZES, OPERATOR
 
 _DOMAINS = ("", "ai.onnx")
+_MOST = 2**31
+"""Of inputs and outputs of a linear layer."""
 
 
 def check_onnx(path: Path) -> None:
@@ -61,8 +64,11 @@ def _check(path: Path, graph: Any) -> None:
         _check_tensor(path, tensor)
     for sparse in getattr(graph, "sparse_initializer", ()):
         raise InputError(f"{path}: holds a sparse tensor ({sparse.values.name}), which is refused; export it again")
+    initializers = {tensor.name: math.prod(tensor.dims) for tensor in getattr(graph, "initializer", ())}
     for node in graph.node:
-        if node.domain not in _DOMAINS:
+        if (node.domain, node.op_type) == (DOMAIN, OPERATOR):
+            _check_groups(path, node, initializers)
+        elif node.domain not in _DOMAINS:
             raise InputError(
                 f"{path}: uses the operator {node.domain}.{node.op_type}, which is no part of ONNX; export it again"
             )
@@ -71,6 +77,17 @@ def _check(path: Path, graph: Any) -> None:
                 _check_tensor(path, tensor)
             for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
                 _check(path, inner)
+
+
+def _check_groups(path: Path, node: Any, initializers: dict[str, int]) -> None:
+    """A product with weights in groups has as many codes and scales as its attributes say."""
+    found = {attribute.name: attribute.i for attribute in node.attribute}
+    inputs, outputs, bits, size = (found.get(key, 0) for key in ("K", "N", "bits", "block_size"))
+    known = bits in BITS.values() and size in GROUP_SIZES and 0 < inputs < _MOST and 0 < outputs < _MOST
+    groups = outputs * -(-inputs // size) if known else -1
+    stored = [initializers.get(name) for name in node.input[1:]]
+    if stored != [groups * size * bits // 8, groups]:
+        raise InputError(f"{path}: {node.name or OPERATOR} has no {outputs} x {inputs} weights; export it again")
 
 
 def _check_tensor(path: Path, tensor: Any) -> None:

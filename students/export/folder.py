@@ -23,14 +23,16 @@ from students.export.parts import EncoderPart, decoder_part, example_prompts, ma
 from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
+from students.export.weight_groups import BITS, round_linear_layers, write_groups
 from students.quantized.plan import as_float, plan_of
 from teachers.sam import Sam
 from teachers.sam2 import Sam2Config
 
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.1}
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.1, "w8": 1e-3, "w4": 1e-3}
 """Largest relative difference of an answer (root mean squares), by precision.
 
 Float32 differs by the order of sums alone. Bfloat16 has 8 bits. Codes of int8 differ where a value lies between two.
+Weights of 8 and 4 bits are compared with the model whose weights are rounded alike.
 """
 
 
@@ -88,7 +90,7 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
 
 
 TARGETS: dict[str, tuple[str, ...]] = {
-    "onnx": ("fp32", "int8"),
+    "onnx": ("fp32", "int8", "w8", "w4"),
     "openvino": ("fp32", "bf16", "int8"),
     "torch": ("fp32", "bf16", "int8"),
 }
@@ -102,6 +104,8 @@ def check_request(model: Sam, to: str, precision: str) -> None:
     Raises:
         InputError: the precision is not the format's or not the model's.
     """
+    if precision in BITS and to != "onnx":
+        raise InputError(f"precision={precision}: is of ONNX files, which OpenVINO reads too; give to=onnx")
     if precision not in TARGETS[to]:
         raise InputError(
             f"precision={precision}: ONNX Runtime computes no {precision} on a CPU; give to=openvino or precision=fp32"
@@ -123,6 +127,7 @@ def export_model(
     precision: str = "fp32",
     *,
     upscale: bool = True,
+    group_size: int = 32,
     licence: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -132,6 +137,7 @@ def export_model(
         folder: to be made; an earlier export there is replaced.
         to: a key of :data:`TARGETS`.
         precision: of the image encoder. Prompts' positions need more than bfloat16, so the decoder stays float32 there.
+        group_size: of ``w8`` and ``w4``: inputs of a linear layer that share a scale (:data:`GROUP_SIZES`).
         upscale: whether ONNX and OpenVINO decoders also give masks of the image's size, as SAM's own files do.
 
     Raises:
@@ -141,6 +147,8 @@ def export_model(
     check_request(model, to, precision)
     check_folder(folder)
     copied = prepared(model)
+    if precision in BITS:
+        round_linear_layers(copied, BITS[precision], group_size)
     facts = {
         "model": model.name,
         "frame": model.input_size,
@@ -152,6 +160,9 @@ def export_model(
     }
     with replacing_folder(folder) as temporary:
         files, any_batch = _write(temporary, copied, to, precision, upscale, facts)
+        if precision in BITS:
+            for file in files:
+                write_groups(temporary / file, BITS[precision], group_size)
         precisions = (precision, "fp32" if precision == "bf16" else precision)
         encoder, decoder = (_part(temporary / file, given) for file, given in zip(files, precisions, strict=True))
         shape = model.config.encoder
@@ -169,6 +180,7 @@ def export_model(
             weights_sha256=str(facts["weights_sha256"]),
             licence=licence,
             about=dict(about or {}),
+            group_size=group_size if precision in BITS else None,
             family="sam2" if isinstance(model.config, Sam2Config) else "sam",
             versions={name: metadata.version(name) for name in _LIBRARIES if _installed(name)},
         )

@@ -17,7 +17,7 @@ from students.files import FAMILIES
 
 MANIFEST = "export.json"
 FORMAT = "sampress-export-1"
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "int8", "w8", "w4")
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Of the main files, by format; a runtime chooses by it how to read them."""
 # Side of a frame, or channels: far beyond any SAM, and small enough to be multiplied.
@@ -30,7 +30,7 @@ class Part:
 
     Attributes:
         file: its main file, in the manifest's folder.
-        precision: what it computes in.
+        precision: what it computes in, or stores its weights in.
         bytes: of all its files.
         sha256: of its main file.
     """
@@ -48,7 +48,7 @@ class Manifest:
     Attributes:
         name: the model's.
         to: format of the files: ``onnx``, ``openvino`` or ``torch``.
-        precision: that was requested: ``fp32``, ``bf16`` or ``int8``; that of the image encoder.
+        precision: that was requested: ``fp32``, ``bf16``, ``int8``, ``w8`` or ``w4``; that of the image encoder.
         frame: side of the square input in pixels.
         grid, channels: of the embedding.
         encoder, decoder: the two parts.
@@ -60,6 +60,7 @@ class Manifest:
         difference: the largest relative differences that the check after writing found, by part.
         versions: of the libraries that wrote it.
         pixel_mean, pixel_std: what images are normalised by, RGB in 0..255.
+        group_size: of ``w8`` and ``w4``: inputs of a linear layer that share a scale.
         family: ``sam``, or ``sam2``: three maps, images stretched to the frame, a padding point beside boxes too.
     """
 
@@ -81,6 +82,7 @@ class Manifest:
     pixel_mean: tuple[float, ...] = PIXEL_MEAN
     pixel_std: tuple[float, ...] = PIXEL_STD
     family: str = "sam"
+    group_size: int | None = None
 
     @property
     def maps(self) -> Layout:
@@ -99,6 +101,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     if manifest.family == "sam":
         # It came later, and says something only where it is another.
         del content["family"]
+    if manifest.group_size is None:
+        del content["group_size"]
     write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
 

@@ -203,6 +203,8 @@ REFUSED = [
     ("export checkpoint=sam_pocket out=x precision=fp16", ["precision=fp16", "fp32"]),
     ("export checkpoint=sam_pocket out=x precision=int8", ["precision=int8", "method=ptq"]),
     ("export checkpoint=sam_pocket out=x precision=bf16", ["precision=bf16", "to=openvino"]),
+    ("export checkpoint=sam_pocket out=x precision=w4 to=openvino", ["precision=w4", "to=onnx"]),
+    ("export checkpoint=sam_pocket out=x precision=w4 group_size=48", ["group_size=48", "32, 64, 128"]),
     ("export checkpoint=sam_pocket out=TAKEN", ["out=", "holds other files"]),
     ("evaluate checkpoint=sam_pocket runtime=openvino", ["runtime=openvino", "no exported folder"]),
     ("evaluate checkpoint=FOLDER runtime=tvm", ["runtime=tvm", "onnxruntime or openvino"]),

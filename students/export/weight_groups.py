@@ -1,0 +1,75 @@
+"""Weights alone in 8 or 4 bits: a scale for each group of a linear layer's inputs, as ``MatMulNBits`` computes them.
+
+What is computed stays float32, and so does everything but the weights of linear layers. ONNX Runtime has the operator,
+and OpenVINO reads it.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BITS = {"w8": 8, "w4": 4}
+"""Bits of a weight, by the name of the precision."""
+GROUP_SIZES = (32, 64, 128)
+"""Inputs that share a scale; what both runtimes have."""
+FEWEST_INPUTS = 32
+"""Layers with fewer stay as they are: nothing would be saved, and the positions of prompts are such a product."""
+DOMAIN, OPERATOR = "com.microsoft", "MatMulNBits"
+
+
+def round_weights(weight: Tensor, bits: int, group_size: int) -> Tensor:
+    """A linear layer's weight ``[N, K]``, each group of its inputs on a grid of its own; same shape and dtype.
+
+    The value of largest magnitude takes the lowest code, as in ONNX Runtime's own rounding, which therefore changes
+    nothing more: codes run from ``-2**(bits - 1)`` to ``2**(bits - 1) - 1``.
+
+    Args:
+        bits: 8 or 4.
+        group_size: inputs that share a scale; the last group of an output may have fewer.
+    """
+    outputs, inputs = weight.shape
+    lowest = -(2 ** (bits - 1))
+    # [N, G, group_size]
+    groups = F.pad(weight, (0, -inputs % group_size)).view(outputs, -1, group_size)
+    peak = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    scale = peak / lowest
+    codes = (groups / torch.where(scale == 0, 1, scale)).round().clamp(lowest, -lowest - 1)
+    return (codes * scale).flatten(1)[:, :inputs]
+
+
+@torch.no_grad()
+def round_linear_layers(model: nn.Module, bits: int, group_size: int) -> None:
+    """:func:`round_weights` of all linear layers of at least :data:`FEWEST_INPUTS`, in place."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and layer.in_features >= FEWEST_INPUTS:
+            layer.weight.copy_(round_weights(layer.weight, bits, group_size))
+
+
+def write_groups(path: Path, bits: int, group_size: int) -> None:
+    """Store the rounded weights of an ONNX file's matrix products as codes and scales.
+
+    What lay beside the file for its size has room in it then: the largest SAM takes 0.7 GB in 8 bits.
+    """
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    model = onnx.load(path)
+    small = {tensor.name for tensor in model.graph.initializer if tensor.dims and tensor.dims[0] < FEWEST_INPUTS}
+    left_out = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in small]
+    logger = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
+    level = logger.level
+    # It tells of every node that it leaves alone.
+    logger.setLevel(logging.WARNING)
+    try:
+        quantizer = MatMulNBitsQuantizer(
+            model, bits=bits, block_size=group_size, is_symmetric=True, nodes_to_exclude=left_out
+        )
+        quantizer.process()
+    finally:
+        logger.setLevel(level)
+    for beside in path.parent.glob(f"{path.name}.*"):
+        beside.unlink()
+    onnx.save(quantizer.model.model, path)

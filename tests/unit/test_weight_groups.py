@@ -1,0 +1,140 @@
+"""Weights in groups: the grid by hand, ONNX Runtime's own rounding, and files that were tampered with."""
+
+import pytest
+
+pytest.importorskip("onnx", reason="the extra export is not installed")
+pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from core.errors import InputError
+from students.export.checking import check_onnx
+from students.export.folder import export_model
+from students.export.manifest import read_manifest
+from students.export.segmenter import ExportedSam
+from students.export.weight_groups import round_linear_layers, round_weights, write_groups
+from teachers.weights import load_sam
+
+
+def test_a_grid_by_hand() -> None:
+    weight = torch.tensor([[8.0, -4.0, 1.0, 0.4, -7.0, 3.4], [0.0, 0.0, 0.0, 0.0, 2.0, -2.0]])
+    # Scales -1, 0.875, none and -0.25; the last group has two inputs, and of 2 and -2 the first one is met.
+    expected = torch.tensor([[8.0, -4.0, 1.0, 0.0, -7.0, 3.5], [0.0, 0.0, 0.0, 0.0, 2.0, -1.75]])
+    assert torch.equal(round_weights(weight, 4, 4), expected)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounded_weights_stay(bits: int) -> None:
+    weight = torch.randn(7, 100, generator=torch.Generator().manual_seed(0))
+    once = round_weights(weight, bits, 32)
+    assert torch.equal(round_weights(once, bits, 32), once)
+    # Half a step, or a whole one at the end of the grid that the largest value is not at.
+    step = weight.abs().max() / 2 ** (bits - 1)
+    assert 0 < (once - weight).abs().max() <= step
+
+
+def test_narrow_layers_stay() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(31, 4), torch.nn.Linear(32, 4))
+    before = [layer.weight.clone() for layer in layers]
+    round_linear_layers(layers, 4, 32)
+    assert [torch.equal(layer.weight, old) for layer, old in zip(layers, before, strict=True)] == [True, False]
+
+
+def product(path: Path, weight: torch.Tensor) -> None:
+    """A file of one matrix product, as the exporter writes linear layers."""
+    matrix = numpy_helper.from_array(np.ascontiguousarray(weight.T.numpy()), "weight")
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+        for name, size in (("x", weight.shape[1]), ("y", weight.shape[0]))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["y"], name="product")], "g", values[:1], values[1:], [matrix]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def columns(path: Path, inputs: int) -> torch.Tensor:
+    """The weight that a file multiplies by, ``[N, K]``."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"x": np.eye(inputs, dtype=np.float32)})[0]).T
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_files_hold_what_pytorch_rounds_to(bits: int, group_size: int, tmp_path: Path) -> None:
+    weight = torch.randn(24, 160, generator=torch.Generator().manual_seed(bits))
+    rounded, path = round_weights(weight, bits, group_size), tmp_path / "product.onnx"
+    for given in (weight, rounded):
+        product(path, given)
+        write_groups(path, bits, group_size)
+        check_onnx(path)
+        # ONNX Runtime's own rounding of the float weight, and that of the rounded one, which changes nothing.
+        assert torch.allclose(columns(path, 160), rounded, rtol=0, atol=1e-6)
+    assert {node.op_type for node in onnx.load(path).graph.node} == {"MatMulNBits"}
+
+
+def set_attribute(name: str, value: int) -> Callable[[onnx.ModelProto], None]:
+    """What gives a product's attribute another value."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (attribute,) = [found for found in model.graph.node[0].attribute if found.name == name]
+        attribute.i = value
+
+    return change
+
+
+def rename(model: onnx.ModelProto) -> None:
+    """Another operator of the same domain."""
+    model.graph.node[0].op_type = "QMoE"
+
+
+def lose_scales(model: onnx.ModelProto) -> None:
+    """The scales are computed, and so of any size."""
+    model.graph.node[0].input[2] = "x"
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        *(set_attribute("N", 25), set_attribute("K", 1 << 40), set_attribute("K", -160), set_attribute("bits", 2)),
+        *(set_attribute("block_size", 16), set_attribute("block_size", 0), rename, lose_scales),
+    ],
+)
+def test_products_that_claim_other_sizes_are_refused(tamper: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    path = tmp_path / "product.onnx"
+    product(path, torch.randn(24, 160))
+    write_groups(path, 4, 32)
+    model = onnx.load(path)
+    tamper(model)
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="export it again"):
+        check_onnx(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_whole_model(runtime: str, tmp_path: Path) -> None:
+    pytest.importorskip(runtime, reason="the extra export is not installed")
+    model = load_sam("sam_pocket")
+    sizes = {}
+    for precision in ("fp32", "w8", "w4"):
+        manifest = export_model(model, tmp_path / precision, "onnx", precision, group_size=64)
+        assert (
+            read_manifest(tmp_path / precision).group_size
+            == manifest.group_size
+            == (None if precision == "fp32" else 64)
+        )
+        sizes[precision] = manifest.bytes
+        # Compared with the model whose weights are rounded alike.
+        assert max(manifest.difference.values()) < 1e-5
+    assert sizes["w4"] < sizes["w8"] < 0.45 * sizes["fp32"]
+    image = torch.randn(1, 3, 128, 128)
+    expected = ExportedSam(tmp_path / "w4").encode(image)
+    assert torch.allclose(ExportedSam(tmp_path / "w4", runtime).encode(image), expected, atol=1e-4)
