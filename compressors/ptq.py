@@ -11,13 +11,14 @@ from compressors.distill.state import Progress
 from compressors.method import Compressed, Compressor, RunContext
 from compressors.quantize.calibration import Calibration, answers
 from compressors.quantize.decoder_attention import fold_signs
+from compressors.quantize.mixed_precision import choose_layers
 from compressors.quantize.reconstruction import Reconstruction
 from compressors.quantize.search import Search
 from compressors.settings import PtqSettings
 from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
-from data.batches import ImageBatches
+from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
 from students.quantized.plan import pack, planned_copy
 from students.quantized.scheme import Scheme
@@ -53,7 +54,6 @@ class Ptq(PtqSettings, Compressor):
         # A student may have another model's decoder: see MobileSAM's decoder_of.
         frame = ("side of the frame", "grid")
         model = teacher if self.init is None else context.initial(self.init, teacher, frame).to(context.engine.device)
-        student = planned_copy(model, self.scheme())
         batches = ImageBatches(data, model.input_size, model.config.encoder.grid, context.seed)
         images = [batches(range(i, i + 1)).to(context.engine.device) for i in range(self.images)]
         calibration = Calibration(
@@ -65,16 +65,22 @@ class Ptq(PtqSettings, Compressor):
             self.bias_correction,
             self.pcc,
         )
-        if self.big:
-            of_first = calibration.calls(student, images[:1])[0]
-            with torch.no_grad():
-                fold_signs(student, lambda: answers(student, of_first))
-        exact = copy.deepcopy(student)
-        state = context.folder / "calibration.safetensors"
         key = context.key(replace(self, init=None))
-        errors = calibration.run(student, images, state, key)
+        scheme, about = self.scheme(), {"images": self.images, "metric": self.metric, "order": self.order}
+        if self.budget is not None:
+            # Sensitivity is measured once, with few bits everywhere.
+            few = self._planned(model, scheme, calibration, images)
+            state = context.folder / "sensitivity.safetensors"
+            lines = replace(calibration, sensitivity=True).run(few, images, state, key)
+            losses = {line["layer"]: line["expected_loss"] for line in lines}
+            mixed = choose_layers(model, scheme, losses, self.budget)
+            scheme = replace(scheme, eight_bit_layers=(*scheme.eight_bit_layers, *mixed.chosen))
+            about["mixed_precision"] = mixed.to_dict()
+        student = self._planned(model, scheme, calibration, images)
+        exact = copy.deepcopy(student)
+        errors = calibration.run(student, images, context.folder / "calibration.safetensors", key)
         if distributed.is_main():
-            about = {"images": self.images, "metric": self.metric, "order": self.order, "layers": errors}
+            about["layers"] = errors
             write_text(context.folder / ERRORS, json.dumps(about, indent=1, allow_nan=False) + "\n")
         stages: tuple[Progress, ...] = ()
         if self.reconstruct != "none":
@@ -82,9 +88,18 @@ class Ptq(PtqSettings, Compressor):
             work = [(image.names[0], *call) for image, call in calls]
             stages = (self._reconstruction(context.seed).run(student, exact, work, context.engine, key),)
         pack(student)
-        mixed = "-mixed" if self.eight_bit_layers else ""
-        student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}{mixed}"
+        ending = "-mixed" if scheme.eight_bit_layers else ""
+        student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}{ending}"
         return Compressed(student.eval().requires_grad_(False), stages)
+
+    def _planned(self, model: Sam, scheme: Scheme, calibration: Calibration, images: list[ImageBatch]) -> Sam:
+        """A copy with grids that are not set, its decoder's keys of one mode if these are to be."""
+        student = planned_copy(model, scheme)
+        if self.big:
+            of_first = calibration.calls(student, images[:1])[0]
+            with torch.no_grad():
+                fold_signs(student, lambda: answers(student, of_first))
+        return student
 
     def _reconstruction(self, seed: int) -> Reconstruction:
         return Reconstruction(self.reconstruct, self.learn, self.steps, self.lr, self.batch, self.drop, seed)

@@ -283,6 +283,8 @@ class PtqSettings(Scheme, MethodSettings):
         candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
         images: images to calibrate on.
         prompts: points, and as many boxes, an image.
+        budget: the share of the bit-operations of eight bits everywhere that the model may have: layers that lose
+            most by fewer bits get eight; see :mod:`compressors.quantize.mixed_precision`.
         big: keys of two modes get one sign (PTQ4SAM); see :mod:`compressors.quantize.decoder_attention`.
         pcc: queries and keys of the mask decoder are clipped by where attention looks (SAQ-SAM).
         reconstruct: what learns to answer as in float once grids are found: ``blocks``, ``layers``, or ``none``; see
@@ -306,6 +308,7 @@ class PtqSettings(Scheme, MethodSettings):
     rounds: int = 3
     images: int = 8
     prompts: int = 8
+    budget: float | None = field(default=None, metadata=SINCE)
     big: bool = field(default=False, metadata=SINCE)
     pcc: bool = field(default=False, metadata=SINCE)
     reconstruct: str = field(default="none", metadata=SINCE)
@@ -341,6 +344,13 @@ class PtqSettings(Scheme, MethodSettings):
                     f"method.{name}=true is for products of the mask decoder's attention, which are float here; "
                     f"give method.decoder=quantized method.products=tensor, or method.{name}=false"
                 )
+        if self.budget is not None:
+            if not 0 < self.budget <= 1:
+                raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1")
+            if min(self.weight_bits, self.activation_bits) >= 8:
+                raise InputError("method.budget chooses layers for eight bits; give the others fewer, weight_bits=4")
+            if self.gradient != "fisher":
+                raise InputError(f"method.budget weighs layers by method.gradient=fisher, not by {self.gradient}")
         if not 0 <= self.drop < 1:
             raise InputError(f"method.drop={self.drop} must be at least 0 and below 1")
         if self.gradient == "published" and not self.force_gradient:

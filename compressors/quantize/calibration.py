@@ -15,7 +15,7 @@ from compressors.distill.teacher_outputs import teacher_masks
 from compressors.quantize.decoder_attention import clip_by_focus
 from compressors.quantize.objective import divergence, fisher_loss
 from compressors.quantize.recording import LayerTrace, Recorder, recordable
-from compressors.quantize.search import Search, begin, correct_bias, layer_error, search
+from compressors.quantize.search import Search, begin, correct_bias, expected_loss, layer_error, search
 from core.checkpoint import read_safetensors, write_safetensors
 from core.errors import InputError
 from core.plain_file import parse_json
@@ -43,6 +43,7 @@ class Calibration:
             before it give it that are quantised already, in the order in which the model computes them.
         bias_correction: whether biases take up the mean error of quantised weights.
         pcc: whether queries and keys of the mask decoder are clipped by where attention looks.
+        sensitivity: whether each layer's line also says what the loss is expected to lose by it; needs ``fisher``.
         prompts: points, and as many boxes, an image. They are drawn; no label is read.
         seed: of prompts, drawn parts and drawn masks.
     """
@@ -54,6 +55,7 @@ class Calibration:
     seed: int = 0
     bias_correction: bool = False
     pcc: bool = False
+    sensitivity: bool = False
 
     def run(self, model: Sam, images: Sequence[ImageBatch], state: Path, key: str) -> list[dict[str, Any]]:
         """Find every grid of a planned model, in place, continuing what ``state`` holds.
@@ -88,7 +90,10 @@ class Calibration:
                         clip_by_focus(layer, trace)
                     if self.bias_correction and isinstance(layer, QuantizedLayer):
                         correct_bias(layer, trace)
-                    found.add(path, layer_error(path, layer, trace))
+                    line = layer_error(path, layer, trace)
+                    if self.sensitivity:
+                        line["expected_loss"] = expected_loss(layer, trace)
+                    found.add(path, line)
                 layer.quantizing = self.order == "sequential"
                 show(number + 1, {}, 0.0)
         set_quantizing(model, True)
@@ -107,8 +112,9 @@ class Calibration:
     def _observe(self, model: Sam, calls: Sequence[Call], recorder: Recorder, show: Callable[[int], None]) -> None:
         """What all layers see in the float model, and the gradients where the metric needs them."""
         hessian = self.search.metric == "hessian"
+        fisher = self.gradient == "fisher" and (hessian or self.sensitivity)
         for number, call in enumerate(calls):
-            if hessian and self.gradient == "fisher":
+            if fisher:
                 generator = generator_for(self.seed, "fisher", number)
                 with recorder.on(number, gradients=True):
                     torch.stack([fisher_loss(a, generator) for a in answers(model, call, True)]).sum().backward()

@@ -30,11 +30,13 @@ class TracedCall:
             hold its zero padding, so that it is recomputed without.
         output: what it gave, in float.
         gradient: of the task loss with respect to the output, of its shape; None where no loss was taken.
+        size: values of the whole output.
     """
 
     inputs: tuple[Tensor, ...]
     output: Tensor
     gradient: Tensor | None = None
+    size: int = 0
 
 
 @dataclass
@@ -113,7 +115,8 @@ class Recorder:
         if values:
             product = isinstance(module, QuantizedProduct)
             trace.widen(operands if product else (*operands, output.detach()), by_head=product)
-            trace.records[key] = TracedCall(part.inputs(operands), part.output(output.detach()).float())
+            drawn = part.output(output.detach()).float()
+            trace.records[key] = TracedCall(part.inputs(operands), drawn, size=output.numel())
         if gradients:
             if not output.requires_grad:
                 # The decoder's first layers depend on the prompt alone: nothing before them asks for a gradient.

@@ -316,6 +316,20 @@ def layer_error(path: str, layer: QuantizedLayer | QuantizedProduct, trace: Laye
     return line | {"weight_sqnr_db": weight_sqnr, "output_sqnr_db": decibels(outputs)}
 
 
+def expected_loss(layer: QuantizedLayer | QuantizedProduct, trace: LayerTrace) -> float:
+    """What the task loss is expected to lose by a layer's grids, all calls together: half the squared error, weighed by
+    the squared gradient (the diagonal of the Fisher information where that is of :func:`fisher_loss`).
+
+    Of each call a part was drawn; its mean stands for the whole output.
+    """
+    found = 0.0
+    for record in trace.records.values():
+        if record.gradient is not None:
+            weighed = (_answer(layer, record) - record.output) * record.gradient
+            found += float(weighed.double().square().mean()) * record.size
+    return found / 2
+
+
 def decibels(pairs: list[tuple[Tensor, Tensor]]) -> float | None:
     """Signal to quantisation noise of pairs ``(float, quantised)`` together; None without signal or without noise."""
     signal = sum(float(expected.double().square().sum()) for expected, _ in pairs)

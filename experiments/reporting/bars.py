@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.reporting.charts import line_chart
 from experiments.reporting.columns import count
 
 WORST = 3
@@ -98,4 +99,18 @@ def quantisation_part(quantisation: Mapping[str, Any] | None) -> dict[str, Any] 
     about = f"{len(layers):,} layers on {judged}"
     if quantisation.get("order") == "sequential":
         about += "; layers see what the quantised ones before them give, whose error is in theirs"
-    return {"about": about, "worst": worst, "lines": lines}
+    mixed = quantisation.get("mixed_precision")
+    return {"about": about, "worst": worst, "lines": lines, "mixed": None if mixed is None else _front(mixed)}
+
+
+def _front(mixed: Mapping[str, Any]) -> dict[str, Any]:
+    """What a budget of bit-operations buys, as a chart and a line."""
+    start = (mixed["lowest"] / mixed["highest"], mixed["expected_loss"])
+    points = [start, *((one["bit_operations"] / mixed["highest"], one["expected_loss"]) for one in mixed["front"])]
+    # Without an upgrade the axis would have one place.
+    chart = line_chart({"expected loss": [(100 * share, loss) for share, loss in points]}) if len(points) > 1 else None
+    about = (
+        f"{len(mixed['chosen'])} of {len(mixed['front'])} layers have eight bits, within "
+        f"{100 * mixed['budget']:.4g} % of the bit-operations that eight bits everywhere have"
+    )
+    return {"about": about, "chart": chart and {"title": "loss expected of the other layers", **chart}}

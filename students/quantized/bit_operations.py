@@ -1,6 +1,7 @@
 """What few bits save: multiplications weighed by the bits of their two factors, and what is still done in float."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from core.cost import measure_cost
 from core.protocols import Prompt
 from students.kinds import build_model
 from students.quantized.layers import QuantizedConvolution, QuantizedLayer, QuantizedProduct
-from students.quantized.plan import QUANTISABLE, Plan, apply_plan
+from students.quantized.plan import QUANTISABLE, Plan, apply_plan, set_quantizing
 from teachers.sam import SamConfig
 
 FLOAT_BITS = 32
@@ -33,10 +34,27 @@ class BitOperations:
 
 def count_bit_operations(config: SamConfig, plan: Plan) -> BitOperations:
     """Count from shapes alone."""
+    full, of_layers, bits = _counted(config, plan)
+    products = full - sum(of_layers.values())
+    total = sum(macs * bits[path] for path, macs in of_layers.items()) + products * FLOAT_BITS**2
+    in_float = {path: macs for path, macs in of_layers.items() if bits[path] == FLOAT_BITS**2}
+    return BitOperations(total, {**in_float, "products": products} if products else in_float)
+
+
+def bits_by_layer(config: SamConfig, plan: Plan) -> dict[str, int]:
+    """The bit-operations of each layer that an image and a box go through; ``products`` as :class:`BitOperations`."""
+    full, of_layers, bits = _counted(config, plan)
+    found = {path: macs * bits[path] for path, macs in of_layers.items()}
+    return {**found, "products": (full - sum(of_layers.values())) * FLOAT_BITS**2}
+
+
+def _counted(config: SamConfig, plan: Plan) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Multiply-accumulates of the whole model and of each layer, and the bits of one factor times the other's."""
     with torch.device("meta"):
-        full = measure_cost(build_model(config)).macs_full
         model = build_model(config)
         apply_plan(model, plan)
+    # Codes are not needed to count.
+    set_quantizing(model, False)
     of_layers: dict[str, int] = {}
     bits: dict[str, int] = {}
 
@@ -55,10 +73,14 @@ def count_bit_operations(config: SamConfig, plan: Plan) -> BitOperations:
     with torch.no_grad():
         embedding = model.image_encoder(torch.empty(1, 3, size, size, device="meta"))
         model.decode_frame(embedding, Prompt(boxes_xyxy=torch.empty(1, 4, device="meta")))
-    products = full - sum(of_layers.values())
-    total = sum(macs * bits[path] for path, macs in of_layers.items()) + products * FLOAT_BITS**2
-    in_float = {path: macs for path, macs in of_layers.items() if bits[path] == FLOAT_BITS**2}
-    return BitOperations(total, {**in_float, "products": products} if products else in_float)
+    return _full_macs(config), of_layers, bits
+
+
+@lru_cache(maxsize=16)
+def _full_macs(config: SamConfig) -> int:
+    """Of a shape, whatever its bits."""
+    with torch.device("meta"):
+        return measure_cost(build_model(config)).macs_full
 
 
 def _macs(module: Any, args: tuple[Tensor, ...], output: Tensor) -> int:

@@ -1,0 +1,92 @@
+"""Which layers get eight bits where others have fewer, under a budget of bit-operations.
+
+Sensitivity is measured once: with all layers in few bits, each one's error and the Fisher information of its output say
+what the task loss is expected to lose by it (the second term of the loss's expansion, as HAWQ and BRECQ weigh layers).
+A bit more quarters a squared error, so that what eight bits leave is small beside it, and a layer's gain is that loss.
+Layers are taken in the order of their gain for each bit-operation that eight bits cost more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from core.errors import InputError
+from students.quantized.bit_operations import bits_by_layer
+from students.quantized.plan import make_plan
+from students.quantized.scheme import Scheme
+from teachers.sam import Sam
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """One layer on the front.
+
+    Attributes:
+        layer: its path.
+        bit_operations: of the model, with this layer and all before it in eight bits.
+        expected_loss: what the layers behind it are expected to cost still.
+    """
+
+    layer: str
+    bit_operations: int
+    expected_loss: float
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """What a budget buys.
+
+    Attributes:
+        budget: as given: the share of the bit-operations that eight bits everywhere have.
+        lowest, highest: bit-operations without an upgrade, and with all of them.
+        expected_loss: without an upgrade.
+        front: all layers, the best first.
+        chosen: those that get eight bits, in that order.
+    """
+
+    budget: float
+    lowest: int
+    highest: int
+    expected_loss: float
+    front: tuple[Upgrade, ...]
+    chosen: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def choose_layers(model: Sam, scheme: Scheme, losses: Mapping[str, float], budget: float) -> MixedPrecision:
+    """Spend a budget on the layers that lose most by few bits.
+
+    A layer that no longer fits is passed over for a cheaper one behind it.
+
+    Args:
+        model: in float.
+        scheme: of few bits; what it gives eight bits has them anyway.
+        losses: the expected loss by layer (:func:`compressors.quantize.search.expected_loss`).
+        budget: share of the bit-operations that eight bits everywhere have.
+
+    Raises:
+        InputError: few bits everywhere need more than that.
+    """
+    few = bits_by_layer(model.config, make_plan(model, scheme))
+    eight = bits_by_layer(model.config, make_plan(model, replace(scheme, eight_bit_layers=("*",))))
+    lowest, highest = (sum(each.values()) for each in (few, eight))
+    if lowest > budget * highest:
+        raise InputError(
+            f"method.budget={budget}: without a layer in eight bits the model has {lowest / highest:.3f} of the "
+            "bit-operations that it has with eight everywhere; give more than that"
+        )
+    cost = {path: eight[path] - few[path] for path in losses if eight.get(path, 0) > few.get(path, 0)}
+    order = sorted(cost, key=lambda path: (-losses[path] / cost[path], path))
+    front, spent, left = [], lowest, sum(losses.values())
+    for path in order:
+        spent, left = spent + cost[path], left - losses[path]
+        front.append(Upgrade(path, spent, max(left, 0.0)))
+    chosen, spent = [], lowest
+    for path in order:
+        if spent + cost[path] <= budget * highest:
+            chosen.append(path)
+            spent += cost[path]
+    return MixedPrecision(budget, lowest, highest, sum(losses.values()), tuple(front), tuple(chosen))

@@ -1,0 +1,113 @@
+"""Layers that get eight bits under a budget: by hand, by their order, and in a model from end to end."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from compressors.quantize import mixed_precision
+from compressors.quantize.mixed_precision import choose_layers
+from compressors.quantize.objective import fisher_loss
+from compressors.quantize.recording import LayerTrace, TracedCall
+from compressors.quantize.search import expected_loss
+from compressors.settings import PtqSettings
+from core.errors import InputError
+from students.quantized.bit_operations import bits_by_layer, count_bit_operations
+from students.quantized.plan import make_plan, planned_copy
+from students.quantized.scheme import Scheme
+from teachers.mask_decoder import Decoded
+from tests.unit.tiny import tiny_sam
+
+FOUR = Scheme(weight_bits=4, activation_bits=4)
+
+
+def fixed(monkeypatch: pytest.MonkeyPatch, few: dict[str, int]) -> None:
+    """Bit-operations of layers, four times as many in eight bits."""
+
+    def counted(config: object, plan: object) -> dict[str, int]:
+        return few if plan == "few" else {path: 4 * bits for path, bits in few.items()}
+
+    monkeypatch.setattr(mixed_precision, "bits_by_layer", counted)
+    monkeypatch.setattr(
+        mixed_precision, "make_plan", lambda model, scheme: "eight" if scheme.eight_bit_layers else "few"
+    )
+
+
+def test_layers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each layer costs three times its bit-operations more; gains for each: 1, 1/30, 1/3, 0.
+    fixed(monkeypatch, {"a": 1, "b": 10, "c": 3, "d": 2})
+    losses = {"a": 3.0, "b": 1.0, "c": 3.0, "d": 0.0}
+    # 64 in all with eight bits, 16 without. A budget of 34 has room for a (3) and c (9), not for b (30), but for d (6).
+    found = choose_layers(tiny_sam(), FOUR, losses, 34 / 64)
+    assert (found.lowest, found.highest, found.expected_loss) == (16, 64, 7.0)
+    assert [(one.layer, one.bit_operations, one.expected_loss) for one in found.front] == [
+        ("a", 19, 4.0),
+        ("c", 28, 1.0),
+        ("b", 58, 0.0),
+        ("d", 64, 0.0),
+    ]
+    assert found.chosen == ("a", "c", "d")
+    assert choose_layers(tiny_sam(), FOUR, losses, 1.0).chosen == ("a", "c", "b", "d")
+    assert choose_layers(tiny_sam(), FOUR, losses, 16 / 64).chosen == ()
+    with pytest.raises(InputError, match=r"method\.budget=0\.2: without .* has 0\.250 of the bit-operations"):
+        choose_layers(tiny_sam(), FOUR, losses, 0.2)
+
+
+def test_a_budget_is_kept_and_more_buys_more() -> None:
+    model = tiny_sam()
+    plan = make_plan(model, FOUR)
+    paths = [*plan.layers, *(f"{path}.{name}" for path in plan.products for name in ("scores", "mixing"))]
+    losses = {path: float(number % 7 + 1) for number, path in enumerate(paths)}
+    eight = sum(bits_by_layer(model.config, make_plan(model, Scheme())).values())
+    expected = []
+    for budget in (0.5, 0.7, 1.0):
+        found = choose_layers(model, FOUR, losses, budget)
+        upgraded = dataclasses.replace(FOUR, eight_bit_layers=found.chosen)
+        total = count_bit_operations(model.config, make_plan(model, upgraded)).total
+        assert found.lowest <= total <= budget * eight
+        expected.append(sum(losses[path] for path in paths if path not in found.chosen))
+    assert expected == sorted(expected, reverse=True) and expected[0] > expected[-1]
+    # Layers of the prompt's mask, and no other, are not counted for a box.
+    counted = bits_by_layer(model.config, plan)
+    assert set(paths) - set(found.chosen) == {path for path in paths if path not in counted}
+
+
+def test_the_expected_loss_by_hand() -> None:
+    copied = planned_copy(tiny_sam(), FOUR)
+    layer = copied.get_submodule("image_encoder.blocks.0.mlp.lin1")
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.zero_()
+    layer.weight_quantizer.set_range(torch.zeros(layer.shape[0], 1), torch.ones(layer.shape[0], 1))
+    layer.input_quantizer.set_range(torch.tensor(-1.0), torch.tensor(1.0))
+    inputs, output = torch.zeros(2, layer.shape[1]), torch.ones(2, layer.shape[0])
+    # It answers 0 in place of 1 wherever it is looked at; the gradient is 3; a sixth of the output was drawn.
+    record = TracedCall((inputs,), output, torch.full_like(output, 3.0), size=6 * output.numel())
+    unseen = TracedCall((inputs,), output, None, size=output.numel())
+    assert expected_loss(layer, LayerTrace({(0, 0): record, (0, 1): unseen})) == pytest.approx(
+        0.5 * 9 * 6 * output.numel()
+    )
+
+
+def test_the_fisher_information_is_the_losses_curvature() -> None:
+    # Of a pixel with logit z the information is p (1 - p), which is what the divergence bends by there. Pixels weigh so
+    # that the squares of a mask add up to the mean.
+    logits = torch.full((1, 1, 256, 256), 0.7, requires_grad=True)
+    answer = Decoded(logits, torch.full((1, 1), 0.5), torch.zeros(1, 2, 4))
+    (gradient,) = torch.autograd.grad(fisher_loss(answer, torch.Generator().manual_seed(0)), logits)
+    probability = torch.tensor(0.7).sigmoid().item()
+    assert float(gradient.square().sum()) == pytest.approx(probability * (1 - probability), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"budget": 0.0, "weight_bits": 4}, "budget=0.0 is a share"),
+        ({"budget": 1.5, "weight_bits": 4}, "budget=1.5 is a share"),
+        ({"budget": 0.5}, "give the others fewer"),
+        ({"budget": 0.5, "weight_bits": 4, "gradient": "perturbed"}, "not by perturbed"),
+    ],
+)
+def test_what_a_budget_needs(settings: dict[str, float | str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        PtqSettings(**settings)  # type: ignore[arg-type]
