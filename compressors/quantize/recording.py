@@ -115,15 +115,17 @@ class Recorder:
         if values:
             product = isinstance(module, QuantizedProduct)
             trace.widen(operands if product else (*operands, output.detach()), by_head=product)
-            drawn = part.output(output.detach()).float()
-            trace.records[key] = TracedCall(part.inputs(operands), drawn, size=output.numel())
+            # Copies: residual sums and activations of many backbones change a layer's output, or its input, in place.
+            inputs = tuple(x.clone() for x in part.inputs(operands))
+            drawn = part.output(output.detach()).float().clone()
+            trace.records[key] = TracedCall(inputs, drawn, size=output.numel())
         if gradients:
             if not output.requires_grad:
                 # The decoder's first layers depend on the prompt alone: nothing before them asks for a gradient.
                 output.requires_grad_()
 
             def keep_gradient(gradient: Tensor) -> None:
-                trace.records[key].gradient = part.output(gradient.detach()).float()
+                trace.records[key].gradient = part.output(gradient.detach()).float().clone()
 
             output.register_hook(keep_gradient)
 

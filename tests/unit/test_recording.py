@@ -1,0 +1,60 @@
+"""What is recorded of a layer is what it computed, whatever the model does with its output afterwards."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from compressors.quantize.calibration import answers
+from compressors.quantize.recording import Recorder, recordable
+from compressors.quantize.search import computed
+from core.protocols import Prompt
+from students.quantized.layers import QuantizedProduct
+from students.quantized.plan import planned_copy
+from students.quantized.scheme import Scheme
+from students.student import Student
+from teachers.sam import Sam
+from tests.unit.test_sam2_students import tiny_sam2
+from tests.unit.tiny import TinyStudent, tiny_sam
+
+
+def with_encoder(student: Student) -> Sam:
+    """A tiny SAM with the student's encoder, its normalisations not at their initial values."""
+    teacher = tiny_sam()
+    model = teacher.with_encoder(student.make(teacher.config, 0).eval(), "student").requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in model.image_encoder.named_parameters():
+        if tensor.ndim == 1:
+            tensor.uniform_(0.5 if name.endswith("weight") else -0.5, 1.5, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tiny_sam, tiny_sam2, lambda: with_encoder(TinyStudent()), lambda: with_encoder(Student("timm", "resnet18"))],
+    ids=["vit", "hiera", "tiny_vit", "resnet"],
+)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_records_are_what_layers_compute(make: Callable[[], Sam], gradients: bool) -> None:
+    model = planned_copy(make(), Scheme())
+    layers = recordable(model)
+    recorder = Recorder(layers, 0)
+    points = Prompt.foreground(torch.tensor([[[20.0, 30.0]]]))
+    boxes = Prompt(boxes_xyxy=torch.tensor([[5.0, 6.0, 40.0, 50.0]]))
+    call = torch.randn(1, 3, model.input_size, model.input_size), (points, boxes)
+    with torch.set_grad_enabled(gradients), recorder.on(0, gradients=gradients):
+        found = answers(model, call, gradients)
+        if gradients:
+            torch.stack([answer.logits.sum() + answer.iou_pred.sum() for answer in found]).sum().backward()
+    compared = 0
+    for path, layer in layers.items():
+        for record in recorder.traces[path].records.values():
+            if isinstance(layer, QuantizedProduct):
+                expected = record.inputs[0] @ record.inputs[1]
+            else:
+                assert layer.weight is not None
+                expected = computed(layer, record.inputs[0], layer.weight)
+            torch.testing.assert_close(record.output, expected, rtol=1e-4, atol=1e-4, msg=path)
+            assert not gradients or record.gradient is None or record.gradient.shape == record.output.shape
+            compared += 1
+    assert compared >= len(layers) // 2
