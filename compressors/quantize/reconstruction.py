@@ -204,10 +204,18 @@ class _Work:
         """The image's name, arguments and outputs of all calls of a unit."""
         found: list[tuple[str, tuple[Any, ...], tuple[Tensor, ...]]] = []
         of_encoder, kept = path.startswith("image_encoder"), self._embeddings.setdefault(id(model), [])
+        unit, given = model.get_submodule(path), list[tuple[Any, ...]]()
+
+        # Copies: residual sums and activations of many backbones change tensors in place.
+        def before(_: Any, args: tuple[Any, ...]) -> None:
+            given.append(tuple(x.clone() if isinstance(x, Tensor) else x for x in args))
+
         for number, (name, image, prompts) in enumerate(self.calls):
-            hook = model.get_submodule(path).register_forward_hook(
-                lambda _, args, output, name=name: found.append((name, args, _tensors(output)))
-            )
+
+            def after(_: Any, args: tuple[Any, ...], output: Any, name: str = name) -> None:
+                found.append((name, given.pop(), tuple(tensor.clone() for tensor in _tensors(output))))
+
+            hooks = unit.register_forward_pre_hook(before), unit.register_forward_hook(after)
             try:
                 if of_encoder:
                     model.encode(image)
@@ -218,7 +226,8 @@ class _Work:
                 for prompt in prompts:
                     model.decode_frame(kept[number], prompt)
             finally:
-                hook.remove()
+                for hook in hooks:
+                    hook.remove()
         return found
 
     def loss(self, batch: UnitCalls, step: int) -> dict[str, Tensor]:

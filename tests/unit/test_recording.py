@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from compressors.quantize.calibration import answers
+from compressors.quantize.reconstruction import Reconstruction, _tensors, _Work
 from compressors.quantize.recording import Recorder, recordable
 from compressors.quantize.search import computed
 from core.protocols import Prompt
@@ -58,3 +59,20 @@ def test_records_are_what_layers_compute(make: Callable[[], Sam], gradients: boo
             assert not gradients or record.gradient is None or record.gradient.shape == record.output.shape
             compared += 1
     assert compared >= len(layers) // 2
+
+
+@pytest.mark.parametrize("units", ["layers", "blocks"])
+@pytest.mark.parametrize("student", [TinyStudent(), Student("timm", "resnet18")], ids=["tiny_vit", "resnet"])
+def test_what_reconstruction_sees_is_what_units_compute(units: str, student: Student) -> None:
+    exact = planned_copy(with_encoder(student), Scheme())
+    prompt = Prompt.foreground(torch.tensor([[[20.0, 30.0]]]))
+    image = torch.randn(1, 3, exact.input_size, exact.input_size)
+    work = _Work(Reconstruction(units, "both", 1, 1e-2, 1, 0.5, 0), exact, exact, [("one", image, (prompt, prompt))])
+    assert len(work.units) > 8
+    for path in work.units:
+        for _, args, outputs in work._observed(exact, path):
+            given = [x.clone() if isinstance(x, torch.Tensor) else x for x in args]
+            with torch.no_grad():
+                found = _tensors(exact.get_submodule(path)(*given))
+            for one, other in zip(found, outputs, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=path)
