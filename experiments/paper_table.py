@@ -196,7 +196,10 @@ class Ordering:
     @property
     def line(self) -> str:
         """Of a Markdown table."""
-        figures = [f"**{_interval(self.nearest)}**", "-" if self.other is None else _interval(self.other)]
+        figures = [
+            f"**{interval_in_points(self.nearest)}**",
+            "-" if self.other is None else interval_in_points(self.other),
+        ]
         if self.better.judged != next(iter(_PROMPTS)):
             figures.reverse()
         claim = "published" if self.better.claimed else "here alone"
@@ -260,7 +263,8 @@ def difference(
     return seed_difference(*([getattr(row, column) for row in rows] for rows in sides))
 
 
-def _interval(found: SeedDifference) -> str:
+def interval_in_points(found: SeedDifference) -> str:
+    """A difference and its interval, times 100; marked where images were not drawn again."""
     values = (100 * value for value in (found.difference, found.low, found.high))
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values) + ("" if found.over_images else "†")
 

@@ -11,6 +11,7 @@ from core.checkpoint import write_text
 from core.provenance import ROOT
 from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
+from experiments.families import differences_table
 from experiments.paper_table import presets, rows_of_runs, table
 from experiments.papers import paper_index, papers
 from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
@@ -160,6 +161,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     own: dict[str, Callable[[], str]] = {
         "pocket": lambda: quality_table(committed_rows("shapes")),
         "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
+        "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),
         "cost": cost_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),

@@ -1,0 +1,107 @@
+"""What carries over from SAM to SAM 2: differences between methods of each family, with intervals, from rows."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from core.result import ResultRow
+from evaluation.paired_seeds import ImageScores, SeedDifference, seed_difference
+from experiments.paper_table import difference, interval_in_points
+from experiments.reporting.columns import POCKET, POCKET_2
+from experiments.reporting.text_tables import plain_table
+from experiments.result_file import BY_IMAGE, read_result
+
+Model = tuple[str, float | None]
+"""Method and ratio."""
+PAIRS: tuple[tuple[Model, Model], ...] = (
+    (("slimsam", 0.5), ("slimsam", 0.77)),
+    (("slimsam", 0.77), ("mobilesam", None)),
+    (("slimsam", 0.77), ("tinysam", None)),
+    (("tinysam", None), ("mobilesam", None)),
+)
+MODELS: tuple[Model, ...] = (("slimsam", 0.5), ("slimsam", 0.77), ("mobilesam", None), ("tinysam", None))
+COLUMNS = ("miou", "miou_point")
+Rows = dict[tuple[str, Model], list[ResultRow]]
+_NONE = "-"
+_PROMPTS = ("box", "one point")
+
+
+def differences_table(rows: pd.DataFrame) -> str:
+    """Two tables as Markdown: between methods within each family, and what each loses, SAM 2 less SAM.
+
+    Empty as long as SAM 2 has no student here.
+
+    Args:
+        rows: committed records, each with the path of its file.
+    """
+    students, teachers, scores = _read(rows)
+    if not any(teacher == POCKET_2 for teacher, _ in students):
+        return ""
+
+    def between(teacher: str, first: Model, second: Model, column: str) -> str:
+        sides = students.get((teacher, first), []), students.get((teacher, second), [])
+        return _shown(difference(*sides, column, scores))
+
+    def lost(model: Model, column: str) -> str:
+        """Student less teacher on SAM 2, less the same on SAM, over the seeds that both have."""
+        by_seed = []
+        for teacher in (POCKET_2, POCKET):
+            of_teacher = getattr(teachers[teacher], column)
+            found = students.get((teacher, model), [])
+            by_seed.append({row.seed: getattr(row, column) - of_teacher for row in found})
+        shared = sorted(by_seed[0].keys() & by_seed[1].keys(), key=str)
+        if len(shared) < 2:
+            return _NONE
+        return _shown(seed_difference(*([values[seed] for seed in shared] for values in by_seed)))
+
+    named = [*((_label(a), _label(b), a, b) for a, b in PAIRS)]
+    named += [(f"{_label(model)}, W8A8", "float", _quantised(model), model) for model in MODELS]
+    header = ["first less second, points", *(f"{name}, {prompt}" for name in ("SAM", "SAM 2") for prompt in _PROMPTS)]
+    lines = [
+        [f"{one} - {other}", *(between(teacher, a, b, c) for teacher in (POCKET, POCKET_2) for c in COLUMNS)]
+        for one, other, a, b in named
+    ]
+    losses = [[_label(model), *(lost(model, column) for column in COLUMNS)] for model in MODELS]
+    return (
+        "Over the same seeds, with 95 % intervals: seeds and images drawn again, or, marked †, Student's t over seeds, "
+        f"where files have no scores image by image; {_NONE}: fewer than two seeds have both.\n\n"
+        + plain_table(header, lines)
+        + "\n\nWhat is lost to the teacher, SAM 2 less SAM (above 0: less is lost on SAM 2):\n\n"
+        + plain_table(["model", *_PROMPTS], losses)
+    )
+
+
+def _label(model: Model) -> str:
+    method, ratio = model
+    return method if ratio is None else f"{method} {ratio:g}"
+
+
+def _quantised(model: Model) -> Model:
+    return f"{model[0]}+ptq", model[1]
+
+
+def _shown(found: SeedDifference | None) -> str:
+    return _NONE if found is None else interval_in_points(found)
+
+
+def _read(rows: pd.DataFrame) -> tuple[Rows, dict[str, ResultRow], dict[str, ImageScores]]:
+    """Students by teacher and model, the smallest where a method has several; the teachers; scores image by image."""
+    students: Rows = {}
+    teachers: dict[str, ResultRow] = {}
+    scores: dict[str, ImageScores] = {}
+    for path in sorted(set(rows["path"])):
+        found, about = read_result(path)
+        of_image = ImageScores.from_dict(about.get(BY_IMAGE))
+        for row in found:
+            if row.method == "teacher":
+                teachers[str(row.teacher)] = row
+            elif row.student is not None and row.weight_bits in (None, 8):
+                students.setdefault((str(row.teacher), (row.method, row.ratio)), []).append(row)
+                if of_image is not None and row.run_id is not None:
+                    scores[row.run_id] = of_image
+    return {key: _smallest(found) for key, found in students.items()}, teachers, scores
+
+
+def _smallest(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    least = min(row.parameters or 0 for row in rows)
+    return [row for row in rows if row.parameters == least]
