@@ -167,6 +167,10 @@ const plot = (() => {
       const heights = [...points.flatMap(({ item, y }) => [y - (item.figures[`${state.score}_spread`] ?? 0), y + (item.figures[`${state.score}_spread`] ?? 0)]),
                        ...lines.map(({ value }) => value)];
       const [low, high] = [Math.min(...heights), Math.max(...heights)], above = Math.max(0.09 * (high - low), 0.005);
+      // The words of a line stand at its other end, and below it, where another line runs through the place above.
+      const close = 0.06 * (high - low + 2.4 * above);
+      const crowded = (value) => lines.some((other) => other.value > value && other.value - value < close);
+      const end = (value) => (crowded(value) ? { x: 0.996, xanchor: "right", yanchor: "top" } : { x: 0.004, xanchor: "left", yanchor: "bottom" });
       const across = Math.max(place.clientWidth - (narrow ? 60 : 260), 200);
       const onScreen = (x) => across * (Math.log10(x) - range[0]) / (range[1] - range[0]);
       const small = points.length > 400;
@@ -182,7 +186,7 @@ const plot = (() => {
         legend: narrow ? { orientation: "h", y: -0.2, yanchor: "top", x: 0, font: { size: 11 } } : { x: 1.01, y: 1, font: { size: 12 } },
         hoverlabel: { bgcolor: ground, bordercolor: quiet, font: { color: ink, size: 13 }, align: "left" },
         shapes: lines.map(({ value, dash }) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, layer: "below", line: { color: quiet, width: 1.2, dash } })),
-        annotations: lines.map(({ item, value }) => ({ xref: "paper", x: 0.004, y: value, yanchor: "bottom", xanchor: "left", showarrow: false,
+        annotations: lines.map(({ item, value }) => ({ xref: "paper", y: value, ...end(value), showarrow: false,
           text: `${format.escaped(item.model)} ${format.share(value)}`, font: { size: 11, color: quiet } })),
       }, { responsive: true, displaylogo: false, displayModeBar: false });
       place.removeAllListeners?.("plotly_click");
