@@ -159,9 +159,8 @@ def _measures(found: ChosenSegmenter, runs: int) -> tuple[Callable[[], dict[str,
 
         return lambda: cost, measured
     assert isinstance(model, Sam)
-    return partial(
-        cost_columns, model
-    ), lambda: cost_columns(model) | latency_columns(model, runs, found.device, found.precision)
+    costs = partial(cost_columns, model)
+    return costs, lambda: costs() | latency_columns(model, runs, found.device, found.precision)
 
 
 def _about(about: dict[str, Any]) -> dict[str, Any]:
