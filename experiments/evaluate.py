@@ -42,7 +42,7 @@ from evaluation.records import (
 from evaluation.scorer import Scored, Scorer
 from experiments.config.groups import EvaluationConfig
 from experiments.config.schema import EvaluateConfig
-from experiments.evaluated_model import EvaluatedModel, find_evaluated_model
+from experiments.model_columns import about_columns, cost_columns, latency_columns
 from experiments.recorded_evaluation import FOLDER
 from experiments.reporting.run_report import print_comparison, print_protocols
 from experiments.result_file import NAME, write_result
@@ -51,11 +51,11 @@ from experiments.runs.checkpoints import find_model
 from experiments.runs.data_content import data_content
 from experiments.runs.folder import lock_run_dir, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
+from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter
 from experiments.scoring import (
     BOX_POINT,
     EvaluationSet,
     columns,
-    point_column,
     require_instances,
     require_points,
     require_records,
@@ -82,7 +82,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         require_points(data, indices)
     detections = _detections(settings, data, protocols)
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
-    evaluated = find_evaluated_model(settings)
+    evaluated = chosen_segmenter(settings, evaluation.precision)
     if distributed.is_main():
         terminal(stderr=True).print(evaluated.description, soft_wrap=True)
     distributed.init(evaluated.device)
@@ -225,7 +225,7 @@ def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequen
     return found
 
 
-def _reference(evaluation: EvaluationConfig, evaluated: EvaluatedModel) -> Segmenter | None:
+def _reference(evaluation: EvaluationConfig, evaluated: ChosenSegmenter) -> Segmenter | None:
     if evaluation.reference is None:
         return None
     model = find_model(evaluation.reference).model.to(evaluated.device)
@@ -244,7 +244,7 @@ def _reference(evaluation: EvaluationConfig, evaluated: EvaluatedModel) -> Segme
 
 def _key(
     evaluation: EvaluationConfig,
-    evaluated: EvaluatedModel,
+    evaluated: ChosenSegmenter,
     data: ImageData,
     protocols: Sequence[ScoringProtocol],
     hashes: Mapping[str, str | None],
@@ -271,31 +271,26 @@ def _key(
 
 def _rows(
     settings: EvaluateConfig,
-    evaluated: EvaluatedModel,
+    evaluated: ChosenSegmenter,
     evaluation_set: EvaluationSet,
     protocols: Sequence[ScoringProtocol],
     scored: Scored,
     hashes: Mapping[str, str | None],
     truth: GroundTruth | None,
 ) -> list[ResultRow]:
-    shared: dict[str, Any] = {
-        **evaluated.columns,
-        "status": "evaluated",
-        "git_sha": provenance.git_sha(),
-        **evaluated.measured(),
-    }
-    skipped = {reason: count for reason, count in scored.skipped.items() if count}
-    if settings.evaluation.protocols:
-        evaluation = settings.evaluation
+    evaluation, model = settings.evaluation, evaluated.model
+    shared = about_columns(evaluated) | {"status": "evaluated", "git_sha": provenance.git_sha()} | cost_columns(model)
+    shared |= latency_columns(model, evaluation.latency_runs, evaluated.device, evaluated.precision)
+    if evaluation.protocols:
         return [
             ResultRow(**shared, **protocol_columns(p, scored, evaluation_set, evaluation, hashes, truth))
             for p in protocols
         ]
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
-    found = {**columns(box, evaluation_set), **point_column(point), "skipped": skipped}
-    row = ResultRow(**shared, **found)
+    skipped = {"skipped": {reason: count for reason, count in scored.skipped.items() if count}}
+    row = ResultRow(**shared, **columns(box, point, evaluation_set) | skipped)
     fillings = [
-        ResultRow(method=name, status="evaluated", git_sha=row.git_sha, **{**filled, "skipped": skipped})
+        ResultRow(method=name, status="evaluated", git_sha=row.git_sha, **filled | skipped)
         for name, filled in score_fillings(evaluation_set).items()
     ]
     return [row, *fillings]
@@ -303,7 +298,6 @@ def _rows(
 
 ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")
 """Reasons for leaving something out that concern average precision."""
-SIZES = ("miou", "miou_small", "miou_medium", "miou_large")
 AVERAGE_PRECISIONS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent")
 RECALLS = {"coco": "ar100", "lvis": "ar300"}
 """Recall with all detections that count, by style."""
@@ -359,7 +353,7 @@ def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> di
     found: dict[str, Any] = {"instances": len(records), "images": len({record.image_id for record in records})}
     metrics = mean_iou(records, protocol.bounds, protocol.average)
     low, high = bootstrap_interval(records, average=protocol.average)
-    found |= {name: metrics[name].value for name in SIZES if name in metrics}
+    found |= {name: metric.value for name, metric in metrics.items()}
     return found | grouped_mean_iou(records) | {"miou_low": low, "miou_high": high}
 
 

@@ -1,7 +1,7 @@
 """One model on one data set: both prompts of the protocol, with a bar on standard error."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.progress import counted
-from core.protocols import Metric, Segmenter, device_of
+from core.protocols import Segmenter, device_of
 from data.annotated_images import AnnotatedImages
 from data.content import ReadFromFiles
 from data.exclusions import NO_ANNOTATIONS
@@ -143,7 +143,7 @@ def score_model(
         scored = scorer.score(evaluation_set.data, evaluation_set.indices, partial=partial, on_image=done)
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
     by_image = ImageScores.of({"miou": box, "miou_point": point})
-    return columns(box, evaluation_set) | point_column(point), by_image.to_dict()
+    return columns(box, point, evaluation_set), by_image.to_dict()
 
 
 def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callable[[Segmenter], float]:
@@ -176,36 +176,29 @@ def score_fillings(evaluation_set: EvaluationSet) -> dict[str, dict[str, Any]]:
     """The same columns for each baseline; none of them answers to a point."""
     with counted("scoring filled boxes and ellipses", len(evaluation_set.indices)) as done:
         records = score_baselines(evaluation_set.data, indices=evaluation_set.indices, on_image=done)
-    return {name: columns(of_baseline, evaluation_set) for name, of_baseline in records.items()}
+    return {name: columns(of_baseline, (), evaluation_set) for name, of_baseline in records.items()}
 
 
-def point_column(records: Sequence[InstanceRecord]) -> dict[str, Any]:
-    """Records of one point each as a column."""
-    return {"miou_point": _value(mean_iou(records), "miou")}
-
-
-def columns(records: Sequence[InstanceRecord], evaluation_set: EvaluationSet) -> dict[str, Any]:
-    """Records of box prompts as columns.
+def columns(
+    box: Sequence[InstanceRecord], point: Sequence[InstanceRecord], evaluation_set: EvaluationSet
+) -> dict[str, Any]:
+    """Records of box prompts, and of one point each, as columns.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none of boxes.
     """
-    require_records(records, evaluation_set.data)
-    metrics = mean_iou(records)
-    names = ("miou", "miou_small", "miou_medium", "miou_large")
+    require_records(box, evaluation_set.data)
+    metrics, of_points = mean_iou(box), mean_iou(point)
     overall = metrics["miou"]
     return {
         "data": evaluation_set.name,
         "protocol": evaluation_set.protocol,
         "axes": None if evaluation_set.data_sha256 is None else {"data_sha256": evaluation_set.data_sha256},
-        **{name: _value(metrics, name) for name in names},
-        "instances": len(records),
-        "images": len({record.image_id for record in records}),
+        **{name: metric.value for name, metric in metrics.items()},
+        "miou_point": of_points["miou"].value if of_points else None,
+        "instances": len(box),
+        "images": len({record.image_id for record in box}),
         "miou_low": overall.low,
         "miou_high": overall.high,
         "skipped": {reason: count for reason, count in evaluation_set.data.skipped.items() if count},
     }
-
-
-def _value(metrics: Mapping[str, Metric], name: str) -> float | None:
-    return metrics[name].value if name in metrics else None

@@ -13,7 +13,7 @@ from core.terminal import terminal
 from experiments.config.files import nearest
 from experiments.config.schema import CostConfig
 from experiments.config.targets import build_method
-from experiments.evaluated_model import cost_of_shape
+from experiments.model_columns import cost_of_shape
 from experiments.reporting.run_report import print_comparison
 from experiments.runs.identity import method_name
 from experiments.runs.job import task_overrides

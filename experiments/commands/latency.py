@@ -19,15 +19,15 @@ from core.protocols import Segmenter
 from core.result import ResultRow
 from core.terminal import terminal
 from evaluation.latency import device_name
-from experiments.config.groups import EvaluationConfig
-from experiments.config.schema import EvaluateConfig, LatencyConfig
-from experiments.evaluated_model import compared_latencies, cost_of_shape, find_evaluated_model
+from experiments.config.schema import LatencyConfig, SegmenterConfig
+from experiments.model_columns import about_columns, compared_latencies, cost_columns, cost_of_shape
 from experiments.out_place import check_out, writing_to
 from experiments.reporting.columns import COLUMNS
 from experiments.reporting.models import COMPARISONS, model_label
 from experiments.reporting.results import committed_files
 from experiments.result_file import read_result, write_result
 from experiments.runs.build import build_device, check_precision
+from experiments.runs.segmenters import chosen_segmenter
 from students.encoder_shapes import SIZES
 from students.kinds import build_model
 from students.pruned_vit import pruned_shape
@@ -98,9 +98,8 @@ def _names(checkpoints: str) -> list[str]:
 
 
 def _named(name: str, settings: LatencyConfig) -> _Model:
-    evaluation = EvaluationConfig(precision=settings.precision)
-    found = find_evaluated_model(EvaluateConfig(checkpoint=name, engine=settings.engine, evaluation=evaluation))
-    return _Model(found.model, found.columns | found.cost())
+    found = chosen_segmenter(SegmenterConfig(checkpoint=name, engine=settings.engine), settings.precision)
+    return _Model(found.model, about_columns(found) | cost_columns(found.model))
 
 
 def _committed(known: Sequence[_Model], device: torch.device) -> Iterator[_Model]:

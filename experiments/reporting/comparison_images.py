@@ -17,13 +17,13 @@ from evaluation.latency import PRECISIONS
 from evaluation.protocols import ScoringProtocol
 from evaluation.scorer import Scorer
 from experiments.config.groups import DATA, EvaluationConfig
-from experiments.config.schema import CompareConfig, EvaluateConfig
+from experiments.config.schema import CompareConfig, SegmenterConfig
 from experiments.evaluate import chosen_protocols
-from experiments.evaluated_model import EvaluatedModel, find_evaluated_model
 from experiments.recorded_evaluation import RecordedEvaluation
 from experiments.reporting.mask_images import border_of, grid, overlaid, save
 from experiments.runs.build import build_data
 from experiments.runs.data_content import data_content
+from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter
 
 WORST, BEST = "worst.png", "best.png"
 MARGIN = 0.5
@@ -117,18 +117,12 @@ def _data(evaluation: RecordedEvaluation, protocol: ScoringProtocol, root: str |
     return build_data(dataclasses.replace(schema, **{key: value for key, value in given.items() if key in known}))
 
 
-def _model(evaluation: RecordedEvaluation, settings: CompareConfig) -> EvaluatedModel:
+def _model(evaluation: RecordedEvaluation, settings: CompareConfig) -> ChosenSegmenter:
     checkpoint = evaluation.setting("checkpoint")
     if not isinstance(checkpoint, str):
         raise NotDrawn(f"{evaluation.folder}: result.json names no checkpoint")
-    precision = evaluation.setting("evaluation", "precision") or "float32"
-    again = EvaluateConfig(
-        checkpoint=checkpoint,
-        runtime=evaluation.setting("runtime"),
-        engine=settings.engine,
-        evaluation=EvaluationConfig(precision=precision),
-    )
-    return find_evaluated_model(again)
+    again = SegmenterConfig(checkpoint=checkpoint, runtime=evaluation.setting("runtime"), engine=settings.engine)
+    return chosen_segmenter(again, evaluation.setting("evaluation", "precision") or "float32")
 
 
 def _samples(
@@ -148,7 +142,7 @@ def _samples(
 def _drawn(
     pair: InstancePair,
     sample: ImageSample,
-    models: Sequence[EvaluatedModel],
+    models: Sequence[ChosenSegmenter],
     protocols: Sequence[ScoringProtocol],
     sides: Sequence[RecordedEvaluation],
 ) -> _Drawn:

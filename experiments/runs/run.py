@@ -30,7 +30,7 @@ from experiments.config.files import FOLLOWING
 from experiments.config.schema import RunConfig
 from experiments.config.targets import build_method
 from experiments.config.words import literal
-from experiments.evaluated_model import compared_latencies, cost_columns
+from experiments.model_columns import compared_latencies, cost_columns
 from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison

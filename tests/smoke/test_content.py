@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a model costs is not looked at here, and takes longer than what is."""
     for name in ("cost_columns", "latency_columns"):
-        monkeypatch.setattr(f"experiments.evaluated_model.{name}", lambda *_: {})
+        monkeypatch.setattr(f"experiments.evaluate.{name}", lambda *_: {})
 
 
 @pytest.fixture

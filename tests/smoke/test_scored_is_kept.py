@@ -19,8 +19,8 @@ from experiments import evaluate as evaluating
 from experiments.cli.command_line import main
 from experiments.config.compose import settings_of
 from experiments.config.targets import register
-from experiments.evaluated_model import EvaluatedModel
 from experiments.result_file import read_rows
+from experiments.runs.segmenters import ChosenSegmenter
 from tests.smoke.small_disk import SmallDisk
 from tests.smoke.test_faults_disk import fill
 from tests.unit.truthful import FilledBox, drawn_labels, write_coco, write_detections
@@ -55,9 +55,11 @@ def model(root: Path, monkeypatch: pytest.MonkeyPatch) -> Stopped:
     """What ``evaluate`` scores here: a model that fills boxes, and counts what it encodes."""
     data = Coco(root)
     model = Stopped([data.sample(index) for index in range(len(data))], name="filled")
-    columns = {"method": "filled", "device": "cpu"}
-    subject = EvaluatedModel(model, torch.device("cpu"), "float32", "filled", columns, dict, dict, "filled")  # type: ignore[arg-type]
-    monkeypatch.setattr(evaluating, "find_evaluated_model", lambda settings: subject)
+    chosen = ChosenSegmenter(model, torch.device("cpu"), "float32", "filled", {"method": "filled"}, "filled")  # type: ignore[arg-type]
+    monkeypatch.setattr(evaluating, "chosen_segmenter", lambda settings, precision: chosen)
+    monkeypatch.setattr(evaluating, "about_columns", lambda found: {"method": "filled", "device": "cpu"})
+    for name in ("cost_columns", "latency_columns"):
+        monkeypatch.setattr(evaluating, name, lambda *_: {})
     return model
 
 
