@@ -1,4 +1,4 @@
-"""Bars of progress on standard error."""
+"""Progress on standard error: lines and bars."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,6 +7,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core import distributed
 from core.terminal import terminal
+
+
+def say(line: str, style: str | None = None) -> None:
+    """One line on standard error, however long; of several processes the first says it."""
+    if distributed.is_main():
+        terminal(stderr=True).print(line, soft_wrap=True, style=style)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.geometry import Stretched
 from core.plain_file import home_path
-from core.progress import counted
+from core.progress import counted, say
 from core.protocols import Segmenter
 from core.provenance import redact_paths
 from core.result import ResultRow
@@ -83,8 +83,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     detections = _detections(settings, data, protocols)
     truth = None if detections is None else _ground_truth(evaluation, data, indices)
     evaluated = chosen_segmenter(settings, evaluation.precision)
-    if distributed.is_main():
-        terminal(stderr=True).print(evaluated.description, soft_wrap=True)
+    say(evaluated.description)
     distributed.init(evaluated.device)
     reference = _reference(evaluation, evaluated)
     hashes = {

@@ -6,7 +6,6 @@ with a 95 % interval each.
 """
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, hierarchical_difference, seed_difference
 from experiments.reporting.columns import with_spread
+from experiments.reporting.text_tables import csv_lines
 from experiments.result_file import BY_IMAGE, NAME, read_result
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
@@ -69,23 +69,16 @@ Scores = Mapping[str, ImageScores]
 def presets() -> dict[str, list[Entry]]:
     """The tables that can be made, with their lines in the published order, best first. An installed copy has none."""
     found: dict[str, list[Entry]] = {}
-    if not PUBLISHED.is_file():
-        return found
-    with open(PUBLISHED, encoding="utf-8", newline="") as stream:
-        for line in csv.DictReader(stream):
-            ratio, published = (float(line[key]) if line[key] else None for key in ("ratio", "published"))
-            entry = Entry(
-                line["group"],
-                line["label"],
-                line["variant"],
-                ratio=ratio,
-                published=published,
-                claimed=line["claimed"] == "yes",
-                judged=line["judged"],
-                source=line["source"],
-                bits=int(line["bits"]) if line["bits"] else None,
-            )
-            found.setdefault(line["preset"], []).append(entry)
+    for line in csv_lines(PUBLISHED):
+        ratio, published = (float(line[key]) if line[key] else None for key in ("ratio", "published"))
+        entry = Entry(
+            **{key: line[key] for key in ("group", "label", "variant", "judged", "source")},
+            ratio=ratio,
+            published=published,
+            claimed=line["claimed"] == "yes",
+            bits=int(line["bits"]) if line["bits"] else None,
+        )
+        found.setdefault(line["preset"], []).append(entry)
     return found
 
 

@@ -1,10 +1,10 @@
 """Every table and figure of the papers: how it is measured here, and with which outcome, or why it is not."""
 
-import csv
 from collections import Counter
 
 from core.provenance import ROOT
 from experiments.paper_table import by_run, judge, presets, rows_of_runs
+from experiments.reporting.text_tables import csv_lines
 
 INDEX = ROOT / "results" / "published" / "papers.csv"
 _VERDICTS = ("holds", "undecided", "reversed")
@@ -16,10 +16,8 @@ def paper_index(paper: str) -> str:
     ``published/papers.csv`` says what each one claims, the command here, the preset and the group of its orderings
     (:mod:`experiments.paper_table`), and a note; what the committed rows say is counted anew.
     """
-    with open(INDEX, encoding="utf-8", newline="") as stream:
-        lines = [line for line in csv.DictReader(stream) if line["paper"] == paper]
     table = ["| | claim | command | rows | published orderings here | note |", "|---|---|---|---|---|---|"]
-    for line in lines:
+    for line in (line for line in csv_lines(INDEX) if line["paper"] == paper):
         rows = f"`results/{line['rows']}/`" if line["rows"] else ""
         command = f"`{line['command']}`" if line["command"] else ""
         cells = (line["item"], line["claim"], command, rows, _outcome(line["preset"], line["group"]), line["note"])
@@ -40,5 +38,4 @@ def _outcome(preset: str, group: str) -> str:
 
 def papers() -> list[str]:
     """The papers of the index, in its order."""
-    with open(INDEX, encoding="utf-8", newline="") as stream:
-        return list(dict.fromkeys(line["paper"] for line in csv.DictReader(stream)))
+    return list(dict.fromkeys(line["paper"] for line in csv_lines(INDEX)))

@@ -1,7 +1,7 @@
 """The tables of README.md and of docs/, made from committed result rows: ``python -m experiments.readme``."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,20 +51,7 @@ def quality_table(rows: pd.DataFrame) -> str:
     teacher = next(line for line in models if line["method"] == "teacher")
     header = ["model", "seeds", "images seen", "mIoU box", "mIoU point", "to teacher, box / point (points)"]
     header += ["parameters", "MACs `full`", "MACs `modules`", "file"]
-    lines = []
-    for line in sorted(models, key=_place):
-        points = [f"{line[name]:+.1f}" for name in ("to_teacher", "point_to_teacher") if line[name] is not None]
-        lines.append(
-            [
-                "teacher" if line is teacher else _name(line),
-                str(len(line["seeds"]) or ""),
-                COLUMNS["images_seen"].shown(line["images_seen"]),
-                with_spread(line["score"], line["score_spread"]),
-                with_spread(line["point"], line["point_spread"]),
-                " / ".join(points),
-                *(COLUMNS[name].shown(line[name]) for name in _FIGURES),
-            ]
-        )
+    lines = [[_name(line), *_cells(line, _FIGURES)] for line in sorted(models, key=_place)]
     return (
         f"Protocol `{teacher['protocol']}` on held-out `{teacher['data']}`, {teacher['instances']:,} instances in "
         f"{teacher['images']:,} images; {teacher['device']}, {teacher['precision']}; mean ± standard deviation over "
@@ -72,7 +59,22 @@ def quality_table(rows: pd.DataFrame) -> str:
     )
 
 
+def _cells(line: Record, names: Sequence[str]) -> list[str]:
+    """What a model was trained on, its scores, their differences to the teacher's, and the columns named."""
+    points = [f"{line[name]:+.1f}" for name in ("to_teacher", "point_to_teacher") if line[name] is not None]
+    return [
+        str(len(line["seeds"]) or ""),
+        COLUMNS["images_seen"].shown(line["images_seen"]),
+        with_spread(line["score"], line["score_spread"]),
+        with_spread(line["point"], line["point_spread"]),
+        " / ".join(points),
+        *(COLUMNS[name].shown(line[name]) for name in names),
+    ]
+
+
 def _name(line: Record) -> str:
+    if line["method"] == "teacher":
+        return "teacher"
     return str(line["model"]).removesuffix(f" of {line['teacher']}").replace(OWN_STUDENT, "")
 
 
@@ -107,31 +109,18 @@ def quantised_table(rows: pd.DataFrame) -> str:
 
 def families_table(rows: pd.DataFrame) -> str:
     """The methods of SAM 2's rows under both teachers, a line each; empty as long as SAM 2 has no student here."""
-    lines = sorted(lines_of(models_frame(rows)), key=_place)
-    known = {_name(line) for line in lines if line["teacher"] == POCKET_2 and line["method"] != "teacher"}
-    if not known:
+    models = sorted(lines_of(models_frame(rows)), key=_place)
+    known = {_name(line) for line in models if line["teacher"] == POCKET_2}
+    if known <= {"teacher"}:
         return ""
-    shown = [line for line in lines if line["method"] == "teacher" or _name(line) in known]
+    figures = ("parameters", "macs_full", "size_bytes")
+    shown = [line for line in models if line["method"] == "teacher" or _name(line) in known]
+    lines = [[_name(line), f"`{line['teacher']}`", *_cells(line, figures)] for line in shown]
     header = ["model", "of", "seeds", "images seen", "mIoU box", "mIoU point", "to teacher, box / point (points)"]
     return (
         "The same methods on SAM 2 (`sam2_pocket`) beside SAM, on the same images and instances "
-        "([what carries over](docs/sam2.md)):\n\n"
-        + plain_table([*header, "parameters", "MACs `full`", "file"], [_beside_families(line) for line in shown])
+        "([what carries over](docs/sam2.md)):\n\n" + plain_table([*header, "parameters", "MACs `full`", "file"], lines)
     )
-
-
-def _beside_families(line: Record) -> list[str]:
-    points = [f"{line[name]:+.1f}" for name in ("to_teacher", "point_to_teacher") if line[name] is not None]
-    return [
-        "teacher" if line["method"] == "teacher" else _name(line),
-        f"`{line['teacher']}`",
-        str(len(line["seeds"]) or ""),
-        COLUMNS["images_seen"].shown(line["images_seen"]),
-        with_spread(line["score"], line["score_spread"]),
-        with_spread(line["point"], line["point_spread"]),
-        " / ".join(points),
-        *(COLUMNS[name].shown(line[name]) for name in ("parameters", "macs_full", "size_bytes")),
-    ]
 
 
 def cost_table() -> str:

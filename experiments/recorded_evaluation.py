@@ -126,12 +126,10 @@ def check_comparable(first: RecordedEvaluation, second: RecordedEvaluation) -> N
             raise _differing(f"evaluation.data.{key}", settings[0][key], settings[1][key])
     for image_id, ours in first.images.items():
         theirs = second.images.get(image_id, ours)
-        if ours.annotations_sha256 != theirs.annotations_sha256:
-            hashes = (_short(image.annotations_sha256) for image in (ours, theirs))
-            raise _differing(f"the annotation file of image {image_id}", *hashes)
-        if ours.image_sha256 != theirs.image_sha256:
-            hashes = (_short(image.image_sha256) for image in (ours, theirs))
-            raise _differing(f"image {image_id}", *hashes)
+        for what, part in (("the annotation file of image", "annotations_sha256"), ("image", "image_sha256")):
+            hashes = [getattr(image, part) for image in (ours, theirs)]
+            if hashes[0] != hashes[1]:
+                raise _differing(f"{what} {image_id}", *map(_short, hashes))
     for protocol in (name for name in first.records if name in second.records):
         one_axes, other_axes = first.axes(protocol), second.axes(protocol)
         for axis in dict.fromkeys([*one_axes, *other_axes]):

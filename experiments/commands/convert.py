@@ -9,11 +9,12 @@ from omegaconf import DictConfig
 from core.checkpoint import write_torch
 from core.errors import InputError
 from core.plain_file import home_path
+from core.progress import say
 from core.result import ResultRow
 from experiments.config.files import nearest
 from experiments.config.schema import ConvertConfig
 from experiments.out_place import check_out, writing_to
-from experiments.runs.checkpoints import LoadedModel, check_encoder, chosen_model, say
+from experiments.runs.checkpoints import LoadedModel, check_encoder, chosen_model
 from students.convert.layouts import CONFIG as MOBILE_SAM
 from students.convert.layouts import save_hugging_face, to_mobile_sam
 from students.files import describe, save_model

@@ -5,8 +5,8 @@ from omegaconf import DictConfig
 
 from core.errors import InputError
 from core.plain_file import home_path
+from core.progress import say
 from core.result import ResultRow
-from core.terminal import terminal
 from experiments.config.files import nearest
 from experiments.config.schema import ExportConfig
 from experiments.out_place import check_out, writing_to
@@ -47,16 +47,12 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
             licence=licence_of(settings.checkpoint, found),
             about=found.about,
         )
-    console = terminal(stderr=True)
     measured = ", ".join(f"{part.replace('_', ' ')} {value:.1e}" for part, value in manifest.difference.items())
-    for line in (
-        f"{found.model.name} ({found.layout}) written to {out}: {manifest.encoder.file}, {manifest.decoder.file}, "
-        f"{size(manifest.bytes)}, {precision}",
-        f"relative difference from PyTorch: {measured}",
-    ):
-        console.print(line, soft_wrap=True)
+    files = f"{manifest.encoder.file}, {manifest.decoder.file}"
+    say(f"{found.model.name} ({found.layout}) written to {out}: {files}, {size(manifest.bytes)}, {precision}")
+    say(f"relative difference from PyTorch: {measured}")
     if not manifest.any_batch:
-        console.print("the image encoder takes one image at a time", soft_wrap=True)
+        say("the image encoder takes one image at a time")
     return []
 
 

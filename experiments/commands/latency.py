@@ -15,6 +15,7 @@ from rich.text import Text
 from core import provenance
 from core.errors import InputError
 from core.plain_file import home_path
+from core.progress import say
 from core.protocols import Segmenter
 from core.result import ResultRow
 from core.terminal import terminal
@@ -114,9 +115,7 @@ def _committed(known: Sequence[_Model], device: torch.device) -> Iterator[_Model
             shape = _shape(row, about)
             counted = None if shape is None else cost_of_shape(shape)
             if shape is None or counted is None or (counted["parameters"], counted["macs_full"]) != key:
-                terminal(stderr=True).print(
-                    f"left out: {path.name}: {row.student}: its shape is not known", soft_wrap=True
-                )
+                say(f"left out: {path.name}: {row.student}: its shape is not known")
                 continue
             seen.add(key)
             about_model = {name: getattr(row, name) for name in ("method", "ratio", "teacher", "student", "variant")}

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
-from core.progress import counted
+from core.progress import counted, say
 from core.storage import check_place
-from core.terminal import terminal
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from experiments.config.compose import settings_of
 from experiments.config.messages import as_input_error
@@ -119,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw(options.out, [heading(found) for found in models], cells)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    terminal(stderr=True).print(f"written: {options.out}", soft_wrap=True)
+    say(f"written: {options.out}")
 
 
 if __name__ == "__main__":

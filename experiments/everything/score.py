@@ -14,7 +14,7 @@ from torch import nn
 from core import provenance
 from core.checkpoint import weights_sha256
 from core.plain_file import home_path
-from core.terminal import terminal
+from core.progress import say
 from data.content import IDENTITY
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name
@@ -60,7 +60,7 @@ def score_strategy(
     path = (home_path(settings.out) if settings.out else Path(settings.runs) / "everything") / f"{name}.json"
     if path.is_file() and not settings.force:
         row = read_row(path)
-        terminal(stderr=True).print(f"{path}: there already; force=true does it again", soft_wrap=True)
+        say(f"{path}: there already; force=true does it again")
         if settings.format == "table":
             print(strategies_table([row]))
         return row

@@ -1,6 +1,5 @@
 """Strategies of finding all masks, scored: a row each, its file, and a table beside the paper's."""
 
-import csv
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from core.provenance import ROOT, redact_paths
 from evaluation.everything import EverythingSettings
 from experiments.out_place import writing_to
 from experiments.reporting.columns import share, size
-from experiments.reporting.text_tables import plain_table
+from experiments.reporting.text_tables import csv_lines, plain_table
 
 SCHEMA_VERSION = 1
 PUBLISHED = ROOT / "results" / "published" / "everything.csv"
@@ -143,15 +142,12 @@ class Published:
 @cache
 def published() -> dict[Key, Published]:
     """The published strategies in the paper's order; none in an installed copy, which carries no results."""
-    if not PUBLISHED.is_file():
-        return {}
     found: dict[Key, Published] = {}
-    with open(PUBLISHED, encoding="utf-8", newline="") as stream:
-        for line in csv.DictReader(stream):
-            coarse, threshold = line["coarse_points_per_side"], line["high_score_thresh"]
-            key = int(coarse) if coarse else None, int(line["points_per_side"]), float(threshold) if threshold else None
-            note = f"{line['source']}, {line['model']} on {line['device']}"
-            found[key] = Published(float(line["miou"]), float(line["seconds"]), note)
+    for line in csv_lines(PUBLISHED):
+        coarse, threshold = line["coarse_points_per_side"], line["high_score_thresh"]
+        key = int(coarse) if coarse else None, int(line["points_per_side"]), float(threshold) if threshold else None
+        note = f"{line['source']}, {line['model']} on {line['device']}"
+        found[key] = Published(float(line["miou"]), float(line["seconds"]), note)
     return found
 
 

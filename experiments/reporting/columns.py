@@ -1,10 +1,11 @@
 """The columns of every table of results: ``columns.csv`` is the one list, and how a value is shown stands here."""
 
-import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from experiments.reporting.text_tables import csv_lines, plain_table
 
 LEADERBOARD = "leaderboard.csv"
 """The file of all rows, in the folder of runs."""
@@ -136,13 +137,12 @@ class Column:
 
 def _read() -> dict[str, Column]:
     found: dict[str, Column] = {}
-    with open(Path(__file__).with_name("columns.csv"), encoding="utf-8", newline="") as stream:
-        for raw in csv.DictReader(stream):
-            label = raw["label"] or raw["name"].replace("_", " ")
-            head = raw["head"] or label
-            form = raw["form"] or _USUAL.get(raw["kind"], "text")
-            texts = {**raw, "form": form, "label": label, "head": head, "short": raw["short"] or head}
-            found[raw["name"]] = Column(part=texts.pop("part") == "yes", **texts)
+    for raw in csv_lines(Path(__file__).with_name("columns.csv")):
+        label = raw["label"] or raw["name"].replace("_", " ")
+        head = raw["head"] or label
+        form = raw["form"] or _USUAL.get(raw["kind"], "text")
+        texts = {**raw, "form": form, "label": label, "head": head, "short": raw["short"] or head}
+        found[raw["name"]] = Column(part=texts.pop("part") == "yes", **texts)
     return found
 
 
@@ -218,5 +218,4 @@ def known_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def documented() -> str:
     """The columns of ``leaderboard.csv`` as a table for ``docs/leaderboard.md``."""
     rows = [column for column in COLUMNS.values() if column.of == "row"]
-    lines = [f"| `{column.name}` | {column.kind} | {column.description} |" for column in rows]
-    return "\n".join(["| column | kind | what |", "|---|---|---|", *lines])
+    return plain_table(["column", "kind", "what"], [[f"`{one.name}`", one.kind, one.description] for one in rows])

@@ -1,6 +1,5 @@
 """Every row that was measured here, and what papers say, read into one table."""
 
-import csv
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping
@@ -13,16 +12,16 @@ import pandas as pd
 
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.progress import say
 from core.provenance import ROOT
 from core.result import COLUMNS as ROW
 from core.result import ResultRow
-from core.terminal import terminal
 from data.content import IDENTITY
 from experiments.config.schema import RENAMED
 from experiments.recorded_evaluation import FOLDER
 from experiments.reporting.columns import COLUMNS, LEADERBOARD, LEADERBOARD_COLUMNS, MEASURED, MODEL_COLUMNS, PUBLISHED
 from experiments.reporting.models import COMPARISONS, Record, model_label, models_frame, plain_records
-from experiments.reporting.text_tables import csv_text
+from experiments.reporting.text_tables import csv_lines, csv_text
 from experiments.result_file import FAILED, NAME, command_of, read_result
 
 EVERYTHING = "everything"
@@ -137,7 +136,7 @@ def read_records(runs: Path | None, results: bool) -> list[Record]:
         try:
             rows, about = _read_committed(path) if path.is_relative_to(_COMMITTED) else read_result(path)
         except InputError as error:
-            terminal(stderr=True).print(f"left out: {error}", soft_wrap=True)
+            say(f"left out: {error}")
             continue
         run = rows[-1].run_id if rows[-1].status in ("finished", "failed") else None
         if run is not None:
@@ -246,15 +245,10 @@ def published_models() -> list[Record]:
         InputError: a figure cannot be read.
     """
     if not FIGURES.is_file():
-        terminal(stderr=True).print(
-            "no results of the repository and no published figures here: an installed copy carries none, a clone does",
-            soft_wrap=True,
-        )
+        say("no results of the repository and no published figures here: an installed copy carries none, a clone does")
         return []
-    with open(FIGURES, encoding="utf-8", newline="") as stream:
-        lines = list(csv.DictReader(stream))
     try:
-        return [_published_model(line) for line in lines if line["protocol"]]
+        return [_published_model(line) for line in csv_lines(FIGURES) if line["protocol"]]
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{FIGURES}: not a table of published figures ({error}); restore the file") from None
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from core.checkpoint import write_text
+from core.progress import say
 from core.result import ResultRow
-from core.terminal import terminal
 from experiments.reporting.bars import quantisation_part, widths_part
 from experiments.reporting.charts import stage_charts
 from experiments.reporting.columns import COLUMNS, POCKET_NOTE, count, known_columns, pocket_teachers, share, size
@@ -115,8 +115,7 @@ def write_run_page(path: Path) -> None:
         write_text(path.parent / PAGE, run_page(path))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        message = f"{path.parent / PAGE} was not written ({reason}); the result is not affected"
-        terminal(stderr=True).print(message, soft_wrap=True)
+        say(f"{path.parent / PAGE} was not written ({reason}); the result is not affected")
 
 
 def _name(record: RunRecord) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
-from core.terminal import terminal
+from core.progress import say
 from experiments.reporting.pages import HERE
 from experiments.result_file import FAILED, NAME
 
@@ -49,7 +49,7 @@ def write_pages(rows: pd.DataFrame, out: Path) -> dict[str, str]:
         except Exception as error:
             # One page that cannot be made, perhaps of a run that starts over, keeps no other from being made.
             reason = f"{shown}: {type(error).__name__}: {error}".splitlines()[0]
-            terminal(stderr=True).print(f"no page: {reason}", soft_wrap=True)
+            say(f"no page: {reason}")
             continue
         made[name] = state
     content = {"code": code, "sources": made}

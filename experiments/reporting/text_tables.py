@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -17,6 +18,14 @@ _LATEX = {
     "±": r"$\pm$",
     **{sign: f"\\{sign}" for sign in "{}_%&#$"},
 }
+
+
+def csv_lines(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file by column, as text; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -11,12 +11,12 @@ from compressors.distill.engine import Engine
 from compressors.distill.optimizer import has_bfloat16
 from core import distributed
 from core.errors import InputError
+from core.progress import say
 from core.threads import MOST_THREADS, allowed
 from data.sample import ImageData
 from evaluation.latency import PRECISIONS
 from experiments.config.groups import DATA, EngineConfig, EvaluationConfig, ProposalsConfig, TeacherConfig
 from experiments.config.targets import allow, build, method_class, method_classes, register
-from experiments.runs.checkpoints import say
 from teachers.sam import Sam
 from teachers.weights import load_sam
 

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import distributed
 from core.checkpoint import is_safetensors
 from core.errors import InputError
 from core.plain_file import home_path
+from core.progress import say
 from core.protocols import Segmenter
-from core.terminal import terminal
 from experiments.config.files import nearest
 from experiments.config.schema import ModelConfig
 from experiments.runs.download import fetched, fetched_folder
@@ -89,12 +88,6 @@ def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | N
             f"{found.model.config.decoder_heads}; leave it out"
         )
     return found
-
-
-def say(line: str) -> None:
-    """One line on standard error, by the first process."""
-    if distributed.is_main():
-        terminal(stderr=True).print(line, soft_wrap=True)
 
 
 def check_encoder(

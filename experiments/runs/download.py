@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from core.checkpoint import file_sha256
 from core.errors import InputError
+from core.progress import say
 from core.terminal import terminal
 
 TIMEOUT = 20.0
@@ -55,7 +56,7 @@ def fetched(url: str, sha256: str | None, name: str) -> Path:
                 f"{path}: cannot be written ({error.strerror}); set TORCH_HOME to another folder"
             ) from None
     if sha256 is None:
-        _say(f"{name}: no hash of this file was published, so {path} is taken as it is")
+        say(f"{name}: no hash of this file was published, so {path} is taken as it is")
         return path
     found = file_sha256(path)
     if found != sha256:
@@ -81,7 +82,7 @@ def fetched_folder(url: str, name: str) -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         by_hand = f"by hand: hf download {repository} --local-dir FOLDER, then checkpoint=FOLDER"
         raise InputError(f"{name}: cannot be fetched ({reason}); {by_hand}") from None
-    _say(f"{name}: no hash of these files was published, so {folder} is taken as it is")
+    say(f"{name}: no hash of these files was published, so {folder} is taken as it is")
     return folder
 
 
@@ -120,7 +121,7 @@ def _lock(part: Path, stream: BinaryIO) -> None:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"{part}: another process fetches this file; waiting for it")
+            say(f"{part}: another process fetches this file; waiting for it")
             fcntl.flock(stream, fcntl.LOCK_EX)
 
 
@@ -187,7 +188,3 @@ def _bar(name: str, answer: object, have: int) -> Progress:
     start = have if getattr(answer, "status", 200) == 206 else 0
     bar.add_task(name, total=None if length is None else start + length, completed=start)
     return bar
-
-
-def _say(text: str) -> None:
-    terminal(stderr=True).print(text, soft_wrap=True)

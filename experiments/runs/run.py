@@ -16,11 +16,11 @@ from core import distributed, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.errors import InputError
 from core.memory import reraise_oom
+from core.progress import say
 from core.protocols import Segmenter
 from core.result import ResultRow
 from core.seeding import seed_for
 from core.storage import check_place
-from core.terminal import terminal
 from data.content import IDENTITY
 from data.exclusions import ABOUT_IMAGES
 from data.sample import ImageData
@@ -140,7 +140,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         if distributed.is_main() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
             # It was stopped between its own end and this.
             _fold(Path(settings.runs))
-        _say(f"{folder}: finished earlier; force=true does it again")
+        say(f"{folder}: finished earlier; force=true does it again", style="dim")
     else:
         check_installed(settings.logger)
         check_place(folder / NAME)
@@ -382,9 +382,3 @@ def _write_page(result: Path) -> None:
     from experiments.reporting.run_page import write_run_page
 
     write_run_page(result)
-
-
-def _say(text: str) -> None:
-    if not distributed.is_main():
-        return
-    terminal(stderr=True).print(text, soft_wrap=True, style="dim")
