@@ -41,10 +41,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         command, typed = _command(argv)
         _check_characters(typed)
-        rest = _named(command, typed)
-        _check_flags(rest)
-        check_preset(command, rest)
-        outcomes = _compose_and_call(command, rest, typed)
+        options, words = _parted(typed)
+        settings = _named(command, words)
+        _check_known(options, settings)
+        check_preset(command, settings)
+        outcomes = _compose_and_call(command, options, settings, typed)
     except InputError as error:
         _complain(error)
         return 2
@@ -57,15 +58,13 @@ def main(argv: Sequence[str]) -> int:
     if outcomes and outcomes[0].format == "json" and _speaks():
         rows = [row.to_dict() for outcome in outcomes for row in outcome.rows or getattr(outcome.error, "rows", ())]
         print(json.dumps({"rows": rows}, allow_nan=False))
-    refused = [outcome.error for outcome in outcomes if isinstance(outcome.error, InputError)]
-    for reason in refused:
-        _complain(reason)
-    failed = [outcome.error for outcome in outcomes if isinstance(outcome.error, RunFailed)]
-    for failure in failed:
-        _complain(failure)
-    for outcome in outcomes:
-        if outcome.error is not None and not isinstance(outcome.error, InputError | RunFailed):
-            raise outcome.error
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    refused = [found for found in errors if isinstance(found, InputError)]
+    failed = [found for found in errors if isinstance(found, RunFailed)]
+    for reported in (*refused, *failed):
+        _complain(reported)
+    if defects := [found for found in errors if not isinstance(found, InputError | RunFailed)]:
+        raise defects[0]
     return 2 if refused else 1 if failed else 0
 
 
@@ -92,70 +91,80 @@ def _check_characters(arguments: Sequence[str]) -> None:
 
 def _command(argv: Sequence[str]) -> tuple[str, list[str]]:
     """The command word, or ``run``, and the arguments without it; options may stand before the word."""
-    for place, (before, argument) in enumerate(zip(["", *argv], argv, strict=False)):
-        if argument in COMMANDS and before not in _WITH_VALUE:
-            return argument, [*argv[:place], *argv[place + 1 :]]
-        if not argument.startswith("-") and before not in _WITH_VALUE:
-            break
+    _, words = _parted(argv)
+    if words and words[0] in COMMANDS:
+        place = argv.index(words[0])
+        return words[0], [*argv[:place], *argv[place + 1 :]]
     if not argv or "=" in argv[0] or argv[0].startswith(("-", "~")):
         return "run", list(argv)
     words = [name for name in COMMANDS if name != "run"]
     raise InputError(f"{argv[0]} is no command; {nearest(argv[0], words)} (a run has none: method=slimsam ratio=0.77)")
 
 
-def _named(command: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments with the names that settings have: bare words where a command takes them, and other names."""
-    keys = [argument.partition("=")[0] for argument in arguments if "=" in argument]
+def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options with what they take, and words: Hydra's parser takes settings on one side of an option only."""
+    options: list[str] = []
+    words: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        (options if argument.startswith("-") or before in _WITH_VALUE else words).append(argument)
+    return options, words
+
+
+def _named(command: str, words: Sequence[str]) -> list[str]:
+    """Words with the names that settings have: bare words where a command takes them, and other names."""
+    keys = [word.partition("=")[0] for word in words if "=" in word]
     open_names = [name for name in WORDS.get(command, ()) if name not in keys]
     others = OTHER_NAMES.get(command, {})
     named = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        key, sign, value = argument.partition("=")
+    for word in words:
+        key, sign, value = word.partition("=")
         if sign and key in others:
-            argument = f"{others[key]}={value}"
-        elif command in WORDS and _is_word(command, argument) and before not in _WITH_VALUE:
+            word = f"{others[key]}={value}"
+        elif command in WORDS and _is_bare(command, word):
             if not open_names:
-                raise InputError(f"{argument!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
-            argument = f"{open_names.pop(0)}={argument}"
-        named.append(argument)
+                raise InputError(f"{word!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
+            word = f"{open_names.pop(0)}={word}"
+        named.append(word)
     return named
 
 
-def _is_word(command: str, argument: str) -> bool:
-    """Whether an argument is a bare word, rather than an option or a setting."""
-    key, sign, _ = argument.partition("=")
-    if argument.startswith("-"):
-        return False
-    if argument.startswith("~"):
+def _is_bare(command: str, word: str) -> bool:
+    """Whether a word is a bare one, rather than a setting."""
+    key, sign, _ = word.partition("=")
+    if word.startswith("~"):
         # Hydra takes ~key for "without this setting".
-        return argument == "~" or "/" in argument
+        return word == "~" or "/" in word
     # The name of a folder may hold "=".
-    return not sign or (key not in text_settings(command) and os.path.lexists(argument))
+    return not sign or (key not in text_settings(command) and os.path.lexists(word))
 
 
-def _check_flags(arguments: Sequence[str]) -> None:
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if argument.startswith("-"):
-            if argument.partition("=")[0] not in FLAGS:
-                raise InputError(f"{argument} is no option; settings are given as key=value, see --help")
-        elif "=" not in argument and not argument.startswith("~") and before not in _WITH_VALUE:
-            raise InputError(f"{argument!r} is no setting; settings are given as key=value, see --help")
+def _check_known(options: Sequence[str], settings: Sequence[str]) -> None:
+    for option in options:
+        if option.startswith("-") and option.partition("=")[0] not in FLAGS:
+            raise InputError(f"{option} is no option; settings are given as key=value, see --help")
+    for word in settings:
+        if "=" not in word and not word.startswith("~"):
+            raise InputError(f"{word!r} is no setting; settings are given as key=value, see --help")
 
 
-def _compose_and_call(command: str, arguments: Sequence[str], typed: Sequence[str]) -> list[Outcome]:
+def _compose_and_call(
+    command: str, options: Sequence[str], given: Sequence[str], typed: Sequence[str]
+) -> list[Outcome]:
     """Compose the settings, for one job or for each of a sweep, and call the command with them.
 
     Args:
-        arguments: without the command's word, each setting by its own name.
-        typed: the same as they were typed, to be recorded.
+        given: settings, each by its own name.
+        typed: all arguments as they were typed but for the command's word, to be recorded.
     """
-    if command == "cost" and not any(re.match(r"\+*(method|ratio|student)[.=]", word) for word in arguments):
+    if command == "cost" and not any(re.match(r"\+*(method|ratio|student)[.=]", word) for word in given):
         # Nothing is said of a student: teachers alone are counted.
-        arguments = [*arguments, "~method"]
-    folder, packages = own_settings(arguments)
+        given = [*given, "~method"]
+    folder, packages = own_settings([*options, *given])
     allow(packages)
     register(folder)
-    options, given = _options_and_settings(arguments)
+    # Hydra learns of the folder of further settings by its search path.
+    pairs = zip(["", *options], options, strict=False)
+    options = [option for before, option in pairs if not {before, option.partition("=")[0]} & set(CONFIG_DIR)]
     job = Job(command, packages, () if folder is None else (CONFIG_DIR[0], str(folder)), tuple(typed))
     with composing(), _same_arguments():
         try:
@@ -219,21 +228,6 @@ def _hydras_arguments(arguments: Sequence[str]) -> Iterator[None]:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
-
-
-def _options_and_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options with what they take, and settings: Hydra's parser takes settings on one side of an option only.
-
-    The folder of further settings is in neither.
-    """
-    options: list[str] = []
-    settings: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before in CONFIG_DIR or argument.partition("=")[0] in CONFIG_DIR:
-            continue
-        of_option = argument.startswith("-") or before in _WITH_VALUE
-        (options if of_option else settings).append(argument)
-    return options, settings
 
 
 def _sweeps(options: Sequence[str], settings: Sequence[str], folder: Path | None) -> bool:

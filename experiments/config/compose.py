@@ -129,11 +129,12 @@ def check_hydra_settings(settings: DictConfig) -> None:
     if isinstance(composed["job"], dict):
         # Hydra's own summary of what was typed, which may be any text.
         composed["job"].pop("override_dirname", None)
-    for place, target in _targets(composed, "hydra"):
-        if not isinstance(target, str) or not target.startswith(_PLUGINS):
+    for place, target in _leaves(composed, "hydra"):
+        if "_target_" in place.split(".") and not str(target).startswith(_PLUGINS):
             raise InputError(f"{place}={target}: only plugins of Hydra may stand there; leave it out")
     for part in ("launcher", "sweeper", "job"):
-        if not isinstance(composed[part], dict) or any(_FOREIGN.search(text) for text in _texts(composed[part])):
+        texts = [str(value) for _, value in _leaves(composed[part], part)]
+        if not isinstance(composed[part], dict) or any(map(_FOREIGN.search, texts)):
             raise InputError(f"hydra.{part}: refers to settings that are not Hydra's; write out what it needs")
     if callbacks := composed["callbacks"]:
         name = next(iter(callbacks)) if isinstance(callbacks, dict) else callbacks
@@ -149,23 +150,16 @@ def check_hydra_settings(settings: DictConfig) -> None:
             )
 
 
-def _targets(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """What is neither a mapping nor a list, with the dotted key below which it stands."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key == "_target_":
-                yield f"{place}._target_", value
-            yield from _targets(value, f"{place}.{key}")
+            yield from _leaves(value, f"{place}.{key}" if place else str(key))
     elif isinstance(node, list):
         for value in node:
-            yield from _targets(value, place)
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _texts(value)
+            yield from _leaves(value, place)
+    else:
+        yield place, node
 
 
 def settings_of(cfg: DictConfig) -> Any:
@@ -182,7 +176,7 @@ def settings_of(cfg: DictConfig) -> Any:
     try:
         settings: Any = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        text = _first_line(error)
+        text = str(error).strip().splitlines()[0]
         named = re.search(r"Interpolation key '([^']+)'", text)
         now = f"; it is called {RENAMED[named[1]]} now" if named and named[1] in RENAMED else ""
         raise InputError(f"{error.full_key}: {text}{now}") from error
@@ -191,12 +185,14 @@ def settings_of(cfg: DictConfig) -> Any:
     settings.runs = os.path.expanduser(settings.runs)
     if hasattr(settings, "engine"):
         settings.engine.cache_folder = os.path.expanduser(settings.engine.cache_folder)
-    if hasattr(settings, "cache"):
-        _check_cache(settings)
     if isinstance(settings, RunConfig):
+        if settings.engine.cache not in CACHES:
+            raise InputError(f"cache={settings.engine.cache} is unknown; choose one of {', '.join(CACHES)}")
         check_logger(settings.logger)
-    if isinstance(settings, EverythingConfig):
-        _check_one_source(settings)
+    if isinstance(settings, EverythingConfig) and (settings.image is None) == (settings.evaluation is None):
+        if settings.image is None:
+            raise InputError("neither images nor a data set; give image=FILE, image=FOLDER or evaluation=shapes")
+        raise InputError(f"image={settings.image}: a data set is given too; leave out image or evaluation")
     if getattr(settings, "evaluation", None) is not None:
         _check_evaluation(settings.evaluation)
         if isinstance(settings, RunConfig) and settings.evaluation.protocols:
@@ -288,20 +284,12 @@ def check_preset(command: str, arguments: Iterable[str]) -> None:
 
 def _check_missing(cfg: DictConfig) -> None:
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    for key, value in _leaves(raw, ""):
+    for key, value in _leaves(raw):
         if value == "???":
             raise InputError(f"{key} is missing; give {key}={EXAMPLES.get(key, 'VALUE')}")
     root = (raw.get("evaluation") or {}).get("data", {}).get("root")
     if root == "${data.root}" and raw["data"].get("root") is None:
         raise InputError("evaluation.data.root is missing; give evaluation.data.root=FOLDER")
-
-
-def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _check_known(node: DictConfig, settings: Any, prefix: str = "") -> None:
@@ -314,19 +302,6 @@ def _check_known(node: DictConfig, settings: Any, prefix: str = "") -> None:
             _check_known(node[key], getattr(settings, key), f"{prefix}{key}.")
 
 
-def _check_cache(settings: RunConfig) -> None:
-    mode = settings.engine.cache
-    if mode not in CACHES:
-        raise InputError(f"cache={mode} is unknown; choose one of {', '.join(CACHES)}")
-
-
-def _check_one_source(settings: EverythingConfig) -> None:
-    if (settings.image is None) == (settings.evaluation is None):
-        if settings.image is None:
-            raise InputError("neither images nor a data set; give image=FILE, image=FOLDER or evaluation=shapes")
-        raise InputError(f"image={settings.image}: a data set is given too; leave out image or evaluation")
-
-
 def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
     sizes = (("prompt_batch_size", 1), ("image_batch_size", 1), ("latency_runs", 1), ("workers", 0))
     for key, least in (("images", 1), *sizes):
@@ -336,7 +311,3 @@ def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
     known = PROTOCOLS[type(settings)]
     if settings.protocol not in known:
         raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(known)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

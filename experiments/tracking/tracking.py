@@ -20,28 +20,36 @@ from experiments.tracking.settings import CsvLogger, TensorboardLogger, WandbLog
 from experiments.tracking.stage_logs import Entry
 
 
-class Curve:
-    """Scores a student on the first held-out images, in float32 and without a bar.
+@dataclass(frozen=True)
+class Tracking:
+    """What one run's loggers do; with none of them, nothing.
 
-    Args:
-        evaluation_set: the images that finished models are scored on.
+    Attributes:
+        loggers: that get every line.
+        evaluation_set: the held-out images on which the student is scored while it trains; None: it is not.
         scores: how many times a stage; 0 never.
-        images: how many of them count here.
     """
 
-    def __init__(self, evaluation_set: EvaluationSet, scores: int, images: int) -> None:
-        self.evaluation_set, self.scores = (
-            replace(evaluation_set, indices=evaluation_set.indices[:images], precision="float32"),
-            scores,
-        )
+    loggers: Sequence[Logger] = ()
+    evaluation_set: EvaluationSet | None = None
+    scores: int = 0
+
+    @property
+    def callback(self) -> Callback | None:
+        """For the training loop; None where the student is not scored meanwhile."""
+        return None if self.evaluation_set is None else self
 
     def scores_at(self, step: int, steps: int) -> bool:
         """Whether the student is scored after a step: at equal parts of the stage, and at its end."""
         return any(step == -(-part * steps // self.scores) for part in range(1, self.scores + 1))
 
     def score(self, model: Segmenter) -> dict[str, float]:
-        """``miou`` with boxes and ``miou_point`` with one point; empty where the images have no objects."""
+        """``miou`` with boxes and ``miou_point`` with one point, in float32 and without a bar.
+
+        Empty where the images have no objects.
+        """
         evaluation_set = self.evaluation_set
+        assert evaluation_set is not None
         scorer = Scorer(model, BOX_POINT, prompt_batch_size=evaluation_set.batch)
         # The first process alone scores; the others wait.
         scored = scorer.score(evaluation_set.data, evaluation_set.indices, alone=True)
@@ -49,38 +57,11 @@ class Curve:
         if device.type == "cuda":
             # Whoever trains has read its own peak before; what scoring needs is none of it.
             torch.cuda.reset_peak_memory_stats(device)
-        found = {}
-        for name, protocol in zip(("miou", "miou_point"), BOX_POINT, strict=True):
-            if "miou" in (metrics := mean_iou(scored.instances(protocol.name))):
-                found[name] = metrics["miou"].value
-        return found
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """What one run's loggers do; with none of them, nothing.
-
-    Attributes:
-        loggers: that get every line.
-        curve: scores the student while it trains.
-    """
-
-    loggers: Sequence[Logger]
-    curve: Curve | None
-
-    @property
-    def callback(self) -> Callback | None:
-        """For the training loop; None where the student is not scored meanwhile."""
-        return None if self.curve is None else self
-
-    def scores_at(self, step: int, steps: int) -> bool:
-        """Whether the student is scored after a step."""
-        return self.curve is not None and self.curve.scores_at(step, steps)
-
-    def score(self, model: Segmenter) -> dict[str, float]:
-        """Its figures."""
-        assert self.curve is not None
-        return self.curve.score(model)
+        metrics = {
+            name: mean_iou(scored.instances(protocol.name))
+            for name, protocol in zip(("miou", "miou_point"), BOX_POINT, strict=True)
+        }
+        return {name: found["miou"].value for name, found in metrics.items() if found}
 
     def log(self, stage: str, entry: Entry) -> None:
         """Pass on one line of a stage's log."""
@@ -112,10 +93,11 @@ def tracked(settings: Any, folder: Path, evaluation_set: EvaluationSet, metadata
         metadata: of the run, for Weights & Biases.
     """
     if not isinstance(settings, CsvLogger):
-        yield Tracking((), None)
+        yield Tracking()
         return
     loggers = _loggers(settings, folder, metadata) if distributed.is_main() else []
-    tracking = Tracking(loggers, Curve(evaluation_set, settings.scores, settings.images))
+    shown = replace(evaluation_set, indices=evaluation_set.indices[: settings.images], precision="float32")
+    tracking = Tracking(loggers, shown, settings.scores)
     try:
         for logger in loggers:
             logger.begin()

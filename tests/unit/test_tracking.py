@@ -27,7 +27,7 @@ from experiments.tracking.local_files import CsvFile, TensorboardFiles, metrics_
 from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import LOGGERS, CsvLogger, NoLogger, WandbLogger, check_installed, check_logger
 from experiments.tracking.stage_logs import CatchUp, read_log
-from experiments.tracking.tracking import Curve, tracked
+from experiments.tracking.tracking import Tracking, tracked
 from experiments.tracking.wandb_report import layout, positions, report
 from experiments.tracking.wandb_report import main as report_main
 from tests.unit.tiny import tiny_sam
@@ -140,10 +140,9 @@ def test_a_run_without_these_packages_does_not_ask_for_them() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_scores_lie_at_equal_parts_and_at_the_end(evaluation_set: EvaluationSet) -> None:
+def test_scores_lie_at_equal_parts_and_at_the_end() -> None:
     def steps_scored(scores: int, steps: int) -> list[int]:
-        curve = Curve(evaluation_set, scores, 2)
-        return [step for step in range(1, steps + 1) if curve.scores_at(step, steps)]
+        return [step for step in range(1, steps + 1) if Tracking(scores=scores).scores_at(step, steps)]
 
     assert steps_scored(4, 100) == [25, 50, 75, 100]
     assert steps_scored(3, 10) == [4, 7, 10]
@@ -153,10 +152,12 @@ def test_scores_lie_at_equal_parts_and_at_the_end(evaluation_set: EvaluationSet)
 
 
 def test_the_curve_is_the_runs_score_on_the_first_images(
-    evaluation_set: EvaluationSet, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, evaluation_set: EvaluationSet, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_sam()
-    found = Curve(evaluation_set, 4, 3).score(model)
+    with tracked(CsvLogger(scores=4, images=3), tmp_path, evaluation_set, ABOUT) as tracking:
+        assert tracking.callback is tracking
+        found = tracking.score(model)
     # It says nothing meanwhile.
     assert capfd.readouterr() == ("", "")
     same = EvaluationSet(
@@ -164,7 +165,7 @@ def test_the_curve_is_the_runs_score_on_the_first_images(
     )
     row, _ = score_model(model, same)
     assert found == {"miou": row["miou"], "miou_point": row["miou_point"]}
-    assert Curve(EvaluationSet(evaluation_set.data, "shapes", [], 64, "box_point@1"), 4, 3).score(model) == {}
+    assert Tracking((), EvaluationSet(evaluation_set.data, "shapes", [], 64, "box_point@1"), 4).score(model) == {}
 
 
 def test_without_a_logger_nothing_is_scored_meanwhile(tmp_path: Path, evaluation_set: EvaluationSet) -> None:
