@@ -1,12 +1,21 @@
-"""How many threads of the CPU a process takes, and how they wait. Called before PyTorch is loaded, so without it."""
+"""The CPU: its name, how many of its threads a process takes, and how they wait. Works without PyTorch loaded."""
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MOST_THREADS = 1024
 """No machine uses more, and the system would have to start each of them."""
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def let_idle_threads_sleep() -> None:

@@ -6,13 +6,11 @@ take turns in one process, and the ratio of their times is what compares.
 """
 
 import contextlib
-import platform
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +22,9 @@ from torch.utils._pytree import tree_leaves
 from core.feature_maps import Features
 from core.protocols import Masks, Prompt, Segmenter, device_of
 from core.seeding import generator_for
+from core.threads import processor_name
+
+T = TypeVar("T")
 
 
 def peak_memory(work: Callable[[], object], alive: Iterable[Tensor], device: torch.device) -> int:
@@ -267,10 +268,7 @@ def device_name(device: torch.device) -> str:
     """What a device calls itself, e.g. ``NVIDIA H200`` or the processor's model name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    return processor_name()
 
 
 @contextlib.contextmanager
@@ -289,6 +287,15 @@ def _evaluating(model: object) -> Iterator[None]:
 
 def _tensors_of(model: object) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+
+
+def timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """What a call returns, and how many seconds it took, with all that it has started on a CUDA device."""
+    start = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
 
 
 def _cpu_clock(work: Callable[[], object], device: torch.device) -> float:

@@ -55,7 +55,7 @@ def differences_table(rows: pd.DataFrame) -> str:
         return _shown(seed_difference(*([values[seed] for seed in shared] for values in by_seed)))
 
     named = [*((_label(a), _label(b), a, b) for a, b in PAIRS)]
-    named += [(f"{_label(model)}, W8A8", "float", _quantised(model), model) for model in MODELS]
+    named += [(f"{_label(model)}, W8A8", "float", (f"{model[0]}+ptq", model[1]), model) for model in MODELS]
     header = ["first less second, points", *(f"{name}, {prompt}" for name in ("SAM", "SAM 2") for prompt in _PROMPTS)]
     lines = [
         [f"{one} - {other}", *(between(teacher, a, b, c) for teacher in (POCKET, POCKET_2) for c in COLUMNS)]
@@ -74,10 +74,6 @@ def differences_table(rows: pd.DataFrame) -> str:
 def _label(model: Model) -> str:
     method, ratio = model
     return method if ratio is None else f"{method} {ratio:g}"
-
-
-def _quantised(model: Model) -> Model:
-    return f"{model[0]}+ptq", model[1]
 
 
 def _shown(found: SeedDifference | None) -> str:

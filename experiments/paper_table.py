@@ -129,7 +129,7 @@ def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) 
         found = measured[entry.run]
         which = str(entry.bits) if by_bits else "" if entry.ratio is None else f"{entry.ratio:g}"
         published = "" if entry.published is None else f"*{entry.published:.4f}*"
-        figures = [_over_seeds(_values(found, column)) for column in ("miou_point", "miou")]
+        figures = [_over_seeds(found, column) for column in ("miou_point", "miou")]
         lines.append("| " + " | ".join([entry.group, entry.label, which, str(len(found)), *figures, published]) + " |")
     return "\n".join([*lines, "", *orderings(entries, measured, scores or {})])
 
@@ -262,11 +262,8 @@ def interval_in_points(found: SeedDifference) -> str:
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values) + ("" if found.over_images else "†")
 
 
-def _values(rows: Sequence[ResultRow], column: str) -> list[float]:
-    return [value for row in rows if (value := getattr(row, column)) is not None]
-
-
-def _over_seeds(values: Sequence[float]) -> str:
+def _over_seeds(rows: Sequence[ResultRow], column: str) -> str:
+    values = [value for row in rows if (value := getattr(row, column)) is not None]
     return with_spread(mean(values), stdev(values) if len(values) > 1 else None) if values else "-"
 
 

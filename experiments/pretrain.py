@@ -92,7 +92,7 @@ def pretrain_on_scenes(
     engine = Engine(folder, device=device, precision=precision, workers=1, save_every_s=120)
     described = [asdict(recipe), [asdict(source) for source in sources], model_name, precision]
     key = [*described, None if start is None else file_sha256(start)]
-    scored = None if validation is None else (validation.open_validation(), 40)
+    scored = None if validation is None else (validation.open("validation"), 40)
     return _train(engine, recipe, model, key, batches, lambda batch: scene_loss(model, batch), scored, 250)
 
 

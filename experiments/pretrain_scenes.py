@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,22 +82,18 @@ class Source:
             raise InputError(f"--data {text}:{share:g}: a share is a number above 0")
         return cls(name, root or None, share)
 
-    def open(self, seed: int) -> ImageData:
-        """The training images with their instances."""
-        if self.name == "shapes":
-            return Shapes("train", SHAPES_COUNT, seed=seed, size=SHAPES_SIZE)
-        assert self.root is not None
-        if self.name == "coco":
-            return Coco(Path(self.root), "train")
-        return Sa1b(Path(self.root), "train", validation_count=1)
+    def open(self, split: str, seed: int = 0) -> ImageData:
+        """The images of ``train`` or ``validation`` with their instances.
 
-    def open_validation(self) -> ImageData:
-        """The images kept for validation."""
+        Args:
+            seed: of procedural training images.
+        """
+        training = split == "train"
         if self.root is None:
-            return Shapes("validation", 100)
+            return Shapes(split, SHAPES_COUNT, seed=seed, size=SHAPES_SIZE) if training else Shapes(split, 100)
         if self.name == "coco":
-            return Coco(Path(self.root), "validation")
-        return Sa1b(Path(self.root), "validation")
+            return Coco(Path(self.root), split)
+        return Sa1b(Path(self.root), split, validation_count=1) if training else Sa1b(Path(self.root), split)
 
 
 def _is_number(text: str) -> bool:
@@ -132,14 +128,8 @@ class SceneBatch:
 
     def to(self, device: torch.device) -> "SceneBatch":
         """The same batch on a device."""
-        return SceneBatch(
-            self.names,
-            self.images.to(device),
-            self.box_prompt.to(device),
-            self.box_targets.to(device),
-            self.point_prompt.to(device),
-            self.point_targets.to(device),
-        )
+        parts = [part.name for part in fields(self) if part.name != "names"]
+        return replace(self, **{name: getattr(self, name).to(device) for name in parts})
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ class SceneBatches:
     ) -> "SceneBatches":
         """Read every source's images into memory."""
         pools = [
-            (source.share, load_masked_images(source.open(recipe.seed), frame, recipe.images, device))
+            (source.share, load_masked_images(source.open("train", recipe.seed), frame, recipe.images, device))
             for source in sources
         ]
         for source, (_, images) in zip(sources, pools, strict=True):

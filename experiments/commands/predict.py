@@ -1,21 +1,18 @@
 """The command ``predict``: one prompt on one image, its masks as files."""
 
 import dataclasses
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
 
 from core.checkpoint import replacing
 from core.plain_file import home_path
-from evaluation.latency import device_name
+from evaluation.latency import device_name, timed
 from evaluation.predictor import SamPredictor
 from experiments.commands.typed_prompt import TypedPrompt, typed_prompt
 from experiments.config.schema import PredictConfig
@@ -65,9 +62,9 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
     found = chosen_segmenter(settings)
     device, predictor = found.device, SamPredictor(found.model)
-    _, encode_ms = _timed(lambda: predictor.set_image(image), device)
+    _, encode_s = timed(lambda: predictor.set_image(image), device)
     # bool [M, H, W] and float [M]
-    (masks, iou_pred, _), decode_ms = _timed(
+    (masks, iou_pred, _), decode_s = timed(
         lambda: predictor.predict(prompt.points_xy, prompt.labels, prompt.box_xyxy, None, settings.multimask), device
     )
     files = [out / f"{path.stem}_mask{index if settings.multimask else ''}.png" for index in range(len(masks))]
@@ -83,8 +80,8 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
             index=index,
             area=int(np.count_nonzero(mask)),
             iou_pred=float(value),
-            encode_ms=encode_ms,
-            decode_ms=decode_ms,
+            encode_ms=1000 * encode_s,
+            decode_ms=1000 * decode_s,
             device=device_name(device),
         )
         for index, (file, mask, value) in enumerate(zip(files, masks, iou_pred, strict=True))
@@ -92,15 +89,6 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     if settings.format == "table":
         _print(rows, image.shape[0] * image.shape[1])
     return rows
-
-
-def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """What a call returns, and how long it took in milliseconds."""
-    start = time.perf_counter()
-    result = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, 1000 * (time.perf_counter() - start)
 
 
 def _write(

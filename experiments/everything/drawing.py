@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from data.annotations import decode_segmentation
 from experiments.everything.files import SHOWS
-from experiments.reporting.mask_images import COLOURS, save
+from experiments.reporting.mask_images import COLOURS, save, scaled
 
 LARGEST, SMALLEST = 1024, 512
 """Longer side of a drawing in pixels; an image beyond these is scaled before."""
@@ -103,13 +102,3 @@ def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     spans = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     rows, columns = (slice(max(0, span[0] - REACH - 1), span[-1] + REACH + 2) for span in spans)
     return rows, columns
-
-
-def scaled(pixels: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Pixels uint8 ``[H, W]`` or ``[H, W, 3]`` at another size ``(h, w)``."""
-    if pixels.shape[:2] == size_hw:
-        return pixels
-    # Averages on the way down; on the way up borders stay smooth.
-    smaller = size_hw[0] * size_hw[1] < pixels.shape[0] * pixels.shape[1]
-    kernel = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
-    return np.array(Image.fromarray(pixels).resize((size_hw[1], size_hw[0]), kernel))

@@ -23,9 +23,9 @@ from experiments.config.compose import settings_of
 from experiments.config.messages import as_input_error
 from experiments.config.targets import register
 from experiments.everything.command import generator_settings
-from experiments.everything.drawing import painted, scaled
+from experiments.everything.drawing import painted
 from experiments.everything.files import places
-from experiments.reporting.mask_images import save
+from experiments.reporting.mask_images import save, scaled
 from experiments.runs.checkpoints import LoadedModel, find_model
 from experiments.upright import upright_image
 

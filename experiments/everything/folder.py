@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.progress import counted
 from evaluation.everything import EverythingGenerator, EverythingSettings
-from evaluation.latency import device_name
+from evaluation.latency import device_name, timed
 from experiments.config.schema import EverythingConfig
 from experiments.everything.files import Made, Place, drawing_of, finished_annotations, places, write_annotations
 from experiments.out_place import check_out
@@ -123,11 +122,7 @@ class _Segmenting:
         if found is None or (self.settings.draw and not self._is_drawn(place, digest)):
             image = upright_image(place.image)
             if found is None:
-                start = time.perf_counter()
-                everything = self.generator.run(image)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                spent = time.perf_counter() - start
+                everything, spent = timed(lambda: self.generator.run(image), self.device)
                 row = dataclasses.replace(row, status="segmented", seconds=spent, device=device_name(self.device))
                 size = {"file": place.image.name, "height": image.shape[0], "width": image.shape[1]}
                 found = {

@@ -1,7 +1,8 @@
 """What a strategy finds on each image of a data set, and what that takes: kept image by image, to be gone on with."""
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -17,7 +18,7 @@ from core.protocols import Metric
 from data.exclusions import first_readable, readable_samples
 from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, ImageProposals, image_proposals, proposal_scores
-from evaluation.latency import PRECISIONS, peak_memory
+from evaluation.latency import PRECISIONS, peak_memory, timed
 from evaluation.records import PartFile, part_lines
 from experiments.scoring import require_records
 
@@ -91,11 +92,13 @@ def measured_images(
                 for number, (place, (_, sample)) in enumerate(zip(left, samples, strict=True), 1):
                     if sample is None:
                         continue
-                    answer, seconds = _timed(lambda image=sample.image: generator.run(image), device)  # type: ignore[misc]
+                    processor = time.process_time()
+                    answer, seconds = timed(functools.partial(generator.run, sample.image), device)
+                    processor = time.process_time() - processor
                     found = image_proposals(answer.records, sample)
                     recalled = {str(budget): counts.tolist() for budget, counts in found.recalled.items()}
                     figures = (found.best_iou.tolist(), recalled, found.proposals, answer.prompts, answer.encodings)
-                    image = MeasuredImage(contents[place], *figures, *seconds, peak)
+                    image = MeasuredImage(contents[place], *figures, seconds, processor, peak)
                     part.add(image)
                     known[image.content] = image
                     done(len(contents) - len(left) + number)
@@ -118,9 +121,7 @@ def columns(images: Sequence[MeasuredImage], device: torch.device) -> dict[str, 
         "mean_best_iou_high": best.high,
         "average_recall_100": scores["average_recall_100"].value,
         "average_recall_1000": scores["average_recall_1000"].value,
-        "proposals": mean(image.proposals for image in images),
-        "prompts": mean(image.prompts for image in images),
-        "encodings": mean(image.encodings for image in images),
+        **{name: mean(getattr(one, name) for one in images) for name in ("proposals", "prompts", "encodings")},
         "seconds": median(image.seconds for image in images),
         "processor_seconds": median(image.processor_seconds for image in images) if device.type == "cpu" else None,
         "peak_memory_bytes": images[0].peak_memory_bytes,
@@ -138,12 +139,3 @@ def _known(folders: Iterable[Path], key: str) -> dict[str, MeasuredImage]:
             continue
         found[image.content] = image
     return found
-
-
-def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, tuple[float, float]]:
-    """What a call returns, how many seconds it took, and how many of the processor's."""
-    start, processor = time.perf_counter(), time.process_time()
-    result = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, (time.perf_counter() - start, time.process_time() - processor)

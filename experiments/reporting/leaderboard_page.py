@@ -29,18 +29,8 @@ SCRIPTS = ("data", "plot", "table", "view")
 LARGEST_LINK = 4_000_000
 """Bytes of a CSV that the page itself holds for download; a longer one is linked where it lies, beside the page."""
 _USUAL = (
-    *(
-        "model",
-        "score",
-        "point",
-        "to_teacher",
-        "parameters",
-        "macs_full",
-        "size_bytes",
-        "encoder_latency_ratio",
-        "seeds",
-    ),
-    *("seed", "images_seen", "macs_full_scaled_by_bits"),
+    *("model", "score", "point", "to_teacher", "parameters", "macs_full", "size_bytes", "encoder_latency_ratio"),
+    *("seeds", "seed", "images_seen", "macs_full_scaled_by_bits"),
 )
 _MORE = (
     *("data", "protocol", "point_to_teacher", "small", "medium", "large", "macs_modules", "teacher", "student"),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from core.checkpoint import replacing
 from core.protocols import Prompt, Segmenter, device_of
@@ -96,12 +97,14 @@ def draw_prediction(
         prompt: in pixels of the image.
     """
     height, width = image.shape[:2]
+    scale = min(1.0, PIXELS / max(height, width))
+    size_hw = max(1, round(height * scale)), max(1, round(width * scale))
     inch = SIDE / max(height, width)
     size = max(NARROWEST, width * inch) * len(masks), max(NARROWEST, height * inch) + 0.35
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     for index, axis in enumerate(figure.subplots(1, len(masks), squeeze=False)[0]):
         axis.set_axis_off()
-        small, mask = _scaled_down(image, masks[index])
+        small, mask = scaled(image, size_hw), scaled(masks[index].astype(np.uint8) * 255, size_hw) > 127
         # Coordinates stay those of the image, whatever is shown: pixel centres lie at whole numbers.
         axis.imshow(overlaid(small, mask[None]), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         if prompt.box_xyxy is not None:
@@ -116,15 +119,14 @@ def draw_prediction(
     save(figure, path)
 
 
-def _scaled_down(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """An image and its mask with a longer side of at most :data:`PIXELS`."""
-    scale = PIXELS / max(mask.shape)
-    if scale >= 1:
-        return image, mask
-    size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
-    pixels = (image, mask.astype(np.uint8) * 255)
-    small, binary = (np.array(Image.fromarray(part).resize(size, Image.Resampling.BOX)) for part in pixels)
-    return small, binary > 127
+def scaled(pixels: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels uint8 ``[H, W]`` or ``[H, W, 3]`` at another size ``(h, w)``."""
+    if pixels.shape[:2] == size_hw:
+        return pixels
+    # Averages on the way down; on the way up borders stay smooth.
+    smaller = size_hw[0] * size_hw[1] < pixels.shape[0] * pixels.shape[1]
+    kernel = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(pixels).resize((size_hw[1], size_hw[0]), kernel))
 
 
 def overlaid(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -139,9 +141,7 @@ def overlaid(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.u
 
 def border_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The pixels of a mask ``[H, W]`` that touch what is not of it."""
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside
+    return mask & ~binary_erosion(mask)
 
 
 def grid(images: Sequence[NDArray[np.uint8]], columns: int, lines: int = 1) -> tuple[Figure, NDArray[Any]]:

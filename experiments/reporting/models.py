@@ -119,13 +119,9 @@ def _scored_on(row: Record) -> tuple[Any, ...]:
 
 def _same_models(rows: Sequence[Record]) -> Iterable[list[Record]]:
     """The rows of each model, in the order of first rows."""
-    if not rows:
-        return []
-    keys = pd.DataFrame([(*_scored_on(row), *(row[key] for key in _IDENTITY)) for row in rows], dtype=object)
-    numbers = keys.groupby(list(keys.columns), dropna=False, sort=False).ngroup()
-    groups: dict[int, list[Record]] = {}
-    for number, row in zip(numbers, rows, strict=True):
-        groups.setdefault(number, []).append(row)
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for row in rows:
+        groups.setdefault((*_scored_on(row), *(row[key] for key in _IDENTITY)), []).append(row)
     return groups.values()
 
 

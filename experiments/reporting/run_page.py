@@ -15,6 +15,7 @@ import yaml
 from core.checkpoint import write_text
 from core.progress import say
 from core.result import ResultRow
+from experiments.config.groups import DATA
 from experiments.reporting.bars import quantisation_part, widths_part
 from experiments.reporting.charts import stage_charts
 from experiments.reporting.columns import COLUMNS, POCKET_NOTE, count, known_columns, pocket_teachers, share, size
@@ -48,11 +49,6 @@ ENDINGS = {
 """What files of other names are, by their endings."""
 _CARDS = ("parameters", "macs_full", "macs_modules", "size_bytes", "encoder_latency_ms", "decoder_latency_ms")
 _OF_ROW = ("run_id", "schema_version", "skipped", "axes", "float_macs")
-_EVALUATIONS = {
-    **{"data.shapes.Shapes": "shapes_box", "data.coco.Coco": "coco_box"},
-    **{"data.lvis.Lvis": "lvis_box", "data.sa1b.Sa1b": "sa1b_box"},
-}
-"""Names of evaluations, by the class of the data that were scored."""
 
 
 def run_page(path: Path, at: Path | None = None) -> str:
@@ -246,7 +242,8 @@ def _next(record: RunRecord) -> list[tuple[str, str]]:
         return []
     student = shlex.quote(f"{runs}/{name}/student.safetensors")
     data = record.mapping("config", "evaluation", "data")
-    scored = f"evaluation={_EVALUATIONS.get(str(data.get('_target_')), 'shapes_box')}"
+    name_of_data = next((name for name, schema in DATA.items() if schema()._target_ == data.get("_target_")), "shapes")
+    scored = f"evaluation={name_of_data}_box"
     root = " " + shlex.quote(f"data.root={data['root']}") if data.get("root") else ""
     commands = [
         ("score it under other protocols", f"evaluate checkpoint={student} {scored}{root}"),

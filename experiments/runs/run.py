@@ -1,7 +1,7 @@
 """One run: compress a teacher, score student and teacher by the same code, and keep what was found."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.errors import InputError
 from core.memory import reraise_oom
 from core.progress import say
-from core.protocols import Segmenter
 from core.result import ResultRow
 from core.seeding import seed_for
 from core.storage import check_place
@@ -227,13 +226,15 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     fillings = score_fillings(parts.evaluation_set) if distributed.is_main() else {}
     torch.manual_seed(seed_for(settings.seed, "run"))
     engine = replace(build_engine(settings.engine, parts.folder, parts.device), callback=tracking.callback)
+    # What a method may choose its weights by.
+    batch, is_used = settings.evaluation.prompt_batch_size, parts.method.validations > 0
     context = RunContext(
         seed=settings.seed,
         folder=parts.folder,
         engine=engine,
         cache=settings.engine.cache,
         cache_folder=Path(settings.engine.cache_folder),
-        validate=_validation(parts) if parts.trained_on.labels else None,
+        validate=training_score(parts.data, batch, is_used) if parts.trained_on.labels else None,
         load=lambda checkpoint: find_model(checkpoint).model,
         sha256=parts.key,
     )
@@ -284,12 +285,6 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         Outcome(rows, models, parts.evaluation_set, file, facts, parts.folder / IMAGE, parts.folder / NAME)
     )
     return rows
-
-
-def _validation(parts: Parts) -> Callable[[Segmenter], float]:
-    """What a method may choose its weights by."""
-    is_used = parts.method.validations > 0
-    return training_score(parts.data, parts.settings.evaluation.prompt_batch_size, is_used)
 
 
 def _rows(

@@ -214,20 +214,15 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
     from rich.table import Table
 
     from core.terminal import terminal
-    from experiments.reporting.columns import count, share
+    from experiments.reporting.columns import COLUMNS
 
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("run", no_wrap=True)
     for name in ("box", "point", "parameters", "MACs"):
         table.add_column(name, justify="right", no_wrap=True)
     for row, _ in sorted(students, key=lambda pair: -(pair[0].miou or 0)):
-        table.add_row(
-            row.run_id,
-            "-" if row.miou is None else share(row.miou),
-            "-" if row.miou_point is None else share(row.miou_point),
-            "-" if row.parameters is None else count(row.parameters),
-            "-" if row.macs_full is None else count(row.macs_full),
-        )
+        names = ("miou", "miou_point", "parameters", "macs_full")
+        table.add_row(row.run_id, *(COLUMNS[name].bare(getattr(row, name)) or "-" for name in names))
     console = terminal()
     console.print(f"\n{len(outcomes)} runs, {len(ended)} of them without a result", soft_wrap=True)
     console.print(table)

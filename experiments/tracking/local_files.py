@@ -9,7 +9,7 @@ from typing import Any
 
 from core.checkpoint import write_text
 from experiments.reporting.text_tables import markdown_table
-from experiments.tracking.logger import Outcome
+from experiments.tracking.logger import Logger, Outcome
 from experiments.tracking.stage_logs import CatchUp, Entry, figures, read_log, stages_in
 
 METRICS = "metrics.csv"
@@ -19,8 +19,10 @@ EVERY_S = 30.0
 TENSORBOARD = "tensorboard"
 
 
-class CsvFile:
+class CsvFile(Logger):
     """Writes ``metrics.csv`` anew, whole, from the logs of the stages: no line twice, none missing.
+
+    An earlier file is replaced as soon as there is news.
 
     Args:
         folder: of the run.
@@ -30,9 +32,6 @@ class CsvFile:
         self.folder = folder
         self._stage: str | None = None
         self._written = time.monotonic()
-
-    def begin(self) -> None:
-        """Nothing: an earlier file is replaced as soon as there is news."""
 
     def log(self, stage: str, entry: Entry) -> None:
         """One line of a stage's log; the file is written where a stage begins, and now and then."""
@@ -64,7 +63,7 @@ def metrics_csv(folder: Path) -> str:
     return text.getvalue()
 
 
-class TensorboardFiles:
+class TensorboardFiles(Logger):
     """Writes ``tensorboard/`` in a run's folder; of a run that goes on, anew from the logs of its stages.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from core.protocols import Segmenter
 from core.result import ResultRow
@@ -65,21 +65,17 @@ def _plain(value: Any) -> Any:
     return ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else value
 
 
-class Logger(Protocol):
+class Logger:
     """Keeps the figures of one run somewhere. Only the first process of a run has any."""
 
     def begin(self) -> None:
         """The run starts, or goes on."""
-        ...
 
     def log(self, stage: str, entry: Entry) -> None:
         """One line of a stage's log, which holds it already."""
-        ...
 
     def finished(self, outcome: Outcome) -> None:
         """The run is done, and its files are written."""
-        ...
 
     def failed(self, error: BaseException) -> None:
         """The run has ended by an error, or was stopped."""
-        ...

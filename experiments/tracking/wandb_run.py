@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoint import write_text
-from experiments.tracking.logger import Outcome, RunMetadata
+from experiments.tracking.logger import Logger, Outcome, RunMetadata
 from experiments.tracking.settings import LONGEST_RUN, LONGEST_TAG, WandbLogger, shortened
 from experiments.tracking.stage_logs import CatchUp, Entry, figures
 
@@ -39,7 +39,7 @@ QUIET = {
 }
 
 
-class WandbRun:
+class WandbRun(Logger):
     """Sends figures as they come, and at the end table, images and files.
 
     Every call of the package is caught: one that fails gives a warning, and nothing is called after it (but the end of

@@ -1,7 +1,7 @@
 """What can stand at a place of the command line: command words, settings, and the values that are known."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.cli.setting_lines import CHOICES, SettingLine, choice_settings, command_settings, method_settings
 from experiments.config.files import CONF, FOLLOWING, LAUNCHERS, chosen_groups, group_choices, read_settings
@@ -72,9 +72,7 @@ def candidates() -> Candidates:
 
 
 def _renamed(lines: Sequence[SettingLine], old: str, new: str) -> tuple[SettingLine, ...]:
-    return tuple(
-        SettingLine(new + line.key.removeprefix(old), line.type, line.default, line.line, line.group) for line in lines
-    )
+    return tuple(replace(line, key=new + line.key.removeprefix(old)) for line in lines)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,21 +44,13 @@ def posix_tables(known: Candidates) -> str:
     Raises:
         InputError: a name in ``conf/`` that a shell would read as more than a word.
     """
-    values = {
-        (f"'{key}'" if " " in key else f"*' {key}'"): words
-        # Those of one command come first: the first case that fits counts.
-        for key, words in sorted(known.values.items(), key=lambda entry: " " not in entry[0])
-    }
-    return "\n".join(
-        [
-            f"_sampress_commands() {{ echo '{_words(known.commands)}'; }}",
-            _function("_sampress_keys", '"$1"', {f"'{key}'": words for key, words in known.keys.items()}),
-            _function("_sampress_below", '"$1"', {f"'{key}'": words for key, words in known.below.items()}),
-            _function("_sampress_default", '"$1"', {f"'{key}'": (word,) for key, word in known.defaults.items()}),
-            _function("_sampress_values", '"$1 $2"', values),
-            f'_sampress_is_path() {{ case "$1" in {"|".join(known.paths)}) return 0;; *) return 1;; esac; }}',
-        ]
-    )
+    parts = [f"_sampress_commands() {{ echo '{_words(known.commands)}'; }}"]
+    for name, table in _tables(known).items():
+        cases = "\n".join(f"  {_pattern(key)}) echo '{_words(words)}';;" for key, words in table.items())
+        subject = '"$1 $2"' if name == "values" else '"$1"'
+        parts.append(f"_sampress_{name}() {{\n  case {subject} in\n{cases}\n  esac\n}}")
+    parts.append(f'_sampress_is_path() {{ case "$1" in {"|".join(known.paths)}) return 0;; *) return 1;; esac; }}')
+    return "\n".join(parts)
 
 
 def fish_tables(known: Candidates) -> str:
@@ -68,25 +60,29 @@ def fish_tables(known: Candidates) -> str:
         InputError: as there.
     """
     parts = [f"function __sampress_commands\n    string split ' ' '{_words(known.commands)}'\nend"]
-    ordered = sorted(known.values.items(), key=lambda entry: " " not in entry[0])
-    values = {(key if " " in key else f"* {key}"): words for key, words in ordered}
-    for name, table in (
-        ("keys", known.keys),
-        ("below", known.below),
-        ("default", {key: (word,) for key, word in known.defaults.items()}),
-        ("values", values),
-    ):
-        lines = [
+    for name, table in _tables(known).items():
+        cases = "\n".join(
             f"        case '{key}'\n            string split ' ' '{_words(words)}'" for key, words in table.items()
-        ]
-        parts.append(f'function __sampress_{name}\n    switch "$argv"\n' + "\n".join(lines) + "\n    end\nend")
+        )
+        parts.append(f'function __sampress_{name}\n    switch "$argv"\n{cases}\n    end\nend')
     parts.append(f"function __sampress_is_path\n    contains -- $argv[1] {_words(known.paths)}\nend")
     return "\n".join(parts)
 
 
-def _function(name: str, subject: str, table: Mapping[str, Iterable[str]]) -> str:
-    cases = "\n".join(f"  {key}) echo '{_words(words)}';;" for key, words in table.items())
-    return f"{name}() {{\n  case {subject} in\n{cases}\n  esac\n}}"
+def _tables(known: Candidates) -> dict[str, dict[str, tuple[str, ...]]]:
+    """What each function of a script answers, by its argument; ``*`` stands for any command."""
+    # Values of one command come first: the first case that fits counts.
+    ordered = sorted(known.values.items(), key=lambda entry: " " not in entry[0])
+    return {
+        "keys": dict(known.keys),
+        "below": dict(known.below),
+        "default": {key: (word,) for key, word in known.defaults.items()},
+        "values": {(key if " " in key else f"* {key}"): words for key, words in ordered},
+    }
+
+
+def _pattern(key: str) -> str:
+    return f"*' {key[2:]}'" if key.startswith("* ") else f"'{key}'"
 
 
 def _words(words: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.threads import allowed
+from core.threads import allowed, processor_name
 from experiments.cli.doctor.finding import Finding
 from experiments.config.files import ROOT
 
@@ -46,7 +46,9 @@ def processor() -> Iterator[Finding]:
     usable = allowed()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limited = f", of which {usable} may be used (quota of the control group, or Slurm)" if usable < (cores or 1) else ""
-    yield Finding("machine", "processor", "ok", f"{_cpu_name()}, {cores} cores{limited}, {_size(memory)} of memory")
+    yield Finding(
+        "machine", "processor", "ok", f"{processor_name()}, {cores} cores{limited}, {_size(memory)} of memory"
+    )
 
 
 def accelerators(device: str = "auto") -> Iterator[Finding]:
@@ -108,15 +110,6 @@ def _driver() -> str | None:
         return None
     lines = done.stdout.strip().splitlines()
     return lines[0] if done.returncode == 0 and lines else None
-
-
-def _cpu_name() -> str:
-    facts = Path("/proc/cpuinfo")
-    for line in facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else ():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _size(count: int) -> str:
