@@ -9,7 +9,7 @@ from evaluation.paired_seeds import ImageScores, SeedDifference, seed_difference
 from experiments.paper_table import difference, interval_in_points
 from experiments.reporting.columns import POCKET, POCKET_2
 from experiments.reporting.text_tables import plain_table
-from experiments.result_file import BY_IMAGE, read_result
+from experiments.result_file import read_scored
 
 Model = tuple[str, float | None]
 """Method and ratio."""
@@ -84,17 +84,12 @@ def _read(rows: pd.DataFrame) -> tuple[Rows, dict[str, ResultRow], dict[str, Ima
     """Students by teacher and model, the smallest where a method has several; the teachers; scores image by image."""
     students: Rows = {}
     teachers: dict[str, ResultRow] = {}
-    scores: dict[str, ImageScores] = {}
-    for path in sorted(set(rows["path"])):
-        found, about = read_result(path)
-        of_image = ImageScores.from_dict(about.get(BY_IMAGE))
-        for row in found:
-            if row.method == "teacher":
-                teachers[str(row.teacher)] = row
-            elif row.student is not None and row.weight_bits in (None, 8):
-                students.setdefault((str(row.teacher), (row.method, row.ratio)), []).append(row)
-                if of_image is not None and row.run_id is not None:
-                    scores[row.run_id] = of_image
+    read, scores = read_scored(sorted(set(rows["path"])))
+    for row in read:
+        if row.method == "teacher":
+            teachers[str(row.teacher)] = row
+        elif row.student is not None and row.weight_bits in (None, 8):
+            students.setdefault((str(row.teacher), (row.method, row.ratio)), []).append(row)
     return {key: _smallest(found) for key, found in students.items()}, teachers, scores
 
 

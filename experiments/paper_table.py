@@ -19,7 +19,7 @@ from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, hierarchical_difference, seed_difference
 from experiments.reporting.columns import with_spread
 from experiments.reporting.text_tables import csv_lines
-from experiments.result_file import BY_IMAGE, NAME, read_result
+from experiments.result_file import NAME, read_scored
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
 _CONDITIONS = ("teacher", "data", "protocol", "instances", "images")
@@ -84,16 +84,8 @@ def presets() -> dict[str, list[Entry]]:
 
 def rows_of_runs(folder: Path) -> tuple[list[ResultRow], dict[str, ImageScores]]:
     """Students of all finished runs below a folder, ``<run_id>/result.json`` or ``<run_id>.json``, and their scores."""
-    rows, scores = [], {}
-    for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob("*.json")]):
-        found, about = read_result(path)
-        of_image = ImageScores.from_dict(about.get(BY_IMAGE))
-        for row in found:
-            if row.variant is not None and row.student is not None:
-                rows.append(row)
-                if of_image is not None and row.run_id is not None:
-                    scores[row.run_id] = of_image
-    return rows, scores
+    rows, scores = read_scored(sorted([*folder.glob(f"*/{NAME}"), *folder.glob("*.json")]))
+    return [row for row in rows if row.variant is not None and row.student is not None], scores
 
 
 def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) -> str:

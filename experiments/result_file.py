@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from core.errors import InputError
 from core.plain_file import read_json
 from core.provenance import redact_paths
 from core.result import ResultRow
+from evaluation.paired_seeds import ImageScores
 
 NAME = "result.json"
 FAILED = "failed.json"
@@ -48,6 +49,18 @@ def read_rows(path: Path) -> list[ResultRow]:
         InputError: damaged, or of another version.
     """
     return read_result(path)[0]
+
+
+def read_scored(paths: Iterable[Path]) -> tuple[list[ResultRow], dict[str, ImageScores]]:
+    """The rows of several files, and their students' scores image by image, by run, where files have them."""
+    rows: list[ResultRow] = []
+    scores: dict[str, ImageScores] = {}
+    for path in paths:
+        found, about = read_result(path)
+        rows += found
+        if (of_image := ImageScores.from_dict(about.get(BY_IMAGE))) is not None:
+            scores |= {row.run_id: of_image for row in found if row.student is not None and row.run_id is not None}
+    return rows, scores
 
 
 def read_result(path: Path) -> tuple[list[ResultRow], dict[str, Any]]:

@@ -6,20 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from data.images import read_image
-
-# What brings an image from the orientation that EXIF names to upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def upright_image(path: Path) -> NDArray[np.uint8]:
@@ -30,12 +19,9 @@ def upright_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: as :func:`data.images.read_image`.
     """
-    image = read_image(path)
-    orientation = None
+    image = Image.fromarray(read_image(path))
     # The pixels are whole; damaged EXIF data are treated as none.
     with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as opened:
         warnings.simplefilter("ignore")
-        orientation = opened.getexif().get(ExifTags.Base.Orientation)
-    if orientation not in _UPRIGHT:
-        return image
-    return np.array(Image.fromarray(image).transpose(_UPRIGHT[orientation]))
+        image.getexif()[ExifTags.Base.Orientation] = opened.getexif()[ExifTags.Base.Orientation]
+    return np.array(ImageOps.exif_transpose(image))

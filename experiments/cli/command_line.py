@@ -22,7 +22,7 @@ from experiments.config.messages import as_input_error
 from experiments.config.schema import COMMANDS, OTHER_NAMES, WORDS
 from experiments.config.targets import allow, register
 from experiments.config.words import hydra_words, text_settings
-from experiments.runs.job import Job, Outcome, run_job
+from experiments.runs.job import Job, Outcome, environment, run_job
 from experiments.runs.sweep import is_sweep, print_summary, run_sweep, sweep_jobs
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
@@ -166,7 +166,8 @@ def _compose_and_call(
     pairs = zip(["", *options], options, strict=False)
     options = [option for before, option in pairs if not {before, option.partition("=")[0]} & set(CONFIG_DIR)]
     job = Job(command, packages, () if folder is None else (CONFIG_DIR[0], str(folder)), tuple(typed))
-    with composing(), _same_arguments():
+    # Jobs put what was typed into the process's arguments.
+    with composing(), _arguments(sys.argv):
         try:
             outcomes = _outcomes(job, options, given, folder)
         except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
@@ -194,7 +195,10 @@ def _outcomes(job: Job, options: Sequence[str], given: Sequence[str], folder: Pa
     own = [word for word in words if word not in hydras]
     first = compose(job.command, [*hydras, *(sweep_jobs(own, folder, say=False)[0] if several else own)], folder)
     if not set(options) <= _SWEEPING:
-        with _hydras_arguments([*options, search_path(folder), *words]):
+        arguments = [sys.argv[0], *options, search_path(folder), *words]
+        # Only so does Hydra hand its errors on instead of printing them.
+        with _arguments(arguments), environment({"HYDRA_FULL_ERROR": "1"}):
+            GlobalHydra.instance().clear()
             hydra.main(version_base="1.3", config_path=None, config_name=f"{job.command}_command")(job)()
         return []
     if options or first.hydra.mode == RunMode.MULTIRUN:
@@ -206,28 +210,13 @@ def _outcomes(job: Job, options: Sequence[str], given: Sequence[str], folder: Pa
 
 
 @contextmanager
-def _same_arguments() -> Iterator[None]:
-    """Jobs put what was typed into the process's arguments, where results read it."""
-    argv = sys.argv
-    sys.argv = [*argv]
+def _arguments(argv: Sequence[str]) -> Iterator[None]:
+    """A block in which these are the process's arguments: Hydra reads them, and so do results what was typed."""
+    before, sys.argv = sys.argv, [*argv]
     try:
         yield
     finally:
-        sys.argv = argv
-
-
-@contextmanager
-def _hydras_arguments(arguments: Sequence[str]) -> Iterator[None]:
-    """Hydra reads the process's arguments, and only so does it hand its errors on instead of printing them."""
-    full = os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [sys.argv[0], *arguments], "1"
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if full is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full
+        sys.argv = before
 
 
 def _sweeps(options: Sequence[str], settings: Sequence[str], folder: Path | None) -> bool:

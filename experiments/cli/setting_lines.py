@@ -9,11 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from evaluation.everything_settings import EverythingSettings
 from experiments.config.files import CONF, chosen_groups, config_name, group_choices, read_settings
 from experiments.config.groups import DATA, MISSING
 from experiments.config.schema import COMMANDS, OTHER_NAMES
-from experiments.config.targets import mirror, settings_class
+from experiments.config.targets import GENERATOR, settings_class
 from experiments.tracking.settings import LOGGERS
 
 CHOICES: dict[str, dict[str, type[Any]]] = {"data": dict(DATA), "logger": LOGGERS}
@@ -53,11 +52,7 @@ def command_settings(command: str) -> tuple[SettingLine, ...]:
     own, groups, nested = [], [], []
     for part in dataclasses.fields(schema):
         is_group = part.name in chosen and len(group_choices(part.name)) > 1
-        kind = (
-            mirror(EverythingSettings, without=("output",))
-            if part.name == "generator"
-            else _dataclass(hints[part.name])
-        )
+        kind = GENERATOR if part.name == "generator" else _dataclass(hints[part.name])
         if is_group:
             line = lines.get(part.name) or f"one of conf/{part.name}; see below"
             groups.append(SettingLine(part.name, "", _shown(chosen[part.name]), line, part.name))
@@ -65,9 +60,8 @@ def command_settings(command: str) -> tuple[SettingLine, ...]:
             key = typed.get(part.name, part.name)
             own.append(_line(part, key, hints[part.name], lines, values))
         if kind is not None:
-            docs = attribute_lines(EverythingSettings) if part.name == "generator" else None
             inner = read_settings(CONF / part.name / f"{chosen.get(part.name)}.yaml")
-            nested += list(_below(kind, part.name, inner, docs))
+            nested += list(_below(kind, part.name, inner))
     for group in ("variant", "experiment"):
         if group in chosen:
             groups.append(SettingLine(group, "", chosen[group], f"one of conf/{group}; see below", group))
@@ -119,16 +113,13 @@ def read_attributes(docstring: str) -> dict[str, str]:
     return {name: _plain(line) for name, line in lines.items() if name}
 
 
-def _below(
-    schema: type[Any], prefix: str, values: dict[str, Any], docs: dict[str, str] | None = None
-) -> Iterator[SettingLine]:
+def _below(schema: type[Any], prefix: str, values: dict[str, Any]) -> Iterator[SettingLine]:
     """The settings of a class, those of classes inside it included.
 
     Args:
         values: what a file of ``conf/`` sets.
-        docs: lines of the attributes, where they are not those of the class.
     """
-    hints, lines = get_type_hints(schema), attribute_lines(schema) if docs is None else docs
+    hints, lines = get_type_hints(schema), attribute_lines(schema)
     for part in dataclasses.fields(schema):
         key, kind = f"{prefix}.{part.name}", _dataclass(hints[part.name])
         given = values.get(part.name)

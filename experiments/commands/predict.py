@@ -2,11 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -14,7 +12,7 @@ from core.checkpoint import replacing
 from core.plain_file import home_path
 from evaluation.latency import device_name, timed
 from evaluation.predictor import SamPredictor
-from experiments.commands.typed_prompt import TypedPrompt, typed_prompt
+from experiments.commands.typed_prompt import typed_prompt
 from experiments.config.schema import PredictConfig
 from experiments.out_place import check_out, writing_to
 from experiments.reporting.columns import milliseconds
@@ -69,7 +67,14 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     )
     files = [out / f"{path.stem}_mask{index if settings.multimask else ''}.png" for index in range(len(masks))]
     overlay = out / f"{path.stem}_overlay.png"
-    _write(files, overlay, image, masks, iou_pred, prompt, settings.out)
+    # Here, because matplotlib makes folders in the user's home as soon as it is imported.
+    from experiments.reporting.mask_images import draw_prediction
+
+    with writing_to(settings.out):
+        for file, mask in zip(files, masks, strict=True):
+            with replacing(file) as temporary:
+                Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        draw_prediction(overlay, image, masks, iou_pred, prompt)
     rows = [
         PredictedMask(
             image=str(path),
@@ -89,25 +94,6 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     if settings.format == "table":
         _print(rows, image.shape[0] * image.shape[1])
     return rows
-
-
-def _write(
-    files: list[Path],
-    overlay: Path,
-    image: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-    iou_pred: NDArray[np.float32],
-    prompt: TypedPrompt,
-    out: str,
-) -> None:
-    # Here, because matplotlib makes folders in the user's home as soon as it is imported.
-    from experiments.reporting.mask_images import draw_prediction
-
-    with writing_to(out):
-        for file, mask in zip(files, masks, strict=True):
-            with replacing(file) as temporary:
-                Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
-        draw_prediction(overlay, image, masks, iou_pred, prompt)
 
 
 def _print(rows: list[PredictedMask], pixels: int) -> None:

@@ -159,7 +159,11 @@ def mirror(settings: type[Any], target: str | None = None, without: tuple[str, .
             default = MISSING if default is dataclasses.MISSING else default
             metadata = BY_CONTENT if part.name in FILES else part.metadata
             parts.append((part.name, hint, field(default=default, metadata=metadata)))
-    return dataclasses.make_dataclass(settings.__name__, parts)
+    return dataclasses.make_dataclass(settings.__name__, parts, namespace={"__doc__": settings.__doc__})
+
+
+GENERATOR = mirror(EverythingSettings, without=("output",))
+"""Of the command ``everything``, which writes COCO's run lengths, whatever the generator could give."""
 
 
 def settings_class(target: str) -> type[Any]:
@@ -212,8 +216,7 @@ def _register_own() -> None:
         store.store(group="schema/data", name=name, node=data)
     for name, logger in LOGGERS.items():
         store.store(group="schema/logger", name=name, node=logger)
-    # The command writes COCO's run lengths, whatever the generator could give.
-    store.store(group="schema", name="generator", node=mirror(EverythingSettings, without=("output",)))
+    store.store(group="schema", name="generator", node=GENERATOR)
 
 
 def register(folder: Path | None = None) -> None:

@@ -11,6 +11,7 @@ from evaluation.everything import EverythingSettings
 from experiments.config.schema import EverythingConfig
 from experiments.everything.folder import segment_images
 from experiments.everything.score import score_strategy
+from experiments.everything.strategies import strategies_table
 from experiments.runs.job import Row
 
 
@@ -28,7 +29,10 @@ def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:
     if settings.image is not None:
         return segment_images(settings, settings.image, generator)
     assert settings.evaluation is not None, "checked with the other settings"
-    return [score_strategy(settings, settings.evaluation, generator, cfg)]
+    row = score_strategy(settings, settings.evaluation, generator, cfg)
+    if settings.format == "table":
+        print(strategies_table([row]))
+    return [row]
 
 
 def generator_settings(generator: Any) -> EverythingSettings:

@@ -22,7 +22,7 @@ from experiments.config.groups import ProposalsConfig
 from experiments.config.schema import EverythingConfig
 from experiments.everything.files import Made
 from experiments.everything.measure import columns, measured_images
-from experiments.everything.strategies import StrategyRow, read_row, strategies_table, strategy_name, write_row
+from experiments.everything.strategies import StrategyRow, read_row, strategy_name, write_row
 from experiments.runs.build import build_data, data_name, evaluation_indices
 from experiments.runs.data_content import data_content
 from experiments.runs.folder import lock_run_dir, remove_taken_over
@@ -59,11 +59,8 @@ def score_strategy(
     name = _run_id(made, of_all)
     path = (home_path(settings.out) if settings.out else Path(settings.runs) / "everything") / f"{name}.json"
     if path.is_file() and not settings.force:
-        row = read_row(path)
         say(f"{path}: there already; force=true does it again")
-        if settings.format == "table":
-            print(strategies_table([row]))
-        return row
+        return read_row(path)
     # Of what all images share: one that was mended does not make the others be done again.
     key = json.dumps({**made.to_dict(), **measured_on, "data": _data_settings(cfg)}, sort_keys=True)
     parts = path.with_suffix(".parts")
@@ -101,8 +98,6 @@ def score_strategy(
         write_row(path, row, about)
         shutil.rmtree(parts)
         remove_taken_over(path.parent.glob("*.parts"), key, contents)
-    if settings.format == "table":
-        print(strategies_table([row]))
     return row
 
 

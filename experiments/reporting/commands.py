@@ -6,8 +6,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from omegaconf import DictConfig
 
 from core.checkpoint import write_text
@@ -18,23 +18,24 @@ from experiments.config.files import nearest
 from experiments.config.schema import OTHER_NAMES, CommandConfig, LeaderboardConfig, TableConfig
 from experiments.config.words import typed_value
 from experiments.out_place import writing_to
-from experiments.reporting.columns import LEADERBOARD
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from experiments.reporting.results import Results
+from experiments.reporting.columns import LEADERBOARD, LEADERBOARD_COLUMNS
+from experiments.reporting.documents import (
+    leaderboard_markdown,
+    lines_of,
+    measured_first,
+    table_csv,
+    table_latex,
+    table_markdown,
+    table_rows,
+)
+from experiments.reporting.leaderboard_page import FILE, leaderboard_page
+from experiments.reporting.results import Results, csv_of, gather
+from experiments.reporting.run_pages import FOLDER, write_pages
+from experiments.reporting.terminal import print_leaderboard, print_tables
+from experiments.runs.job import PlainRow
 
 NONE = "none"
 """``runs=none``: committed rows alone."""
-
-
-class PlainRow(dict[str, Any]):
-    """A line of a command's answer, by columns."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The columns by name."""
-        return dict(self)
 
 
 def table(settings: TableConfig, cfg: DictConfig) -> list[PlainRow]:
@@ -43,11 +44,6 @@ def table(settings: TableConfig, cfg: DictConfig) -> list[PlainRow]:
     Raises:
         InputError: there is no row, or none of the chosen protocol or data set, or it cannot be written.
     """
-    # Here, so that other commands do not wait for pandas.
-    from experiments.reporting.documents import measured_first, table_rows
-    from experiments.reporting.results import gather
-    from experiments.reporting.terminal import print_tables
-
     runs = None if settings.runs == NONE else Path(settings.runs)
     if runs is not None and not runs.is_dir() and settings.runs != TableConfig.runs:
         raise InputError(f"runs={settings.runs}: no such folder; give a folder of runs, or runs={NONE}")
@@ -68,21 +64,18 @@ def table(settings: TableConfig, cfg: DictConfig) -> list[PlainRow]:
     return rows
 
 
-def rendered(models: "pd.DataFrame", settings: TableConfig) -> str:
+def rendered(models: pd.DataFrame, settings: TableConfig) -> str:
     """The models in the chosen format."""
-    from experiments.reporting import documents
-    from experiments.reporting.terminal import print_tables
-
     command = _typed_command("table", settings, ("runs", "results", "protocol", "dataset", "format"))
     match settings.format:
         case "csv":
-            return documents.table_csv(models)
+            return table_csv(models)
         case "markdown":
-            return documents.table_markdown(models, command)
+            return table_markdown(models, command)
         case "latex":
-            return documents.table_latex(models, command)
+            return table_latex(models, command)
         case "json":
-            return json.dumps({"rows": documents.table_rows(models)}, allow_nan=False) + "\n"
+            return json.dumps({"rows": table_rows(models)}, allow_nan=False) + "\n"
     stream = io.StringIO()
     print_tables(models, stream)
     return stream.getvalue()
@@ -94,11 +87,6 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[PlainRow]:
     Raises:
         InputError: there is no row, or none of the chosen protocol or data set, or nothing can be written.
     """
-    from experiments.reporting.columns import LEADERBOARD_COLUMNS
-    from experiments.reporting.documents import lines_of
-    from experiments.reporting.results import gather
-    from experiments.reporting.terminal import print_leaderboard
-
     runs = Path(settings.runs)
     found = gather(runs, settings.results, settings.published)
     if not len(found.rows):
@@ -113,7 +101,7 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[PlainRow]:
     return [PlainRow(row) for row in lines_of(found.rows[list(LEADERBOARD_COLUMNS)])]
 
 
-def write_leaderboard(found: "Results", out: Path, command: str, pages: bool = True) -> list[Path]:
+def write_leaderboard(found: Results, out: Path, command: str, pages: bool = True) -> list[Path]:
     """Write ``leaderboard.csv``, ``.md`` and ``.html``, each atomically, and the pages of single runs.
 
     Args:
@@ -123,11 +111,6 @@ def write_leaderboard(found: "Results", out: Path, command: str, pages: bool = T
     Returns:
         The files, and the folder of the pages if there is one.
     """
-    from experiments.reporting.documents import leaderboard_markdown
-    from experiments.reporting.leaderboard_page import FILE, leaderboard_page
-    from experiments.reporting.results import csv_of
-    from experiments.reporting.run_pages import FOLDER, write_pages
-
     files = [out / LEADERBOARD, out / "leaderboard.md", out / FILE]
     write_text(files[0], csv_of(found.rows))
     write_text(files[1], leaderboard_markdown(found, command))
@@ -139,7 +122,7 @@ def write_leaderboard(found: "Results", out: Path, command: str, pages: bool = T
     return files
 
 
-def narrowed(found: "Results", protocol: str | None, data: str | None) -> "Results":
+def narrowed(found: Results, protocol: str | None, data: str | None) -> Results:
     """The rows and models of one protocol and one data set, if they are chosen.
 
     Args:
@@ -148,8 +131,6 @@ def narrowed(found: "Results", protocol: str | None, data: str | None) -> "Resul
     Raises:
         InputError: no row has it.
     """
-    from experiments.reporting.results import Results
-
     for key, name in (("protocol", protocol), ("data", data)):
         if name is None:
             continue

@@ -19,8 +19,8 @@ from experiments.config.files import nearest
 from experiments.config.schema import CompareConfig
 from experiments.out_place import check_out, writing_to
 from experiments.recorded_evaluation import RecordedEvaluation, check_comparable, read_evaluation
-from experiments.reporting.commands import PlainRow
 from experiments.reporting.text_tables import csv_text, markdown_table
+from experiments.runs.job import PlainRow
 
 FIGURES = ("", "instances", "first", "second", "points", "95 % interval", "wins/ties/losses")
 PAIRS = ("image", "annotation", "area", "first", "second", "points")

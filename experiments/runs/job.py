@@ -1,11 +1,12 @@
 """One job, in this process or in a launcher's: settings become rows, and every error a plain outcome."""
 
+import contextlib
 import importlib
 import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +48,14 @@ class Row(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Its columns by name, as JSON takes them."""
         ...
+
+
+class PlainRow(dict[str, Any]):
+    """A line that is of no class of its own."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The columns by name."""
+        return dict(self)
 
 
 @dataclass(frozen=True)
@@ -152,11 +161,17 @@ def function_of(command: str) -> Callable[[Any, DictConfig], Sequence[Row]]:
 
 def run_job(job: Job, settings: DictConfig) -> Outcome:
     """One job in this process, with the variables of the environment that Hydra's settings give it."""
-    given = {str(key): str(value) for key, value in settings.hydra.job.env_set.items()}
-    before = {key: os.environ.get(key) for key in given}
-    os.environ.update(given)
-    try:
+    with environment({str(key): str(value) for key, value in settings.hydra.job.env_set.items()}):
         return job(without_hydra(settings))
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """A block in which the environment has these variables too."""
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    try:
+        yield
     finally:
         for key, value in before.items():
             os.environ.pop(key)

@@ -9,8 +9,8 @@ from core.errors import InputError
 
 MODES = ("online", "offline", "disabled")
 """Of Weights & Biases."""
-_NEEDED = {"tensorboard": "tensorboard", "wandb": "wandb"}
-"""The package behind a logger's extra, both of one name."""
+_NEEDED = ("tensorboard", "wandb")
+"""Loggers that need a package, and its extra, of their own name."""
 LONGEST = 128
 """Most characters of a project, a group or an artifact."""
 LONGEST_RUN = 96
@@ -117,10 +117,10 @@ def check_installed(settings: Any) -> None:
         return
     try:
         # Only this one is imported: nobody waits for the other, or needs to have it.
-        __import__(_NEEDED[name])
+        __import__(name)
     except ImportError as error:
         raise InputError(
-            f"logger={name}: the package {_NEEDED[name]} cannot be imported ({error}); pip install 'sampress[{name}]'"
+            f"logger={name}: the package {name} cannot be imported ({error}); pip install 'sampress[{name}]'"
         ) from None
 
 
