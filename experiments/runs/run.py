@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from compressors.method import Compressed, Compressor, RunContext
+from compressors.method import RunContext
 from core import distributed, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.errors import InputError
@@ -21,35 +21,27 @@ from core.result import ResultRow
 from core.seeding import seed_for
 from core.storage import check_place
 from data.content import IDENTITY
-from data.exclusions import ABOUT_IMAGES
-from data.sample import ImageData
 from evaluation.latency import PRECISIONS, device_name
 from experiments.compressed_check import check_compressed, promised_parameters
 from experiments.config.files import FOLLOWING
 from experiments.config.schema import RunConfig
 from experiments.config.targets import build_method
 from experiments.config.words import literal
-from experiments.model_columns import compared_latencies, cost_columns
 from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison
 from experiments.result_file import BY_IMAGE, FAILED, NAME, read_rows, write_result
-from experiments.runs.build import (
-    build_device,
-    build_engine,
-    build_teacher,
-    check_precision,
-    data_name,
-)
+from experiments.runs.build import build_device, build_engine, build_teacher, check_precision
 from experiments.runs.checkpoints import STUDENT, find_model
-from experiments.runs.data_content import DataContent, contents_of_run
+from experiments.runs.data_content import contents_of_run
 from experiments.runs.folder import lock_run_dir
-from experiments.runs.identity import method_name, parent_metadata, resolved, run_id, run_sha256
+from experiments.runs.identity import method_name, resolved, run_id, run_sha256
 from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads, take_one_thread
 from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
-from experiments.scoring import EvaluationSet, require_held_out, score_fillings, score_model, training_score
+from experiments.runs.rows import SCORING, Parts, about_student, images_counted, ratio_of, score_run
+from experiments.scoring import require_held_out, score_fillings, training_score
 from experiments.tracking.local_files import METRICS, metrics_csv
 from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import CsvLogger, check_installed
@@ -57,38 +49,8 @@ from experiments.tracking.tracking import Tracking, tracked
 from experiments.widths import widths_of
 from students.files import load_model, save_model
 from students.self_check import encoder_problem
-from teachers.sam import Sam
 
 IMAGE = "masks.png"
-SCORING = "scoring"
-"""Folder of what was scored, by model, while scoring goes on."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run works with, built and checked; ``key`` is that of its states."""
-
-    settings: RunConfig
-    run_id: str
-    key: str
-    folder: Path
-    device: torch.device
-    method: Compressor
-    teacher: Sam
-    trained_on: DataContent
-    scored_on: DataContent
-
-    @property
-    def data(self) -> ImageData:
-        """What is trained on."""
-        return self.trained_on.data
-
-    @property
-    def evaluation_set(self) -> EvaluationSet:
-        """What is scored."""
-        evaluation, scored = self.settings.evaluation, self.scored_on
-        about = (evaluation.prompt_batch_size, evaluation.protocol, evaluation.precision)
-        return EvaluationSet(scored.data, data_name(evaluation.data), scored.indices, *about, scored.column())
 
 
 def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -198,7 +160,7 @@ def _do(parts: Parts, config: Mapping[str, Any]) -> list[ResultRow]:
         if not distributed.is_main():
             raise
         row = ResultRow(
-            **_about_student(parts),
+            **about_student(parts),
             git_sha=about["provenance"]["git_sha"],
             data=parts.evaluation_set.name,
             status="failed",
@@ -214,7 +176,7 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunMetadata:
     settings, method = parts.settings, method_name(parts.settings)
     preset = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
     tags = (method, parts.teacher.name, parts.evaluation_set.name, *([str(preset)] if preset else ()))
-    ratio = _ratio(settings)
+    ratio = ratio_of(settings)
     config = {**about["config"], "run_id": parts.run_id, "provenance": about["provenance"]}
     group = method if ratio is None else f"{method}-r{ratio:g}"
     return RunMetadata(parts.run_id, group, tags, config, settings.force)
@@ -246,9 +208,9 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     file = parts.folder / STUDENT
     facts = {
         "method": method_name(settings),
-        "ratio": _ratio(settings),
+        "ratio": ratio_of(settings),
         "seed": settings.seed,
-        **_images_counted(settings, compressed),
+        **images_counted(settings, compressed),
         "teacher": teacher.name,
         "teacher_sha256": weights_sha256(teacher),
         "run_id": parts.run_id,
@@ -259,7 +221,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     # What is scored, by all processes together, is what was saved.
     student = load_model(file).to(parts.device)
     check_compressed(student, teacher, parts.method, parts.evaluation_set, parts.run_id)
-    rows, by_image = _rows(parts, compressed, student, fillings, about["provenance"]["git_sha"])
+    rows, by_image = score_run(parts, compressed, student, fillings, about["provenance"]["git_sha"])
     if not distributed.is_main():
         return []
     # Here, so that a finished run is shown without waiting for matplotlib.
@@ -285,74 +247,6 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         Outcome(rows, models, parts.evaluation_set, file, facts, parts.folder / IMAGE, parts.folder / NAME)
     )
     return rows
-
-
-def _rows(
-    parts: Parts, compressed: Compressed, student: Sam, fillings: Mapping[str, Mapping[str, Any]], git_sha: str
-) -> tuple[list[ResultRow], dict[str, Any]]:
-    """Both baselines, the teacher and the student, all scored on the same images; without costs where not first.
-
-    Returns:
-        The rows, and the student's scores image by image.
-    """
-    settings, evaluation_set = parts.settings, parts.evaluation_set
-    shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
-    machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
-    machine |= {"threads": torch.get_num_threads()}
-    rows = [ResultRow(method=name, **shared, **filling) for name, filling in fillings.items()]
-    found: list[dict[str, Any]] = []
-    for model in (parts.teacher, student):
-        about = {"method": "teacher", "teacher": parts.teacher.name}
-        if model is student:
-            about = _about_student(parts, student.name) | {
-                **_images_counted(settings, compressed),
-                "train_seconds": compressed.train_seconds,
-                "train_images_per_s": compressed.images_seen / max(compressed.train_seconds, 1e-9),
-                "train_peak_memory_bytes": compressed.peak_memory_bytes,
-                "device_hours": compressed.device_hours,
-            }
-        measured, by_image = score_model(model, evaluation_set, parts.folder / SCORING / str(about["method"]))
-        if distributed.is_main():
-            measured |= cost_columns(model)
-        if model is student:
-            measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
-        found.append({**shared, **machine, **about, **measured})
-    if distributed.is_main():
-        runs, precision = settings.evaluation.latency_runs, settings.evaluation.precision
-        timed = compared_latencies([parts.teacher, student], runs, parts.device, precision)
-        found = [columns | times for columns, times in zip(found, timed, strict=True)]
-    return [*rows, *(ResultRow(**columns) for columns in found)], by_image
-
-
-def _left_out_of_training(parts: Parts) -> dict[str, int]:
-    """What training did without, as far as this process (since it last began) has met it."""
-    skipped = parts.data.skipped
-    reasons = (*ABOUT_IMAGES, "unusable_annotation")
-    return {f"training_{reason}": skipped[reason] for reason in reasons if skipped.get(reason)}
-
-
-def _about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
-    settings = parts.settings
-    return {
-        "run_id": parts.run_id,
-        "method": method_name(settings),
-        "variant": settings.name,
-        "ratio": _ratio(settings),
-        "teacher": parts.teacher.name,
-        "student": name,
-        "seed": settings.seed,
-    }
-
-
-def _ratio(settings: RunConfig) -> float | None:
-    """What was cut, by this run or by the one that made what it begins with."""
-    return settings.ratio if settings.ratio is not None else parent_metadata(settings).get("ratio")
-
-
-def _images_counted(settings: RunConfig, compressed: Compressed) -> dict[str, int]:
-    """Images of the run and of those before it in the chain: trained on, and behind the scores of channels."""
-    earlier = parent_metadata(settings)
-    return {name: getattr(compressed, name) + (earlier.get(name) or 0) for name in ("images_seen", "importance_images")}
 
 
 def _remove_states(folder: Path) -> None:

@@ -34,7 +34,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn or timed: it takes longer than all that is looked at here."""
     monkeypatch.setattr("experiments.reporting.mask_images.draw_masks", lambda path, *_: path.write_bytes(b"png"))
-    monkeypatch.setattr("experiments.runs.run.compared_latencies", lambda models, *_: [{}] * len(models))
+    monkeypatch.setattr("experiments.runs.rows.compared_latencies", lambda models, *_: [{}] * len(models))
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""What a run works with, and the rows that say what it found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressors.method import Compressed, Compressor
+from core import distributed
+from core.result import ResultRow
+from data.exclusions import ABOUT_IMAGES
+from data.sample import ImageData
+from evaluation.latency import device_name
+from experiments.config.schema import RunConfig
+from experiments.model_columns import compared_latencies, cost_columns
+from experiments.runs.build import data_name
+from experiments.runs.data_content import DataContent
+from experiments.runs.identity import method_name, parent_metadata
+from experiments.scoring import EvaluationSet, score_model
+from teachers.sam import Sam
+
+SCORING = "scoring"
+"""Folder of what was scored, by model, while scoring goes on."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with, built and checked; ``key`` is that of its states."""
+
+    settings: RunConfig
+    run_id: str
+    key: str
+    folder: Path
+    device: torch.device
+    method: Compressor
+    teacher: Sam
+    trained_on: DataContent
+    scored_on: DataContent
+
+    @property
+    def data(self) -> ImageData:
+        """What is trained on."""
+        return self.trained_on.data
+
+    @property
+    def evaluation_set(self) -> EvaluationSet:
+        """What is scored."""
+        evaluation, scored = self.settings.evaluation, self.scored_on
+        about = (evaluation.prompt_batch_size, evaluation.protocol, evaluation.precision)
+        return EvaluationSet(scored.data, data_name(evaluation.data), scored.indices, *about, scored.column())
+
+
+def score_run(
+    parts: Parts, compressed: Compressed, student: Sam, fillings: Mapping[str, Mapping[str, Any]], git_sha: str
+) -> tuple[list[ResultRow], dict[str, Any]]:
+    """Both baselines, the teacher and the student, all scored on the same images; without costs where not first.
+
+    Returns:
+        The rows, and the student's scores image by image.
+    """
+    settings, evaluation_set = parts.settings, parts.evaluation_set
+    shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
+    machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
+    machine |= {"threads": torch.get_num_threads()}
+    rows = [ResultRow(method=name, **shared, **filling) for name, filling in fillings.items()]
+    found: list[dict[str, Any]] = []
+    for model in (parts.teacher, student):
+        about = {"method": "teacher", "teacher": parts.teacher.name}
+        if model is student:
+            about = about_student(parts, student.name) | {
+                **images_counted(settings, compressed),
+                "train_seconds": compressed.train_seconds,
+                "train_images_per_s": compressed.images_seen / max(compressed.train_seconds, 1e-9),
+                "train_peak_memory_bytes": compressed.peak_memory_bytes,
+                "device_hours": compressed.device_hours,
+            }
+        measured, by_image = score_model(model, evaluation_set, parts.folder / SCORING / str(about["method"]))
+        if distributed.is_main():
+            measured |= cost_columns(model)
+        if model is student:
+            measured["skipped"] = measured["skipped"] | _left_out_of_training(parts)
+        found.append({**shared, **machine, **about, **measured})
+    if distributed.is_main():
+        runs, precision = settings.evaluation.latency_runs, settings.evaluation.precision
+        timed = compared_latencies([parts.teacher, student], runs, parts.device, precision)
+        found = [columns | times for columns, times in zip(found, timed, strict=True)]
+    return [*rows, *(ResultRow(**columns) for columns in found)], by_image
+
+
+def _left_out_of_training(parts: Parts) -> dict[str, int]:
+    """What training did without, as far as this process (since it last began) has met it."""
+    skipped = parts.data.skipped
+    reasons = (*ABOUT_IMAGES, "unusable_annotation")
+    return {f"training_{reason}": skipped[reason] for reason in reasons if skipped.get(reason)}
+
+
+def about_student(parts: Parts, name: str | None = None) -> dict[str, Any]:
+    """The columns that say what made a run's student.
+
+    Args:
+        name: of the student; None where there is none.
+    """
+    settings = parts.settings
+    return {
+        "run_id": parts.run_id,
+        "method": method_name(settings),
+        "variant": settings.name,
+        "ratio": ratio_of(settings),
+        "teacher": parts.teacher.name,
+        "student": name,
+        "seed": settings.seed,
+    }
+
+
+def ratio_of(settings: RunConfig) -> float | None:
+    """What was cut, by this run or by the one that made what it begins with."""
+    return settings.ratio if settings.ratio is not None else parent_metadata(settings).get("ratio")
+
+
+def images_counted(settings: RunConfig, compressed: Compressed) -> dict[str, int]:
+    """Images of the run and of those before it in the chain: trained on, and behind the scores of channels."""
+    earlier = parent_metadata(settings)
+    return {name: getattr(compressed, name) + (earlier.get(name) or 0) for name in ("images_seen", "importance_images")}
