@@ -9,6 +9,7 @@ import torch
 
 from compressors.distill.state import Progress
 from compressors.method import Compressed, Compressor, RunContext
+from compressors.quantize.absorbing import absorb_errors
 from compressors.quantize.calibration import Calibration, answers
 from compressors.quantize.decoder_attention import fold_signs
 from compressors.quantize.mixed_precision import choose_layers
@@ -79,13 +80,15 @@ class Ptq(PtqSettings, Compressor):
         student = self._planned(model, scheme, calibration, images)
         exact = copy.deepcopy(student)
         errors = calibration.run(student, images, context.folder / "calibration.safetensors", key)
+        calls = calibration.calls(exact, images) if self.mac or self.reconstruct != "none" else []
+        if self.mac:
+            about["absorbed"] = absorb_errors(student, exact, calls, calibration.search)
         if distributed.is_main():
             about["layers"] = errors
             write_text(context.folder / ERRORS, json.dumps(about, indent=1, allow_nan=False) + "\n")
         stages: tuple[Progress, ...] = ()
         if self.reconstruct != "none":
-            calls = zip(images, calibration.calls(exact, images), strict=True)
-            work = [(image.names[0], *call) for image, call in calls]
+            work = [(image.names[0], *call) for image, call in zip(images, calls, strict=True)]
             stages = (self._reconstruction(context.seed).run(student, exact, work, context.engine, key),)
         pack(student)
         ending = "-mixed" if scheme.eight_bit_layers else ""

@@ -287,6 +287,7 @@ class PtqSettings(Scheme, MethodSettings):
             most by fewer bits get eight; see :mod:`compressors.quantize.mixed_precision`.
         big: keys of two modes get one sign (PTQ4SAM); see :mod:`compressors.quantize.decoder_attention`.
         pcc: queries and keys of the mask decoder are clipped by where attention looks (SAQ-SAM).
+        mac: its projections take up the errors of what they meet (CAR-SAM); see :mod:`compressors.quantize.absorbing`.
         reconstruct: what learns to answer as in float once grids are found: ``blocks``, ``layers``, or ``none``; see
             :class:`compressors.quantize.reconstruction.Reconstruction` for this and the following ones.
         learn: ``rounding`` of weights, ``scales`` of activations, or ``both``.
@@ -311,6 +312,7 @@ class PtqSettings(Scheme, MethodSettings):
     budget: float | None = field(default=None, metadata=SINCE)
     big: bool = field(default=False, metadata=SINCE)
     pcc: bool = field(default=False, metadata=SINCE)
+    mac: bool = field(default=False, metadata=SINCE)
     reconstruct: str = field(default="none", metadata=SINCE)
     learn: str = field(default="both", metadata=SINCE)
     steps: int = field(default=100, metadata=SINCE)
@@ -328,6 +330,8 @@ class PtqSettings(Scheme, MethodSettings):
         "linear_activations": ("same", "asymmetric", "symmetric"),
         "product_activations": ("same", "asymmetric", "symmetric"),
         "products": ("tensor", "head", "float"),
+        "softmax_grid": ("uniform", "logarithmic"),
+        "gelu_grid": ("uniform", "hybrid"),
         "convolution_outputs": ("quantized", "float"),
         "decoder": ("quantized", "float"),
         "reconstruct": ("none", "blocks", "layers"),
@@ -336,9 +340,21 @@ class PtqSettings(Scheme, MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, candidates=1, rounds=1, images=1, prompts=1, steps=1, batch=1)
+        check_at_least(self, candidates=1, rounds=1, images=1, prompts=1, steps=1, batch=1, channel_groups=0)
         check_above_zero(self, "lr")
-        for name in ("big", "pcc"):
+        for name, uniform in (("softmax_grid", "uniform"), ("gelu_grid", "uniform"), ("channel_groups", 0)):
+            if (chosen := getattr(self, name)) == uniform:
+                continue
+            if self.activation_bits == 32:
+                raise InputError(f"method.{name}={chosen} is for activations, which activation_bits=32 leaves in float")
+            if self.twin and name != "channel_groups":
+                raise InputError(f"method.twin=true has a grid of its own there; give method.{name}={uniform}")
+        if self.softmax_grid != "uniform" and self.products == "float":
+            raise InputError(
+                f"method.softmax_grid={self.softmax_grid} is for products of attention, which are float here; "
+                "give method.products=tensor"
+            )
+        for name in ("big", "pcc", "mac"):
             if getattr(self, name) and "float" in (self.decoder, self.products):
                 raise InputError(
                     f"method.{name}=true is for products of the mask decoder's attention, which are float here; "

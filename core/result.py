@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 ADDED = {
     2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"),
     3: ("weight_bits", "activation_bits", "bit_operations", "float_macs"),
@@ -22,6 +22,7 @@ ADDED = {
         *("decoder_latency_ratio", "decoder_latency_ratio_low", "decoder_latency_ratio_high"),
     ),
     7: ("importance_images",),
+    8: ("simulated",),
 }
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
@@ -69,6 +70,7 @@ class ResultRow:
             ``..._high``.
         importance_images: images that channels were scored by before they were cut, counted for each cut;
             ``images_seen`` leaves them out, as no weight is updated by them.
+        simulated: what of a quantised model no runtime computes with, in words; None where integers can do all of it.
     """
 
     run_id: str | None = None
@@ -137,6 +139,7 @@ class ResultRow:
     decoder_latency_ratio_low: float | None = None
     decoder_latency_ratio_high: float | None = None
     importance_images: int | None = None
+    simulated: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from core.untrusted import NOTE, read_torch
 from students.convert.slimsam_pickle import is_slimsam_pickle
 from students.kinds import KINDS, build_model, kind_of
 from students.quantized.plan import Plan, apply_plan, pack, plan_of
+from students.quantized.simulated_grids import check_grids
 from teachers.inferred_shape import check_shape
 from teachers.sam import META_NORM_EPS, Sam, SamConfig
 from teachers.sam2 import Sam2Config
@@ -152,7 +153,9 @@ def load_model(path: Path) -> Sam:
         if isinstance(error, InputError):
             raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from None
         raise InputError(f"{path}: its metadata does not describe a model ({type(error).__name__}: {error})") from error
-    return fill(model, tensors, str(path))
+    filled = fill(model, tensors, str(path))
+    check_grids(filled, str(path))
+    return filled
 
 
 def stated_shape(facts: Mapping[str, Any], tensors: int, origin: str) -> SamConfig:

@@ -24,7 +24,7 @@ from core.seeding import generator_for
 from data.batches import ImageBatch
 from students.quantized.layers import QuantizedLayer, QuantizedProduct
 from students.quantized.plan import set_quantizing
-from students.quantized.quantizers import TwinQuantizer, UniformQuantizer
+from students.quantized.simulated_grids import Quantizer
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
 
@@ -221,7 +221,7 @@ class GridCheckpoint:
         grids = {
             f"{path}.{name}": buffer
             for path, module in self.model.named_modules()
-            if isinstance(module, UniformQuantizer | TwinQuantizer)
+            if isinstance(module, Quantizer)
             for name, buffer in module.named_buffers(recurse=False)
         }
         layers = self.model.named_modules() if self.biases else ()

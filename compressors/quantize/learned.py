@@ -79,7 +79,7 @@ class LearnedGrid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The nearest values of the grid as it stands, or ``x`` where a value is dropped."""
         (grid,) = self._grid
-        scale, zero = self._learned()
+        scale, zero = (grid.spread(part) for part in self._learned())
         scaled = x.float() / scale
         codes = (pass_gradient(scaled.round(), scaled) + zero).clamp(grid.low, grid.high)
         found = ((codes - zero) * scale).to(x.dtype)

@@ -1,7 +1,7 @@
 """What layers see on calibration images: a drawn part of their inputs, outputs and output gradients."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.seeding import generator_for
 from students.quantized.layers import QuantizedConvolution, QuantizedLayer, QuantizedProduct
+from students.quantized.simulated_grids import ChannelGroupQuantizer
 
 ROWS = 256
 """Most rows of a linear layer's input kept of one call."""
@@ -46,17 +47,20 @@ class LayerTrace:
     Attributes:
         records: by image and number of the call.
         lowest, highest: of a layer's input and its output over everything, not only over what was drawn; of a
-            product's two operands, by head ``[h]``.
+            product's two operands, by head ``[h]``; of an input with channel groups, by channel ``[C]``.
     """
 
     records: dict[tuple[int, int], TracedCall] = field(default_factory=dict)
     lowest: list[Tensor] = field(default_factory=list)
     highest: list[Tensor] = field(default_factory=list)
 
-    def widen(self, whole: tuple[Tensor, ...], by_head: bool) -> None:
-        """Take whole tensors into the ranges; those of products ``[B, h, M, N]`` by head."""
-        dims = (0, 2, 3) if by_head else ()
-        found = [(x.float().amin(dims), x.float().amax(dims)) for x in whole]
+    def widen(self, whole: tuple[Tensor, ...], kept: Sequence[int | None]) -> None:
+        """Take whole tensors into the ranges, each by the entries of the dimension that is kept, if one is."""
+        found = []
+        for x, dimension in zip(whole, kept, strict=True):
+            rows = x.float().reshape(1, -1) if dimension is None else x.float().movedim(dimension, 0).flatten(1)
+            lowest, highest = rows.amin(1), rows.amax(1)
+            found.append((lowest[0], highest[0]) if dimension is None else (lowest, highest))
         if not self.lowest:
             self.lowest, self.highest = [low for low, _ in found], [high for _, high in found]
         self.lowest = [torch.minimum(a, low) for a, (low, _) in zip(self.lowest, found, strict=True)]
@@ -114,7 +118,9 @@ class Recorder:
         part = _part_of(module, operands, output, generator_for(self.seed, "calibration", path, *key))
         if values:
             product = isinstance(module, QuantizedProduct)
-            trace.widen(operands if product else (*operands, output.detach()), by_head=product)
+            grouped = isinstance(getattr(module, "input_quantizer", None), ChannelGroupQuantizer)
+            kept = (1, 1) if product else (-1 if grouped else None, None)
+            trace.widen(operands if product else (*operands, output.detach()), kept)
             # Copies: residual sums and activations of many backbones change a layer's output, or its input, in place.
             inputs = tuple(x.clone() for x in part.inputs(operands))
             drawn = part.output(output.detach()).float().clone()

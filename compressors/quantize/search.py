@@ -6,7 +6,7 @@ so a search is never worse than no search by its own measure.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,21 @@ from torch import Tensor
 from compressors.quantize.objective import best_of, distance
 from compressors.quantize.recording import LayerTrace, TracedCall
 from students.quantized.layers import QuantizedConvolution, QuantizedLayer, QuantizedProduct
-from students.quantized.quantizers import Quantizer, TwinQuantizer, UniformQuantizer
+from students.quantized.quantizers import UniformQuantizer
+from students.quantized.simulated_grids import (
+    ChannelGroupQuantizer,
+    HybridQuantizer,
+    LogarithmicQuantizer,
+    Quantizer,
+    TwinQuantizer,
+)
 
 SPLITS = 20
 """Places where the twin grid of softmax may be split: 2^0 to 2^-19."""
+GRANULARITIES = (1, 2, 4)
+"""Of logarithmic grids (PTQ4SAM's tau)."""
+HYBRIDS = tuple((ratio, share) for ratio in (0.1, 0.3, 0.5) for share in (1 / 8, 1 / 4, 1 / 2))
+"""Of hybrid grids: what the logarithmic part covers, and its share of the codes (AHCPTQ's rho and g)."""
 
 
 @dataclass(frozen=True)
@@ -144,47 +155,59 @@ def _search_operand(
 def _search_range(
     quantizer: Quantizer, lowest: Tensor, highest: Tensor, how: Search, error: Callable[[], Tensor]
 ) -> None:
-    """Try shares of a range; of softmax's twin grid, the places of its split."""
-    scales, zeros = [], []
-    for share in how.shares() if not _is_softmax(quantizer) else [2.0**-i for i in range(SPLITS)]:
-        _cover(quantizer, lowest, highest, share)
-        scales.append(quantizer.scale.clone())
-        zeros.append(quantizer.zero_point.clone() if isinstance(quantizer, UniformQuantizer) else None)
-
-    errors = []
-    for scale, zero in zip(scales, zeros, strict=True):
-        _set(quantizer, scale, zero)
+    """Try grids (:func:`_grids`) and keep the best; by head where each has its own."""
+    states, errors = [], []
+    for _ in _grids(quantizer, lowest, highest, how):
+        states.append({name: buffer.clone() for name, buffer in quantizer.named_buffers()})
         errors.append(error().reshape(-1))
     # [candidates, heads or 1]
     best = torch.nan_to_num(torch.stack(errors), nan=torch.inf).argmin(0)
-    chosen = best.reshape(scales[0].shape) if best.numel() > 1 else best.reshape(()).expand(scales[0].shape)
-    zero = None
-    if zeros[0] is not None:
-        zero = torch.stack([z for z in zeros if z is not None]).gather(0, chosen[None])[0]
-    _set(quantizer, torch.stack(scales).gather(0, chosen[None])[0], zero)
+    for name, buffer in quantizer.named_buffers():
+        tried = torch.stack([state[name] for state in states])
+        chosen = best.reshape(buffer.shape) if best.numel() > 1 else best.reshape(()).expand(buffer.shape)
+        buffer.copy_(tried.gather(0, chosen[None])[0])
 
 
-def _set(quantizer: Quantizer, scale: Tensor, zero_point: Tensor | None) -> None:
-    quantizer.scale.copy_(scale)
-    if isinstance(quantizer, UniformQuantizer) and zero_point is not None:
-        quantizer.zero_point.copy_(zero_point)
+def _grids(quantizer: Quantizer, lowest: Tensor, highest: Tensor, how: Search) -> Iterator[None]:
+    """Set a quantiser to each grid that is tried, in place.
+
+    Shares of the range; of softmax's twin grid, the places of its split; of logarithmic and hybrid ones, each of their
+    forms with some of the shares, so that not many more are tried.
+    """
+    shares = how.shares()
+    if isinstance(quantizer, TwinQuantizer) and quantizer.of == "softmax":
+        shares = [2.0**-i for i in range(SPLITS)]
+    forms: Sequence[Any] = (None,)
+    if isinstance(quantizer, LogarithmicQuantizer):
+        forms = GRANULARITIES
+    elif isinstance(quantizer, HybridQuantizer):
+        forms = [(ratio, share) for ratio, share in HYBRIDS if share * 2**quantizer.bits >= 2]
+    for form in forms:
+        for share in shares[:: len(forms)]:
+            _cover(quantizer, lowest, highest, share, form)
+            yield
 
 
-def _cover(quantizer: Quantizer, lowest: Tensor, highest: Tensor, share: float) -> None:
-    """Let a grid cover a share of a range, given as one number or by head ``[h]``."""
+def _cover(quantizer: Quantizer, lowest: Tensor, highest: Tensor, share: float, form: Any = None) -> None:
+    """Let a grid cover a share of a range, given as one number, by head ``[h]`` or by channel.
+
+    Args:
+        form: of a logarithmic or hybrid grid, one of :data:`GRANULARITIES` or :data:`HYBRIDS`.
+    """
     if isinstance(quantizer, TwinQuantizer):
         positive = share if quantizer.of == "softmax" else share * highest.amax().clamp(min=1e-6) / quantizer.steps
         quantizer.scale.copy_(torch.as_tensor(positive))
-        return
-    if quantizer.axis is None:
-        low, high = lowest.amin().reshape(quantizer.shape), highest.amax().reshape(quantizer.shape)
+    elif isinstance(quantizer, LogarithmicQuantizer):
+        quantizer.scale.copy_(share * highest.amax().clamp(min=1e-6))
+        quantizer.granularity.fill_(form or GRANULARITIES[0])
+    elif isinstance(quantizer, HybridQuantizer):
+        quantizer.set_range(lowest.amin() * share, highest.amax() * share, *(form or HYBRIDS[4]))
+    elif isinstance(quantizer, ChannelGroupQuantizer):
+        quantizer.set_range(share * lowest, share * highest)
     else:
-        low, high = lowest.reshape(quantizer.shape), highest.reshape(quantizer.shape)
-    quantizer.set_range(share * low, share * high)
-
-
-def _is_softmax(quantizer: Quantizer) -> bool:
-    return isinstance(quantizer, TwinQuantizer) and quantizer.of == "softmax"
+        shape = quantizer.shape
+        low, high = (lowest.amin(), highest.amax()) if quantizer.axis is None else (lowest, highest)
+        quantizer.set_range(share * low.reshape(shape), share * high.reshape(shape))
 
 
 def _weight_range(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:

@@ -152,7 +152,8 @@ def _cards(record: RunRecord) -> list[dict[str, Any]]:
     if row.weight_bits is not None:
         operations = "" if row.bit_operations is None else f"{count(row.bit_operations)} bit operations"
         bits = f"W{row.weight_bits}A{row.activation_bits}"
-        cards.append({"label": "bits", "value": bits, "raw": row.bit_operations, "beside": [("", operations)]})
+        beside = [("", operations), *([("simulated", row.simulated)] if row.simulated else [])]
+        cards.append({"label": "bits", "value": bits, "raw": row.bit_operations, "beside": beside})
     cards += [_card(COLUMNS[name].label, row, teacher, name) for name in _CARDS]
     return [card for card in cards if card is not None]
 
@@ -249,9 +250,7 @@ def _next(record: RunRecord) -> list[tuple[str, str]]:
         ("score it under other protocols", f"evaluate checkpoint={student} {scored}{root}"),
         ("masks of an image", f"predict checkpoint={student} image=photo.jpg box=[120,90,560,470]"),
     ]
-    # Runtimes compute in eight bits, and know no twin grids.
-    twin = record.mapping("config", "method").get("twin")
-    if row.weight_bits is None or (row.weight_bits == row.activation_bits == 8 and not twin):
+    if row.weight_bits is None or (row.weight_bits == row.activation_bits == 8 and row.simulated is None):
         int8 = "" if row.weight_bits is None else " precision=int8"
         out = shlex.quote(f"{name}-onnx")
         commands.append(("files for ONNX Runtime", f"export checkpoint={student} to=onnx{int8} out={out}"))

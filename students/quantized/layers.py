@@ -10,15 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from students.quantized.quantizers import (
-    Quantizer,
-    TwinQuantizer,
-    UniformQuantizer,
-    make_quantizer,
-    packed,
-    packed_length,
-    unpacked,
-)
+from students.quantized.quantizers import UniformQuantizer, packed, packed_length, unpacked
+from students.quantized.simulated_grids import Quantizer, make_quantizer
 
 
 class QuantizedLayer(nn.Module):
@@ -173,7 +166,7 @@ def make_layer(description: dict[str, Any]) -> QuantizedLayer:
     kind = next(kind for kind, name in KIND_OF.items() if name == description["kind"])
     weight = make_quantizer(description["weight"])
     behind = None if description.get("output") is None else make_quantizer(description["output"])
-    if not isinstance(weight, UniformQuantizer) or isinstance(behind, TwinQuantizer):
+    if type(weight) is not UniformQuantizer or type(behind) not in (UniformQuantizer, type(None)):
         raise ValueError("weights and outputs need uniform grids")
     given = None if description["input"] is None else make_quantizer(description["input"])
     geometry = {key: description[key] for key in ("stride", "padding", "groups", "transposed") if key in description}

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,7 +14,8 @@ from core.feature_maps import maps_of
 from students.kinds import build_model
 from students.quantized.attention import give_products, qkv_parts, with_products
 from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
-from students.quantized.scheme import Scheme
+from students.quantized.scheme import SINCE, Scheme
+from students.quantized.simulated_grids import SIMULATED
 from teachers.sam import Sam
 
 
@@ -64,6 +65,8 @@ def fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
 
 
 QUANTISABLE = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+GROUPED = ("qkv", "q_proj", "k_proj", "v_proj", "lin1", "fc1")
+"""Names of the layers whose inputs may have grids of channel groups."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,10 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         found = asdict(self)
-        if not self.scheme.eight_bit_layers:
-            # As files from before there was the setting have it.
-            del found["scheme"]["eight_bit_layers"]
+        for setting in fields(Scheme):
+            if setting.metadata == SINCE and getattr(self.scheme, setting.name) == setting.default:
+                # As files from before there was the setting have it.
+                del found["scheme"][setting.name]
         return found
 
     @classmethod
@@ -116,9 +120,14 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
         if isinstance(module, QUANTISABLE):
             biased = module.bias is not None or path in with_bias
             bits = _bits_of(path, scheme)
-            layers[path] = _describe(module, bits, biased, twin=scheme.twin and path in after_gelu)
+            layers[path] = _describe(module, bits, biased, path in after_gelu)
             if isinstance(module, nn.Linear):
                 parent, _, name = path.rpartition(".")
+                if scheme.channel_groups and name in GROUPED and scheme.activation_bits <= 8:
+                    sizes = {"channels": module.in_features, "groups": min(scheme.channel_groups, module.in_features)}
+                    given = layers[path]["input"]
+                    layers[path]["input"] = {key: given[key] for key in ("bits", "symmetric")} | sizes
+                    layers[path]["input"]["kind"] = "channel_groups"
                 parts = qkv_parts(model.get_submodule(parent)) if name == "qkv" else None
                 layers[path]["weight"] |= _linear_weight(module, scheme, parts)
         if scheme.products != "float" and scheme.activation_bits <= 8 and with_products(module):
@@ -184,6 +193,22 @@ def plan_of(model: nn.Module) -> Plan | None:
     return plan if isinstance(plan, Plan) else None
 
 
+def simulated(plan: Plan) -> list[str]:
+    """What of a plan no runtime computes with, in words; empty where integers can do all of it."""
+    products = [part for pair in plan.products.values() for part in pair.values()]
+    grids = [
+        given for layer in plan.layers.values() for name in ("weight", "input", "output") if (given := layer[name])
+    ]
+    operands = [operand for product in products for operand in (product["left"], product["right"])]
+    kinds = {str(grid["kind"]) for grid in (*grids, *operands)}
+    found = [words for kind, words in SIMULATED.items() if kind in kinds]
+    if any(operand.get("shape") for operand in operands):
+        found.append("scales of heads")
+    if any(grid["bits"] < 8 for grid in (*grids, *operands)):
+        found.append("fewer than 8 bits")
+    return found
+
+
 def as_float(model: Sam) -> Sam:
     """The model itself; of a quantised one, the float shape it was made of, without weights, to be counted."""
     if plan_of(model) is None:
@@ -242,7 +267,7 @@ def _activation(scheme: Scheme, shape: tuple[int, ...] = (), kind: str = "same")
     return {"kind": "uniform", "bits": scheme.activation_bits, "symmetric": symmetric, "shape": list(shape)}
 
 
-def _describe(module: Any, scheme: Scheme, biased: bool, twin: bool) -> dict[str, Any]:
+def _describe(module: Any, scheme: Scheme, biased: bool, after_gelu: bool) -> dict[str, Any]:
     shape = tuple(module.weight.shape)
     transposed = isinstance(module, nn.ConvTranspose2d)
     outputs = module.weight.shape[1] * module.groups if transposed else shape[0]
@@ -254,8 +279,10 @@ def _describe(module: Any, scheme: Scheme, biased: bool, twin: bool) -> dict[str
     if scheme.activation_bits <= 8:
         kind = scheme.linear_activations if isinstance(module, nn.Linear) else "same"
         given = _activation(scheme, kind=kind)
-        if twin:
+        if after_gelu and scheme.twin:
             given = {"kind": "twin", "bits": scheme.activation_bits, "values": "gelu"}
+        elif after_gelu and scheme.gelu_grid == "hybrid" and isinstance(module, nn.Linear):
+            given = {"kind": "hybrid", "bits": scheme.activation_bits}
     description = {
         "kind": "linear" if isinstance(module, nn.Linear) else "convolution",
         "shape": list(shape),
@@ -281,6 +308,8 @@ def _describe_products(attention: Any, scheme: Scheme) -> dict[str, Any]:
     softmax = _activation(scheme, kind=scheme.product_activations)
     if scheme.twin:
         softmax = {"kind": "twin", "bits": scheme.activation_bits, "values": "softmax"}
+    elif scheme.softmax_grid == "logarithmic":
+        softmax = {"kind": "logarithmic", "bits": scheme.activation_bits}
     return {"scores": {"left": operand, "right": operand}, "mixing": {"left": softmax, "right": operand}}
 
 

@@ -1,4 +1,4 @@
-"""From numbers to few codes and back: uniform grids, and the two twin grids of PTQ4ViT and TinySAM.
+"""From numbers to few codes and back: uniform grids, the only ones that runtimes compute with.
 
 Every grid has an integer zero point, so that exact zero (and the zero padding of convolutions) is one of its values.
 Rounding is half to even. While gradients are recorded, rounding passes them through where nothing was clipped.
@@ -34,10 +34,6 @@ def unpacked(data: Tensor, shape: tuple[int, ...], bits: int) -> Tensor:
         return data.view(torch.int8).reshape(shape)
     nibbles = torch.stack([data & 15, data >> 4], 1).flatten()[: math.prod(shape)].to(torch.int8)
     return torch.where(nibbles > 7, nibbles - 16, nibbles).reshape(shape)
-
-
-GELU_LOWEST = 0.16997124
-"""GELU's smallest value, negated."""
 
 
 def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
@@ -83,6 +79,10 @@ class UniformQuantizer(nn.Module):
         varying = [i for i, size in enumerate(self.shape) if size > 1]
         return varying[0] if varying else None
 
+    def spread(self, part: Tensor) -> Tensor:
+        """Scales or zero points, so that they broadcast against an activation."""
+        return part
+
     def by_part(self, rows: Tensor) -> Tensor:
         """What belongs to each part of the rows ``[O, ...]``: ``[parts, O / parts, ...]``."""
         cut = rows.reshape(self.repeats, self.parts, -1, *rows.shape[1:])
@@ -120,81 +120,15 @@ class UniformQuantizer(nn.Module):
             from students.quantized.operators import quantize_dequantize
 
             return quantize_dequantize(x, self.scale, self.zero_point, self.low, self.high, self.axis)
-        scaled = x.float() / self.scale
-        codes = (pass_gradient(torch.round(scaled), scaled) + self.zero_point).clamp(self.low, self.high)
-        return ((codes - self.zero_point) * self.scale).to(x.dtype)
+        scale, zero = self.spread(self.scale), self.spread(self.zero_point)
+        scaled = x.float() / scale
+        codes = (pass_gradient(torch.round(scaled), scaled) + zero).clamp(self.low, self.high)
+        return ((codes - zero) * scale).to(x.dtype)
 
     def description(self) -> dict[str, Any]:
         """What :func:`make_quantizer` needs to make one like it."""
         found = {"kind": self.kind, "bits": self.bits, "symmetric": self.symmetric, "shape": list(self.shape)}
         return found | ({"parts": self.parts, "repeats": self.repeats} if self.parts else {})
-
-
-class TwinQuantizer(nn.Module):
-    """Two grids that share the codes of one: one bit says which, the others count steps (PTQ4ViT, section 3.3).
-
-    Ranges are disjoint. ``softmax``: values below ``split`` are counted in steps of ``split / 2^(bits - 1)``, others in
-    steps of ``1 / (2^(bits - 1) - 1)``. ``gelu``: negative values in fixed steps down to GELU's lowest value, positive
-    ones in steps of ``scale``.
-
-    Args:
-        bits: 2 to 8.
-        values: ``softmax`` or ``gelu``.
-    """
-
-    scale: Tensor
-    kind = "twin"
-
-    def __init__(self, bits: int, values: str) -> None:
-        super().__init__()
-        self.bits, self.of = bits, values
-        self.steps = 2 ** (bits - 1)
-        # Of softmax: where the two ranges meet. Of GELU: the step of positive values.
-        self.register_buffer("scale", torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The nearest values of the two grids; shape and dtype unchanged."""
-        if torch.compiler.is_exporting():
-            raise NotImplementedError("runtimes know no twin grids; quantise with method.twin=false to export")
-        value, half = x.float(), self.steps
-        if self.of == "softmax":
-            step = self.scale / half
-            low = pass_gradient(torch.round(value / step), value / step).clamp(0, half - 1) * step
-            scaled = value * (half - 1)
-            high = pass_gradient(torch.round(scaled), scaled).clamp(0, half - 1) / (half - 1)
-            return torch.where(value < self.scale, low, high).to(x.dtype)
-        smallest = GELU_LOWEST / half
-        low = pass_gradient(torch.round(value / smallest), value / smallest).clamp(-half, 0) * smallest
-        scaled = value / self.scale
-        high = pass_gradient(torch.round(scaled), scaled).clamp(0, half - 1) * self.scale
-        return torch.where(value < 0, low, high).to(x.dtype)
-
-    def description(self) -> dict[str, Any]:
-        """What :func:`make_quantizer` needs to make one like it."""
-        return {"kind": self.kind, "bits": self.bits, "values": self.of}
-
-
-Quantizer = UniformQuantizer | TwinQuantizer
-
-
-_PARTS = {"parts": 0, "repeats": 1}
-
-
-def make_quantizer(description: dict[str, Any]) -> Quantizer:
-    """A quantiser by its description; its grid still has to be set or loaded.
-
-    Raises:
-        KeyError, TypeError, ValueError: it describes none.
-    """
-    bits = description["bits"]
-    if type(bits) is not int or not 2 <= bits <= 8:
-        raise ValueError(f"a quantiser of {bits!r} bits; there are those of 2 to 8")
-    if description["kind"] == "uniform":
-        shape, parts = tuple(map(int, description["shape"])), (description.get(k, d) for k, d in _PARTS.items())
-        return UniformQuantizer(bits, bool(description["symmetric"]), shape, *map(int, parts))
-    if description["kind"] == "twin" and description["values"] in ("softmax", "gelu"):
-        return TwinQuantizer(bits, description["values"])
-    raise ValueError(f"unknown quantiser {description!r}")
 
 
 def pass_gradient(rounded: Tensor, x: Tensor) -> Tensor:

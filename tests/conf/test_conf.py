@@ -58,6 +58,7 @@ WITHOUT_RATIO = (
             "mobilesam_reference",
             "tinysam_reference",
             "ptq_ablations",
+            "ptq_mechanisms",
             "ptq_reference",
             "ptq_schemes",
             "ptq_state_of_the_art",

@@ -14,8 +14,8 @@ from core.protocols import Prompt
 from data.batches import ImageBatches
 from students.quantized.layers import QuantizedLayer, make_layer
 from students.quantized.plan import planned_copy, set_quantizing
-from students.quantized.quantizers import make_quantizer
 from students.quantized.scheme import Scheme
+from students.quantized.simulated_grids import make_quantizer
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam
 from tests.unit.tiny import Images, tiny_sam

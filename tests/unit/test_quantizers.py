@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from students.quantized.quantizers import (
-    GELU_LOWEST,
-    TwinQuantizer,
     UniformQuantizer,
     code_range,
-    make_quantizer,
     packed,
     packed_length,
     unpacked,
@@ -81,30 +78,6 @@ def test_the_gradient_passes_where_nothing_is_clipped() -> None:
     assert x.grad is not None and x.grad.tolist() == [0, 1, 1, 0]
 
 
-def test_softmax_twin_is_disjoint() -> None:
-    quantizer = TwinQuantizer(8, "softmax")
-    quantizer.scale.fill_(1 / 16)
-    x = torch.tensor([0.0, 1e-4, 1 / 16 - 1e-6, 1 / 16, 0.5, 1.0])
-    found = quantizer(x)
-    # In the reference both ranges are added: zero would come out as about 1/16.
-    assert found[0] == 0 and found[5] == 1
-    step = 1 / 16 / 128
-    assert float(found[1]) == pytest.approx(0.0) and float(found[2]) == pytest.approx(127 * step)
-    assert float(found[3]) == pytest.approx(8 / 127) and float(found[4]) == pytest.approx(64 / 127)
-    everywhere = torch.linspace(0, 1, 10001)
-    below = everywhere < 1 / 16
-    assert float((quantizer(everywhere) - everywhere)[below].abs().max()) <= step * 1.001
-    assert float((quantizer(everywhere) - everywhere)[~below].abs().max()) <= 0.5 / 127 * 1.001
-
-
-def test_gelu_twin_is_disjoint() -> None:
-    quantizer = TwinQuantizer(8, "gelu")
-    quantizer.scale.fill_(0.05)
-    x = torch.tensor([-GELU_LOWEST, -0.01, 0.0, 0.12, 6.35, 100.0])
-    step = GELU_LOWEST / 128
-    assert quantizer(x).tolist() == pytest.approx([-128 * step, -8 * step, 0.0, 0.1, 6.35, 6.35], abs=1e-6)
-
-
 @given(st.integers(2, 8), st.integers(1, 9), st.integers(1, 9))
 def test_codes_survive_packing(bits: int, rows: int, columns: int) -> None:
     low, high = code_range(bits, True)
@@ -116,24 +89,3 @@ def test_codes_survive_packing(bits: int, rows: int, columns: int) -> None:
 
 def test_four_bits_take_half_a_byte() -> None:
     assert packed_length((3, 5), 4) == 8 and packed_length((3, 5), 5) == 15
-
-
-@pytest.mark.parametrize(
-    "description",
-    [
-        {"kind": "uniform", "bits": 9, "symmetric": True, "shape": []},
-        {"kind": "uniform", "bits": "8", "symmetric": True, "shape": []},
-        {"kind": "twin", "bits": 8, "values": "relu"},
-        {"kind": "logarithmic", "bits": 8},
-    ],
-)
-def test_what_describes_no_grid_is_refused(description: dict[str, object]) -> None:
-    with pytest.raises((ValueError, KeyError)):
-        make_quantizer(description)
-
-
-def test_a_grid_is_made_again_from_its_description() -> None:
-    for quantizer in (UniformQuantizer(5, False, (3, 1)), TwinQuantizer(4, "gelu"), TwinQuantizer(8, "softmax")):
-        again = make_quantizer(quantizer.description())
-        assert again.description() == quantizer.description()
-        again.load_state_dict(quantizer.state_dict())
