@@ -15,7 +15,7 @@ from experiments.runs.segmenters import ChosenSegmenter
 from students.export.segmenter import ExportedSam
 from students.kinds import build_model
 from students.quantized.bit_operations import count_bit_operations
-from students.quantized.plan import as_float, plan_of
+from students.quantized.plan import as_float, plan_of, simulated
 from teachers.sam import Sam, SamConfig
 
 _counted: dict[SamConfig, Cost] = {}
@@ -56,6 +56,7 @@ def cost_columns(model: Segmenter) -> dict[str, Any]:
         counted = count_bit_operations(model.config, plan)
         columns |= {"weight_bits": plan.scheme.weight_bits, "activation_bits": plan.scheme.activation_bits}
         columns |= {"bit_operations": counted.total, "float_macs": counted.float_macs}
+        columns["simulated"] = ", ".join(simulated(plan)) or None
     return columns
 
 

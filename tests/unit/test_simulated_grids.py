@@ -11,6 +11,7 @@ from torch import nn
 from compressors.quantize.recording import Recorder
 from compressors.quantize.search import GRANULARITIES, HYBRIDS, Search, search
 from core.errors import InputError
+from experiments.model_columns import cost_columns
 from students.quantized.layers import QuantizedProduct, make_layer
 from students.quantized.plan import Plan, apply_plan, make_plan, simulated
 from students.quantized.quantizers import UniformQuantizer
@@ -240,3 +241,13 @@ def test_a_grid_is_made_again_from_its_description() -> None:
         again = make_quantizer(quantizer.description())
         assert again.description() == quantizer.description()
         again.load_state_dict(quantizer.state_dict())
+
+
+def test_rows_say_what_is_simulated() -> None:
+    model = tiny_sam()
+    assert "simulated" not in cost_columns(model)
+    apply_plan(model, make_plan(model, replace(Scheme(), channel_groups=2)))
+    assert cost_columns(model)["simulated"] == "grids of channel groups"
+    model = tiny_sam()
+    apply_plan(model, make_plan(model, Scheme()))
+    assert cost_columns(model)["simulated"] is None
