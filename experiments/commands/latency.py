@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -42,12 +42,8 @@ WARMUP = 3
 BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model on its device, and what its row says beside its times."""
-
-    model: Segmenter
-    columns: dict[str, Any]
+_Model = tuple[Segmenter, dict[str, Any]]
+"""A model on its device, and what its row says beside its times."""
 
 
 def latency(settings: LatencyConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -68,16 +64,16 @@ def latency(settings: LatencyConfig, cfg: DictConfig) -> list[ResultRow]:
         models += _committed(models, device)
     if len(models) < 2:
         raise InputError(f"checkpoint={settings.checkpoint}: one model has no ratio; name two, separated by commas")
-    segmenters = [one.model for one in models]
+    segmenters = [model for model, _ in models]
     with Progress(*BAR, console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task(f"timing {len(models)} models", total=settings.rounds + WARMUP)
         each = partial(bar.advance, task)
         times = compared_latencies(segmenters, settings.rounds, device, precision, settings.batch, each)
-    shared = {"status": "counted", "git_sha": provenance.git_sha(), "threads": torch.get_num_threads()}
+    shared: dict[str, Any] = {"status": "counted", "git_sha": provenance.git_sha(), "threads": torch.get_num_threads()}
     shared |= {"device": device_name(device), "precision": precision}
     # Times of a batch are others than those that tables show.
     shared |= {"axes": {"batch": str(settings.batch)}} if settings.batch > 1 else {}
-    rows = [ResultRow(**{**shared, **one.columns, **time}) for one, time in zip(models, times, strict=True)]
+    rows = [ResultRow(**shared | columns | time) for (_, columns), time in zip(models, times, strict=True)]
     if settings.format == "table":
         _print(rows, settings)
     if settings.out is not None:
@@ -100,12 +96,12 @@ def _names(checkpoints: str) -> list[str]:
 
 def _named(name: str, settings: LatencyConfig) -> _Model:
     found = chosen_segmenter(SegmenterConfig(checkpoint=name, engine=settings.engine), settings.precision)
-    return _Model(found.model, about_columns(found) | cost_columns(found.model))
+    return found.model, about_columns(found) | cost_columns(found.model)
 
 
 def _committed(known: Sequence[_Model], device: torch.device) -> Iterator[_Model]:
     """A model of every shape in the committed rows that is not among the known ones."""
-    seen = {(one.columns["parameters"], one.columns["macs_full"]) for one in known}
+    seen = {(columns["parameters"], columns["macs_full"]) for _, columns in known}
     for path in committed_files():
         rows, about = read_result(path)
         for row in rows:
@@ -119,7 +115,7 @@ def _committed(known: Sequence[_Model], device: torch.device) -> Iterator[_Model
                 continue
             seen.add(key)
             about_model = {name: getattr(row, name) for name in ("method", "ratio", "teacher", "student", "variant")}
-            yield _Model(build_model(shape, str(row.student)).to(device), about_model | counted)
+            yield build_model(shape, str(row.student)).to(device), about_model | counted
 
 
 def _shape(row: ResultRow, about: dict[str, Any]) -> SamConfig | None:

@@ -137,16 +137,12 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     try:
         sections = layout(given.stages or method_stages(given.config_dir, given.packages))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if given.dry_run:
-        shown = [dataclasses.asdict(section) for section in sections]
-        about = {"entity": given.entity, "project": given.project, "title": given.title}
-        print(json.dumps({**about, "sections": shown}, indent=1))
-        return 0
-    try:
-        print(_save(sections, given.entity, given.project, given.title))
+        if given.dry_run:
+            shown = [dataclasses.asdict(section) for section in sections]
+            about = {"entity": given.entity, "project": given.project, "title": given.title}
+            print(json.dumps({**about, "sections": shown}, indent=1))
+        else:
+            print(_save(sections, given.entity, given.project, given.title))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -74,7 +74,7 @@ class WandbRun(Logger):
         for name, log in RESULTS.items():
             # One that fails does not keep the others back.
             self._try(f"logging the {name}", functools.partial(log, self._run, outcome), gives_up=False)
-        self._try("finishing", lambda: self._finish(0))
+        self._try("finishing", lambda: self._run.finish(exit_code=0))
         self._try("tidying up", self._remove_earlier)
         self._let_go()
 
@@ -85,7 +85,7 @@ class WandbRun(Logger):
         summary = {"status": "stopped" if stopped else "failed", "reason": reason}
         self._try("logging", self._rest)
         self._try("logging the reason", lambda: self._run.summary.update(summary))
-        self._try("finishing", lambda: self._finish(1))
+        self._try("finishing", lambda: self._run.finish(exit_code=1))
         self._let_go()
 
     def _begin(self) -> None:
@@ -135,9 +135,6 @@ class WandbRun(Logger):
         for stage, entry in self._catch_up.rest():
             self._hold(stage, entry)
         self._send()
-
-    def _finish(self, code: int) -> None:
-        self._run.finish(exit_code=code)
 
     def _let_go(self) -> None:
         """After something went wrong: the package's own process ends here, not with noise when this one does."""

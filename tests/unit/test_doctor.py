@@ -85,7 +85,7 @@ def test_a_failing_look_is_a_finding() -> None:
     def look() -> list[Finding]:
         raise OSError("the disk is gone\nand more")
 
-    assert probed("machine", "disk", look) == [Finding("machine", "disk", "unknown", "OSError: the disk is gone")]
+    assert probed("machine", "disk", look) == [Finding("disk", "unknown", "OSError: the disk is gone", part="machine")]
 
 
 def test_looks_that_fail_do_not_end_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_looks_that_fail_do_not_end_it(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_one_line_names_the_first_problem_and_its_fix() -> None:
-    good = Finding("a", "x", "ok", "here", needed=True)
-    spare = Finding("a", "y", "missing", "not here", "get it")
-    bad = Finding("a", "z", "broken", "bent", "mend it", needed=True)
+    good = Finding("x", "ok", "here", needed=True)
+    spare = Finding("y", "missing", "not here", "get it")
+    bad = Finding("z", "broken", "bent", "mend it", needed=True)
     assert not_ready([good, spare]) is None
     assert not_ready([good, spare, bad, bad]) == "a run cannot work here: z: bent (and 1 more); mend it"
     assert NotReady("why", [bad]).rows == [bad]
@@ -210,7 +210,7 @@ def test_the_packaged_teacher_is_the_one_it_should_be() -> None:
 
 
 def test_a_login_is_found_and_not_shown(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_services, "_version", lambda _: "1.0")
+    monkeypatch.setattr(doctor_services, "version_of", lambda _: "1.0")
     found = by_name(doctor_services.loggers())
     assert found["wandb"].state == "missing" and "wandb login" in found["wandb"].fix
     (nobody / ".netrc").write_text("machine api.wandb.ai login user password verysecret\n")
@@ -224,7 +224,7 @@ def test_a_login_is_found_and_not_shown(nobody: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_is_not_installed_has_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_services, "_version", lambda _: None)
+    monkeypatch.setattr(doctor_services, "version_of", lambda _: None)
     found = by_name([*doctor_services.loggers(), *doctor_services.launchers()])
     assert found["csv"].state == found["basic"].state == "ok"
     for name, extra in (("wandb", "wandb"), ("tensorboard", "tensorboard"), ("joblib", "sweeps")):
@@ -305,5 +305,5 @@ def test_without_torch_doctor_still_answers(arguments: list[str], tmp_path: Path
 
 def test_plain_text_where_rich_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    command.print_findings([Finding("a", "x", "missing", "not here", "get it")])
+    command.print_findings([Finding("x", "missing", "not here", "get it")])
     assert capsys.readouterr().out == "-      a x: not here; get it\n"

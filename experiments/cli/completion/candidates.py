@@ -57,10 +57,8 @@ def candidates() -> Candidates:
     keys = {}
     for command, lines in own.items():
         with_data = scored if "evaluation.data" in [line.key for line in lines] else []
-        launcher = ["hydra/launcher"]
-        keys[command] = _unique(
-            [*(line.key for line in (*lines, *with_data) if line.key != "evaluation.data"), *launcher]
-        )
+        names = [line.key for line in (*lines, *with_data) if line.key != "evaluation.data"]
+        keys[command] = _unique([*names, "hydra/launcher"])
     return Candidates(
         tuple(own),
         keys,

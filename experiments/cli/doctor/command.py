@@ -100,18 +100,15 @@ def print_findings(findings: Sequence[Finding]) -> None:
         table.add_column(no_wrap=True, min_width=6)
         table.add_column(overflow="fold", min_width=14, max_width=36)
         table.add_column(overflow="fold")
-        for finding in findings:
-            if finding.part == part:
-                sign, style = _SIGNS[finding.state]
-                table.add_row(Text(sign, style=style), Text(finding.name), Text(finding.found))
+        of_part = [finding for finding in findings if finding.part == part]
+        for finding in of_part:
+            sign, style = _SIGNS[finding.state]
+            table.add_row(Text(sign, style=style), Text(finding.name), Text(finding.found))
         console.print(Text(part, style="bold"))
         console.print(table)
         # Not in the table, whose lines are broken: a command can be copied as it stands.
-        for finding in findings:
-            if finding.part == part and finding.fix:
-                console.print(
-                    Text(f"  {finding.name}: ", style="dim") + Text(finding.fix, style="cyan"), soft_wrap=True
-                )
+        for finding in (finding for finding in of_part if finding.fix):
+            console.print(Text(f"  {finding.name}: ", style="dim") + Text(finding.fix, style="cyan"), soft_wrap=True)
         console.print()
     if not_ready(findings) is None:
         console.print("a run can work here: python -m experiments method=slimsam ratio=0.77", style="bold")

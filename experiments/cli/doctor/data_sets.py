@@ -30,14 +30,14 @@ def data_sets(root: str | None) -> Iterator[Finding]:
     Args:
         root: ``data.root``; None where none is given.
     """
-    yield Finding("data", "shapes", "ok", "made by the program, nothing to download", needed=True)
+    yield Finding("shapes", "ok", "made by the program, nothing to download", needed=True)
     if root is None:
         for name in ("coco", "lvis", "sa1b"):
-            yield Finding("data", name, "missing", "no data.root is given", _ASK)
+            yield Finding(name, "missing", "no data.root is given", _ASK)
         return
     folder = home_path(root)
     if not folder.is_dir():
-        yield Finding("data", f"data.root={root}", "broken", "no such folder", "give data.root=FOLDER that exists")
+        yield Finding(f"data.root={root}", "broken", "no such folder", "give data.root=FOLDER that exists")
         return
     yield from _images(folder)
     yield from _annotations(folder)
@@ -48,11 +48,11 @@ def _images(folder: Path) -> Iterator[Finding]:
     for name in ("train2017", "val2017"):
         place = folder / name
         if not place.is_dir():
-            yield Finding("data", f"coco {name}/", "missing", "no such folder below data.root", _unpack(name, folder))
+            yield Finding(f"coco {name}/", "missing", "no such folder below data.root", _unpack(name, folder))
             continue
         count = sum(map(is_image, files_below(place)))
         state, fix = ("ok", "") if count else ("broken", _unpack(name, folder))
-        yield Finding("data", f"coco {name}/", state, f"{count:,} image{'s' * (count != 1)}", fix)
+        yield Finding(f"coco {name}/", state, f"{count:,} image{'s' * (count != 1)}", fix)
 
 
 def _annotations(folder: Path) -> Iterator[Finding]:
@@ -61,11 +61,11 @@ def _annotations(folder: Path) -> Iterator[Finding]:
         if not path.is_file():
             # COCO's archive holds the folder itself, LVIS's only the file.
             into = folder if name.startswith("instances") else folder / "annotations"
-            yield Finding("data", name, "missing", "no such file in annotations/", _unpack(name, into))
+            yield Finding(name, "missing", "no such file in annotations/", _unpack(name, into))
         elif path.stat().st_size < 2:
-            yield Finding("data", name, "broken", "an empty file", f"rm '{path}', and {_unpack(name, path.parent)}")
+            yield Finding(name, "broken", "an empty file", f"rm '{path}', and {_unpack(name, path.parent)}")
         else:
-            yield Finding("data", name, "ok", f"{path.stat().st_size / 1e6:,.0f} MB")
+            yield Finding(name, "ok", f"{path.stat().st_size / 1e6:,.0f} MB")
 
 
 def _sa1b(folder: Path) -> Finding:
@@ -76,15 +76,15 @@ def _sa1b(folder: Path) -> Finding:
     archives = sorted(folder / name for name in files if SA1B_ARCHIVE.fullmatch(name.rpartition("/")[2]))
     if endless := [archive for archive in archives if not has_end(archive)]:
         found = f"{len(endless)} of {len(archives)} tar files have no end, such as {endless[0].name}: truncated"
-        return Finding("data", "sa1b", "broken", found, "fetch them again, or give data.missing=skip")
+        return Finding("sa1b", "broken", found, "fetch them again, or give data.missing=skip")
     if archives:
         size = sum(archive.stat().st_size for archive in archives)
         beside = f", {count:,} images beside them" if count else ""
-        return Finding("data", "sa1b", "ok", f"{len(archives):,} tar files, {size / 1e9:,.1f} GB{beside}{more}")
+        return Finding("sa1b", "ok", f"{len(archives):,} tar files, {size / 1e9:,.1f} GB{beside}{more}")
     if not count:
         fix = "fetch shards by hand (they ask for consent): https://ai.meta.com/datasets/segment-anything-downloads"
-        return Finding("data", "sa1b", "missing", f"no sa_*.tar and no sa_*.jpg in data.root or below{more}", fix)
-    return Finding("data", "sa1b", "ok", f"{count:,} images{more}")
+        return Finding("sa1b", "missing", f"no sa_*.tar and no sa_*.jpg in data.root or below{more}", fix)
+    return Finding("sa1b", "ok", f"{count:,} images{more}")
 
 
 def _unpack(name: str, into: Path) -> str:

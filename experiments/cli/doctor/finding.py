@@ -1,7 +1,7 @@
 """What ``doctor`` finds: one line, with the command that mends it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 STATES = ("ok", "missing", "broken", "unknown")
@@ -12,21 +12,21 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        part: of the table: ``machine``, ``packages`` ...
         name: of the thing.
         state: ``ok``; ``missing``: not here, and not needed for a run; ``broken``: here or needed, and unusable;
             ``unknown``: the look itself failed.
         found: version, size, place, or what is wrong.
         fix: the command that mends it; empty where nothing is to be done.
         needed: whether a run of the embedded teacher on ``shapes`` needs it.
+        part: of the table: ``machine``, ``packages`` ...; :func:`probed` fills it in.
     """
 
-    part: str
     name: str
     state: str
     found: str
     fix: str = ""
     needed: bool = False
+    part: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Part, name, state, what was found, and the fix."""
@@ -36,7 +36,8 @@ class Finding:
 def probed(part: str, name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """What a look gives; whatever goes wrong in it becomes a finding of its own."""
     try:
-        return list(look())
+        return [replace(finding, part=part) for finding in look()]
     except Exception as error:
         reason = str(error).strip().splitlines()
-        return [Finding(part, name, "unknown", f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}")]
+        found = f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
+        return [Finding(name, "unknown", found, part=part)]

@@ -23,9 +23,9 @@ def python() -> Iterator[Finding]:
     version = platform.python_version()
     least = ".".join(map(str, OLDEST))
     if sys.version_info < OLDEST:
-        yield Finding("machine", "Python", "broken", f"{version}, {least} is needed", f"install Python {least}", True)
+        yield Finding("Python", "broken", f"{version}, {least} is needed", f"install Python {least}", True)
     else:
-        yield Finding("machine", "Python", "ok", f"{version} at {_without_home(Path(sys.executable))}", needed=True)
+        yield Finding("Python", "ok", f"{version} at {_without_home(Path(sys.executable))}", needed=True)
 
 
 def code() -> Iterator[Finding]:
@@ -34,10 +34,10 @@ def code() -> Iterator[Finding]:
 
     facts = provenance.capture("cpu")
     if facts["git_sha"] == "unknown":
-        yield Finding("machine", "code", "missing", "no git repository: results cannot name it", "git clone it")
+        yield Finding("code", "missing", "no git repository: results cannot name it", "git clone it")
     else:
         changed = ", with changes that are not committed" if facts["git_dirty"] else ""
-        yield Finding("machine", "code", "ok", f"git {facts['git_sha'][:12]}{changed}")
+        yield Finding("code", "ok", f"git {facts['git_sha'][:12]}{changed}")
 
 
 def processor() -> Iterator[Finding]:
@@ -46,9 +46,7 @@ def processor() -> Iterator[Finding]:
     usable = allowed()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limited = f", of which {usable} may be used (quota of the control group, or Slurm)" if usable < (cores or 1) else ""
-    yield Finding(
-        "machine", "processor", "ok", f"{processor_name()}, {cores} cores{limited}, {_size(memory)} of memory"
-    )
+    yield Finding("processor", "ok", f"{processor_name()}, {cores} cores{limited}, {_size(memory)} of memory")
 
 
 def accelerators(device: str = "auto") -> Iterator[Finding]:
@@ -68,18 +66,18 @@ def accelerators(device: str = "auto") -> Iterator[Finding]:
         fix = "pip install torch with CUDA, as https://pytorch.org/get-started/locally says"
         fix = fix if lame else "nothing has to be done; long runs want a machine with an NVIDIA GPU"
         state = "broken" if lame else "missing"
-        yield Finding("machine", "CUDA", state, f"{about}; runs use the CPU", fix, needed=on_cuda)
+        yield Finding("CUDA", state, f"{about}; runs use the CPU", fix, needed=on_cuda)
         return
-    yield Finding("machine", "CUDA", "ok", about)
+    yield Finding("CUDA", "ok", about)
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
         fast = "bfloat16" if facts.major >= 8 else "no fast bfloat16: give engine.precision=float16"
         memory = _size(facts.total_memory)
-        yield Finding("machine", f"cuda:{number}", "ok", f"{facts.name}, {memory}, {fast}")
+        yield Finding(f"cuda:{number}", "ok", f"{facts.name}, {memory}, {fast}")
     _, colon, index = device.partition(":")
     if on_cuda and colon and not (index.isdigit() and int(index) < torch.cuda.device_count()):
         fix = f"give engine.device=cuda:N with N below {torch.cuda.device_count()}"
-        yield Finding("machine", f"engine.device={device}", "broken", "no such device", fix, True)
+        yield Finding(f"engine.device={device}", "broken", "no such device", fix, True)
 
 
 def disk(runs: Path) -> Iterator[Finding]:
@@ -90,12 +88,12 @@ def disk(runs: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     name, found = f"runs={runs}", f"{_size(free)} free"
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        yield Finding("machine", name, "broken", f"{place} cannot be written", "give runs=FOLDER of your own", True)
+        yield Finding(name, "broken", f"{place} cannot be written", "give runs=FOLDER of your own", True)
     elif free < LEAST_DISK:
         fix = "remove old runs, or give runs=FOLDER on another disk"
-        yield Finding("machine", name, "broken", f"{found}, {_size(LEAST_DISK)} is needed", fix, True)
+        yield Finding(name, "broken", f"{found}, {_size(LEAST_DISK)} is needed", fix, True)
     else:
-        yield Finding("machine", name, "ok", found, needed=True)
+        yield Finding(name, "ok", found, needed=True)
 
 
 def _driver() -> str | None:

@@ -44,6 +44,14 @@ def this_project(extra: str = "") -> str:
     return f"-e '{'.' if Path.cwd() == ROOT else ROOT}{behind}'"
 
 
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None where it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def requirements() -> dict[str, list[str]]:
     """What is required, by extra; the empty name has what every run needs.
 
@@ -64,7 +72,7 @@ def requirements() -> dict[str, list[str]]:
 def packages() -> Iterator[Finding]:
     """What every run needs, imported; versions compared with their bounds."""
     for text in requirements()[""]:
-        yield _package("packages", text, needed=True)
+        yield _package(text, needed=True)
 
 
 def extras() -> Iterator[Finding]:
@@ -72,28 +80,27 @@ def extras() -> Iterator[Finding]:
     for extra, texts in requirements().items():
         if not extra:
             continue
-        found = [_package("extras", text, needed=False) for text in texts if not text.startswith("sampress[")]
+        found = [_package(text, needed=False) for text in texts if not text.startswith("sampress[")]
         lacking = [finding.name for finding in found if finding.state != "ok"]
         about = EXTRAS.get(extra, "")
         if not lacking:
             versions = ", ".join(f"{finding.name} {finding.found.split(' ')[0]}" for finding in found)
-            yield Finding("extras", extra, "ok", f"{about}: {versions}")
+            yield Finding(extra, "ok", f"{about}: {versions}")
         else:
             state = "broken" if any(finding.state == "broken" for finding in found) else "missing"
-            yield Finding("extras", extra, state, f"{about}; lacks {', '.join(lacking)}", pip(this_project(extra)))
+            yield Finding(extra, state, f"{about}; lacks {', '.join(lacking)}", pip(this_project(extra)))
 
 
-def _package(part: str, text: str, needed: bool) -> Finding:
+def _package(text: str, needed: bool) -> Finding:
     name = re.split(r"[^\w.-]", text, maxsplit=1)[0]
     fix = pip(f"'{text.replace(' ', '')}'")
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return Finding(part, name, "missing", "not installed", fix, needed)
+    version = version_of(name)
+    if version is None:
+        return Finding(name, "missing", "not installed", fix, needed)
     bounds = text[len(name) :].strip()
     shown = f"{version} (required: {bounds})" if bounds else version
     if not _fits(version, bounds):
-        return Finding(part, name, "broken", shown, pip(f"-U '{text.replace(' ', '')}'"), needed)
+        return Finding(name, "broken", shown, pip(f"-U '{text.replace(' ', '')}'"), needed)
     if needed:
         module = _MODULES.get(name, name.replace("-", "_"))
         try:
@@ -101,8 +108,8 @@ def _package(part: str, text: str, needed: bool) -> Finding:
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             again = pip(f"--force-reinstall --no-deps '{text.replace(' ', '')}'")
-            return Finding(part, name, "broken", f"{shown} cannot be imported: {reason}", again, needed)
-    return Finding(part, name, "ok", shown, needed=needed)
+            return Finding(name, "broken", f"{shown} cannot be imported: {reason}", again, needed)
+    return Finding(name, "ok", shown, needed=needed)
 
 
 def _fits(version: str, bounds: str) -> bool:

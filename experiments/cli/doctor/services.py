@@ -4,11 +4,10 @@ import netrc
 import os
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from experiments.cli.doctor.finding import Finding
-from experiments.cli.doctor.packages import pip, this_project
+from experiments.cli.doctor.packages import pip, this_project, version_of
 from experiments.config.files import LAUNCHERS, group_choices
 
 _PACKAGES = {
@@ -23,33 +22,26 @@ def loggers() -> Iterator[Finding]:
     """What each ``logger=`` needs, and whether Weights & Biases knows who writes."""
     for name in group_choices("logger"):
         if name not in ("tensorboard", "wandb"):
-            yield Finding("loggers", name, "ok", "nothing to install")
-        elif (version := _version(name)) is None:
-            yield Finding("loggers", name, "missing", f"{name} is not installed", pip(this_project(name)))
+            yield Finding(name, "ok", "nothing to install")
+        elif (version := version_of(name)) is None:
+            yield Finding(name, "missing", f"{name} is not installed", pip(this_project(name)))
         elif name == "wandb" and not (who := _wandb_login()):
             fix = "wandb login, or logger=wandb logger.mode=offline"
-            yield Finding("loggers", name, "missing", f"{version}, not logged in", fix)
+            yield Finding(name, "missing", f"{version}, not logged in", fix)
         else:
-            yield Finding("loggers", name, "ok", f"{version}, logged in by {who}" if name == "wandb" else version)
+            yield Finding(name, "ok", f"{version}, logged in by {who}" if name == "wandb" else version)
 
 
 def launchers() -> Iterator[Finding]:
     """What each ``hydra/launcher=`` needs."""
     for name, about in LAUNCHERS.items():
-        version = _version(_PACKAGES[name]) if name in _PACKAGES else ""
+        version = version_of(_PACKAGES[name]) if name in _PACKAGES else ""
         if version is None:
-            yield Finding("launchers", name, "missing", f"{about}: not installed", pip(this_project("sweeps")))
+            yield Finding(name, "missing", f"{about}: not installed", pip(this_project("sweeps")))
         elif name == "submitit_slurm" and shutil.which("sbatch") is None:
-            yield Finding("launchers", name, "missing", "no sbatch here", "start it where Slurm's sbatch is")
+            yield Finding(name, "missing", "no sbatch here", "start it where Slurm's sbatch is")
         else:
-            yield Finding("launchers", name, "ok", f"{about} {version}".strip())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+            yield Finding(name, "ok", f"{about} {version}".strip())
 
 
 def _wandb_login() -> str:

@@ -20,13 +20,11 @@ def packaged() -> Iterator[Finding]:
     assert path is not None
     fix = "git checkout -- teachers/weights, or install the package again"
     if not path.is_file():
-        yield Finding("checkpoints", "sam_pocket", "broken", f"{path} is missing", fix, True)
+        yield Finding("sam_pocket", "broken", f"{path} is missing", fix, needed=True)
     elif file_sha256(path) != POCKET_SHA256:
-        yield Finding("checkpoints", "sam_pocket", "broken", f"{path} is not the file of this version", fix, True)
+        yield Finding("sam_pocket", "broken", f"{path} is not the file of this version", fix, needed=True)
     else:
-        yield Finding(
-            "checkpoints", "sam_pocket", "ok", f"in the package, {_size(path)}, hash as it should be", "", True
-        )
+        yield Finding("sam_pocket", "ok", f"in the package, {_size(path)}, hash as it should be", "", True)
 
 
 def teachers() -> Iterator[Finding]:
@@ -57,14 +55,14 @@ def _file(name: str, url: str, sha256: str | None, folder: Path) -> Finding:
     path = folder / url.rsplit("/", 1)[-1]
     fetch = f"curl -L -C - --create-dirs -o '{path}' {url}"
     if not path.is_file():
-        return Finding("checkpoints", name, "missing", "not fetched", fetch)
+        return Finding(name, "missing", "not fetched", fetch)
     if sha256 is None:
-        return Finding("checkpoints", name, "ok", f"{_size(path)}; no hash of it was published")
+        return Finding(name, "ok", f"{_size(path)}; no hash of it was published")
     if path.stat().st_size > HASHED_UP_TO:
-        return Finding("checkpoints", name, "ok", f"{_size(path)}; its hash is checked when it is read")
+        return Finding(name, "ok", f"{_size(path)}; its hash is checked when it is read")
     if file_sha256(path) != sha256:
-        return Finding("checkpoints", name, "broken", f"{path} is not the published file", f"rm '{path}' && {fetch}")
-    return Finding("checkpoints", name, "ok", f"{_size(path)}, hash as published")
+        return Finding(name, "broken", f"{path} is not the published file", f"rm '{path}' && {fetch}")
+    return Finding(name, "ok", f"{_size(path)}, hash as published")
 
 
 def _repository(name: str, repository: str) -> Finding:
@@ -72,8 +70,8 @@ def _repository(name: str, repository: str) -> Finding:
 
     found = try_to_load_from_cache(repository, "model.safetensors")
     if isinstance(found, str):
-        return Finding("checkpoints", name, "ok", f"in Hugging Face's cache, {_size(Path(found))}")
-    return Finding("checkpoints", name, "missing", "not fetched", f"hf download {repository}")
+        return Finding(name, "ok", f"in Hugging Face's cache, {_size(Path(found))}")
+    return Finding(name, "missing", "not fetched", f"hf download {repository}")
 
 
 def _size(path: Path) -> str:
