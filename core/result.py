@@ -4,7 +4,7 @@ import sys
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
@@ -27,6 +27,14 @@ ADDED = {
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
 """Of a run, of one scored model, of costs alone, and of a run that ended in an error (``reason`` says which)."""
+
+
+class Row(Protocol):
+    """A line of a command's answer, such as :class:`ResultRow`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its columns by name, as JSON takes them."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

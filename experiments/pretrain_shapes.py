@@ -16,7 +16,7 @@ from core.seeding import seed_for
 from core.terminal import terminal
 from data.images import resized_image
 from data.prompts import jitter_boxes, random_points
-from data.shapes import DIFFICULTY, Shapes
+from data.shapes import DIFFICULTY, Shapes, tight_box
 from teachers.sam import Sam
 
 
@@ -182,9 +182,7 @@ def _choose(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> 
 
 
 def _box(mask: NDArray[np.bool_], recipe: ShapesTraining, rng: np.random.Generator) -> NDArray[np.float64]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    tight = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
-    return jitter_boxes(tight, (mask.shape[0], mask.shape[1]), recipe.box_jitter, rng)[0]
+    return jitter_boxes(tight_box(mask)[None], (mask.shape[0], mask.shape[1]), recipe.box_jitter, rng)[0]
 
 
 def prompted_loss(model: Sam, batch: PromptedBatch) -> dict[str, Tensor]:

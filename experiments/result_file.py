@@ -10,7 +10,7 @@ from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
 from core.provenance import redact_paths
-from core.result import ResultRow
+from core.result import ResultRow, Row
 from evaluation.paired_seeds import ImageScores
 
 NAME = "result.json"
@@ -20,7 +20,7 @@ BY_IMAGE = "by_image"
 """Key of the student's scores image by image (:class:`evaluation.paired_seeds.ImageScores`)."""
 
 
-def write_result(path: Path, rows: Sequence[ResultRow], about: Mapping[str, Any]) -> None:
+def write_result(path: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
     """Write rows and what goes with them (settings, provenance, hashes), atomically, without what is personal."""
     content = redact_paths({"rows": [row.to_dict() for row in rows], **about})
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -7,12 +7,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from core.errors import InputError
+from core.result import Row
 from evaluation.everything import EverythingSettings
 from experiments.config.schema import EverythingConfig
 from experiments.everything.folder import segment_images
 from experiments.everything.score import score_strategy
 from experiments.everything.strategies import strategies_table
-from experiments.runs.job import Row
 
 
 def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:

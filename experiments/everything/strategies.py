@@ -1,21 +1,20 @@
 """Strategies of finding all masks, scored: a row each, its file, and a table beside the paper's."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import read_json
-from core.provenance import ROOT, redact_paths
+from core.provenance import ROOT
 from evaluation.everything import EverythingSettings
 from experiments.out_place import writing_to
 from experiments.reporting.columns import share, size
 from experiments.reporting.text_tables import csv_lines, plain_table
+from experiments.result_file import write_result
 
 SCHEMA_VERSION = 1
 PUBLISHED = ROOT / "results" / "published" / "everything.csv"
@@ -108,8 +107,7 @@ def write_row(path: Path, row: StrategyRow, about: Mapping[str, Any]) -> None:
         InputError: the file cannot be written.
     """
     with writing_to(path.parent):
-        content = redact_paths({"rows": [row.to_dict()], **about})
-        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_result(path, [row], about)
 
 
 def read_row(path: Path) -> StrategyRow:

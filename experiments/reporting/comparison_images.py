@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from data.content import ImageContent
 from data.sample import ImageData, ImageSample
+from data.shapes import tight_box
 from evaluation.comparison import Comparison, InstancePair
 from evaluation.latency import PRECISIONS
 from evaluation.protocols import ScoringProtocol
@@ -167,10 +168,9 @@ def _drawn(
 
 def window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Rows and columns around a mask ``[H, W]``, with a margin."""
-    ys, xs = np.nonzero(mask)
-    margin = max(LEAST_MARGIN, round(MARGIN * max(np.ptp(ys), np.ptp(xs))))
-    (top, bottom), (left, right) = ((int(v.min()) - margin, int(v.max()) + margin + 1) for v in (ys, xs))
-    return slice(max(0, top), bottom), slice(max(0, left), right)
+    x0, y0, x1, y1 = map(int, tight_box(mask))
+    margin = max(LEAST_MARGIN, round(MARGIN * (max(x1 - x0, y1 - y0) - 1)))
+    return slice(max(0, y0 - margin), y1 + margin), slice(max(0, x0 - margin), x1 + margin)
 
 
 def _draw(path: Path, instances: Sequence[_Drawn], titles: Sequence[str]) -> None:

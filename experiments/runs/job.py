@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError, RunFailed
 from core.plain_file import home_path
+from core.result import Row
 from core.storage import reraise_disk
 from experiments.config.compose import check_settings, check_student, settings_of, without_hydra
 from experiments.config.messages import as_input_error
@@ -40,14 +41,6 @@ PLACES = {
     "completion": "experiments.cli.completion.command.completion",
 }
 """The module and function of each command, which is imported once its settings are known to be right."""
-
-
-class Row(Protocol):
-    """A line of a command's answer, such as :class:`core.result.ResultRow`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Its columns by name, as JSON takes them."""
-        ...
 
 
 class PlainRow(dict[str, Any]):

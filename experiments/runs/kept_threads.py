@@ -1,7 +1,6 @@
 """How many threads a run takes, and how many threads and processes it began with: by others it ends otherwise."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.plain_file import parse_json
+from core.progress import say
 from core.threads import MOST_THREADS, given
 from teachers.sam import Sam
 
@@ -58,10 +58,10 @@ def keep_threads(folder: Path, chosen: bool) -> None:
         raise InputError(f"{path}: is damaged; remove it to go on with {here['threads']} threads, or give force=true")
     if not chosen:
         torch.set_num_threads(began["threads"])
-        _say(folder, "threads", began, here, "as it began, so that it ends in the same weights")
-    _say(folder, "processes", here, began, "it ends in other weights than it would have")
+        _note_change(folder, "threads", began, here, "as it began, so that it ends in the same weights")
+    _note_change(folder, "processes", here, began, "it ends in other weights than it would have")
 
 
-def _say(folder: Path, key: str, now: dict[str, int], otherwise: dict[str, int], note: str) -> None:
-    if now[key] != otherwise[key] and distributed.is_main():
-        print(f"{folder}: goes on with {key}: {now[key]}, not {otherwise[key]}; {note}", file=sys.stderr)
+def _note_change(folder: Path, key: str, now: dict[str, int], otherwise: dict[str, int], note: str) -> None:
+    if now[key] != otherwise[key]:
+        say(f"{folder}: goes on with {key}: {now[key]}, not {otherwise[key]}; {note}")
