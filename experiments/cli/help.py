@@ -4,18 +4,49 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from core.errors import InputError
 from evaluation.protocols import PROTOCOLS, ScoringProtocol
-from experiments.cli.guides import GUIDES
 from experiments.cli.setting_lines import CHOICES, SettingLine, choice_settings, command_settings, method_settings
-from experiments.config.files import CONF, LAUNCHERS, choices, group_choices, nearest, own_settings, owner_of
+from experiments.config.files import (
+    CONF,
+    LAUNCHERS,
+    choices,
+    group_choices,
+    nearest,
+    own_settings,
+    owner_of,
+    read_settings,
+)
 from experiments.config.schema import COMMANDS
 from experiments.config.targets import allow
 from students.catalog import RELEASED
 
+
+@dataclass(frozen=True)
+class Guide:
+    """The words about one command.
+
+    Attributes:
+        line: in the list of commands.
+        usage: what stands behind ``python -m experiments``.
+        about: a paragraph.
+        writes: which files, where.
+        examples: at least three, each what stands behind ``python -m experiments`` (a launcher may stand before it).
+    """
+
+    line: str
+    usage: str
+    about: str
+    writes: str
+    examples: Sequence[str]
+
+
+GUIDES = {name: Guide(**words) for name, words in read_settings(Path(__file__).with_name("guides.yaml")).items()}
+"""By command, in the order of the list."""
 _HELP = ("-h", "--help")
 WIDTH = 100
 _WITH_MODEL = ("evaluate", "convert", "export", "predict", "everything")

@@ -11,8 +11,7 @@ import pytest
 
 from evaluation.protocols import PROTOCOLS
 from experiments.cli.command_line import main
-from experiments.cli.guides import GUIDES
-from experiments.cli.help import WIDTH, help_text
+from experiments.cli.help import GUIDES, WIDTH, help_text
 from experiments.cli.setting_lines import CHOICES, choice_settings, command_settings, method_settings, read_attributes
 from experiments.config.files import CONF, choices, first_comment, owner_of, read_settings
 from experiments.config.schema import COMMANDS, OTHER_NAMES
