@@ -32,7 +32,6 @@ from evaluation.latency import PRECISIONS, device_name
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
 from evaluation.protocols import ScoringProtocol, protocol_named
 from evaluation.records import (
-    DetectionRecord,
     InstanceRecord,
     PartialRecords,
     remove_parts,
@@ -326,6 +325,8 @@ def protocol_columns(
         "skipped": {reason: count for reason, count in scored.skipped.items() if count},
     }
     if protocol.is_detected:
+        data = evaluation_set.data
+        assert truth is not None and isinstance(data, AnnotatedImages)
         axes["detections_sha256"] = str(hashes["detections_sha256"])
         boxes = "all" if evaluation.max_detections is None else f"best {evaluation.max_detections}"
         axes |= {"backend": evaluation.backend, "boxes": boxes}
@@ -334,14 +335,15 @@ def protocol_columns(
         # The evaluator has rules of its own about annotations, to the letter those of COCO or LVIS.
         axes |= {"crowd": f"as {evaluation_set.name}", "least_area": f"as {evaluation_set.name}"}
         shared["skipped"] = {reason: n for reason, n in scored.skipped.items() if n and reason in ABOUT_DETECTIONS}
-        places = [place for place in range(scored.images) if place not in scored.left_out]
+        if data.unusable_in_truth:
+            shared["skipped"]["unusable_annotation"] = data.unusable_in_truth
+        places = (place for place in range(scored.images) if place not in scored.left_out)
+        image_ids = [data.image_id(evaluation_set.indices[place]) for place in places]
         detected = scored.detected(protocol.name)
-        assert truth is not None
-        found = _precision_columns(detected, evaluation_set, places, evaluation.backend, truth)
-        assert isinstance(evaluation_set.data, AnnotatedImages)
-        if evaluation_set.data.unusable_in_truth:
-            shared["skipped"]["unusable_annotation"] = evaluation_set.data.unusable_in_truth
-        return shared | {"axes": axes} | found
+        figures = figures_of(truth, [record.result() for record in detected], evaluation.backend, image_ids)
+        found: dict[str, Any] = {name: figures[name] for name in AVERAGE_PRECISIONS if name in figures}
+        counted_on = {"detections": len(detected), "images": len(image_ids)}
+        return shared | {"axes": axes} | found | {"average_recall": figures[RECALLS[truth.style]]} | counted_on
     axes["interval"] = "bootstrap over images"
     records = scored.instances(protocol.name)
     require_records(records, evaluation_set.data)
@@ -354,15 +356,3 @@ def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> di
     low, high = bootstrap_interval(records, average=protocol.average)
     found |= {name: metric.value for name, metric in metrics.items()}
     return found | grouped_mean_iou(records) | {"miou_low": low, "miou_high": high}
-
-
-def _precision_columns(
-    records: list[DetectionRecord], evaluation_set: EvaluationSet, places: list[int], backend: str, truth: GroundTruth
-) -> dict[str, Any]:
-    data = evaluation_set.data
-    assert isinstance(data, AnnotatedImages)
-    image_ids = [data.image_id(index) for index in (evaluation_set.indices[place] for place in places)]
-    figures = figures_of(truth, [record.result() for record in records], backend, image_ids)
-    found: dict[str, Any] = {name: figures[name] for name in AVERAGE_PRECISIONS if name in figures}
-    recall = figures[RECALLS[truth.style]]
-    return found | {"average_recall": recall, "detections": len(records), "images": len(image_ids)}

@@ -1,6 +1,7 @@
 """The tables of README.md and of docs/, made from committed result rows: ``python -m experiments.readme``."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,16 @@ from core.provenance import ROOT
 from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.families import differences_table
-from experiments.paper_table import presets, rows_of_runs, table
-from experiments.papers import paper_index, papers
+from experiments.paper_table import by_run, judge, presets, rows_of_runs, table
 from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
 from experiments.reporting.documents import lines_of
 from experiments.reporting.models import Record, models_frame
 from experiments.reporting.results import EVERYTHING, committed_strategies, read_records
-from experiments.reporting.text_tables import plain_table
+from experiments.reporting.text_tables import csv_lines, plain_table
 from students.quantized.bit_operations import FLOAT_BITS
 
+INDEX = ROOT / "results" / "published" / "papers.csv"
+_VERDICTS = ("holds", "undecided", "reversed")
 OWN_STUDENT = ", tiny_vit_pocket"
 """MobileSAM's student of the pocket teacher, which is not named."""
 QUANTISED = "+ptq"
@@ -127,6 +129,37 @@ def cost_table() -> str:
     """What ``cost`` alone counts, a line a model."""
     header = ["model", "parameters", "encoder", "encoder MACs `full`", "encoder MACs `modules`"]
     return plain_table(header, [cells(row) for row in known_rows()])
+
+
+def paper_index(paper: str) -> str:
+    """A line for each table and figure of a paper, as Markdown.
+
+    ``published/papers.csv`` says what each one claims, the command here, the preset and the group of its orderings
+    (:mod:`experiments.paper_table`), and a note; what the committed rows say is counted anew.
+    """
+    table = ["| | claim | command | rows | published orderings here | note |", "|---|---|---|---|---|---|"]
+    for line in (line for line in csv_lines(INDEX) if line["paper"] == paper):
+        rows = f"`results/{line['rows']}/`" if line["rows"] else ""
+        command = f"`{line['command']}`" if line["command"] else ""
+        cells = (line["item"], line["claim"], command, rows, _outcome(line["preset"], line["group"]), line["note"])
+        table.append("| " + " | ".join(cells) + " |")
+    return "\n".join(table)
+
+
+def _outcome(preset: str, group: str) -> str:
+    """How many orderings of a group hold, are undecided and are reversed."""
+    if not preset:
+        return ""
+    entries = [entry for entry in presets()[preset] if entry.group.startswith(group)]
+    rows, scores = rows_of_runs(ROOT / "results" / preset)
+    claimed = [one for one in judge(entries, by_run(entries, rows), scores) if one.better.claimed]
+    counts = Counter(one.nearest.verdict for one in claimed)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict]) or "no rows yet"
+
+
+def papers() -> list[str]:
+    """The papers of the index, in its order."""
+    return list(dict.fromkeys(line["paper"] for line in csv_lines(INDEX)))
 
 
 def pages() -> list[Path]:

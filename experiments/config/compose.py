@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,10 @@ EXAMPLES = {
 """What may be given where there is no default."""
 
 
-@contextmanager
-def composing() -> Iterator[None]:
+def composing() -> AbstractContextManager[None]:
     """A block in which Hydra composes settings. Its files are found by :func:`search_path`."""
-    with hydra.initialize(config_path=None, version_base="1.3", job_name="experiments"):
-        yield
+    block: AbstractContextManager[None] = hydra.initialize(None, job_name="experiments", version_base="1.3")
+    return block
 
 
 def search_path(folder: Path | None) -> str:

@@ -5,7 +5,6 @@ Settings are those of the command ``everything``; words such as ``generator=hier
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -35,12 +34,8 @@ DPI = 100
 PRESET = "everything_pocket"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An image as a model segments it: uint8 ``[h, w, 3]``, and how many masks there are."""
-
-    shown: NDArray[np.uint8]
-    masks: int
+Cell = tuple[NDArray[np.uint8], int]
+"""An image as a model segments it: uint8 ``[h, w, 3]``, and how many masks there are."""
 
 
 def settings_from(words: Sequence[str]) -> EverythingSettings:
@@ -73,7 +68,7 @@ def heading(found: LoadedModel) -> str:
 def draw(path: Path, headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Write the figure: a row an image, a column a model, the number of masks below each."""
     gap, top, below = 12, 34, 26
-    heights = [row[0].shown.shape[0] for row in rows]
+    heights = [row[0][0].shape[0] for row in rows]
     whole = len(headings) * (WIDTH + gap) - gap, top + sum(heights) + len(rows) * below
     figure = Figure(figsize=(whole[0] / DPI, whole[1] / DPI), dpi=DPI)
     for column, text in enumerate(headings):
@@ -82,11 +77,11 @@ def draw(path: Path, headings: Sequence[str], rows: Sequence[Sequence[Cell]]) ->
     bottom = whole[1] - top
     for row, height in zip(rows, heights, strict=True):
         bottom -= height
-        for column, cell in enumerate(row):
+        for column, (shown, masks) in enumerate(row):
             left = column * (WIDTH + gap)
-            figure.figimage(cell.shown, left, bottom, origin="upper")
+            figure.figimage(shown, left, bottom, origin="upper")
             x, y = (left + WIDTH / 2) / whole[0], (bottom - below / 2) / whole[1]
-            figure.text(x, y, f"{cell.masks:,} masks", ha="center", va="center", fontsize=11, color="0.35")
+            figure.text(x, y, f"{masks:,} masks", ha="center", va="center", fontsize=11, color="0.35")
         bottom -= below
     save(figure, path)
 
@@ -113,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 cells.append([])
                 for found in models:
                     records = EverythingGenerator(found.model, settings).generate(image)
-                    cells[-1].append(Cell(painted(image, records, image.shape[:2]), len(records)))
+                    cells[-1].append((painted(image, records, image.shape[:2]), len(records)))
                     done(len(models) * (len(cells) - 1) + len(cells[-1]))
         draw(options.out, [heading(found) for found in models], cells)
     except InputError as error:

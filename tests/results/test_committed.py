@@ -11,8 +11,7 @@ from core.provenance import ROOT
 from evaluation.protocols import PROTOCOLS
 from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
-from experiments.papers import INDEX, papers
-from experiments.readme import committed_rows, families_table, pages, quality_table, with_tables
+from experiments.readme import INDEX, committed_rows, families_table, pages, papers, quality_table, with_tables
 from experiments.reporting.columns import POCKET, POCKET_2
 from experiments.reporting.results import committed_files, committed_strategies
 from experiments.result_file import read_rows
