@@ -95,7 +95,7 @@ class WandbRun(Logger):
         if self.metadata.again and not goes_on:
             # Figures of two attempts would mix.
             identity = fresh(identity)
-        self._run, identity = connected(self.settings, self.folder, self.metadata, identity, goes_on, self._warn)
+        self._run, identity = self._connected(identity, goes_on)
         write_text(name, f"{identity}\n")
         if not self._run.offline:
             print(f"Weights & Biases: {self._run.url}", file=sys.stderr)
@@ -104,6 +104,63 @@ class WandbRun(Logger):
             self._run.summary.update({"status": "running", "reason": ""})
             summary = dict(self._run.summary)
             self._known = {key[: -len("/step")]: int(step) for key, step in summary.items() if key.endswith("/step")}
+
+    def _connected(self, identity: str, goes_on: bool) -> tuple[Any, str]:
+        """A run of the package, and its name on the server.
+
+        Args:
+            identity: the name it shall have; where a run of somebody else has it, a fresh one is made from it.
+            goes_on: whether a run of that name is this one.
+        """
+        settings, folder, metadata = self.settings, self.folder, self.metadata
+        wandb = importlib.import_module("wandb")
+        chosen = QUIET | {"init_timeout": settings.init_s, "finish_timeout": settings.finish_s}
+        # Some are of newer versions only.
+        quiet = wandb.Settings(**{key: value for key, value in chosen.items() if key in wandb.Settings.model_fields})
+        wandb.setup(settings=quiet)
+        # The package makes its folder only where this one exists.
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+
+        def begin(mode: str, name: str, resume: str | None) -> Any:
+            return wandb.init(
+                project=settings.project,
+                entity=settings.entity,
+                id=name,
+                name=shortened(metadata.run_id, LONGEST_RUN),
+                group=settings.group or shortened(metadata.group),
+                tags=[tag[:LONGEST_TAG] for tag in metadata.tags] if settings.tags is None else list(settings.tags),
+                job_type="compress",
+                config=dict(metadata.config),
+                dir=str(folder),
+                mode=mode,
+                resume=resume,
+                settings=quiet,
+            )
+
+        if settings.mode == "offline":
+            return begin("offline", identity, None), identity
+        before = set((folder / FOLDER).glob("run-*"))
+        try:
+            # Else the package asks on the terminal, and training would wait for the answer.
+            if not wandb.login(prompt=False):
+                raise PermissionError("nobody is logged in; wandb login, or set WANDB_API_KEY")
+            try:
+                return begin("online", identity, "allow" if goes_on else "never"), identity
+            except Exception as error:
+                if goes_on or "already exists" not in str(error):
+                    raise
+                _remove_since(before, folder)
+                identity = fresh(identity)
+                return begin("online", identity, "never"), identity
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            # The failed attempt still holds the name.
+            wandb.teardown()
+            _remove_since(before, folder)
+            run = begin("offline", identity, None)
+            files = folder / FOLDER / "offline-run-*"
+            self._warn(f"{reason}; this run is recorded offline; later, send it: wandb sync {files}")
+            return run, identity
 
     def _take(self, stage: str, entry: Entry) -> None:
         for news in self._catch_up.news(stage, entry):
@@ -175,72 +232,6 @@ def line(error: Exception) -> str:
     """An error's kind and first line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
-def connected(
-    settings: WandbLogger,
-    folder: Path,
-    metadata: RunMetadata,
-    identity: str,
-    goes_on: bool,
-    warn: Callable[[str], None],
-) -> tuple[Any, str]:
-    """A run of the package, and its name on the server.
-
-    Args:
-        identity: the name it shall have; where a run of somebody else has it, a fresh one is made from it.
-        goes_on: whether a run of that name is this one.
-        warn: is called with one line on why a run that should be online is not.
-    """
-    wandb = importlib.import_module("wandb")
-    chosen = QUIET | {"init_timeout": settings.init_s, "finish_timeout": settings.finish_s}
-    # Some are of newer versions only.
-    quiet = wandb.Settings(**{key: value for key, value in chosen.items() if key in wandb.Settings.model_fields})
-    wandb.setup(settings=quiet)
-    # The package makes its folder only where this one exists.
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-
-    def begin(mode: str, name: str, resume: str | None) -> Any:
-        return wandb.init(
-            project=settings.project,
-            entity=settings.entity,
-            id=name,
-            name=shortened(metadata.run_id, LONGEST_RUN),
-            group=settings.group or shortened(metadata.group),
-            tags=[tag[:LONGEST_TAG] for tag in metadata.tags] if settings.tags is None else list(settings.tags),
-            job_type="compress",
-            config=dict(metadata.config),
-            dir=str(folder),
-            mode=mode,
-            resume=resume,
-            settings=quiet,
-        )
-
-    if settings.mode == "offline":
-        return begin("offline", identity, None), identity
-    before = set((folder / FOLDER).glob("run-*"))
-    try:
-        # Else the package asks on the terminal, and training would wait for the answer.
-        if not wandb.login(prompt=False):
-            raise PermissionError("nobody is logged in; wandb login, or set WANDB_API_KEY")
-        try:
-            return begin("online", identity, "allow" if goes_on else "never"), identity
-        except Exception as error:
-            if goes_on or "already exists" not in str(error):
-                raise
-            _remove_since(before, folder)
-            identity = fresh(identity)
-            return begin("online", identity, "never"), identity
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        # The failed attempt still holds the name.
-        wandb.teardown()
-        _remove_since(before, folder)
-        run = begin("offline", identity, None)
-        warn(
-            f"{reason}; this run is recorded offline; later, send it: wandb sync {folder / FOLDER / 'offline-run-*'}",
-        )
-        return run, identity
 
 
 def _remove_since(before: set[Path], folder: Path) -> None:
