@@ -188,12 +188,8 @@ class Ordering:
         if self.better.judged != next(iter(_PROMPTS)):
             figures.reverse()
         claim = "published" if self.better.claimed else "here alone"
-        return "| " + " | ".join([self.names, self.of, *figures, claim, self.verdict]) + " |"
-
-    @property
-    def names(self) -> str:
-        """Both lines, the better one first."""
-        return f"{self.better.label} > {self.worse.label}"
+        names = f"{self.better.label} > {self.worse.label}"
+        return "| " + " | ".join([names, self.of, *figures, claim, self.verdict]) + " |"
 
 
 def judge(entries: Sequence[Entry], measured: Measured, scores: Scores) -> list[Ordering]:

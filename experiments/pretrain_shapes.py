@@ -103,28 +103,6 @@ def make_pool(split: str, count: int, seed: int, difficulty: float, size: int) -
 
 
 @dataclass(frozen=True)
-class ShapesBatches:
-    """The batch at places of the training order: each is drawn as a whole, by its number, which is that of the step."""
-
-    recipe: ShapesTraining
-    easy: Pool
-    hard: Pool
-    frame: int
-    low_res: int
-
-    @classmethod
-    def load(cls, recipe: ShapesTraining, frame: int, low_res: int) -> "ShapesBatches":
-        """Generate the images."""
-        easy = make_pool("train", recipe.easy_images, recipe.seed + 1, recipe.easy_difficulty, frame)
-        return cls(recipe, easy, make_pool("train", recipe.images, recipe.seed, DIFFICULTY, frame), frame, low_res)
-
-    def __call__(self, places: range) -> "PromptedBatch":
-        """The batch at consecutive places."""
-        step = places.start // self.recipe.batch
-        return training_batch(step, self.recipe, self.easy, self.hard, self.frame, self.low_res)
-
-
-@dataclass(frozen=True)
 class PromptedBatch:
     """Images with prompts and the masks they mean.
 
@@ -148,30 +126,49 @@ class PromptedBatch:
         return PromptedBatch(self.names, self.images.to(device), self.prompt.to(device), self.targets.to(device))
 
 
-def training_batch(
-    step: int, recipe: ShapesTraining, easy: Pool, hard: Pool, frame: int, low_res: int
-) -> PromptedBatch:
-    """The batch of a step, a function of the recipe and the step alone; masks at ``low_res`` cells a side."""
-    rng = np.random.Generator(np.random.PCG64(seed_for(recipe.seed, "pretrain", step)))
-    pool = easy if step < recipe.easy_share * recipe.steps else hard
-    boxes_step = rng.random() < recipe.box_share
-    point_count = int(rng.integers(1, 4))
-    images, prompts, targets, names = [], [], [], []
-    for index in rng.integers(0, len(pool), recipe.batch):
-        image, labels = pool.augmented(int(index), rng)
-        if isinstance(frame, Stretched):
-            image = resized_image(image, frame)
-            labels = np.array(Image.fromarray(labels).resize((frame, frame), Image.Resampling.NEAREST))
-        names.append(pool.name(int(index)))
-        images.append(normalise(torch.from_numpy(image).permute(2, 0, 1), frame))
-        for instance in _choose(labels, recipe.masks, rng):
-            mask = labels == instance
-            prompts.append(_box(mask, recipe, rng) if boxes_step else random_points(mask, point_count, rng))
-            targets.append(torch.from_numpy(np.pad(mask, [(0, frame - s) for s in mask.shape])))
-    coordinates = torch.from_numpy(np.stack(prompts)).float()
-    prompt = Prompt(boxes_xyxy=coordinates) if boxes_step else Prompt.foreground(coordinates)
-    coverage = torch.nn.functional.avg_pool2d(torch.stack(targets).float()[:, None], frame // low_res)[:, 0]
-    return PromptedBatch(tuple(names), torch.stack(images), prompt, coverage)
+@dataclass(frozen=True)
+class ShapesBatches:
+    """The batch at places of the training order: each is drawn as a whole, by its number, which is that of the step."""
+
+    recipe: ShapesTraining
+    easy: Pool
+    hard: Pool
+    frame: int
+    low_res: int
+
+    @classmethod
+    def load(cls, recipe: ShapesTraining, frame: int, low_res: int) -> "ShapesBatches":
+        """Generate the images."""
+        easy = make_pool("train", recipe.easy_images, recipe.seed + 1, recipe.easy_difficulty, frame)
+        return cls(recipe, easy, make_pool("train", recipe.images, recipe.seed, DIFFICULTY, frame), frame, low_res)
+
+    def __call__(self, places: range) -> PromptedBatch:
+        """The batch at consecutive places."""
+        return self.of_step(places.start // self.recipe.batch)
+
+    def of_step(self, step: int) -> PromptedBatch:
+        """The batch of a step, a function of the recipe and the step alone; masks at ``low_res`` cells a side."""
+        recipe, frame = self.recipe, self.frame
+        rng = np.random.Generator(np.random.PCG64(seed_for(recipe.seed, "pretrain", step)))
+        pool = self.easy if step < recipe.easy_share * recipe.steps else self.hard
+        boxes_step = rng.random() < recipe.box_share
+        point_count = int(rng.integers(1, 4))
+        images, prompts, targets, names = [], [], [], []
+        for index in rng.integers(0, len(pool), recipe.batch):
+            image, labels = pool.augmented(int(index), rng)
+            if isinstance(frame, Stretched):
+                image = resized_image(image, frame)
+                labels = np.array(Image.fromarray(labels).resize((frame, frame), Image.Resampling.NEAREST))
+            names.append(pool.name(int(index)))
+            images.append(normalise(torch.from_numpy(image).permute(2, 0, 1), frame))
+            for instance in _choose(labels, recipe.masks, rng):
+                mask = labels == instance
+                prompts.append(_box(mask, recipe, rng) if boxes_step else random_points(mask, point_count, rng))
+                targets.append(torch.from_numpy(np.pad(mask, [(0, frame - s) for s in mask.shape])))
+        coordinates = torch.from_numpy(np.stack(prompts)).float()
+        prompt = Prompt(boxes_xyxy=coordinates) if boxes_step else Prompt.foreground(coordinates)
+        coverage = torch.nn.functional.avg_pool2d(torch.stack(targets).float()[:, None], frame // self.low_res)[:, 0]
+        return PromptedBatch(tuple(names), torch.stack(images), prompt, coverage)
 
 
 def _choose(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -31,14 +31,12 @@ def widths_of(model: Sam) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": kind_of(shape)}
     if isinstance(shape, EncoderConfig):
         found |= {"embedding": shape.embed_dim, "heads": shape.num_heads}
-        found |= {"attention": list(shape.attention_widths), "mlp": list(shape.mlp_widths)}
-    elif isinstance(shape, TinyVitConfig):
+    elif isinstance(shape, TinyVitConfig | HieraConfig):
         found |= {"channels": list(shape.embed_dims), "depths": list(shape.depths), "heads": list(shape.num_heads)}
-    elif isinstance(shape, HieraConfig):
-        found |= {"channels": list(shape.embed_dims), "depths": list(shape.depths), "heads": list(shape.num_heads)}
-        found |= {"attention": list(shape.attention_widths), "mlp": list(shape.mlp_widths)}
     else:
         found["channels"] = list(model.image_encoder.backbone.feature_info.channels())
+    if isinstance(shape, EncoderConfig | HieraConfig):
+        found |= {"attention": list(shape.attention_widths), "mlp": list(shape.mlp_widths)}
     parts = _parts(model.image_encoder)
     parts["other"] = _count(model.image_encoder) - sum(parts.values())
     parts |= {"prompt encoder": _count(model.prompt_encoder), "mask decoder": _count(model.mask_decoder)}

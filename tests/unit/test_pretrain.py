@@ -21,7 +21,7 @@ from core.protocols import Prompt
 from data.shapes import Shapes
 from experiments import pretrain as module
 from experiments.pretrain import pretrain
-from experiments.pretrain_shapes import Pool, PromptedBatch, ShapesTraining, make_pool, prompted_loss, training_batch
+from experiments.pretrain_shapes import Pool, PromptedBatch, ShapesBatches, ShapesTraining, make_pool, prompted_loss
 from teachers.catalog import MODELS, NamedModel
 from teachers.image_encoder import EncoderConfig
 from teachers.mask_decoder import Decoded
@@ -44,7 +44,7 @@ def painted(prefix: str, count: int = 4) -> Pool:
 
 
 def batch_of(step: int, recipe: ShapesTraining = RECIPE) -> PromptedBatch:
-    return training_batch(step, recipe, painted("easy"), painted("hard"), FRAME, FRAME // 2)
+    return ShapesBatches(recipe, painted("easy"), painted("hard"), FRAME, FRAME // 2).of_step(step)
 
 
 def label_maps(batch: PromptedBatch) -> NDArray[np.int64]:
@@ -222,14 +222,16 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: p
 
     steps: list[int] = []
 
-    def killed(step: int, *rest: Any) -> PromptedBatch:
+    of_step = ShapesBatches.of_step
+
+    def killed(batches: ShapesBatches, step: int) -> PromptedBatch:
         if step == 4 and steps.count(4) == 0:
             steps.append(4)
             raise Killed
         steps.append(step)
-        return training_batch(step, *rest)
+        return of_step(batches, step)
 
-    monkeypatch.setattr("experiments.pretrain_shapes.training_batch", killed)
+    monkeypatch.setattr(ShapesBatches, "of_step", killed)
     with pytest.raises(Killed):
         run(tmp_path / "b")
     torch.manual_seed(99)

@@ -10,7 +10,7 @@ from core.checkpoint import weights_sha256
 from core.cost import checkpoint_bytes
 from core.geometry import Stretched
 from experiments.pretrain import _initial
-from experiments.pretrain_shapes import Pool, ShapesTraining, prompted_loss, training_batch
+from experiments.pretrain_shapes import Pool, ShapesBatches, ShapesTraining, prompted_loss
 from teachers.sam2 import Sam2
 from teachers.weights import load_sam
 
@@ -47,7 +47,7 @@ def test_images_and_masks_are_stretched_alike(model: Sam2) -> None:
     # An image of 24 x 32, above padding.
     pool = Pool((100 * labels)[..., None].repeat(3, 3) + 20, labels, np.array([[24, 32]]), "painted")
     recipe = replace(ShapesTraining(), batch=2, masks=2, box_jitter=0.0, box_share=1.0, steps=4)
-    batch = training_batch(0, recipe, pool, pool, Stretched(64), 16)
+    batch = ShapesBatches(recipe, pool, pool, Stretched(64), 16).of_step(0)
     assert batch.images.shape == (2, 3, 64, 64) and not bool((batch.images == 0).all(1).any()), "no padding"
     assert batch.prompt.boxes_xyxy is not None
     for box, coverage in zip(batch.prompt.boxes_xyxy.tolist(), batch.targets, strict=True):
@@ -61,7 +61,7 @@ def test_the_loss_reaches_the_encoder_and_its_projections(model: Sam2) -> None:
         np.full((1, 256, 256, 3), 90, np.uint8), np.full((1, 256, 256), 1, np.uint8), np.array([[256, 256]]), "plain"
     )
     recipe = replace(ShapesTraining(), batch=1, masks=1, steps=4)
-    terms = prompted_loss(model, training_batch(0, recipe, pool, pool, model.input_size, 64))
+    terms = prompted_loss(model, ShapesBatches(recipe, pool, pool, model.input_size, 64).of_step(0))
     torch.stack(list(terms.values())).sum().backward()
     encoder = model.image_encoder
     for parameter in (encoder.trunk.pos_embed, encoder.conv_s0.weight, encoder.conv_s1.weight, encoder.no_mem_embed):
