@@ -159,7 +159,7 @@ def _compose_and_call(
     if command == "cost" and not any(re.match(r"\+*(method|ratio|student)[.=]", word) for word in given):
         # Nothing is said of a student: teachers alone are counted.
         given = [*given, "~method"]
-    folder, packages = own_settings([*options, *given])
+    folder, packages = own_settings([*given, *options])
     allow(packages)
     register(folder)
     # Hydra learns of the folder of further settings by its search path.

@@ -150,11 +150,11 @@ def check_hydra_settings(settings: DictConfig) -> None:
 
 
 def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """What is neither a mapping nor a list, with the dotted key below which it stands."""
-    if isinstance(node, dict):
+    """What is neither a mapping nor a list, or an empty one, with the dotted key below which it stands."""
+    if node and isinstance(node, dict):
         for key, value in node.items():
             yield from _leaves(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(node, list):
+    elif node and isinstance(node, list):
         for value in node:
             yield from _leaves(value, place)
     else:
