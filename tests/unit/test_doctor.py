@@ -305,5 +305,5 @@ def test_without_torch_doctor_still_answers(arguments: list[str], tmp_path: Path
 
 def test_plain_text_where_rich_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    command.print_findings([Finding("x", "missing", "not here", "get it")])
+    command.print_findings([Finding("x", "missing", "not here", "get it", part="a")])
     assert capsys.readouterr().out == "-      a x: not here; get it\n"
