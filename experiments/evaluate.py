@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ from experiments.scoring import (
     score_fillings,
 )
 
+ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")
+"""Reasons for leaving something out that concern average precision."""
+AVERAGE_PRECISIONS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent")
+RECALLS = {"coco": "ar100", "lvis": "ar300"}
+"""Recall with all detections that count, by style."""
 _NOT_OF_RECORDS = ("missing",)
 """Settings of a data set that no record of an image depends on, beside those of no identity: content counts."""
 
@@ -91,7 +97,8 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         "detections_sha256": None if detections is None else file_sha256(home_path(str(settings.detections))),
     }
     content = data_content(data, indices, True, Path(settings.runs))
-    key = _key(evaluation, evaluated, data, protocols, hashes)
+    scoring = Scoring(evaluation, protocols, evaluated, data, indices, hashes, truth)
+    key = scoring.key()
     of_all = hashlib.sha256(f"{key} {len(indices)} {content.sha256}".encode()).hexdigest()
     evaluations = Path(settings.runs) / FOLDER
     name = f"{evaluated.model.name}-{data.name}-{of_all[:8]}"
@@ -118,9 +125,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             return []
         if len(scored.left_out) == len(indices):
             raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")
-        about = (evaluation.prompt_batch_size, evaluation.protocol, evaluated.precision, content.column())
-        evaluation_set = EvaluationSet(data, data_name(evaluation.data), indices, *about)
-        rows = _rows(settings, evaluated, evaluation_set, protocols, scored, hashes, truth)
+        rows = scoring.rows(scored, content.column())
         # An earlier evaluation in this folder goes first: its rows never stand beside these records.
         (folder / NAME).unlink(missing_ok=True)
         write_records(folder, scored.records)
@@ -240,114 +245,105 @@ def _reference(evaluation: EvaluationConfig, evaluated: ChosenSegmenter) -> Segm
     return model
 
 
-def _key(
-    evaluation: EvaluationConfig,
-    evaluated: ChosenSegmenter,
-    data: ImageData,
-    protocols: Sequence[ScoringProtocol],
-    hashes: Mapping[str, str | None],
-) -> str:
-    """What the records of an image depend on besides the image and its annotations, as text."""
-    described = {
-        part.name: getattr(evaluation.data, part.name)
-        for part in dataclasses.fields(evaluation.data)
-        if part.metadata.get("identity", True) and part.name not in _NOT_OF_RECORDS
-    }
-    content = {
-        "identity": IDENTITY,
-        "data": [data.name, described],
-        "protocols": [protocol.axes() for protocol in protocols],
-        "settings": [
-            *(evaluation.max_detections, evaluation.seed),
-            *(evaluation.prompt_batch_size, evaluation.image_batch_size),
-        ],
-        "computed": [evaluated.device.type, evaluated.precision],
-        **hashes,
-    }
-    return json.dumps(content, sort_keys=True)
+@dataclass(frozen=True)
+class Scoring:
+    """What is scored on what, and the rows that come of it.
 
-
-def _rows(
-    settings: EvaluateConfig,
-    evaluated: ChosenSegmenter,
-    evaluation_set: EvaluationSet,
-    protocols: Sequence[ScoringProtocol],
-    scored: Scored,
-    hashes: Mapping[str, str | None],
-    truth: GroundTruth | None,
-) -> list[ResultRow]:
-    evaluation, model = settings.evaluation, evaluated.model
-    shared = about_columns(evaluated) | {"status": "evaluated", "git_sha": provenance.git_sha()} | cost_columns(model)
-    shared |= latency_columns(model, evaluation.latency_runs, evaluated.device, evaluated.precision)
-    if evaluation.protocols:
-        return [
-            ResultRow(**shared, **protocol_columns(p, scored, evaluation_set, evaluation, hashes, truth))
-            for p in protocols
-        ]
-    box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
-    skipped = {"skipped": {reason: count for reason, count in scored.skipped.items() if count}}
-    row = ResultRow(**shared, **columns(box, point, evaluation_set) | skipped)
-    fillings = [
-        ResultRow(method=name, status="evaluated", git_sha=row.git_sha, **filled | skipped)
-        for name, filled in score_fillings(evaluation_set).items()
-    ]
-    return [row, *fillings]
-
-
-ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", "image_left_out")
-"""Reasons for leaving something out that concern average precision."""
-AVERAGE_PRECISIONS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent")
-RECALLS = {"coco": "ar100", "lvis": "ar300"}
-"""Recall with all detections that count, by style."""
-
-
-def protocol_columns(
-    protocol: ScoringProtocol,
-    scored: Scored,
-    evaluation_set: EvaluationSet,
-    evaluation: EvaluationConfig,
-    hashes: Mapping[str, str | None],
-    truth: GroundTruth | None = None,
-) -> dict[str, Any]:
-    """The columns of one protocol.
-
-    Args:
-        hashes: ``reference_sha256`` of a model, and ``detections_sha256`` of a file, that protocols use.
+    Attributes:
+        evaluation: the settings.
+        protocols: those of the settings, see :func:`chosen_protocols`.
+        evaluated: the model.
+        hashes: of the model, of the reference's model and of the detector's file; None where there is none.
         truth: what average precision compares with, of protocols that take a detector's boxes.
     """
-    axes = protocol.axes() | ({} if evaluation_set.data_sha256 is None else {"data_sha256": evaluation_set.data_sha256})
-    if evaluation.reference is not None and protocol.truth == "reference":
-        axes["reference"] = str(redact_paths(evaluation.reference))
-        axes["reference_sha256"] = str(hashes["reference_sha256"])
-    shared: dict[str, Any] = {
-        "data": evaluation_set.name,
-        "protocol": protocol.name,
-        "skipped": {reason: count for reason, count in scored.skipped.items() if count},
-    }
-    if protocol.is_detected:
-        data = evaluation_set.data
-        assert truth is not None and isinstance(data, AnnotatedImages)
-        axes["detections_sha256"] = str(hashes["detections_sha256"])
+
+    evaluation: EvaluationConfig
+    protocols: tuple[ScoringProtocol, ...]
+    evaluated: ChosenSegmenter
+    data: ImageData
+    indices: Sequence[int]
+    hashes: Mapping[str, str | None]
+    truth: GroundTruth | None
+
+    def key(self) -> str:
+        """What the records of an image depend on besides the image and its annotations, as text."""
+        evaluation, data = self.evaluation, self.evaluation.data
+        described = {
+            part.name: getattr(data, part.name)
+            for part in dataclasses.fields(data)
+            if part.metadata.get("identity", True) and part.name not in _NOT_OF_RECORDS
+        }
+        content = {
+            "identity": IDENTITY,
+            "data": [self.data.name, described],
+            "protocols": [protocol.axes() for protocol in self.protocols],
+            "settings": [
+                *(evaluation.max_detections, evaluation.seed),
+                *(evaluation.prompt_batch_size, evaluation.image_batch_size),
+            ],
+            "computed": [self.evaluated.device.type, self.evaluated.precision],
+            **self.hashes,
+        }
+        return json.dumps(content, sort_keys=True)
+
+    def rows(self, scored: Scored, data_sha256: str | None) -> list[ResultRow]:
+        """A row a protocol; of the protocol of runs one of the model, and one of each baseline.
+
+        Args:
+            data_sha256: of the images and their annotations; None where they are made and not read.
+        """
+        evaluation, found = self.evaluation, self.evaluated
+        about = (evaluation.prompt_batch_size, evaluation.protocol, found.precision, data_sha256)
+        evaluation_set = EvaluationSet(self.data, data_name(evaluation.data), self.indices, *about)
+        origin: dict[str, Any] = {"status": "evaluated", "git_sha": provenance.git_sha()}
+        shared = about_columns(found) | origin | cost_columns(found.model)
+        shared |= latency_columns(found.model, evaluation.latency_runs, found.device, found.precision)
+        if evaluation.protocols:
+            return [ResultRow(**shared, **self._columns(p, scored, evaluation_set)) for p in self.protocols]
+        box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
+        skipped = {"skipped": {reason: count for reason, count in scored.skipped.items() if count}}
+        row = ResultRow(**shared, **columns(box, point, evaluation_set) | skipped)
+        fillings = score_fillings(evaluation_set).items()
+        return [row, *(ResultRow(method=name, **origin, **filled | skipped) for name, filled in fillings)]
+
+    def _columns(self, protocol: ScoringProtocol, scored: Scored, evaluation_set: EvaluationSet) -> dict[str, Any]:
+        """The columns of one protocol."""
+        evaluation, data = self.evaluation, self.data
+        axes = protocol.axes()
+        if evaluation_set.data_sha256 is not None:
+            axes["data_sha256"] = evaluation_set.data_sha256
+        if evaluation.reference is not None and protocol.truth == "reference":
+            axes["reference"] = str(redact_paths(evaluation.reference))
+            axes["reference_sha256"] = str(self.hashes["reference_sha256"])
+        shared: dict[str, Any] = {
+            "data": evaluation_set.name,
+            "protocol": protocol.name,
+            "axes": axes,
+            "skipped": {reason: count for reason, count in scored.skipped.items() if count},
+        }
+        if not protocol.is_detected:
+            axes["interval"] = "bootstrap over images"
+            records = scored.instances(protocol.name)
+            require_records(records, data)
+            return shared | _iou_columns(records, protocol)
+        assert self.truth is not None and isinstance(data, AnnotatedImages)
+        axes["detections_sha256"] = str(self.hashes["detections_sha256"])
         boxes = "all" if evaluation.max_detections is None else f"best {evaluation.max_detections}"
         axes |= {"backend": evaluation.backend, "boxes": boxes}
         most = "300 an image" if evaluation_set.name == "lvis" else "100 a category and image"
         axes |= {"ranked_by": "the detector's score", "most_detections": most}
         # The evaluator has rules of its own about annotations, to the letter those of COCO or LVIS.
         axes |= {"crowd": f"as {evaluation_set.name}", "least_area": f"as {evaluation_set.name}"}
-        shared["skipped"] = {reason: n for reason, n in scored.skipped.items() if n and reason in ABOUT_DETECTIONS}
+        shared["skipped"] = {reason: n for reason, n in shared["skipped"].items() if reason in ABOUT_DETECTIONS}
         if data.unusable_in_truth:
             shared["skipped"]["unusable_annotation"] = data.unusable_in_truth
         places = (place for place in range(scored.images) if place not in scored.left_out)
-        image_ids = [data.image_id(evaluation_set.indices[place]) for place in places]
+        image_ids = [data.image_id(self.indices[place]) for place in places]
         detected = scored.detected(protocol.name)
-        figures = figures_of(truth, [record.result() for record in detected], evaluation.backend, image_ids)
+        figures = figures_of(self.truth, [record.result() for record in detected], evaluation.backend, image_ids)
         found: dict[str, Any] = {name: figures[name] for name in AVERAGE_PRECISIONS if name in figures}
         counted_on = {"detections": len(detected), "images": len(image_ids)}
-        return shared | {"axes": axes} | found | {"average_recall": figures[RECALLS[truth.style]]} | counted_on
-    axes["interval"] = "bootstrap over images"
-    records = scored.instances(protocol.name)
-    require_records(records, evaluation_set.data)
-    return shared | {"axes": axes} | _iou_columns(records, protocol)
+        return shared | found | {"average_recall": figures[RECALLS[self.truth.style]]} | counted_on
 
 
 def _iou_columns(records: list[InstanceRecord], protocol: ScoringProtocol) -> dict[str, Any]:
