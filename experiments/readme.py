@@ -164,7 +164,10 @@ def papers() -> list[str]:
 
 def pages() -> list[Path]:
     """The files that may hold tables: README.md, and the documents below docs/."""
-    return [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
+    return [
+        ROOT / "README.md",
+        *(p for p in sorted((ROOT / "docs").rglob("*.md")) if not {"_build", "node_modules"} & {*p.parts}),
+    ]
 
 
 def with_tables(text: str) -> str:

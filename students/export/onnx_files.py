@@ -133,7 +133,6 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
         "zero": np.array([0, 0], np.int64),
         "plane": np.array([2, 3], np.int64),
     }
-    graph.initializer.extend(numpy_helper.from_array(value, f"{UPSCALING}{key}") for key, value in constants.items())
 
     def node(kind: str, inputs: str, output: str, **attributes: Any) -> None:
         names = [f"{UPSCALING}{name.removeprefix('.')}" if name.startswith(".") else name for name in inputs.split(" ")]
@@ -160,6 +159,10 @@ def add_upscaled_masks(path: Path, frame: int) -> None:
     node("Concat", ".leading .image", "size_in_image", axis=0)
     node("Resize", ".cropped   .size_in_image", UPSCALED, **linear)
 
+    # ONNX Runtime warns of constants that no node reads.
+    read = {name for added in graph.node for name in added.input}
+    named = {f"{UPSCALING}{key}": value for key, value in constants.items()}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in named.items() if name in read)
     graph.input.append(helper.make_tensor_value_info("orig_im_size", TensorProto.FLOAT, [2]))
     upscaled = helper.make_tensor_value_info(UPSCALED, TensorProto.FLOAT, ["prompts", 4, "height", "width"])
     others = list(graph.output)

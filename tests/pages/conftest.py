@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-WIDE = {"width": 1400, "height": 1000}
-PHONE = {"width": 390, "height": 844}
+from tests.pages.example_site import PHONE, WIDE, Site
+
+__all__ = ["PHONE", "WIDE"]
 
 Opened = Callable[..., AbstractContextManager[Any]]
 
@@ -58,3 +59,11 @@ def opened(browser: Any) -> Opened:
             context.close()
 
     return open_file
+
+
+@pytest.fixture(scope="module")
+def site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The example in a browser alone, without runtime and model."""
+    made = Site(tmp_path_factory.mktemp("browser") / "site", browser)
+    yield made
+    made.close()

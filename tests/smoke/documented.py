@@ -13,7 +13,7 @@ SHELLS = ("", "bash", "sh", "shell", "console")
 """What follows the backticks of blocks that hold commands."""
 PROGRAMS = (
     "python", "python3", "torchrun", "sampress", "make", "pip", "curl", "trtexec", "tensorboard", "wandb", "sbatch",
-    "cd", "git", "export", "source", "eval",
+    "npm", "cd", "git", "export", "source", "eval",
 )  # fmt: skip
 """What a line of a block without a language must begin with to be a command."""
 _FENCE = re.compile(r"^\s*(`{3,})\s*([^`]*)$")
@@ -66,7 +66,10 @@ class Command:
 
 def documents() -> list[Path]:
     """README.md and every page of docs/."""
-    return [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
+    return [
+        ROOT / "README.md",
+        *(p for p in sorted((ROOT / "docs").rglob("*.md")) if not {"_build", "node_modules"} & {*p.parts}),
+    ]
 
 
 def commands_of(text: str, name: str) -> Iterator[Command]:

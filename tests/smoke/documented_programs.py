@@ -17,6 +17,8 @@ NOT_HERE = {
     "sbatch": "there is no Slurm",
     "tensorboard": "serves until it is stopped",
     "wandb": "talks to a server",
+    "-m http.server": "serves until it is stopped; tests/pages/test_browser_example.py does it",
+    "npm": "fetches from its registry, as .ci/run does",
     "-m pytest": "tests/smoke/test_own_method.py runs it",
     "-m experiments.pretrain": "trains for hours",
     "-m experiments.everything.figure": "needs photographs",

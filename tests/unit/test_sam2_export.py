@@ -8,6 +8,7 @@ pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 import json
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
@@ -90,6 +91,13 @@ def test_names_and_shapes_are_those_of_others(folder: Path) -> None:
         "has_mask_input": ["masks"],
         "orig_im_size": [2],
     }
+
+
+def test_every_constant_is_read(folder: Path) -> None:
+    """ONNX Runtime warns of others, in a browser's console too."""
+    graph = onnx.load(folder / "decoder.onnx").graph
+    read = {name for node in graph.node for name in node.input}
+    assert read >= {constant.name for constant in graph.initializer}
 
 
 def test_masks_of_the_images_size_come_in_one_step(folder: Path) -> None:
