@@ -6,9 +6,9 @@ attention on its grid. With ``d`` channels a head, inputs ``X`` and what they me
 
 ``sum (X'X) D (K'K) + ridge D = sum X' (float product - product) K``,
 
-a Sylvester equation in several terms, is solved by conjugate gradients; of values ``D`` has a closed form. The
-ridge is this project's own (the paper's is not known here), and so is that a change is taken back where the product,
-once its weight is rounded, is no nearer. What changes are weights: the files stay ordinary.
+a Sylvester equation in several terms, is solved by conjugate gradients; of values ``D`` has a closed form. The paper's
+ridge is not known here. This project's own are: logits count without what all keys of a row share, and a change is
+taken back where the product, once its weight is rounded, is no nearer. What changes are weights: files stay ordinary.
 """
 
 import math
@@ -86,7 +86,10 @@ def absorb_errors(model: Sam, exact: Sam, calls: Sequence[Call], how: Search) ->
 
 
 def _computed(attention: QuantizedCrossAttention, inputs: Inputs) -> dict[str, Tensor]:
-    """Operands and products of an attention, ``[N, heads, ...]``, on its grids where it quantises."""
+    """Operands and products of an attention, ``[N, heads, ...]``, on its grids where it quantises.
+
+    Keys and logits are given without their mean over the keys: what all keys of a row share, softmax does not see.
+    """
     q, k, v = attention.heads(*inputs)
     q, k = q * q.shape[-1] ** -0.5, k.transpose(-1, -2)
     quantizing = attention.scores.quantizing
@@ -96,7 +99,12 @@ def _computed(attention: QuantizedCrossAttention, inputs: Inputs) -> dict[str, T
     weights = logits.softmax(-1)
     if quantizing:
         weights = attention.mixing.left(weights)
-    return {"q": q, "k": k.transpose(-1, -2), "v": v, "logits": logits, "weights": weights, "mixed": weights @ v}
+    k, logits = _centred(k.transpose(-1, -2), -2), _centred(logits, -1)
+    return {"q": q, "k": k, "v": v, "logits": logits, "weights": weights, "mixed": weights @ v}
+
+
+def _centred(x: Tensor, dimension: int) -> Tensor:
+    return x - x.mean(dimension, keepdim=True)
 
 
 def _noise(
@@ -135,7 +143,7 @@ def _absorb(
             # Queries are scaled once they are projected.
             equation.add(x * q.shape[-1] ** -0.5, exact["logits"].double() - logits, k)
         else:
-            equation.add(x, (exact["logits"].double() - logits).transpose(-1, -2), q)
+            equation.add(_centred(x, -2), (exact["logits"].double() - logits).transpose(-1, -2), q)
     if name == "v":
         system = torch.stack(normal).sum(0)
         diagonal = system.diagonal(dim1=-2, dim2=-1)

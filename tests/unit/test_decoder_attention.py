@@ -1,5 +1,6 @@
 """Keys of one sign and clipped queries: exact where they must be, and better in few bits where outliers are planted."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from compressors.quantize.recording import LayerTrace, TracedCall
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Prompt
+from data.shapes import Shapes
 from students.quantized.layers import QuantizedProduct
 from students.quantized.quantizers import UniformQuantizer
+from teachers.catalog import MODELS
+from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
 from tests.unit.tiny import Images, tiny_sam
 
@@ -51,6 +55,51 @@ def test_two_modes_are_two_peaks_far_apart() -> None:
     assert not is_bimodal(torch.cat([values - 8, values, values + 8])), "three"
     assert not is_bimodal(torch.cat([values, values[:2] + 30])), "outliers are no mode"
     assert not is_bimodal(torch.ones(50))
+
+
+def test_modes_are_found_whatever_the_numbers_of_tokens_and_channels() -> None:
+    # Of SAM-B's 4,096 tokens and 128 channels, every 128th value is of one channel: of one mode.
+    sides = torch.where(torch.arange(128) % 2 == 0, 8.0, -8.0)
+    keys = torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)) + sides
+    assert is_bimodal(keys.flatten())
+
+
+@pytest.mark.slow
+def test_what_saves_the_decoder_of_sam_b_from_published_outliers(tmp_path: Path) -> None:
+    """SAM-B's decoder at 1,024 pixels: keys at +-8, queries at +-170 (of keys that are all alike), 4 bits."""
+    whole = MODELS["sam_vit_b"].config
+    # The encoder stays float: one block of it will do.
+    widths = {name: getattr(whole.encoder, name)[:1] for name in ("attention_widths", "mlp_widths")}
+    torch.manual_seed(0)
+    teacher = (
+        Sam(replace(whole, encoder=replace(whole.encoder, **widths, global_blocks=()))).eval().requires_grad_(False)
+    )
+    initialise_sam(teacher)
+    for path in TO_IMAGE:
+        attention = teacher.get_submodule(path)
+        sides = torch.where(torch.arange(len(attention.k_proj.bias)) % 2 == 0, 1.0, -1.0)
+        attention.k_proj.bias.copy_(8 * sides)
+        attention.q_proj.weight.mul_(4), attention.out_proj.weight.mul_(4)
+        attention.k_proj.weight[::16] = 0
+        attention.q_proj.bias[::16] = 170 * sides[: len(sides) // 16]
+    images = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(1))
+
+    def answer_of(model: Sam) -> torch.Tensor:
+        with torch.inference_mode():
+            return model.decode_frame(
+                model.encode(images), Prompt(boxes_xyxy=torch.tensor([[50.0, 80, 400, 500]]))
+            ).logits
+
+    expected, found = answer_of(teacher), {}
+    folded = copy.deepcopy(teacher)
+    assert fold_signs(folded, lambda: answer_of(folded)) == TO_IMAGE
+    method = Ptq(4, 4, metric="minmax", images=1, prompts=2, float_layers=("image_encoder",))
+    for name, changes in (("none", {}), ("pcc", {"pcc": True}), ("both", {"big": True, "pcc": True})):
+        context = RunContext(0, tmp_path / name, Engine(tmp_path / name))
+        student = replace(method, **changes).compress(teacher, Shapes("train", 4, size=256), context).student  # type: ignore[arg-type]
+        found[name] = float((answer_of(student) - expected).square().mean() / expected.var())
+    # Queries are what breaks it: clipped they are half as bad, and signs add a little.
+    assert found["pcc"] < 0.6 * found["none"] and found["both"] <= found["pcc"]
 
 
 def test_folding_signs_is_exact_and_leaves_keys_one_sign() -> None:
