@@ -74,7 +74,7 @@ class Ptq(PtqSettings, Compressor):
             state = context.folder / "sensitivity.safetensors"
             lines = replace(calibration, sensitivity=True).run(few, images, state, key)
             losses = {line["layer"]: line["expected_loss"] for line in lines}
-            mixed = choose_layers(model, scheme, losses, self.budget)
+            mixed = choose_layers(model, scheme, losses, self.budget, self.budget_of)
             scheme = replace(scheme, eight_bit_layers=(*scheme.eight_bit_layers, *mixed.chosen))
             about["mixed_precision"] = mixed.to_dict()
         student = self._planned(model, scheme, calibration, images)

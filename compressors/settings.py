@@ -283,8 +283,9 @@ class PtqSettings(Scheme, MethodSettings):
         candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
         images: images to calibrate on.
         prompts: points, and as many boxes, an image.
-        budget: the share of the bit-operations of eight bits everywhere that the model may have: layers that lose
-            most by fewer bits get eight; see :mod:`compressors.quantize.mixed_precision`.
+        budget: the share of what eight bits everywhere cost that the model may cost: layers that lose most by fewer
+            bits get eight; see :mod:`compressors.quantize.mixed_precision`.
+        budget_of: ``bit_operations``, or ``bytes`` of the quantised weights.
         big: keys of two modes get one sign (PTQ4SAM); see :mod:`compressors.quantize.decoder_attention`.
         pcc: queries and keys of the mask decoder are clipped by where attention looks (SAQ-SAM).
         mac: its projections take up the errors of what they meet (CAR-SAM); see :mod:`compressors.quantize.absorbing`.
@@ -310,6 +311,7 @@ class PtqSettings(Scheme, MethodSettings):
     images: int = 8
     prompts: int = 8
     budget: float | None = field(default=None, metadata=SINCE)
+    budget_of: str = field(default="bit_operations", metadata=SINCE)
     big: bool = field(default=False, metadata=SINCE)
     pcc: bool = field(default=False, metadata=SINCE)
     mac: bool = field(default=False, metadata=SINCE)
@@ -334,6 +336,7 @@ class PtqSettings(Scheme, MethodSettings):
         "gelu_grid": ("uniform", "hybrid"),
         "convolution_outputs": ("quantized", "float"),
         "decoder": ("quantized", "float"),
+        "budget_of": ("bit_operations", "bytes"),
         "reconstruct": ("none", "blocks", "layers"),
         "learn": ("both", "rounding", "scales"),
     }

@@ -1,18 +1,20 @@
-"""Which layers get eight bits where others have fewer, under a budget of bit-operations.
+"""Which layers get eight bits where others have fewer, under a budget of bit-operations or of bytes.
 
 Sensitivity is measured once: with all layers in few bits, each one's error and the Fisher information of its output say
 what the task loss is expected to lose by it (the second term of the loss's expansion, as HAWQ and BRECQ weigh layers).
 A bit more quarters a squared error, so that what eight bits leave is small beside it, and a layer's gain is that loss.
-Layers are taken in the order of their gain for each bit-operation that eight bits cost more.
+Layers are taken in the order of their gain for each bit-operation, or byte, that eight bits cost more.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from core.errors import InputError
 from students.quantized.bit_operations import bits_by_layer
-from students.quantized.plan import make_plan
+from students.quantized.plan import Plan, make_plan
+from students.quantized.quantizers import packed_length
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam
 
@@ -23,12 +25,13 @@ class Upgrade:
 
     Attributes:
         layer: its path.
-        bit_operations: of the model, with this layer and all before it in eight bits.
+        spent: bit-operations of the model (or bytes of its quantised weights), with this layer and all before it in
+            eight bits.
         expected_loss: what the layers behind it are expected to cost still.
     """
 
     layer: str
-    bit_operations: int
+    spent: int
     expected_loss: float
 
 
@@ -37,14 +40,16 @@ class MixedPrecision:
     """What a budget buys.
 
     Attributes:
-        budget: as given: the share of the bit-operations that eight bits everywhere have.
-        lowest, highest: bit-operations without an upgrade, and with all of them.
+        budget: as given: the share of what eight bits everywhere cost.
+        of: what is counted: ``bit_operations`` or ``bytes``.
+        lowest, highest: without an upgrade, and with all of them.
         expected_loss: without an upgrade.
         front: all layers, the best first.
         chosen: those that get eight bits, in that order.
     """
 
     budget: float
+    of: str
     lowest: int
     highest: int
     expected_loss: float
@@ -56,30 +61,34 @@ class MixedPrecision:
         return asdict(self)
 
 
-def choose_layers(model: Sam, scheme: Scheme, losses: Mapping[str, float], budget: float) -> MixedPrecision:
+def choose_layers(
+    model: Sam, scheme: Scheme, losses: Mapping[str, float], budget: float, of: str = "bit_operations"
+) -> MixedPrecision:
     """Spend a budget on the layers that lose most by few bits.
 
-    A layer that no longer fits is passed over for a cheaper one behind it.
+    A layer that no longer fits is passed over for a cheaper one behind it. Products of attention cost no bytes.
 
     Args:
         model: in float.
         scheme: of few bits; what it gives eight bits has them anyway.
         losses: the expected loss by layer (:func:`compressors.quantize.search.expected_loss`).
-        budget: share of the bit-operations that eight bits everywhere have.
+        budget: share of what eight bits everywhere cost.
+        of: ``bit_operations`` of an image and a box, or ``bytes`` of the quantised layers' weights.
 
     Raises:
         InputError: few bits everywhere need more than that.
     """
-    few = bits_by_layer(model.config, make_plan(model, scheme))
-    eight = bits_by_layer(model.config, make_plan(model, replace(scheme, eight_bit_layers=("*",))))
+    plans = (make_plan(model, each) for each in (scheme, replace(scheme, eight_bit_layers=("*",))))
+    few, eight = (bytes_by_layer(plan) if of == "bytes" else bits_by_layer(model.config, plan) for plan in plans)
     lowest, highest = (sum(each.values()) for each in (few, eight))
     if lowest > budget * highest:
         raise InputError(
             f"method.budget={budget}: without a layer in eight bits the model has {lowest / highest:.3f} of the "
-            "bit-operations that it has with eight everywhere; give more than that"
+            f"{of.replace('_', '-')} that it has with eight everywhere; give more than that"
         )
-    cost = {path: eight[path] - few[path] for path in losses if eight.get(path, 0) > few.get(path, 0)}
-    order = sorted(cost, key=lambda path: (-losses[path] / cost[path], path))
+    dearer = {path: eight.get(path, 0) - few.get(path, 0) for path in losses}
+    cost = {path: more for path, more in dearer.items() if more > 0 or of == "bytes"}
+    order = sorted(cost, key=lambda path: (-losses[path] / cost[path] if cost[path] else -math.inf, path))
     front, spent, left = [], lowest, sum(losses.values())
     for path in order:
         spent, left = spent + cost[path], left - losses[path]
@@ -89,4 +98,9 @@ def choose_layers(model: Sam, scheme: Scheme, losses: Mapping[str, float], budge
         if spent + cost[path] <= budget * highest:
             chosen.append(path)
             spent += cost[path]
-    return MixedPrecision(budget, lowest, highest, sum(losses.values()), tuple(front), tuple(chosen))
+    return MixedPrecision(budget, of, lowest, highest, sum(losses.values()), tuple(front), tuple(chosen))
+
+
+def bytes_by_layer(plan: Plan) -> dict[str, int]:
+    """What the codes of each quantised layer's weight take in a file."""
+    return {path: packed_length(tuple(layer["shape"]), layer["weight"]["bits"]) for path, layer in plan.layers.items()}

@@ -104,13 +104,17 @@ def quantisation_part(quantisation: Mapping[str, Any] | None) -> dict[str, Any] 
 
 
 def _front(mixed: Mapping[str, Any]) -> dict[str, Any]:
-    """What a budget of bit-operations buys, as a chart and a line."""
+    """What a budget buys, as a chart and a line."""
     start = (mixed["lowest"] / mixed["highest"], mixed["expected_loss"])
-    points = [start, *((one["bit_operations"] / mixed["highest"], one["expected_loss"]) for one in mixed["front"])]
+    # Files of earlier versions know one kind of budget.
+    spent = [one.get("spent", one.get("bit_operations")) for one in mixed["front"]]
+    losses = [one["expected_loss"] for one in mixed["front"]]
+    points = [start, *zip((each / mixed["highest"] for each in spent), losses, strict=True)]
     # Without an upgrade the axis would have one place.
     chart = line_chart({"expected loss": [(100 * share, loss) for share, loss in points]}) if len(points) > 1 else None
     about = (
         f"{len(mixed['chosen'])} of {len(mixed['front'])} layers have eight bits, within "
-        f"{100 * mixed['budget']:.4g} % of the bit-operations that eight bits everywhere have"
+        f"{100 * mixed['budget']:.4g} % of the {mixed.get('of', 'bit_operations').replace('_', '-')} that eight bits "
+        "everywhere have"
     )
     return {"about": about, "chart": chart and {"title": "loss expected of the other layers", **chart}}

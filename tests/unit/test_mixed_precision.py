@@ -1,6 +1,7 @@
 """Layers that get eight bits under a budget: by hand, by their order, and in a model from end to end."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_layers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # 64 in all with eight bits, 16 without. A budget of 34 has room for a (3) and c (9), not for b (30), but for d (6).
     found = choose_layers(tiny_sam(), FOUR, losses, 34 / 64)
     assert (found.lowest, found.highest, found.expected_loss) == (16, 64, 7.0)
-    assert [(one.layer, one.bit_operations, one.expected_loss) for one in found.front] == [
+    assert [(one.layer, one.spent, one.expected_loss) for one in found.front] == [
         ("a", 19, 4.0),
         ("c", 28, 1.0),
         ("b", 58, 0.0),
@@ -70,6 +71,24 @@ def test_a_budget_is_kept_and_more_buys_more() -> None:
     # Layers of the prompt's mask, and no other, are not counted for a box.
     counted = bits_by_layer(model.config, plan)
     assert set(paths) - set(found.chosen) == {path for path in paths if path not in counted}
+
+
+def test_a_budget_of_bytes_is_of_stored_codes_and_products_are_free() -> None:
+    model = tiny_sam()
+    plan = make_plan(model, FOUR)
+    products = [f"{path}.{name}" for path in plan.products for name in ("scores", "mixing")]
+    losses = {path: 1.0 for path in (*plan.layers, *products)}
+    found = choose_layers(model, FOUR, losses, 0.75, "bytes")
+    weights = {path: math.prod(layer["shape"]) for path, layer in plan.layers.items()}
+    assert (found.lowest, found.highest) == (sum((n + 1) // 2 for n in weights.values()), sum(weights.values()))
+    assert set(products) <= set(found.chosen) and found.front[0].spent == found.lowest
+    spent = found.lowest + sum(weights[path] // 2 for path in found.chosen if path in weights)
+    assert 0.7 * found.highest < spent <= 0.75 * found.highest
+    # All lose alike: small weights gain most for their bytes, and go before large ones.
+    taken = [weights[path] for path in found.chosen if path in weights]
+    assert taken == sorted(taken) and max(taken) < max(weights.values())
+    with pytest.raises(InputError, match=r"budget=0\.4: without .* has 0\.5.. of the bytes"):
+        choose_layers(model, FOUR, losses, 0.4, "bytes")
 
 
 def test_the_expected_loss_by_hand() -> None:
