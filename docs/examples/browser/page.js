@@ -78,13 +78,13 @@ function reset() {
 
 /** Answer the prompt as it is now. */
 function ask() {
-  const asked = ++version;
+  const request = ++version;
   queue("", async () => {
     // Another prompt or image came while earlier ones were computed.
-    if (asked !== version) return;
+    if (request !== version) return;
     const start = performance.now();
     const found = await sam.predict(prompt);
-    if (asked !== version) return;
+    if (request !== version) return;
     answer = found;
     listCandidates();
     paint(answer.best);
