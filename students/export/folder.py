@@ -24,7 +24,7 @@ from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
 from students.export.weight_groups import BITS, round_linear_layers, write_groups
-from students.quantized.plan import as_float, plan_of
+from students.quantized.plan import FEW_BITS, as_float, plan_of, simulated
 from teachers.sam import Sam
 from teachers.sam2 import Sam2Config
 
@@ -110,7 +110,15 @@ def check_request(model: Sam, to: str, precision: str) -> None:
         raise InputError(
             f"precision={precision}: ONNX Runtime computes no {precision} on a CPU; give to=openvino or precision=fp32"
         )
-    quantised = plan_of(model) is not None
+    plan = plan_of(model)
+    quantised = plan is not None
+    # Fewer bits are stored in eight.
+    if plan is not None and (unknown := set(simulated(plan)) - {FEW_BITS}):
+        raise InputError(
+            f"{model.name}: no runtime computes with its {', '.join(sorted(unknown))}; to export it, quantise with "
+            "method.twin=false method.softmax_grid=uniform method.gelu_grid=uniform method.channel_groups=0 "
+            "method.products=tensor"
+        )
     if precision == "int8" and not quantised:
         raise InputError(
             f"precision=int8: {model.name} is a float model; an int8 file is made of a quantised checkpoint, which "

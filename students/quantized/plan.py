@@ -193,6 +193,9 @@ def plan_of(model: nn.Module) -> Plan | None:
     return plan if isinstance(plan, Plan) else None
 
 
+FEW_BITS = "fewer than 8 bits"
+
+
 def simulated(plan: Plan) -> list[str]:
     """What of a plan no runtime computes with, in words; empty where integers can do all of it."""
     products = [part for pair in plan.products.values() for part in pair.values()]
@@ -205,7 +208,7 @@ def simulated(plan: Plan) -> list[str]:
     if any(operand.get("shape") for operand in operands):
         found.append("scales of heads")
     if any(grid["bits"] < 8 for grid in (*grids, *operands)):
-        found.append("fewer than 8 bits")
+        found.append(FEW_BITS)
     return found
 
 

@@ -1,6 +1,7 @@
 """A quantised checkpoint as an int8 file: a runtime computes with our codes and grids, for any number of prompts."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.ptq import Ptq
+from core.errors import InputError
 from core.protocols import Prompt
 from data.shapes import Shapes
 from students.export.folder import export_model
@@ -135,3 +137,20 @@ def test_attention_of_a_large_map_goes_head_by_head_to_the_same_answer(monkeypat
         at_once = copied.encode(images)
         monkeypatch.setattr(attention, "SMALL_MAP", 0)
         assert torch.allclose(copied.encode(images), at_once, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, unknown",
+    [
+        ({"twin": True}, "twin grids"),
+        ({"softmax_grid": "logarithmic", "channel_groups": 2}, "grids of channel groups, logarithmic softmax"),
+        ({"products": "head"}, "scales of heads"),
+    ],
+)
+def test_what_no_runtime_computes_with_is_refused_before_anything_is_written(
+    tmp_path: Path, change: dict[str, Any], unknown: str
+) -> None:
+    model = planned_copy(tiny_sam(), Scheme(**change))
+    with pytest.raises(InputError, match=f"tiny: no runtime computes with its {unknown}; to export it, quantise with"):
+        export_model(model, tmp_path / "out", "onnx", "int8")
+    assert not (tmp_path / "out").exists()
