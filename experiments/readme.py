@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -27,6 +28,8 @@ OWN_STUDENT = ", tiny_vit_pocket"
 """MobileSAM's student of the pocket teacher, which is not named."""
 QUANTISED = "+ptq"
 """How the method of rows ends that belong to the table of quantised models."""
+CLICKS = "shapes_clicks"
+"""How the names of the files of click curves end, in ``results/evaluations/``."""
 ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobilesam", "scratch")
 """Of lines; other methods follow by name."""
 _FIGURES = ("parameters", "macs_full", "macs_modules", "size_bytes")
@@ -125,6 +128,24 @@ def families_table(rows: pd.DataFrame) -> str:
     )
 
 
+def clicks_table() -> str:
+    """mIoU by the number of points (figure 4 of TinySAM): a line for each model that was scored with all of them."""
+    names = {1: "point_best_of_3@1", **{number: f"clicks_{number}@1" for number in range(2, 10)}}
+    scores: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in read_records(None, True):
+        if row["path"].stem.endswith(CLICKS) and row["protocol"] in names.values():
+            scores.setdefault((row["teacher"], _name(row)), {})[row["protocol"]] = row
+    if not scores:
+        return f"No row is committed yet: `python -m experiments evaluate evaluation={CLICKS}` makes them."
+    one = next(iter(scores.values()))[names[1]]
+    lines = [
+        [name, f"`{teacher}`", *(share(by[names[number]]["miou"]) for number in names)]
+        for (teacher, name), by in sorted(scores.items(), key=lambda item: (item[0][0], -item[1][names[9]]["miou"]))
+    ]
+    about = f"Held-out `{one['data']}`, {one['instances']:,} instances in {one['images']:,} images; {one['device']}, "
+    return f"{about}{one['precision']}, seed 0.\n\n{plain_table(['model', 'of', *map(str, names)], lines)}"
+
+
 def cost_table() -> str:
     """What ``cost`` alone counts, a line a model."""
     header = ["model", "parameters", "encoder", "encoder MACs `full`", "encoder MACs `modules`"]
@@ -188,6 +209,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
         "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),
         "cost": cost_table,
+        "clicks": clicks_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
         EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),

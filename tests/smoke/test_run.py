@@ -54,7 +54,7 @@ def _words(teacher: Path, runs: Path) -> list[str]:
 
 
 UNKNOWN = (
-    *("reason", "weight_bits", "activation_bits", "bit_operations", "float_macs"),
+    *("reason", "weight_bits", "activation_bits", "bit_operations", "float_macs", "simulated"),
     *("miou_images", "miou_categories", "axes", "detections", "average_recall"),
     *(name for name in COLUMNS if name.startswith("ap")),
 )
