@@ -40,6 +40,10 @@ from teachers.resample import share_decoder, start_from
 from teachers.sam import Sam
 from teachers.weights import load_sam, read_state, sam_from_state
 
+GIVEN = ("steps", "images", "batch", "rate", "seed")
+"""Fields of a recipe that the command line gives, and those of scenes only."""
+GIVEN_SCENES = ("ellipses", "boxes")
+
 POCKET_BLOCKS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 7: 5}
 """Which block of ``sam_pocket`` each of ``sam_photo``'s begins as; blocks 5 and 6 begin as the identity."""
 
@@ -87,6 +91,8 @@ def pretrain_on_scenes(
         model.load_state_dict(sam_from_state(model.config, read_state(start), str(start)).state_dict())
     elif model_name == "sam_photo":
         start_from(model, load_sam("sam_pocket"), POCKET_BLOCKS)
+    # Ellipses are drawn on images, not seen in them.
+    model.image_encoder.requires_grad_(not recipe.ellipses)
     model.to(device)
     batches = SceneBatches.load(sources, recipe, model.input_size, 4 * model.config.encoder.grid, device)
     engine = Engine(folder, device=device, precision=precision, workers=1, save_every_s=120)
@@ -94,6 +100,13 @@ def pretrain_on_scenes(
     key = [*described, None if start is None else file_sha256(start)]
     scored = None if validation is None else (validation.open("validation"), 40)
     return _train(engine, recipe, model, key, batches, lambda batch: scene_loss(model, batch), scored, 250)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    shares = tuple(float(part) for part in text.split(","))
+    if min(shares) < 0 or not 0 < sum(shares) < float("inf"):
+        raise ValueError
+    return tuple(share / sum(shares) for share in shares)
 
 
 def _initial(model_name: str, seed: int) -> Sam:
@@ -175,6 +188,19 @@ def main() -> None:
     add("--steps", type=int, help="optimizer steps")
     add("--images", type=int, help="most distinct training images")
     add("--batch", type=int, help="images a step")
+    add(
+        "--mosaics",
+        type=_shares,
+        metavar="SHARE,...",
+        help="how often a scene is one image, 2 images across, 3, ... (default 0.5,0.3,0.2)",
+    )
+    add(
+        "--ellipses",
+        action="store_true",
+        default=None,
+        help="the decoder alone learns where a box is: random boxes, and as their masks the ellipses in them",
+    )
+    add("--boxes", type=int, help="box prompts of a scene (default 10)")
     add("--rate", type=float, help="highest learning rate")
     add("--seed", type=int, help="of weights, images and prompts")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -185,18 +211,25 @@ def main() -> None:
     take_threads()
     if options.threads:
         torch.set_num_threads(options.threads)
-    names = ("steps", "images", "batch", "rate", "seed")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = {name: value for name in GIVEN if (value := getattr(options, name)) is not None}
+    of_scenes = {name: value for name in GIVEN_SCENES if (value := getattr(options, name)) is not None}
     try:
         if options.data is None:
-            if options.start or options.validation:
-                raise InputError("--start and --validation go with --data")
+            alone = [
+                f"--{name}" for name in ("start", "validation", *GIVEN_SCENES, "mosaics") if getattr(options, name)
+            ]
+            if alone:
+                raise InputError(f"{' and '.join(alone)}: only with --data")
             pretrain(ShapesTraining(**given), options.model, options.out, options.precision or "bfloat16", device)
             return
         sources = [Source.parse(text) for text in options.data]
         validation = Source.parse(options.validation) if options.validation else None
         precision = options.precision or ("float32" if device.type == "cpu" else "bfloat16")
-        recipe = SceneTraining(**given)
+        recipe = SceneTraining(**given, **of_scenes)
+        if options.mosaics:
+            cells = tuple(range(1, len(options.mosaics) + 1))
+            scenes = replace(recipe.scenes, cells=cells, cell_shares=options.mosaics)
+            recipe = replace(recipe, scenes=scenes)
         pretrain_on_scenes(recipe, sources, options.model, options.start, options.out, precision, device, validation)
     except InputError as error:
         parser.exit(2, f"{error}\n")

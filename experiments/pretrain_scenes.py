@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compressors.distill.losses import dice_loss, focal_loss, mask_iou
@@ -21,6 +22,7 @@ from data.sa1b import Sa1b
 from data.sample import ImageData
 from data.scenes import MaskedImage, SceneRecipe, compose, load_masked_images
 from data.shapes import Shapes
+from evaluation.baselines import filled_ellipses
 from teachers.sam import Sam
 
 SHAPES_COUNT, SHAPES_SIZE = 2000, 256
@@ -36,6 +38,8 @@ class SceneTraining:
         boxes: instances a scene that are prompted by a box, each side moved by ``box_jitter`` of its length.
         points: instances a scene that are prompted by one to three points.
         images: most images of a data set that are kept in memory.
+        ellipses: whether box prompts are random boxes and their targets the ellipses in them, whatever the image shows
+            there: so that a decoder learns where a box is, at all sizes, before it learns what is in it.
         scenes: how scenes are composed.
     """
 
@@ -50,6 +54,7 @@ class SceneTraining:
     weight_decay: float = 0.05
     ema: float = 0.995
     seed: int = 0
+    ellipses: bool = False
     scenes: SceneRecipe = field(default_factory=SceneRecipe)
 
 
@@ -169,7 +174,12 @@ class SceneBatches:
             _, images = self.pools[int(rng.choice(len(shares), p=shares / shares.sum()))]
             scene = compose(images, recipe.scenes, self.frame, self.low_res, count, point_count, rng)
             scenes.append(scene)
-            boxes.append(jitter_boxes(scene.boxes_xyxy[: recipe.boxes], scene.size_hw, recipe.box_jitter, rng))
+            if recipe.ellipses:
+                drawn = random_boxes(recipe.boxes, scene.size_hw, rng)
+                scene.coverage[: recipe.boxes] = ellipse_coverage(drawn, self.frame, self.low_res)
+                boxes.append(drawn)
+            else:
+                boxes.append(jitter_boxes(scene.boxes_xyxy[: recipe.boxes], scene.size_hw, recipe.box_jitter, rng))
         pixels = torch.stack([scene.image for scene in scenes])
         sizes = [scene.size_hw for scene in scenes]
         device = pixels.device
@@ -183,6 +193,29 @@ class SceneBatches:
             Prompt.foreground(torch.from_numpy(points).float().to(device)),
             torch.cat([scene.coverage[recipe.boxes :] for scene in scenes]),
         )
+
+
+def random_boxes(
+    count: int, size_hw: tuple[int, int], rng: np.random.Generator, sides: tuple[float, float] = (7.0, 300.0)
+) -> NDArray[np.float64]:
+    """Boxes ``[count, 4]`` within an image, in its pixels: as many small ones as large ones.
+
+    Args:
+        sides: smallest and largest root of a box's area in pixels, drawn evenly on a logarithmic scale.
+    """
+    area = np.exp(rng.uniform(math.log(sides[0]), math.log(sides[1]), count)) ** 2
+    aspect = np.exp(rng.uniform(-0.8, 0.8, count))
+    height, width = size_hw
+    sides_wh = np.stack([np.minimum(np.sqrt(area * aspect), width), np.minimum(np.sqrt(area / aspect), height)], 1)
+    corner = rng.random((count, 2)) * (np.array([width, height]) - sides_wh)
+    return np.concatenate([corner, corner + sides_wh], 1)
+
+
+def ellipse_coverage(boxes_xyxy: NDArray[np.float64], frame: int, low_res: int) -> Tensor:
+    """The share of each low-res cell that the ellipse in a box covers: float ``[N, 4]`` to ``[N, l, l]`` in [0, 1]."""
+    cell = frame // low_res
+    inside = filled_ellipses(boxes_xyxy, (frame, frame)).reshape(-1, low_res, cell, low_res, cell)
+    return torch.from_numpy(inside.mean((2, 4), dtype=np.float32))
 
 
 def _normalised(pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,15 @@ from data.scenes import SceneRecipe
 from data.shapes import Shapes
 from data.shapes_export import write_data_set
 from experiments import pretrain as module
-from experiments.pretrain_scenes import SceneBatches, SceneTraining, Source, local_cross_entropy, scene_loss
+from experiments.pretrain_scenes import (
+    SceneBatches,
+    SceneTraining,
+    Source,
+    ellipse_coverage,
+    local_cross_entropy,
+    random_boxes,
+    scene_loss,
+)
 from teachers.catalog import NamedModel
 from teachers.image_encoder import EncoderConfig
 from teachers.initial_weights import initialise_sam
@@ -62,6 +71,46 @@ def test_a_batch_is_a_function_of_its_places(batches: SceneBatches) -> None:
     assert both.box_prompt.boxes_xyxy is not None and second.box_prompt.boxes_xyxy is not None
     assert torch.equal(both.box_prompt.boxes_xyxy[3:], second.box_prompt.boxes_xyxy)
     assert both.point_prompt.points_xy is not None and both.point_prompt.points_xy.shape[:1] == (4,)
+
+
+def test_an_ellipse_covers_its_cells() -> None:
+    # A circle of 16 pixels across in cells of 4: whole cells in the middle, area pi * 64 in all.
+    coverage = ellipse_coverage(np.array([[8.0, 8.0, 24.0, 24.0]]), 32, 8)[0]
+    assert coverage.shape == (8, 8) and coverage[3:5, 3:5].eq(1).all() and not coverage[:2].any()
+    assert coverage.sum().item() * 16 == pytest.approx(np.pi * 64, rel=0.04)
+
+
+def test_random_boxes_lie_within_the_image_and_are_small_as_often_as_large() -> None:
+    boxes = random_boxes(4000, (300, 512), np.random.default_rng(0))
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [512, 300]).all()
+    roots = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    # Half of a logarithmic scale from 7 to 300 lies below the root of their product.
+    assert roots.min() >= 6.99 and np.mean(roots < (7 * 300) ** 0.5) == pytest.approx(0.5, abs=0.04)
+
+
+def test_ellipses_take_the_place_of_masks_for_boxes_alone(batches: SceneBatches) -> None:
+    masks = batches(range(0, 1))
+    ellipses = replace(batches, recipe=replace(RECIPE, ellipses=True))(range(0, 1))
+    assert torch.equal(masks.images, ellipses.images) and torch.equal(masks.point_targets, ellipses.point_targets)
+    assert ellipses.box_prompt.boxes_xyxy is not None
+    drawn = ellipse_coverage(ellipses.box_prompt.boxes_xyxy.double().numpy(), 64, 16)
+    assert torch.equal(ellipses.box_targets, drawn)
+
+
+def test_the_encoder_stays_as_it_is_while_a_decoder_learns_ellipses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MODELS", {"tiny": NamedModel(CONFIG)})
+    monkeypatch.setattr("experiments.pretrain_scenes.SHAPES_COUNT", 4)
+    recipe = replace(RECIPE, ellipses=True, rate=1e-2)
+    sources = [Source("shapes", None, 1.0)]
+    model = module.pretrain_on_scenes(recipe, sources, "tiny", None, tmp_path, "float32", torch.device("cpu"))
+    torch.manual_seed(module.seed_for(0, "weights"))
+    first = Sam(CONFIG)
+    initialise_sam(first)
+    trained, begun = model.state_dict(), first.state_dict()
+    changed = {name for name in begun if not torch.equal(trained[name], begun[name])}
+    assert changed and not any(name.startswith("image_encoder") for name in changed)
 
 
 def test_local_cross_entropy_counts_the_surroundings_of_a_mask_as_much_as_everything() -> None:
