@@ -11,8 +11,7 @@ from torch import nn
 from compressors.distill.engine import Engine
 from compressors.distill.state import Progress
 from compressors.distill.teacher_outputs import TeacherEmbeddings, embedding_cache
-from compressors.setting_checks import check_above_zero, check_at_least, check_ratio, check_unvalidated
-from compressors.settings import MethodSettings
+from compressors.setting_checks import MethodSettings, check_above_zero, check_at_least, check_ratio, check_unvalidated
 from core.errors import InputError
 from core.feature_layout import layout_of
 from data.sample import ImageData

@@ -9,13 +9,13 @@ import torch
 
 from compressors.distill.state import Progress
 from compressors.method import Compressed, Compressor, RunContext
+from compressors.ptq_settings import PtqSettings
 from compressors.quantize.absorbing import absorb_errors
 from compressors.quantize.calibration import Calibration, answers
 from compressors.quantize.decoder_attention import fold_signs
 from compressors.quantize.mixed_precision import choose_layers
 from compressors.quantize.reconstruction import Reconstruction
 from compressors.quantize.search import Search
-from compressors.settings import PtqSettings
 from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError

@@ -1,7 +1,46 @@
-"""Refusals of settings that cannot be meant: each names the key, the value and what would do. Imports no PyTorch."""
+"""What settings of every method have, and refusals of those that cannot be meant. Imports no PyTorch.
+
+A refusal names the key, the value and what would do.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from compressors.optimizer_settings import OptimizerConfig
 from core.errors import InputError
+
+
+class MethodSettings:
+    """What the settings of every method have.
+
+    Attributes:
+        choices: the values of settings that are words; others are refused.
+    """
+
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    def __post_init__(self) -> None:
+        for name, allowed in self.choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InputError(f"method.{name}={value} is not one of {', '.join(allowed)}")
+
+    # What a method may have as a setting, in place of these.
+
+    @property
+    def init(self) -> str | None:
+        """A model to begin with; methods with this setting may follow another method (``then=``)."""
+        return None
+
+    @property
+    def validations(self) -> int:
+        """How often a stage is scored on labelled training images."""
+        return 0
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether masks of the training images are used."""
+        return self.validations > 0
 
 
 def check_at_least(settings: object, **least: int) -> None:

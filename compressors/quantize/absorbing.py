@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from compressors.quantize.calibration import Call
+from compressors.quantize.layer_errors import decibels
 from compressors.quantize.objective import best_of
-from compressors.quantize.search import Search, decibels, quantized
+from compressors.quantize.search import Search, quantized
 from students.quantized.attention import QuantizedCrossAttention
 from students.quantized.layers import QuantizedLayer
 from students.quantized.plan import set_quantizing

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from compressors.distill.log import progress_bar
 from compressors.distill.teacher_outputs import teacher_masks
 from compressors.quantize.decoder_attention import clip_by_focus
+from compressors.quantize.layer_errors import expected_loss, layer_error
 from compressors.quantize.objective import divergence, fisher_loss
 from compressors.quantize.recording import LayerTrace, Recorder, recordable
-from compressors.quantize.search import Search, begin, correct_bias, expected_loss, layer_error, search
+from compressors.quantize.search import Search, begin, correct_bias, search
 from core.checkpoint import read_safetensors, write_safetensors
 from core.errors import InputError
 from core.plain_file import parse_json
@@ -67,7 +68,7 @@ class Calibration:
             key: what must be equal for them to be continued.
 
         Returns:
-            how wrong each layer is, in the order of calibration (:func:`compressors.quantize.search.layer_error`).
+            how wrong each layer is, in the order of calibration (:func:`.layer_errors.layer_error`).
         """
         layers = recordable(model)
         set_quantizing(model, False)

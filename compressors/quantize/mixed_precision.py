@@ -71,7 +71,7 @@ def choose_layers(
     Args:
         model: in float.
         scheme: of few bits; what it gives eight bits has them anyway.
-        losses: the expected loss by layer (:func:`compressors.quantize.search.expected_loss`).
+        losses: the expected loss by layer (:func:`compressors.quantize.layer_errors.expected_loss`).
         budget: share of what eight bits everywhere cost.
         of: ``bit_operations`` of an image and a box, or ``bytes`` of the quantised layers' weights.
 

@@ -77,7 +77,7 @@ def _encoder(who: str, widths: Mapping[str, Any]) -> str:
 
 
 def quantisation_part(quantisation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """How wrong each quantised layer is, from ``quantisation.json`` (:mod:`compressors.quantize.search`)."""
+    """How wrong each quantised layer is, from ``quantisation.json`` (:mod:`compressors.quantize.layer_errors`)."""
     if quantisation is None:
         return None
     layers, keys = quantisation["layers"], ("output_sqnr_db", "weight_sqnr_db")

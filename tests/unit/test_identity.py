@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
-from compressors.settings import PtqSettings
+from compressors.ptq_settings import PtqSettings
 from core.checkpoint import file_sha256
 from core.errors import InputError
 from data.coco import Coco

@@ -11,8 +11,8 @@ import torch
 from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.ptq import ERRORS, Ptq
+from compressors.quantize.layer_errors import decibels, layer_error
 from compressors.quantize.recording import LayerTrace, TracedCall, recordable
-from compressors.quantize.search import decibels, layer_error
 from students.quantized.layers import QuantizedConvolution, QuantizedLinear, QuantizedProduct
 from students.quantized.plan import planned_copy
 from students.quantized.quantizers import UniformQuantizer

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from compressors.ptq_settings import PtqSettings
 from compressors.quantize import mixed_precision
+from compressors.quantize.layer_errors import expected_loss
 from compressors.quantize.mixed_precision import choose_layers
 from compressors.quantize.objective import fisher_loss
 from compressors.quantize.recording import LayerTrace, TracedCall
-from compressors.quantize.search import expected_loss
-from compressors.settings import PtqSettings
 from core.errors import InputError
 from students.quantized.bit_operations import bits_by_layer, count_bit_operations
 from students.quantized.plan import make_plan, planned_copy

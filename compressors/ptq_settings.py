@@ -1,0 +1,138 @@
+"""What post-training quantisation can be set to, and what is refused. Nothing here imports PyTorch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from compressors.setting_checks import MethodSettings, check_above_zero, check_at_least
+from core.errors import InputError
+from students.quantized.scheme import SINCE, Scheme
+
+METRICS = ("hessian", "mse", "cosine", "minmax")
+
+
+@dataclass(frozen=True)
+class PtqSettings(Scheme, MethodSettings):
+    """Of :class:`compressors.ptq.Ptq`.
+
+    Attributes:
+        init: the model to quantise (a file of any layout, or a released model's name); None: the teacher itself.
+        metric: what grids are judged by; see :func:`compressors.quantize.objective.distance`.
+        gradient: of the hessian metric; see :mod:`compressors.quantize.objective`. ``published`` is refused, since it
+            is zero, unless ``force_gradient`` is set.
+        force_gradient: whether the published gradient is taken all the same.
+        order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
+            layers before them do (``sequential``).
+        bias_correction: biases take up what quantising the weight adds to each channel in the mean.
+        candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
+        images: images to calibrate on.
+        prompts: points, and as many boxes, an image.
+        budget: the share of what eight bits everywhere cost that the model may cost: layers that lose most by fewer
+            bits get eight; see :mod:`compressors.quantize.mixed_precision`.
+        budget_of: ``bit_operations``, or ``bytes`` of the quantised weights.
+        big: keys of two modes get one sign (PTQ4SAM); see :mod:`compressors.quantize.decoder_attention`.
+        pcc: queries and keys of the mask decoder are clipped by where attention looks (SAQ-SAM).
+        mac: its projections take up the errors of what they meet (CAR-SAM); see :mod:`compressors.quantize.absorbing`.
+        reconstruct: what learns to answer as in float once grids are found: ``blocks``, ``layers``, or ``none``; see
+            :class:`compressors.quantize.reconstruction.Reconstruction` for this and the following ones.
+        learn: ``rounding`` of weights, ``scales`` of activations, or ``both``.
+        steps: of each block or layer.
+        batch: images (of the mask decoder: answered prompts of one) a step.
+        lr: of roundings.
+        drop: the probability that a value stays float in a step.
+    """
+
+    init: str | None = None
+    metric: str = "hessian"
+    gradient: str = "fisher"
+    force_gradient: bool = False
+    order: str = "parallel"
+    bias_correction: bool = False
+    candidates: int = 100
+    lowest: float = 0.01
+    highest: float = 1.2
+    rounds: int = 3
+    images: int = 8
+    prompts: int = 8
+    budget: float | None = field(default=None, metadata=SINCE)
+    budget_of: str = field(default="bit_operations", metadata=SINCE)
+    big: bool = field(default=False, metadata=SINCE)
+    pcc: bool = field(default=False, metadata=SINCE)
+    mac: bool = field(default=False, metadata=SINCE)
+    reconstruct: str = field(default="none", metadata=SINCE)
+    learn: str = field(default="both", metadata=SINCE)
+    steps: int = field(default=100, metadata=SINCE)
+    batch: int = field(default=4, metadata=SINCE)
+    lr: float = field(default=3e-2, metadata=SINCE)
+    drop: float = field(default=0.5, metadata=SINCE)
+
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {
+        "metric": METRICS,
+        "gradient": ("fisher", "perturbed", "published"),
+        "order": ("parallel", "sequential"),
+        "weights": ("channel", "tensor"),
+        "activations": ("asymmetric", "symmetric"),
+        "linear_weights": ("same", "channel", "tensor", "qkv"),
+        "linear_activations": ("same", "asymmetric", "symmetric"),
+        "product_activations": ("same", "asymmetric", "symmetric"),
+        "products": ("tensor", "head", "float"),
+        "softmax_grid": ("uniform", "logarithmic"),
+        "gelu_grid": ("uniform", "hybrid"),
+        "convolution_outputs": ("quantized", "float"),
+        "decoder": ("quantized", "float"),
+        "budget_of": ("bit_operations", "bytes"),
+        "reconstruct": ("none", "blocks", "layers"),
+        "learn": ("both", "rounding", "scales"),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, candidates=1, rounds=1, images=1, prompts=1, steps=1, batch=1, channel_groups=0)
+        check_above_zero(self, "lr")
+        for name, allowed in (("weight_bits", range(2, 9)), ("activation_bits", (*range(2, 9), 32))):
+            if getattr(self, name) not in allowed:
+                more = ", or 32 for none" if 32 in allowed else ""
+                raise InputError(f"method.{name}={getattr(self, name)} must be 2 to 8{more}")
+        if not 0 < self.lowest <= self.highest:
+            raise InputError(f"method.lowest={self.lowest} must be above 0 and at most method.highest={self.highest}")
+        if not 0 <= self.drop < 1:
+            raise InputError(f"method.drop={self.drop} must be at least 0 and below 1")
+        if self.gradient == "published" and not self.force_gradient:
+            raise InputError(
+                "method.gradient=published differentiates a divergence between the float model and itself, which is "
+                "zero there: layers would be weighed by rounding noise; give method.gradient=fisher, or "
+                "method.force_gradient=true to measure it all the same"
+            )
+        self._check_grids()
+        self._check_budget()
+
+    def _check_grids(self) -> None:
+        """Refuse grids, and mechanisms, of what stays float."""
+        for name, uniform in (("softmax_grid", "uniform"), ("gelu_grid", "uniform"), ("channel_groups", 0)):
+            if (chosen := getattr(self, name)) == uniform:
+                continue
+            if self.activation_bits == 32:
+                raise InputError(f"method.{name}={chosen} is for activations, which activation_bits=32 leaves in float")
+            if self.twin and name != "channel_groups":
+                raise InputError(f"method.twin=true has a grid of its own there; give method.{name}={uniform}")
+        if self.softmax_grid != "uniform" and self.products == "float":
+            raise InputError(
+                f"method.softmax_grid={self.softmax_grid} is for products of attention, which are float here; "
+                "give method.products=tensor"
+            )
+        for name in ("big", "pcc", "mac"):
+            if getattr(self, name) and "float" in (self.decoder, self.products):
+                raise InputError(
+                    f"method.{name}=true is for products of the mask decoder's attention, which are float here; "
+                    f"give method.decoder=quantized method.products=tensor, or method.{name}=false"
+                )
+
+    def _check_budget(self) -> None:
+        if self.budget is None:
+            return
+        if not 0 < self.budget <= 1:
+            raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1")
+        if min(self.weight_bits, self.activation_bits) >= 8:
+            raise InputError("method.budget chooses layers for eight bits; give the others fewer, weight_bits=4")
+        if self.gradient != "fisher":
+            raise InputError(f"method.budget weighs layers by method.gradient=fisher, not by {self.gradient}")
