@@ -13,7 +13,7 @@ from compressors.ptq_settings import PtqSettings
 from compressors.quantize.absorbing import absorb_errors
 from compressors.quantize.calibration import Calibration, answers
 from compressors.quantize.decoder_attention import fold_signs
-from compressors.quantize.mixed_precision import choose_layers
+from compressors.quantize.mixed_precision import choose_float_layers, choose_layers
 from compressors.quantize.reconstruction import Reconstruction
 from compressors.quantize.search import Search
 from core import distributed
@@ -21,7 +21,8 @@ from core.checkpoint import write_text
 from core.errors import InputError
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
-from students.quantized.plan import pack, planned_copy
+from students.export.layer_times import LayerTime, measure_layer_times
+from students.quantized.plan import pack, plan_of, planned_copy, simulated
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam, SamConfig
 
@@ -69,13 +70,19 @@ class Ptq(PtqSettings, Compressor):
         key = context.key(replace(self, init=None))
         scheme, about = self.scheme(), {"images": self.images, "metric": self.metric, "order": self.order}
         if self.budget is not None:
-            # Sensitivity is measured once, with few bits everywhere.
+            # Sensitivity is measured once, with the fewest bits everywhere.
             few = self._planned(model, scheme, calibration, images)
+            times = self._layer_times(few, context, key) if self.budget_of == "milliseconds" else None
             state = context.folder / "sensitivity.safetensors"
             lines = replace(calibration, sensitivity=True).run(few, images, state, key)
-            losses = {line["layer"]: line["expected_loss"] for line in lines}
-            mixed = choose_layers(model, scheme, losses, self.budget, self.budget_of)
-            scheme = replace(scheme, eight_bit_layers=(*scheme.eight_bit_layers, *mixed.chosen))
+            if times is None:
+                losses = {line["layer"]: line["expected_loss"] for line in lines}
+                mixed = choose_layers(model, scheme, losses, self.budget, self.budget_of)
+                scheme = replace(scheme, eight_bit_layers=(*scheme.eight_bit_layers, *mixed.chosen))
+            else:
+                losses = {line["layer"]: line["expected_loss"] for line in lines if line["kind"] != "product"}
+                mixed = choose_float_layers(times, losses, self.budget, self.runtime)
+                scheme = replace(scheme, float_layers=(*scheme.float_layers, *mixed.chosen))
             about["mixed_precision"] = mixed.to_dict()
         student = self._planned(model, scheme, calibration, images)
         exact = copy.deepcopy(student)
@@ -91,9 +98,28 @@ class Ptq(PtqSettings, Compressor):
             work = [(image.names[0], *call) for image, call in zip(images, calls, strict=True)]
             stages = (self._reconstruction(context.seed).run(student, exact, work, context.engine, key),)
         pack(student)
-        ending = "-mixed" if scheme.eight_bit_layers else ""
+        ending = "-mixed" if scheme.eight_bit_layers or self.budget is not None else ""
         student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}{ending}"
         return Compressed(student.eval().requires_grad_(False), stages)
+
+    def _layer_times(self, planned: Sam, context: RunContext, key: str) -> dict[str, LayerTime]:
+        """Measured by the first process, and kept: what a run went by is what it goes on by."""
+        plan = plan_of(planned)
+        assert plan is not None
+        if faults := simulated(plan):
+            raise InputError(f"method.budget_of=milliseconds: no runtime computes with {' or '.join(faults)}")
+
+        def measure() -> dict[str, LayerTime]:
+            kept = context.folder / "layer_times.json"
+            if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
+                return {path: LayerTime(*each) for path, each in found["milliseconds"].items()}
+            times = measure_layer_times(planned, self.runtime)
+            about = {"key": key, "runtime": self.runtime, "threads": torch.get_num_threads()}
+            about["milliseconds"] = {path: [one.int8, one.float32] for path, one in times.items()}
+            write_text(kept, json.dumps(about, indent=1) + "\n")
+            return times
+
+        return distributed.from_main(measure)
 
     def _planned(self, model: Sam, scheme: Scheme, calibration: Calibration, images: list[ImageBatch]) -> Sam:
         """A copy with grids that are not set, its decoder's keys of one mode if these are to be."""

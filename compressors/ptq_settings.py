@@ -29,7 +29,10 @@ class PtqSettings(Scheme, MethodSettings):
         prompts: points, and as many boxes, an image.
         budget: the share of what eight bits everywhere cost that the model may cost: layers that lose most by fewer
             bits get eight; see :mod:`compressors.quantize.mixed_precision`.
-        budget_of: ``bit_operations``, or ``bytes`` of the quantised weights.
+        budget_of: ``bit_operations``, or ``bytes`` of the quantised weights; or ``milliseconds`` of all layers for one
+            image and one box in ``runtime``, measured on this machine, of which ``budget`` is the number: layers that
+            lose most by eight bits stay float.
+        runtime: ``onnxruntime`` or ``openvino``.
         big: keys of two modes get one sign (PTQ4SAM); see :mod:`compressors.quantize.decoder_attention`.
         pcc: queries and keys of the mask decoder are clipped by where attention looks (SAQ-SAM).
         mac: its projections take up the errors of what they meet (CAR-SAM); see :mod:`compressors.quantize.absorbing`.
@@ -56,6 +59,7 @@ class PtqSettings(Scheme, MethodSettings):
     prompts: int = 8
     budget: float | None = field(default=None, metadata=SINCE)
     budget_of: str = field(default="bit_operations", metadata=SINCE)
+    runtime: str = field(default="onnxruntime", metadata=SINCE)
     big: bool = field(default=False, metadata=SINCE)
     pcc: bool = field(default=False, metadata=SINCE)
     mac: bool = field(default=False, metadata=SINCE)
@@ -80,7 +84,8 @@ class PtqSettings(Scheme, MethodSettings):
         "gelu_grid": ("uniform", "hybrid"),
         "convolution_outputs": ("quantized", "float"),
         "decoder": ("quantized", "float"),
-        "budget_of": ("bit_operations", "bytes"),
+        "budget_of": ("bit_operations", "bytes", "milliseconds"),
+        "runtime": ("onnxruntime", "openvino"),
         "reconstruct": ("none", "blocks", "layers"),
         "learn": ("both", "rounding", "scales"),
     }
@@ -130,9 +135,18 @@ class PtqSettings(Scheme, MethodSettings):
     def _check_budget(self) -> None:
         if self.budget is None:
             return
+        if self.gradient != "fisher":
+            raise InputError(f"method.budget weighs layers by method.gradient=fisher, not by {self.gradient}")
+        if self.budget_of == "milliseconds":
+            if not self.budget > 0:
+                raise InputError(f"method.budget={self.budget} is of milliseconds; give more than 0")
+            if (self.weight_bits, self.activation_bits) != (8, 8):
+                raise InputError(
+                    "method.budget_of=milliseconds chooses between 8 bits and float, which is what runtimes compute; "
+                    "give method.weight_bits=8 method.activation_bits=8"
+                )
+            return
         if not 0 < self.budget <= 1:
             raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1")
         if min(self.weight_bits, self.activation_bits) >= 8:
             raise InputError("method.budget chooses layers for eight bits; give the others fewer, weight_bits=4")
-        if self.gradient != "fisher":
-            raise InputError(f"method.budget weighs layers by method.gradient=fisher, not by {self.gradient}")

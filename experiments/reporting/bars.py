@@ -112,9 +112,15 @@ def _front(mixed: Mapping[str, Any]) -> dict[str, Any]:
     points = [start, *zip((each / mixed["highest"] for each in spent), losses, strict=True)]
     # Without an upgrade the axis would have one place.
     chart = line_chart({"expected loss": [(100 * share, loss) for share, loss in points]}) if len(points) > 1 else None
-    about = (
-        f"{len(mixed['chosen'])} of {len(mixed['front'])} layers have eight bits, within "
-        f"{100 * mixed['budget']:.4g} % of the {mixed.get('of', 'bit_operations').replace('_', '-')} that eight bits "
-        "everywhere have"
-    )
+    chosen, layers, of = len(mixed["chosen"]), len(mixed["front"]), mixed.get("of", "bit_operations")
+    if of == "milliseconds":
+        about = (
+            f"{chosen} of {layers} layers are float, within {mixed['budget']:.4g} ms of {mixed['runtime']} for all "
+            f"layers ({mixed['lowest']:.3g} with eight bits everywhere, {mixed['highest']:.3g} in float)"
+        )
+    else:
+        about = (
+            f"{chosen} of {layers} layers have eight bits, within {100 * mixed['budget']:.4g} % of the "
+            f"{of.replace('_', '-')} that eight bits everywhere have"
+        )
     return {"about": about, "chart": chart and {"title": "loss expected of the other layers", **chart}}

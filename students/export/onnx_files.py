@@ -203,7 +203,7 @@ def write_encoder(path: Path, model: Sam, facts: Mapping[str, Any], opset: int =
     except torch.onnx.OnnxExporterError:
         program = exported(part, (images[:1],), [ENCODER_INPUT], names, None, opset)
         dynamic = False
-    _save(path, program, facts)
+    save_program(path, program, facts)
     return dynamic
 
 
@@ -228,7 +228,7 @@ def write_decoder(path: Path, model: Sam, facts: Mapping[str, Any], upscale: boo
     # Runtimes infer shapes on their own; those that were traced would tie the two together again.
     for value in {value for node in graph for value in node.outputs} - set(graph.outputs):
         value.shape = None
-    _save(path, program, facts)
+    save_program(path, program, facts)
     if upscale:
         add_upscaled_masks(path, model.input_size)
 
@@ -316,7 +316,8 @@ def _forget_origins(graph: Any) -> None:
         value.metadata_props.clear()
 
 
-def _save(path: Path, program: Any, facts: Mapping[str, Any]) -> None:
+def save_program(path: Path, program: Any, facts: Mapping[str, Any]) -> None:
+    """Write what :func:`exported` gave, with facts by name, and check the file."""
     import onnx
 
     for key, value in facts.items():

@@ -9,10 +9,11 @@ import torch
 from compressors.ptq_settings import PtqSettings
 from compressors.quantize import mixed_precision
 from compressors.quantize.layer_errors import expected_loss
-from compressors.quantize.mixed_precision import choose_layers
+from compressors.quantize.mixed_precision import choose_float_layers, choose_layers
 from compressors.quantize.objective import fisher_loss
 from compressors.quantize.recording import LayerTrace, TracedCall
 from core.errors import InputError
+from students.export.layer_times import LayerTime
 from students.quantized.bit_operations import bits_by_layer, count_bit_operations
 from students.quantized.plan import make_plan, planned_copy
 from students.quantized.scheme import Scheme
@@ -91,6 +92,33 @@ def test_a_budget_of_bytes_is_of_stored_codes_and_products_are_free() -> None:
         choose_layers(model, FOUR, losses, 0.4, "bytes")
 
 
+def test_layers_that_stay_float_by_hand() -> None:
+    times = {
+        "a": LayerTime(1, 3),
+        "b": LayerTime(2, 3),
+        "c": LayerTime(2, 1.5),
+        "d": LayerTime(1, 5),
+        "p": LayerTime(1, 9),
+    }
+    # The product p has no loss: it may not stay float. For each millisecond a gains 2, b 3, d 1; c is faster in float.
+    losses = {"a": 4.0, "b": 3.0, "c": 0.1, "d": 4.0}
+    found = choose_float_layers(times, losses, 9.0, "onnxruntime")
+    assert (found.lowest, found.highest, found.of, found.runtime) == (7.0, 13.5, "milliseconds", "onnxruntime")
+    assert [(one.layer, one.spent, round(one.expected_loss, 6)) for one in found.front] == [
+        ("c", 6.5, 11.0),
+        ("b", 7.5, 8.0),
+        ("a", 9.5, 4.0),
+        ("d", 13.5, 0.0),
+    ]
+    assert found.chosen == ("c", "b")
+    assert choose_float_layers(times, losses, 6.5, "openvino").chosen == ("c",)
+    assert choose_float_layers(times, losses, 100.0, "openvino").chosen == ("c", "b", "a", "d")
+    with pytest.raises(
+        InputError, match=r"budget=6\.0: the layers take 6\.5 ms at least in openvino .* 13\.5 in float"
+    ):
+        choose_float_layers(times, losses, 6.0, "openvino")
+
+
 def test_the_expected_loss_by_hand() -> None:
     copied = planned_copy(tiny_sam(), FOUR)
     layer = copied.get_submodule("image_encoder.blocks.0.mlp.lin1")
@@ -125,6 +153,8 @@ def test_the_fisher_information_is_the_losses_curvature() -> None:
         ({"budget": 1.5, "weight_bits": 4}, "budget=1.5 is a share"),
         ({"budget": 0.5}, "give the others fewer"),
         ({"budget": 0.5, "weight_bits": 4, "gradient": "perturbed"}, "not by perturbed"),
+        ({"budget": 0.0, "budget_of": "milliseconds"}, "budget=0.0 is of milliseconds"),
+        ({"budget": 5.0, "budget_of": "milliseconds", "weight_bits": 4}, "weight_bits=8 method.activation_bits=8"),
     ],
 )
 def test_what_a_budget_needs(settings: dict[str, float | str], said: str) -> None:

@@ -1,0 +1,142 @@
+"""How long each layer of a quantised model takes in a runtime, in int8 and in float32: two small files a layer.
+
+A layer's int8 file has the grids of its inputs, and of its output where it has one, as the file of the whole model has.
+What stands between layers (normalisations, softmax, GELU, windows) is the same in both and is not measured.
+"""
+
+import copy
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from core.protocols import Prompt
+from students.export.onnx_files import QUANTISED_OPSET, exported, save_program
+from students.export.runtimes import RUNTIMES, WRITES, require
+from students.quantized.layers import QuantizedLayer, QuantizedProduct
+from students.quantized.plan import set_quantizing
+from students.quantized.quantizers import UniformQuantizer
+from teachers.sam import Sam
+
+Shapes = tuple[tuple[int, ...], ...]
+RUNTIME_NEEDS = {"onnxruntime": WRITES["onnx"], "openvino": WRITES["openvino"]}
+"""The packages that measuring in a runtime imports."""
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Milliseconds of all calls of a layer for one image and one box."""
+
+    int8: float
+    float32: float
+
+
+def measure_layer_times(model: Sam, runtime: str, rounds: int = 15) -> dict[str, LayerTime]:
+    """Every quantised layer and product of a model, by its path, with a progress bar.
+
+    Layers of equal shape and input are measured once. Both files of a layer take turns, so that a change of the
+    machine's load meets both; medians are kept.
+
+    Args:
+        model: planned (:func:`students.quantized.plan.planned_copy`), its weights in float and its grids uniform.
+        runtime: ``onnxruntime`` or ``openvino``, with as many threads as PyTorch uses.
+        rounds: timed calls of each file, after one that is not.
+
+    Raises:
+        InputError: the runtime is not installed.
+    """
+    require(RUNTIME_NEEDS[runtime], f"method.runtime={runtime}")
+    calls = _calls(model)
+    kinds: dict[str, LayerTime] = {}
+    found: dict[str, LayerTime] = {}
+    described = f"times of layers in {runtime}"
+    with tempfile.TemporaryDirectory() as folder:
+        for path, shapes in track(calls.items(), described, len(calls), console=Console(stderr=True), transient=True):
+            layer = model.get_submodule(path)
+            assert isinstance(layer, QuantizedLayer | QuantizedProduct)
+            each = []
+            for shape in shapes:
+                kind = json.dumps([layer.description(), shape])
+                if kind not in kinds:
+                    kinds[kind] = _measured(layer, shape, runtime, rounds, Path(folder))
+                each.append(kinds[kind])
+            found[path] = LayerTime(sum(one.int8 for one in each), sum(one.float32 for one in each))
+    return found
+
+
+def _calls(model: Sam) -> dict[str, list[Shapes]]:
+    """The shapes of the inputs of each call, by the path of the layer or product."""
+    calls: dict[str, list[Shapes]] = {}
+
+    def watch(path: str, part: nn.Module) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            calls.setdefault(path, []).append(tuple(tuple(x.shape) for x in args))
+
+        return part.register_forward_pre_hook(hook)
+
+    parts = {path: part for path, part in model.named_modules() if isinstance(part, QuantizedLayer | QuantizedProduct)}
+    quantizing = {part: part.quantizing for part in parts.values()}
+    set_quantizing(model, False)
+    hooks = [watch(path, part) for path, part in parts.items()]
+    size, device = model.input_size, next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            embedding = model.encode(torch.zeros(1, 3, size, size, device=device))
+            box = torch.tensor([[size / 4, size / 4, size / 2, size / 2]], device=device)
+            model.decode_frame(embedding, Prompt(boxes_xyxy=box))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, was in quantizing.items():
+            part.quantizing = was
+    return calls
+
+
+def _measured(
+    layer: QuantizedLayer | QuantizedProduct, shapes: Shapes, runtime: str, rounds: int, folder: Path
+) -> LayerTime:
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    names = [f"input_{number}" for number in range(len(inputs))]
+    arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    runs = []
+    for precision in ("int8", "fp32"):
+        path = folder / f"{precision}.onnx"
+        part = _in_int8(layer) if precision == "int8" else _in_float(layer)
+        save_program(path, exported(part, inputs, names, ["output"], None, QUANTISED_OPSET), {})
+        runs.append(RUNTIMES[runtime](path, ["output"], precision))
+    taken: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for run, times in zip(runs, taken, strict=True):
+            began = time.perf_counter()
+            run(arrays)
+            if number:
+                times.append(1000 * (time.perf_counter() - began))
+    return LayerTime(median(taken[0]), median(taken[1]))
+
+
+def _in_float(layer: QuantizedLayer | QuantizedProduct) -> nn.Module:
+    part = copy.deepcopy(layer).cpu().eval()
+    part.quantizing = False
+    return part
+
+
+def _in_int8(layer: QuantizedLayer | QuantizedProduct) -> nn.Module:
+    """With grids over a range that random inputs have; which one changes no time."""
+    part = copy.deepcopy(layer).cpu().eval()
+    part.quantizing = True
+    for grid in part.modules():
+        if isinstance(grid, UniformQuantizer):
+            grid.set_range(torch.full_like(grid.scale, -4.0), torch.full_like(grid.scale, 4.0))
+    if isinstance(part, QuantizedLayer):
+        part.pack()
+        part.prepare_export()
+    return part

@@ -1,0 +1,82 @@
+"""Times of single layers in runtimes: which calls are measured, that both files answer, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import InputError
+from students.export import layer_times
+from students.export.layer_times import LayerTime, measure_layer_times
+from students.quantized.layers import QuantizedLayer, QuantizedProduct
+from students.quantized.plan import planned_copy
+from students.quantized.scheme import Scheme
+from tests.unit.tiny import tiny_sam
+
+
+def test_calls_are_those_of_an_image_and_a_box() -> None:
+    model = tiny_sam()
+    planned = planned_copy(model, Scheme())
+    calls = layer_times._calls(planned)
+    size, config = model.input_size, model.config.encoder
+    assert calls["image_encoder.patch_embed.proj"] == [((1, 3, size, size),)]
+    # Two corners and five tokens look at the image once in each block.
+    scores = calls["mask_decoder.transformer.layers.0.cross_attn_token_to_image.scores"]
+    assert len(scores) == 1 and scores[0][0][2] == 7 and scores[0][1][3] == config.grid**2
+    # No mask is given: its branch is not called; and nothing stays changed.
+    assert all(part.quantizing is False for part in planned.modules() if hasattr(part, "quantizing"))
+    assert {path.partition(".")[0] for path in calls} == {"image_encoder", "mask_decoder"}
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_both_files_of_a_layer_run_and_equal_layers_are_measured_once(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for needed in layer_times.RUNTIME_NEEDS[runtime]:
+        pytest.importorskip(needed, reason="needs the extra export")
+    answers: list[np.ndarray[Any, Any]] = []
+    opened = layer_times.RUNTIMES[runtime]
+
+    def opening(path: Path, outputs: Any, precision: str) -> Any:
+        run = opened(path, outputs, precision)
+
+        def kept(inputs: Any) -> Any:
+            found = run(inputs)
+            answers.append(found[0])
+            return found
+
+        return kept
+
+    monkeypatch.setitem(layer_times.RUNTIMES, runtime, opening)
+    model = tiny_sam()
+    kept = "image_encoder.blocks.0.mlp.lin1", "image_encoder.blocks.1.mlp.lin1"
+    layers = [path for path, part in model.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
+    others = tuple(path for path in layers if path.startswith("image_encoder") and path not in kept)
+    planned = planned_copy(model, Scheme(float_layers=others, decoder="float", products="float"))
+    times = measure_layer_times(planned, runtime, rounds=2)
+    assert set(times) == set(kept) and times[kept[0]] == times[kept[1]]
+    assert all(time.int8 > 0 and time.float32 > 0 for time in times.values())
+    # One kind: two files, each called once and then twice for the time; int8 is near float.
+    assert len(answers) == 6
+    int8, exact = answers[:2]
+    assert int8.shape == exact.shape and 0 < np.abs(int8 - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_every_kind_of_layer_is_measured(runtime: str) -> None:
+    for needed in layer_times.RUNTIME_NEEDS[runtime]:
+        pytest.importorskip(needed, reason="needs the extra export")
+    planned = planned_copy(tiny_sam(), Scheme())
+    times = measure_layer_times(planned, runtime, rounds=1)
+    quantised = {path for path, part in planned.named_modules() if isinstance(part, QuantizedLayer | QuantizedProduct)}
+    assert quantised - set(times) == {path for path in quantised if path not in layer_times._calls(planned)}
+    assert all(isinstance(time, LayerTime) and min(time.int8, time.float32) > 0 for time in times.values())
+
+
+def test_a_runtime_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layer_times.RUNTIME_NEEDS, "openvino", ("no_such_package",))
+    with pytest.raises(InputError, match=r"method\.runtime=openvino needs no_such_package"):
+        measure_layer_times(planned_copy(tiny_sam(), Scheme()), "openvino")
