@@ -23,6 +23,8 @@ from experiments.reporting.text_tables import csv_lines, plain_table
 from students.quantized.bit_operations import FLOAT_BITS
 
 INDEX = ROOT / "results" / "published" / "papers.csv"
+LOW_BITS = INDEX.with_name("low_bits.csv")
+"""Published figures of quantised SAMs."""
 _VERDICTS = ("holds", "undecided", "reversed")
 OWN_STUDENT = ", tiny_vit_pocket"
 """MobileSAM's student of the pocket teacher, which is not named."""
@@ -146,6 +148,17 @@ def clicks_table() -> str:
     return f"{about}{one['precision']}, seed 0.\n\n{plain_table(['model', 'of', *map(str, names)], lines)}"
 
 
+def low_bits_table() -> str:
+    """Published mask AP of quantised SAMs; figures that are too high are struck through, doubtful ones marked."""
+    marks = {"left on": "~~{}~~", "unknown": "{} ?"}
+    lines = []
+    for line in csv_lines(LOW_BITS):
+        mark = marks.get(line["drop"], "{}")
+        figures = [mark.format(line[bits]) if line[bits] else "" for bits in ("w6a6", "w4a4")]
+        lines.append([line["method"], line["model"], line["prompts"], line["float"], *figures, line["source"]])
+    return plain_table(["method", "model", "boxes", "float", "W6A6", "W4A4", "source"], lines)
+
+
 def cost_table() -> str:
     """What ``cost`` alone counts, a line a model."""
     header = ["model", "parameters", "encoder", "encoder MACs `full`", "encoder MACs `modules`"]
@@ -210,6 +223,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),
         "cost": cost_table,
         "clicks": clicks_table,
+        "low_bits": low_bits_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
         EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),
