@@ -11,6 +11,8 @@ import pandas as pd
 
 from core.checkpoint import write_text
 from core.provenance import ROOT
+from experiments.budget import NAME as BUDGET
+from experiments.budget import Budgets, budget_table
 from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.families import differences_table
@@ -40,9 +42,9 @@ _FIGURES = ("parameters", "macs_full", "macs_modules", "size_bytes")
 def committed_rows(data: str, *teachers: str) -> pd.DataFrame:
     """Rows of runs in ``results/`` on one data set, under packaged teachers, or sam_pocket alone (baselines have none).
 
-    Runs with a name of their own are left out: they belong to the tables of their preset.
+    Runs with a name of their own, and those of other budgets, are left out: they belong to tables of their own.
     """
-    named = presets()
+    named = {*presets(), BUDGET}
     rows = [
         row
         for row in read_records(None, True)
@@ -219,6 +221,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     """What makes each table, by the name in its marks."""
     own: dict[str, Callable[[], str]] = {
         "pocket": lambda: quality_table(committed_rows("shapes")),
+        BUDGET: lambda: budget_table(Budgets.committed()),
         "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
         "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),
         "cost": cost_table,

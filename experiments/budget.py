@@ -1,0 +1,231 @@
+"""What training buys: every method's mIoU by the images it has seen, with intervals, from committed rows.
+
+``python -m experiments.budget`` draws the figure, ``python -m experiments.readme`` makes the tables. Each point is a
+run of its own, whose schedule ends there: rates fall to zero at the end, so a longer run gives no shorter one's result.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from core.checkpoint import replacing
+from core.provenance import ROOT
+from core.result import ResultRow
+from evaluation.paired_seeds import ImageScores, SeedDifference, hierarchical_difference, seed_difference
+from experiments.paper_table import difference, interval_in_points
+from experiments.reporting.columns import COLUMNS, POCKET
+from experiments.reporting.results import read_records
+from experiments.reporting.text_tables import plain_table
+from experiments.result_file import read_scored
+
+NAME = "budget"
+"""Of the folder in ``results/`` whose rows are for this alone."""
+FIGURE = ROOT / "docs" / "budget.svg"
+METHODS = ("slimsam", "scratch", "mobilesam", "tinysam", "mobilesam+tinysam")
+MEASURES = {"miou": "box prompt", "miou_point": "one point"}
+PUBLISHED = {400_000: "SlimSAM: 10,000 images, 40 epochs", 800_000: "MobileSAM: 100,000 images, 8 epochs"}
+"""Images seen in the papers, as marks on the axis."""
+Model = tuple[str, float | None]
+"""Method and ratio."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Rows of students by model and images seen, on one data set and under one teacher.
+
+    Attributes:
+        runs: a row a seed.
+        scores: image by image, by the id of the run, where its file has them.
+        comparisons: teacher, filled box and filled ellipse, by method.
+    """
+
+    runs: Mapping[Model, Mapping[int, Sequence[ResultRow]]]
+    scores: Mapping[str, ImageScores]
+    comparisons: Mapping[str, ResultRow]
+
+    @classmethod
+    def committed(cls, teacher: str = POCKET, data: str = "shapes") -> "Budgets":
+        """Those of ``results/``: the presets' own rows, which have other lengths and fewer images, are left out."""
+        named = {"budget", *METHODS, "teacher"}
+        paths = {row["path"] for row in read_records(None, True) if row["path"].parent.name in named}
+        rows, scores = read_scored(sorted(paths))
+        runs: dict[Model, dict[int, dict[Any, ResultRow]]] = {}
+        comparisons: dict[str, ResultRow] = {}
+        for row in rows:
+            if row.data != data or row.status != "finished":
+                continue
+            if row.student is None and row.teacher in (teacher, None):
+                comparisons[row.method] = row
+            elif row.teacher == teacher and row.method in METHODS and row.images_seen and row.variant is None:
+                by_seed = runs.setdefault((row.method, row.ratio), {}).setdefault(row.images_seen, {})
+                # A method may have several students: the smallest is the one that compares.
+                if row.seed not in by_seed or (row.parameters or 0) < (by_seed[row.seed].parameters or 0):
+                    by_seed[row.seed] = row
+        ordered = {
+            model: {seen: list(runs[model][seen].values()) for seen in sorted(runs[model])}
+            for model in sorted(runs, key=_place)
+        }
+        return cls(ordered, scores, comparisons)
+
+    def level(self, rows: Sequence[ResultRow], column: str) -> SeedDifference | None:
+        """A model's mIoU with its 95 % interval: over seeds and images, over seeds (†), or, of one seed, over images.
+
+        None where neither is known.
+        """
+        known = [self.scores.get(str(row.run_id)) for row in rows]
+        found = [one for one in known if one is not None and column in one.iou]
+        if len(found) == len(rows) and len({(one.images, one.instances) for one in found}) == 1:
+            nothing = replace(found[0], iou={column: (0.0,) * len(found[0].images)})
+            return hierarchical_difference(found, [nothing] * len(found), column)
+        values = [value for row in rows if (value := getattr(row, column)) is not None]
+        return seed_difference(values, [0.0] * len(values)) if len(values) > 1 else None
+
+    def between(
+        self, first: Sequence[ResultRow], second: Sequence[ResultRow], column: str
+    ) -> tuple[SeedDifference, int] | None:
+        """Of two lines over the seeds that both have, and how many these are; of one seed, over images alone."""
+        shared = {row.seed for row in first} & {row.seed for row in second}
+        if len(shared) > 1:
+            found = difference(first, second, column, dict(self.scores))
+            return None if found is None else (found, len(shared))
+        sides = [[row for row in rows if row.seed in shared] for rows in (first, second)]
+        known = [self.scores.get(str(row.run_id)) for rows in sides for row in rows]
+        if len(known) != 2 or None in known or any(column not in one.iou for one in known if one is not None):
+            return None
+        one, other = (score for score in known if score is not None)
+        if (one.images, one.instances) != (other.images, other.instances):
+            return None
+        return hierarchical_difference([one], [other], column), 1
+
+
+def _place(model: Model) -> tuple[int, float]:
+    return METHODS.index(model[0]), model[1] or 0.0
+
+
+def label(model: Model) -> str:
+    """Method and ratio, as tables name them."""
+    method, ratio = model
+    name = method.replace("+", ", then ")
+    return name if ratio is None else f"{name} {ratio:g}"
+
+
+def budget_table(found: Budgets) -> str:
+    """Levels by images seen, what more images buy, and who is ahead at each number of images, as Markdown."""
+    seen = sorted({budget for of_model in found.runs.values() for budget in of_model})
+    if len(seen) < 2:
+        return "No row is committed yet: `python -m experiments experiment=budget` makes them."
+    parts = []
+    for column, prompt in MEASURES.items():
+        lines = [
+            [label(model), *(_level(found, of_model.get(budget, ()), column) for budget in seen)]
+            for model, of_model in found.runs.items()
+        ]
+        parts.append(f"mIoU, {prompt}, by images seen:\n\n" + plain_table(["", *(f"{n:,}" for n in seen)], lines))
+    steps = [
+        [label(model), f"{less:,} to {more:,}", *(_gain(found, of_model[more], of_model[less], c) for c in MEASURES)]
+        for model, of_model in found.runs.items()
+        for less, more in zip(list(of_model), list(of_model)[1:], strict=False)
+    ]
+    parts.append("What more images buy, in points:\n\n" + plain_table(["", "images seen", *MEASURES.values()], steps))
+    rivals = [
+        [f"{label(a)} - {label(b)}", *(_rivals(found, a, b, budget, column) for column in MEASURES for budget in seen)]
+        for a, b in combinations(found.runs, 2)
+        if found.runs[a].keys() & found.runs[b].keys()
+    ]
+    header = ["first less second, points", *(f"{prompt}, {n:,}" for prompt in MEASURES.values() for n in seen)]
+    parts.append("Who is ahead:\n\n" + plain_table(header, rivals))
+    one = next(iter(found.comparisons.values()))
+    about = (
+        f"Protocol `{one.protocol}` on held-out `{one.data}`, {one.instances:,} instances in {one.images:,} images; "
+        f"{one.device}, {one.precision}. In brackets 95 % intervals: over seeds and images; † over seeds alone "
+        "(Student's t), where files have no scores image by image; ¹ one seed, over images alone, which says nothing "
+        "of other seeds."
+    )
+    return "\n\n".join([about, *parts])
+
+
+def _level(found: Budgets, rows: Sequence[ResultRow], column: str) -> str:
+    if not rows:
+        return "-"
+    level = found.level(rows, column)
+    if level is None:
+        return COLUMNS[column].shown(getattr(rows[0], column)) + " (one seed)"
+    mark = "" if level.over_images else "†"
+    return f"{level.difference:.4f} [{level.low:.4f}, {level.high:.4f}]{mark}{'¹' if len(rows) == 1 else ''}"
+
+
+def _gain(found: Budgets, more: Sequence[ResultRow], less: Sequence[ResultRow], column: str) -> str:
+    compared = found.between(more, less, column)
+    return "-" if compared is None else interval_in_points(compared[0]) + ("¹" if compared[1] == 1 else "")
+
+
+def _rivals(found: Budgets, a: Model, b: Model, budget: int, column: str) -> str:
+    first, second = (found.runs[model].get(budget, ()) for model in (a, b))
+    return _gain(found, first, second, column) if first and second else "-"
+
+
+def draw(found: Budgets, path: Path) -> None:
+    """The figure: both prompts, against images seen and against hours of the CPU, with 95 % intervals."""
+    # Here, because matplotlib makes folders in the user's home as soon as it is imported.
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    settings: Any = {"svg.hashsalt": NAME, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(9.6, 6.6), layout="constrained")
+        axes = figure.subplots(2, 2, sharey="row", sharex="col")
+        for row, (column, prompt) in enumerate(MEASURES.items()):
+            for number, (model, of_model) in enumerate(found.runs.items()):
+                marker = "osD^vP"[number % 6]
+                levels = [(seen, rows, found.level(rows, column)) for seen, rows in of_model.items()]
+                known = [(seen, rows, level) for seen, rows, level in levels if level is not None]
+                if not known:
+                    continue
+                heights = [level.difference for *_, level in known]
+                below = [level.difference - level.low for *_, level in known]
+                above = [level.high - level.difference for *_, level in known]
+                hours = [sum(each.train_seconds or 0.0 for each in rows) / len(rows) / 3600 for _, rows, _ in known]
+                for ax, places in zip(axes[row], ([seen for seen, *_ in known], hours), strict=True):
+                    ax.errorbar(
+                        places, heights, [below, above], marker=marker, markersize=4.5, capsize=2.5, label=label(model)
+                    )
+            for method, style in (("teacher", "-"), ("filled_ellipse", ":")):
+                value = getattr(found.comparisons.get(method), column, None)
+                if value is not None:
+                    for ax in axes[row]:
+                        ax.axhline(value, color="0.55", linewidth=0.9, linestyle=style)
+                        place = ax.get_yaxis_transform()
+                        ax.text(0.01, value, method.replace("_", " "), transform=place, va="bottom", color="0.4")
+            axes[row][0].set_ylabel(f"mIoU, {prompt}")
+        for ax in axes[:, 0]:
+            ax.set_xscale("log")
+            beside = {"rotation": 90, "ha": "right", "va": "bottom", "fontsize": 7, "color": "0.4"}
+            for images, name in PUBLISHED.items():
+                ax.axvline(images, color="0.8", linewidth=0.9, linestyle="--")
+                ax.text(images, 0.03, name, transform=ax.get_xaxis_transform(), **beside)
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        for ax in axes[:, 1]:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[1][0].set_xlabel("images seen; dashed: the papers' budgets, not reached here")
+        axes[1][1].set_xlabel("hours of training on the CPU, other work beside it")
+        axes[0][0].legend(loc="lower right", frameon=False, bbox_to_anchor=(0.86, 0.0))
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def main() -> None:
+    """Draw the committed rows."""
+    found = Budgets.committed()
+    if not found.runs:
+        sys.exit("no committed rows: python -m experiments experiment=budget makes them")
+    draw(found, FIGURE)
+    print(FIGURE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
