@@ -119,7 +119,10 @@ class Ptq(PtqSettings, Compressor):
             write_text(kept, json.dumps(about, indent=1) + "\n")
             return times
 
-        return distributed.from_main(measure)
+        times = distributed.from_main(measure)
+        # Refused before sensitivity is measured, if it is.
+        choose_float_layers(times, dict.fromkeys(plan.layers, 0.0), self.budget or 0.0, self.runtime)
+        return times
 
     def _planned(self, model: Sam, scheme: Scheme, calibration: Calibration, images: list[ImageBatch]) -> Sam:
         """A copy with grids that are not set, its decoder's keys of one mode if these are to be."""
