@@ -7,7 +7,7 @@ run of its own, whose schedule ends there: rates fall to zero at the end, so a l
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def budget_table(found: Budgets) -> str:
     ]
     header = ["first less second, points", *(f"{prompt}, {n:,}" for prompt in MEASURES.values() for n in seen)]
     parts.append("Who is ahead:\n\n" + plain_table(header, rivals))
-    one = next(iter(found.comparisons.values()))
+    one = found.comparisons["teacher"]
     about = (
         f"Protocol `{one.protocol}` on held-out `{one.data}`, {one.instances:,} instances in {one.images:,} images; "
         f"{one.device}, {one.precision}. In brackets 95 % intervals: over seeds and images; † over seeds alone "
@@ -145,6 +145,55 @@ def budget_table(found: Budgets) -> str:
         "of other seeds."
     )
     return "\n\n".join([about, *parts])
+
+
+def findings(found: Budgets) -> str:
+    """Who is ahead of all others at a number of images, and where curves cross, as a list in Markdown.
+
+    Only what intervals decide is said; a pair is compared at the numbers of images that both have seen.
+    """
+    seen = sorted({budget for of_model in found.runs.values() for budget in of_model})
+    lines = [line for budget in seen if (line := _leader(found, budget))]
+    for (a, b), (column, prompt) in product(combinations(found.runs, 2), MEASURES.items()):
+        shared = [budget for budget in seen if budget in found.runs[a] and budget in found.runs[b]]
+        compared = [(n, found.between(found.runs[a][n], found.runs[b][n], column)) for n in shared]
+        known = [(budget, *each) for budget, each in compared if each is not None]
+        verdicts = [difference.verdict for _, difference, _ in known]
+        if len(set(verdicts)) > 1:
+            parts = (
+                f"{_SAID[difference.verdict]} at {budget:,} ({_shown(difference, seeds)})"
+                for budget, difference, seeds in known
+            )
+            lines.append(f"- {label(a)} against {label(b)}, {prompt}: {', '.join(parts)}.")
+    return "\n".join(lines) or "No row is committed yet: `python -m experiments experiment=budget` makes them."
+
+
+_SAID = {"holds": "ahead", "reversed": "behind", "undecided": "undecided"}
+
+
+def _leader(found: Budgets, budget: int) -> str:
+    """The model that is ahead of all others at a number of images, with both prompts; empty where none is."""
+    there = [model for model, of_model in found.runs.items() if budget in of_model]
+    for model in there:
+        compared = [
+            found.between(found.runs[model][budget], found.runs[other][budget], column)
+            for other, column in product(there, MEASURES)
+            if other != model
+        ]
+        if compared and all(each is not None and each[0].verdict == "holds" for each in compared):
+            least = min((each for each in compared if each is not None), key=lambda each: each[0].difference)
+            lone = (
+                " (some of them with one seed)" if any(each is not None and each[1] == 1 for each in compared) else ""
+            )
+            return (
+                f"- At {budget:,} images {label(model)} is ahead of every other{lone}, with both prompts, "
+                f"by {_shown(*least)} points at least."
+            )
+    return ""
+
+
+def _shown(difference: SeedDifference, seeds: int) -> str:
+    return interval_in_points(difference) + ("¹" if seeds == 1 else "")
 
 
 def _level(found: Budgets, rows: Sequence[ResultRow], column: str) -> str:
@@ -159,7 +208,7 @@ def _level(found: Budgets, rows: Sequence[ResultRow], column: str) -> str:
 
 def _gain(found: Budgets, more: Sequence[ResultRow], less: Sequence[ResultRow], column: str) -> str:
     compared = found.between(more, less, column)
-    return "-" if compared is None else interval_in_points(compared[0]) + ("¹" if compared[1] == 1 else "")
+    return "-" if compared is None else _shown(*compared)
 
 
 def _rivals(found: Budgets, a: Model, b: Model, budget: int, column: str) -> str:
@@ -172,7 +221,7 @@ def draw(found: Budgets, path: Path) -> None:
     # Here, because matplotlib makes folders in the user's home as soon as it is imported.
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     settings: Any = {"svg.hashsalt": NAME, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(settings):
@@ -211,9 +260,13 @@ def draw(found: Budgets, path: Path) -> None:
         for ax in axes[:, 1]:
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            # Less than two powers of ten: the lines between them have labels too.
+            ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            ax.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes[1][0].set_xlabel("images seen; dashed: the papers' budgets, not reached here")
         axes[1][1].set_xlabel("hours of training on the CPU, other work beside it")
-        axes[0][0].legend(loc="lower right", frameon=False, bbox_to_anchor=(0.86, 0.0))
+        lines, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside upper center", ncols=len(names), frameon=False)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
 

@@ -12,7 +12,7 @@ import pandas as pd
 from core.checkpoint import write_text
 from core.provenance import ROOT
 from experiments.budget import NAME as BUDGET
-from experiments.budget import Budgets, budget_table
+from experiments.budget import Budgets, budget_table, findings
 from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.families import differences_table
@@ -222,6 +222,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     own: dict[str, Callable[[], str]] = {
         "pocket": lambda: quality_table(committed_rows("shapes")),
         BUDGET: lambda: budget_table(Budgets.committed()),
+        f"{BUDGET}_findings": lambda: findings(Budgets.committed()),
         "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
         "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),
         "cost": cost_table,

@@ -7,7 +7,7 @@ import pytest
 
 from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores
-from experiments.budget import PUBLISHED, Budgets, budget_table, draw, label
+from experiments.budget import PUBLISHED, Budgets, budget_table, draw, findings, label
 from experiments.paper_table import interval_in_points
 
 FACTS = {
@@ -85,6 +85,18 @@ def test_the_tables(budgets: Budgets) -> None:
     assert "| slimsam 0.5 | 1,600 to 20,000 | +10.0 [+10.0, +10.0]¹ | +10.0 [+10.0, +10.0]¹ |" in table
     each = "+30.0 [+30.0, +30.0]† | -5.0 [-5.0, -5.0]¹"
     assert f"| slimsam 0.5 - tinysam | {each} | {each} |" in table
+
+
+def test_findings_are_what_intervals_decide(budgets: Budgets) -> None:
+    first, last, box, point = findings(budgets).splitlines()
+    # Both prompts have the same difference; at 20,000 tinysam is ahead of the only other one, which has one seed.
+    assert first.startswith(
+        "- At 1,600 images slimsam 0.5 is ahead of every other, with both prompts, by +30.0 [+30.0,"
+    )
+    assert last.startswith("- At 20,000 images tinysam is ahead of every other (some of them with one seed), with both")
+    crossing = "ahead at 1,600 (+30.0 [+30.0, +30.0]†), behind at 20,000 (-5.0 [-5.0, -5.0]¹)."
+    assert box == f"- slimsam 0.5 against tinysam, box prompt: {crossing}"
+    assert point == f"- slimsam 0.5 against tinysam, one point: {crossing}"
 
 
 def test_with_one_number_of_images_there_is_nothing_to_say(budgets: Budgets) -> None:
