@@ -22,6 +22,8 @@ NOT_HERE = {
     "-m pytest": "tests/smoke/test_own_method.py runs it",
     "-m experiments.pretrain": "trains for hours",
     "-m experiments.everything.figure": "needs photographs",
+    "-m experiments.prompted_figure": "needs photographs; tests/unit/test_prompted_figure.py gives it others",
+    "-m experiments.budget": "writes into the repository; tests/unit/test_budget.py draws elsewhere",
     "-m experiments.tracking.wandb_report": "talks to a server; tests/unit/test_tracking.py prints its layout",
     "-m experiments.readme": "writes into the repository; tests/results compares what it makes",
     "-m tests.golden.short_runs": "writes into the repository; tests/golden compares what it makes",
