@@ -19,6 +19,7 @@ from compressors.quantize.search import Search
 from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
+from core.plain_file import read_json
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
 from students.export.layer_times import LayerTime, measure_layer_times
@@ -111,7 +112,7 @@ class Ptq(PtqSettings, Compressor):
 
         def measure() -> dict[str, LayerTime]:
             kept = context.folder / "layer_times.json"
-            if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
+            if kept.exists() and (found := read_json(kept, "remove it; layers are timed again"))["key"] == key:
                 return {path: LayerTime(*each) for path, each in found["milliseconds"].items()}
             times = measure_layer_times(planned, self.runtime)
             about = {"key": key, "runtime": self.runtime, "threads": torch.get_num_threads()}
