@@ -7,7 +7,7 @@ with a 95 % interval each.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
@@ -83,9 +83,22 @@ def presets() -> dict[str, list[Entry]]:
 
 
 def rows_of_runs(folder: Path) -> tuple[list[ResultRow], dict[str, ImageScores]]:
-    """Students of all finished runs below a folder, ``<run_id>/result.json`` or ``<run_id>.json``, and their scores."""
+    """Students of all finished runs below a folder, ``<run_id>/result.json`` or ``<run_id>.json``, and their scores.
+
+    The teacher that a run scored beside its student is a row of variant ``teacher`` with the student's seed and bits,
+    once for each of these. It has no run of its own: scores image by image are the student's.
+    """
     rows, scores = read_scored(sorted([*folder.glob(f"*/{NAME}"), *folder.glob("*.json")]))
-    return [row for row in rows if row.variant is not None and row.student is not None], scores
+    students = [row for row in rows if row.variant is not None and row.student is not None]
+    teachers = {row.run_id: row for row in rows if row.method == "teacher"}
+    beside = {
+        (row.seed, row.weight_bits): replace(
+            teachers[row.run_id], variant="teacher", seed=row.seed, weight_bits=row.weight_bits, run_id=None
+        )
+        for row in students
+        if row.run_id in teachers
+    }
+    return [*students, *beside.values()], scores
 
 
 def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) -> str:

@@ -86,6 +86,22 @@ def test_a_table_shows_what_is_there_and_what_is_not(tmp_path: Path) -> None:
         table("slimsam_ablations", [])
 
 
+def test_what_is_lost_is_seen_beside_the_teacher_of_the_same_runs(tmp_path: Path) -> None:
+    for seed, found in ((0, 0.88), (1, 0.9), (2, 0.89)):
+        student = replace(row("ptq_mixed", seed, found), run_id=f"mixed-{seed}", ratio=None, weight_bits=4)
+        teacher = replace(row("teacher", seed, 0.9), run_id=f"mixed-{seed}", ratio=None, variant=None, student=None)
+        of_image = ImageScores((1, 2), (1, 1), {"miou": (found, found), "miou_point": (found, found)}).to_dict()
+        write_result(tmp_path / f"{seed}.json", [replace(teacher, method="teacher"), student], {"by_image": of_image})
+    rows, scores = rows_of_runs(tmp_path)
+    assert set(scores) == {"mixed-0", "mixed-1", "mixed-2"}
+    assert [(r.variant, r.seed) for r in rows].count(("teacher", 1)) == 1
+    lines = table("ptq_mechanisms", rows, scores).splitlines()
+    assert "| What is lost | float | 4 | 3 | 0.9000 ± 0.0000 | 1.0000 ± 0.0000 |  |" in lines
+    # Differences 2, 0 and 1 points: a mean of 1, a standard error of 0.577, t of two degrees of freedom 4.30. The
+    # student's scores image by image are not the teacher's: nothing is drawn over images.
+    assert any("float > all deployable, ends with 8 bits" in line and "+1.0 [-1.5, +3.5]†" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
