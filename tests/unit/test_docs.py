@@ -151,7 +151,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     client.execute(env=environment)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     images = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(images) == 3
+    assert len(images) == 4
     (result,) = tmp_path.glob("runs/*/result.json")
     student = json.loads(result.read_text())["rows"][-1]
     shown = "".join(output.data["text/plain"] for output in outputs if output.output_type == "execute_result")
