@@ -17,6 +17,8 @@ from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.families import differences_table
 from experiments.paper_table import by_run, judge, presets, rows_of_runs, table
+from experiments.quantisers_table import PRESET as QUANTISERS
+from experiments.quantisers_table import Quantisers, quantisers_table
 from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
 from experiments.reporting.documents import lines_of
 from experiments.reporting.models import Record, models_frame
@@ -44,7 +46,7 @@ def committed_rows(data: str, *teachers: str) -> pd.DataFrame:
 
     Runs with a name of their own, and those of other budgets, are left out: they belong to tables of their own.
     """
-    named = {*presets(), BUDGET}
+    named = {*presets(), BUDGET, QUANTISERS}
     rows = [
         row
         for row in read_records(None, True)
@@ -230,6 +232,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "low_bits": low_bits_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
+        QUANTISERS: lambda: quantisers_table(Quantisers.of(ROOT / "results" / QUANTISERS)),
         EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),
     }
     indices = {f"papers_{paper}": partial(paper_index, paper) for paper in papers()}

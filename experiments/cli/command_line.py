@@ -180,8 +180,10 @@ def _compose_and_call(
     if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
         from experiments.everything.strategies import print_sweep
         from experiments.paper_table import print_paper_table
+        from experiments.quantisers_table import print_quantisers
 
         print_paper_table(outcomes[0].preset, outcomes[0].runs)
+        print_quantisers(outcomes[0].preset, outcomes[0].runs)
         print_sweep([row for outcome in outcomes for row in outcome.rows])
         print_summary(outcomes)
     return outcomes

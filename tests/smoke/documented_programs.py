@@ -29,6 +29,7 @@ NOT_HERE = {
     "-m tests.golden.short_runs": "writes into the repository; tests/golden compares what it makes",
     "-m tests.pages.screenshot": "needs Chromium; tests/pages opens the same page in it",
     "-m experiments.paper_table": "needs a preset's runs; tests/unit/test_paper_table.py has them",
+    "-m experiments.quantisers_table": "needs a preset's runs; tests/unit/test_quantisers_table.py has them",
     "echo": "is the shell's",
     "cd": "changes the folder",
     "git": "changes the repository",
