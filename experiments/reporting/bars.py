@@ -113,7 +113,9 @@ def _front(mixed: Mapping[str, Any]) -> dict[str, Any]:
     # Without an upgrade the axis would have one place.
     chart = line_chart({"expected loss": [(100 * share, loss) for share, loss in points]}) if len(points) > 1 else None
     chosen, layers, of = len(mixed["chosen"]), len(mixed["front"]), mixed.get("of", "bit_operations")
+    along = f"{of.replace('_', '-')}, % of eight bits everywhere"
     if of == "milliseconds":
+        along = f"milliseconds of all layers in {mixed['runtime']}, % of those in float"
         about = (
             f"{chosen} of {layers} layers are float, within {mixed['budget']:.4g} ms of {mixed['runtime']} for all "
             f"layers ({mixed['lowest']:.3g} with eight bits everywhere, {mixed['highest']:.3g} in float)"
@@ -123,4 +125,4 @@ def _front(mixed: Mapping[str, Any]) -> dict[str, Any]:
             f"{chosen} of {layers} layers have eight bits, within {100 * mixed['budget']:.4g} % of the "
             f"{of.replace('_', '-')} that eight bits everywhere have"
         )
-    return {"about": about, "chart": chart and {"title": "loss expected of the other layers", **chart}}
+    return {"about": about, "along": along, "chart": chart and {"title": "loss expected of the other layers", **chart}}

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from PIL import Image
 from core.errors import InputError
 from core.provenance import ROOT
 from experiments.cli.command_line import main
+from experiments.reporting.bars import quantisation_part
 from experiments.reporting.run_page import MOST_BYTES, as_yaml, image_data, run_page, write_run_page
 from experiments.reporting.run_record import read_stage, stage_names
 from experiments.result_file import write_result
@@ -265,3 +267,26 @@ def test_a_leaderboard_without_pages_links_to_none(tmp_path: Path) -> None:
     assert main(["leaderboard", f"runs={runs}", "results=false", f"out={out}", "pages=false"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["leaderboard.csv", "leaderboard.html", "leaderboard.md"]
     assert page_data((out / "leaderboard.html").read_text())["pages"] == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "along", "about"),
+    [
+        ({}, "bit-operations, % of eight bits everywhere", "1 of 2 layers have eight bits, within 40 % of the bit-op"),
+        ({"of": "bytes"}, "bytes, % of eight bits everywhere", "within 40 % of the bytes that eight bits everywhere"),
+        (
+            {"of": "milliseconds", "budget": 0.9, "runtime": "openvino"},
+            "milliseconds of all layers in openvino, % of those in float",
+            "1 of 2 layers are float, within 0.9 ms of openvino for all layers (0.5 with eight bits everywhere, 2 in",
+        ),
+    ],
+)
+def test_what_a_budget_buys_is_drawn_against_what_it_is_of(more: dict[str, Any], along: str, about: str) -> None:
+    front = [{"spent": 1.0, "expected_loss": 3.0}, {"spent": 2.0, "expected_loss": 1.0}]
+    mixed = {"budget": 0.4, "lowest": 0.5, "highest": 2.0, "expected_loss": 4.0, "front": front, "chosen": ["a"]}
+    part = quantisation_part({**QUANTISATION, "mixed_precision": {**mixed, **more}})
+    assert part is not None and part["mixed"]["along"] == along
+    assert about in part["mixed"]["about"]
+    (line,) = part["mixed"]["chart"]["lines"]
+    # From eight bits, or few, everywhere through both layers: three places, the last one at the right end.
+    assert len(line["points"]) == 3 and line["last"] == 1.0
