@@ -73,7 +73,7 @@ def draw(
     path: Path,
     images: Sequence[NDArray[np.uint8]],
     prompts: Sequence[Mapping[str, NDArray[np.float64]]],
-    models: Mapping[str, Segmenter],
+    models: Sequence[tuple[str, Segmenter]],
 ) -> None:
     """Write the figure: a row an image; its prompts, then for each model the masks of boxes and those of points."""
     kinds = [kind for kind in ("boxes", "points") if any(len(each[kind]) for each in prompts)]
@@ -87,7 +87,7 @@ def draw(
             colour = tuple(COLOURS[number % len(COLOURS)] / 255)
             row[0].scatter([x], [y], s=32, color=[colour], edgecolors="white", linewidths=1.2, zorder=3)
         shown = iter(row[1:])
-        for name, model in models.items():
+        for name, model in models:
             masks = masks_of(model, image, given)
             for kind in kinds:
                 next(shown).imshow(overlaid(image, masks[kind]))
@@ -117,7 +117,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
             images.append(scaled(image, size))
             given.append({kind: array * scale for kind, array in of_image.items()})
-        draw(options.out, images, given, {heading(one): one.model for one in found})
+        names = [heading(one) for one in found]
+        # Files of one model, such as of two days of training, are distinguished by their paths.
+        named = [
+            f"{name}: {checkpoint}" if names.count(name) > 1 else name
+            for name, checkpoint in zip(names, options.checkpoints, strict=True)
+        ]
+        draw(options.out, images, given, [(name, one.model) for name, one in zip(named, found, strict=True)])
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     say(f"written: {options.out}")

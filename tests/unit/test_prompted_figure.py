@@ -1,6 +1,7 @@
 """Masks of several models for the same prompts in one figure, and prompts that are none."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,22 @@ def test_the_figure_of_the_committed_prompts(tmp_path: Path) -> None:
     with Image.open(out) as drawn:
         # Three images below each other, three columns beside each other.
         assert 0.7 < drawn.width / drawn.height < 1.6 and drawn.width > 700
+
+
+def test_files_of_one_model_have_columns_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps({"a.png": {"boxes": [[1, 2, 30, 40]]}}))
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(
+        "experiments.prompted_figure.draw", lambda *given: drawn.append([heading for heading, _ in given[3]])
+    )
+    weights = ROOT / "teachers" / "weights" / "sam_pocket.safetensors"
+    for checkpoint in ("before", "after"):
+        shutil.copyfile(weights, tmp_path / f"{checkpoint}.safetensors")
+    words = ["--images", str(tmp_path), "--prompts", str(tmp_path / "prompts.json"), "--checkpoints"]
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("before", "after")]
+    main([*words, *files, "--out", str(tmp_path / "out.png")])
+    assert [heading.rpartition(": ")[2] for heading in drawn[0]] == files
 
 
 @pytest.mark.parametrize(
