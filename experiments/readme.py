@@ -34,6 +34,7 @@ OWN_STUDENT = ", tiny_vit_pocket"
 """MobileSAM's student of the pocket teacher, which is not named."""
 QUANTISED = "+ptq"
 """How the method of rows ends that belong to the table of quantised models."""
+_NO_ROW = "No row is committed yet: `python -m experiments experiment={}` makes them."
 CLICKS = "shapes_clicks"
 """How the names of the files of click curves end, in ``results/evaluations/``."""
 ORDER = ("filled_box", "filled_ellipse", "teacher", "slimsam", "tinysam", "mobilesam", "scratch")
@@ -232,7 +233,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "low_bits": low_bits_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
-        QUANTISERS: lambda: quantisers_table(Quantisers.of(ROOT / "results" / QUANTISERS)),
+        QUANTISERS: _quantisers_table,
         EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),
     }
     indices = {f"papers_{paper}": partial(paper_index, paper) for paper in papers()}
@@ -241,8 +242,12 @@ def _tables() -> dict[str, Callable[[], str]]:
 
 def _preset_table(preset: str) -> str:
     rows, scores = rows_of_runs(ROOT / "results" / preset)
-    none = f"No row is committed yet: `python -m experiments experiment={preset}` makes them."
-    return table(preset, rows, scores) if rows else none
+    return table(preset, rows, scores) if rows else _NO_ROW.format(preset)
+
+
+def _quantisers_table() -> str:
+    folder = ROOT / "results" / QUANTISERS
+    return quantisers_table(Quantisers.of(folder)) if folder.is_dir() else _NO_ROW.format(QUANTISERS)
 
 
 if __name__ == "__main__":

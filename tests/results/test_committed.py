@@ -12,6 +12,7 @@ from evaluation.protocols import PROTOCOLS
 from experiments.budget import NAME as BUDGET
 from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
+from experiments.quantisers_table import PRESET as QUANTISERS
 from experiments.readme import INDEX, committed_rows, families_table, pages, papers, quality_table, with_tables
 from experiments.reporting.columns import POCKET, POCKET_2
 from experiments.reporting.results import committed_files, committed_strategies
@@ -37,8 +38,9 @@ def test_a_committed_file_is_whole(path: Path) -> None:
         assert {row.status for row in rows} == {"evaluated"}
     else:
         assert {row.run_id for row in rows} == {path.stem}
-        assert path.parent.name in (rows[-1].method, BUDGET, *presets())
-        assert (rows[-1].variant is not None) == (path.parent.name in presets())
+        named = (QUANTISERS, *presets())
+        assert path.parent.name in (rows[-1].method, BUDGET, *named)
+        assert (rows[-1].variant is not None) == (path.parent.name in named)
         assert {row.status for row in rows} == {"finished"}
 
 
@@ -99,4 +101,4 @@ def test_every_page_says_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> N
     for page, text in texts.items():
         assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
     assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
-    assert sum(text.count("<!-- table:") for text in texts.values()) == 12 + len(presets()) + len(papers())
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 13 + len(presets()) + len(papers())
