@@ -42,7 +42,7 @@ from teachers.weights import load_sam, read_state, sam_from_state
 
 GIVEN = ("steps", "images", "batch", "rate", "seed")
 """Fields of a recipe that the command line gives, and those of scenes only."""
-GIVEN_SCENES = ("ellipses", "boxes")
+GIVEN_SCENES = ("ellipses", "boxes", "ema")
 
 POCKET_BLOCKS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 7: 5}
 """Which block of ``sam_pocket`` each of ``sam_photo``'s begins as; blocks 5 and 6 begin as the identity."""
@@ -201,6 +201,7 @@ def main() -> None:
         help="the decoder alone learns where a box is: random boxes, and as their masks the ellipses in them",
     )
     add("--boxes", type=int, help="box prompts of a scene (default 10)")
+    add("--ema", type=float, help="decay of the kept moving average of the weights (scenes only; default 0.995)")
     add("--rate", type=float, help="highest learning rate")
     add("--seed", type=int, help="of weights, images and prompts")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -7,6 +7,7 @@ halving it, the classifier is left out, and SAM's neck follows.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
@@ -17,12 +18,48 @@ from teachers.attention import merge_windows, partition_windows
 from teachers.image_encoder import make_neck
 
 
+def of_rows(layer: Any, rows: Tensor) -> nn.Module:
+    """A linear layer, float or quantised, with some of its outputs alone: rows ``[n]`` of the weight, in that order."""
+    if hasattr(layer, "of_rows"):
+        found: nn.Module = layer.of_rows(rows)
+        return found
+    part = nn.Linear(layer.in_features, len(rows), layer.bias is not None)
+    part.weight = nn.Parameter(layer.weight[rows], requires_grad=False)
+    if layer.bias is not None:
+        part.bias = nn.Parameter(layer.bias[rows], requires_grad=False)
+    return part
+
+
 class FreshBiases(Attention):
     """timm's attention without its cache of biases.
 
     In eval mode timm (as the released MobileSAM) gathers the biases once and keeps them; weights that are loaded, moved
     or changed afterwards would be answered with the old ones. Gathering takes a small part of the attention's time.
     """
+
+    def prepare_export(self) -> None:
+        """Project queries, keys and values by layers of their own: runtimes take long to cut their joint output."""
+        # Rows of one head's queries, keys and values, then of the next head's.
+        rows = torch.arange(self.num_heads * (2 * self.key_dim + self.val_dim)).reshape(self.num_heads, -1)
+        parts = rows.split([self.key_dim, self.key_dim, self.val_dim], 1)
+        self.projections = nn.ModuleList(of_rows(self.qkv, part.flatten()) for part in parts)
+        del self.qkv
+
+    def projected(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values ``[B, heads, tokens, d]`` of normalised windows ``[B, tokens, C]``."""
+        batch, tokens, _ = x.shape
+        if "projections" in self._modules:
+            found = [project(x).view(batch, tokens, self.num_heads, -1) for project in self.projections]
+        else:
+            qkv = self.qkv(x).view(batch, tokens, self.num_heads, -1)
+            found = list(qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))
+        return [part.transpose(1, 2) for part in found]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows ``[B, tokens, C]``, shape unchanged."""
+        q, k, v = self.projected(self.norm(x))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.get_attention_biases(x.device))
+        return self.proj(mixed.transpose(1, 2).reshape(*x.shape[:2], self.out_dim))
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
         """The biases of every pair of positions, from the weights as they are now: ``[heads, tokens, tokens]``."""
@@ -39,8 +76,9 @@ class WindowedBlock(TinyVitBlock):
         windows, padded = partition_windows(x, self.window_size)
         attended = self.attn(windows.flatten(1, 2)).reshape(windows.shape)
         x = x + self.drop_path1(merge_windows(attended, self.window_size, padded, (height, width)))
-        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.drop_path2(self.mlp(x))
+        # [B, H * W, C]: runtimes keep the convolution's layout for this, and not for a map of four dimensions
+        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
+        return (x + self.drop_path2(self.mlp(x))).unflatten(1, (height, width))
 
 
 class TinyVitEncoder(nn.Module):

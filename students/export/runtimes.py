@@ -52,8 +52,10 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     options.log_severity_level = 3
     # Idle threads sleep: spinning ones take a core from whatever else runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI, pairs of unsigned and signed products are added in 16 bits, which saturates; unsigned ones are not.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not torch.cpu._is_vnni_supported():
+        # Pairs of unsigned and signed products are added in 16 bits, which saturates; unsigned ones are not. With VNNI
+        # sums have 32 bits, and this would make int8 slower than float32.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # It turns signed weights into unsigned ones, and fails where weights share a zero point: sharing is left out.
     try:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)

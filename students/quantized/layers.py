@@ -4,6 +4,7 @@ While a model is calibrated each layer keeps its weight as it was and can be set
 the weight by its codes: that is what files hold, and what runtimes compute with.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -106,6 +107,20 @@ class QuantizedLinear(QuantizedLayer):
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """``x @ weight.T + bias``."""
         return F.linear(x, weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+    def of_rows(self, rows: Tensor) -> "QuantizedLinear":
+        """A packed layer with some of its outputs alone, in the order of ``rows`` ``[n]``; it shares its grids."""
+        grid = copy.deepcopy(self.weight_quantizer)
+        if grid.axis is not None:
+            # Which rows share a scale is for the search, and is over.
+            grid.parts, grid.shape = 0, (len(rows), 1)
+            grid.scale, grid.zero_point = grid.scale[rows], grid.zero_point[rows]
+        shape, bias = (len(rows), *self.shape[1:]), None if self.bias is None else len(rows)
+        part = QuantizedLinear(shape, bias, grid, self.input_quantizer, self.output_quantizer)
+        part.codes = packed(unpacked(self.codes, self.shape, grid.bits)[rows], grid.bits)
+        if self.bias is not None:
+            part.bias = nn.Parameter(self.bias[rows], requires_grad=False)
+        return part.train(self.training)
 
 
 class QuantizedConvolution(QuantizedLayer):

@@ -37,10 +37,8 @@ class QuantizedTinyVitAttention(FreshBiases):
 
     def forward(self, x: Tensor) -> Tensor:
         """Windows ``[B, tokens, C]``, shape unchanged."""
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, tokens, self.num_heads, -1)
         # [B, heads, tokens, d] each
-        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))
+        q, k, v = self.projected(self.norm(x))
         logits = self.scores(q * self.scale, k.transpose(-1, -2)) + self.get_attention_biases(x.device)
         mixed = self.mixing(logits.softmax(-1).to(v.dtype), v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, self.out_dim))
+        return self.proj(mixed.transpose(1, 2).reshape(*x.shape[:2], self.out_dim))
