@@ -2,17 +2,20 @@
 
 ``python -m benchmarks.runtimes``; needs the extra ``export``. Exports a SAM with TinyViT-5M at 1024 pixels and random
 weights, or ``--model NAME|FILE``, and lets all of them encode one image of random numbers on the CPU, in turns. The
-ratio is the time of ONNX Runtime in float32 to the row's. The difference is relative (root mean squares), to PyTorch in
-float32.
+first ratio is the time of ONNX Runtime in float32 to the row's, *own* that of the row's runtime in float32. The
+difference is relative (root mean squares), to PyTorch in float32.
 
 Files given by ``--int8 DIR`` (an export of the model, quantised) are a row for every runtime that opens them; with
-``--quantise`` the model is quantised here, quickly (grids over the full range), which is enough for time and bytes.
+``--quantise`` the model is quantised here, quickly (grids over the full range), which is enough for time and bytes:
+by the defaults of ``method=ptq``, and with the grids that OpenVINO computes with fastest (``int8, symmetric``).
 ``--images N`` scores every row on N held-out images of shapes, or of ``--coco ROOT``: mIoU with ground-truth boxes.
 """
 
 import argparse
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +40,15 @@ from students.kinds import build_model
 from teachers.sam import Sam
 
 RANDOM = "tiny_vit_5m"
+QUICKLY: dict[str, dict[str, Any]] = {
+    "": {},
+    ", symmetric": {
+        "linear_activations": "symmetric",
+        "product_activations": "symmetric",
+        "convolution_outputs": "float",
+    },
+}
+"""Settings of ``--quantise``, by what their rows are called."""
 
 
 class Bfloat16:
@@ -64,21 +76,26 @@ def model_of(name: str) -> Sam:
     return build_model(MOBILE_SAM, RANDOM).eval().requires_grad_(False)
 
 
-def quickly_quantised(model: Sam, folder: Path) -> Path:
+def quickly_quantised(model: Sam, folder: Path, settings: Mapping[str, Any] | None = None) -> Path:
     """A folder of int8 files of the model, its grids over the full range of one image."""
     context = RunContext(0, folder / "ptq", Engine(folder / "ptq"))
-    student = Ptq(metric="minmax", images=1, prompts=1).compress(model, Shapes(count=1), context).student
+    method = Ptq(metric="minmax", images=1, prompts=1, **(settings or {}))
+    student = method.compress(model, Shapes(count=1), context).student
     export_model(student, folder / "onnx-int8", "onnx", "int8")
     return folder / "onnx-int8"
 
 
-def rows_of(model: Sam, folder: Path, int8: list[Path]) -> tuple[dict[str, Segmenter], dict[str, int]]:
-    """By name of a row: the model that is timed, and the bytes of its encoder's files."""
+def rows_of(model: Sam, folder: Path, int8: Sequence[tuple[str, Path]]) -> tuple[dict[str, Segmenter], dict[str, int]]:
+    """By name of a row: the model that is timed, and the bytes of its encoder's files.
+
+    Args:
+        int8: exported folders, and what is added to the names of their rows.
+    """
     rows: dict[str, Segmenter] = {"PyTorch, float32": model, "PyTorch, bfloat16": Bfloat16(model)}
     sizes: dict[str, int] = {}
 
-    def add(found: ExportedSam) -> None:
-        name = f"{found.runtime}, {found.manifest.precision}"
+    def add(found: ExportedSam, label: str = "") -> None:
+        name = f"{found.runtime}, {found.manifest.precision}{label}"
         while name in rows:
             name += "'"
         rows[name], sizes[name] = found, found.manifest.encoder.bytes
@@ -86,9 +103,9 @@ def rows_of(model: Sam, folder: Path, int8: list[Path]) -> tuple[dict[str, Segme
     for to, precision in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")):
         export_model(model, folder / f"{to}-{precision}", to, precision)
         add(ExportedSam(folder / f"{to}-{precision}"))
-    for place in int8:
+    for label, place in int8:
         for runtime in READS[ExportedSam(place).manifest.to]:
-            add(ExportedSam(place, runtime))
+            add(ExportedSam(place, runtime), label)
     return rows, sizes
 
 
@@ -113,19 +130,22 @@ def main() -> None:
     images = torch.randn(1, 3, model.input_size, model.input_size)
     data: ImageData = Coco(options.coco) if options.coco else Shapes("validation", max(1, options.images))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False), torch.no_grad():
-        int8 = [Path(place) for place in options.int8]
-        int8 += [quickly_quantised(model, Path(folder))] if options.quantise else []
+        int8 = [("", Path(place)) for place in options.int8]
+        for label, settings in QUICKLY.items() if options.quantise else ():
+            int8.append((label, quickly_quantised(model, Path(folder) / f"quantised{label}", settings)))
         rows, sizes = rows_of(model, Path(folder), int8)
         works = {name: (lambda row=row: row.encode(images)) for name, row in rows.items()}
         seconds = seconds_in_turns(works, torch.device("cpu"), options.rounds)
         reference = model.encode(images)
         print(f"{model.name} at {model.input_size}, {options.rounds} rounds; {machine(torch.device('cpu'))}")
         scored = f"  mIoU, {options.images} images of {data.name}" if options.images else ""
-        print(f"{'image encoder':24} {'seconds':>9} {'ratio':>7} {'file':>10}  difference{scored}")
+        print(f"{'image encoder':28} {'seconds':>9} {'ratio':>7} {'own':>7} {'file':>10}  difference{scored}")
         for name, row in rows.items():
             ratio = seconds["onnxruntime, fp32"] / seconds[name]
             size = f"{sizes[name] / 1e6:7.2f} MB" if name in sizes else ""
-            line = f"{name:24} {seconds[name]:9.4f} {ratio:6.2f}x {size:>10}  "
+            runtime = name.partition(",")[0]
+            own = seconds.get(f"{runtime}, fp32", seconds["PyTorch, float32"]) / seconds[name]
+            line = f"{name:28} {seconds[name]:9.4f} {ratio:6.2f}x {own:6.2f}x {size:>10}  "
             line += f"{relative_difference(row.encode(images).float(), reference):.1e}"
             if options.images:
                 value, count = miou(row, data, options.images)

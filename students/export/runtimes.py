@@ -1,5 +1,6 @@
 """The runtimes of exported files, and the packages they need."""
 
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,6 +98,9 @@ def _without_upscaling(path: Path) -> bytes | str:
 def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
     """An ONNX file or OpenVINO's own in OpenVINO, with as many threads as PyTorch uses.
 
+    An image encoder is compiled for one image, which makes it faster by an eighth, and again for any number of them
+    when several come at once.
+
     Args:
         precision: ``bf16`` lets it compute in bfloat16. Otherwise it is set to float32, which it would not do by
             itself on a processor with instructions for bfloat16.
@@ -119,15 +123,28 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
         for parameter in model.get_parameters():
             if not parameter.output(0).get_target_inputs():
                 model.remove_parameter(parameter)
-        compiled = core.compile_model(model, "CPU", settings)
+        of_images = len(model.inputs) == 1 and model.input(0).partial_shape[0].is_dynamic
+
+        @functools.cache
+        def request(for_one: bool) -> Any:
+            if not for_one:
+                return core.compile_model(model, "CPU", settings).create_infer_request()
+            fixed = model.clone()
+            shape = fixed.input(0).partial_shape
+            shape[0] = 1
+            fixed.reshape(shape)
+            return core.compile_model(fixed, "CPU", settings).create_infer_request()
+
+        request(of_images)
     except RuntimeError as error:
         raise InputError(f"{path}: OpenVINO cannot open it ({first_line(error)}); export it again") from error
-    names = [value.get_any_name() for value in compiled.inputs]
-    request = compiled.create_infer_request()
+    names = [value.get_any_name() for value in model.inputs]
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:
-        request.infer(_complete(inputs, names))
-        return [np.array(request.get_tensor(name).data) for name in outputs]
+        given = _complete(inputs, names)
+        asked = request(of_images and len(given[names[0]]) == 1)
+        asked.infer(given)
+        return [np.array(asked.get_tensor(name).data) for name in outputs]
 
     return run
 
