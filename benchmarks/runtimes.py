@@ -14,6 +14,7 @@ by the defaults of ``method=ptq``, and with the grids that OpenVINO computes wit
 import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--model", default=RANDOM, help=f"a model's name or file (default: {RANDOM}, random weights)")
     parser.add_argument("--int8", action="append", default=[], help="an exported folder of the model, quantised")
     parser.add_argument("--quantise", action="store_true", help="quantise the model here, for time and bytes alone")
+    parser.add_argument("--keep", type=Path, help="a folder for the files, for benchmarks.runtime_profile")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=0, help="score all rows on so many images")
     parser.add_argument("--coco", type=Path, help="of COCO's layout at this folder, not of shapes")
@@ -129,7 +131,8 @@ def main() -> None:
     model = model_of(options.model)
     images = torch.randn(1, 3, model.input_size, model.input_size)
     data: ImageData = Coco(options.coco) if options.coco else Shapes("validation", max(1, options.images))
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False), torch.no_grad():
+    place = nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory()
+    with place as folder, torch.inference_mode(False), torch.no_grad():
         int8 = [("", Path(place)) for place in options.int8]
         for label, settings in QUICKLY.items() if options.quantise else ():
             int8.append((label, quickly_quantised(model, Path(folder) / f"quantised{label}", settings)))

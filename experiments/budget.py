@@ -5,7 +5,7 @@ run of its own, whose schedule ends there: rates fall to zero at the end, so a l
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
@@ -25,6 +25,8 @@ NAME = "budget"
 """Of the folder in ``results/`` whose rows are for this alone."""
 FIGURE = ROOT / "docs" / "budget.svg"
 METHODS = ("slimsam", "scratch", "mobilesam", "tinysam", "mobilesam+tinysam")
+FOLDERS = (NAME, *METHODS, "teacher")
+"""Of ``results/``, whose rows are compared by images seen."""
 MEASURES = {"miou": "box prompt", "miou_point": "one point"}
 PUBLISHED = {400_000: "SlimSAM: 10,000 images, 40 epochs", 800_000: "MobileSAM: 100,000 images, 8 epochs"}
 """Images seen in the papers, as marks on the axis."""
@@ -47,11 +49,19 @@ class Budgets:
     comparisons: Mapping[str, ResultRow]
 
     @classmethod
-    def committed(cls, teacher: str = POCKET, data: str = "shapes") -> "Budgets":
-        """Those of ``results/``: the presets' own rows, which have other lengths and fewer images, are left out."""
-        named = {"budget", *METHODS, "teacher"}
-        paths = {row["path"] for row in read_records(None, True) if row["path"].parent.name in named}
+    def committed(cls, teacher: str = POCKET, data: str = "shapes", folders: Collection[str] = FOLDERS) -> "Budgets":
+        """Those of some folders of ``results/``.
+
+        Args:
+            folders: without more, all but the presets' own rows, which have other lengths and fewer images.
+        """
+        paths = {row["path"] for row in read_records(None, True) if row["path"].parent.name in folders}
         rows, scores = read_scored(sorted(paths))
+        return cls.of(rows, scores, teacher, data)
+
+    @classmethod
+    def of(cls, rows: Sequence[ResultRow], scores: Mapping[str, ImageScores], teacher: str, data: str) -> "Budgets":
+        """Those among some rows that are of one data set and one teacher; ``scores`` as :attr:`scores`."""
         runs: dict[Model, dict[int, dict[Any, ResultRow]]] = {}
         comparisons: dict[str, ResultRow] = {}
         for row in rows:

@@ -31,6 +31,7 @@ from evaluation.average_precision.figures import check_backend, figures_of
 from evaluation.average_precision.prepared import GroundTruth
 from evaluation.latency import PRECISIONS, device_name
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
+from evaluation.paired_seeds import ImageScores
 from evaluation.protocols import ScoringProtocol, protocol_named
 from evaluation.records import (
     InstanceRecord,
@@ -45,7 +46,7 @@ from experiments.config.schema import EvaluateConfig
 from experiments.model_columns import about_columns, cost_columns, latency_columns
 from experiments.recorded_evaluation import FOLDER
 from experiments.reporting.run_report import print_comparison, print_protocols
-from experiments.result_file import NAME, write_result
+from experiments.result_file import BY_IMAGE, NAME, write_result
 from experiments.runs.build import build_data, data_name, evaluation_indices
 from experiments.runs.checkpoints import find_model
 from experiments.runs.data_content import data_content
@@ -54,6 +55,7 @@ from experiments.runs.identity import model_sha256, resolved
 from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter
 from experiments.scoring import (
     BOX_POINT,
+    IOUS,
     EvaluationSet,
     columns,
     require_instances,
@@ -139,6 +141,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
                 "identity": IDENTITY,
                 "scored_pictures_sha256": content.sha256,
                 **hashes,
+                **scoring.by_image(scored),
             },
         )
         # Here, because only this end of the command needs it.
@@ -305,6 +308,13 @@ class Scoring:
         row = ResultRow(**shared, **columns(box, point, evaluation_set) | skipped)
         fillings = score_fillings(evaluation_set).items()
         return [row, *(ResultRow(method=name, **origin, **filled | skipped) for name, filled in fillings)]
+
+    def by_image(self, scored: Scored) -> dict[str, Any]:
+        """Of the protocol of runs: mean IoUs image by image, as runs have them, so that seeds of a model compare."""
+        if self.evaluation.protocols:
+            return {}
+        found = {name: scored.instances(protocol.name) for name, protocol in zip(IOUS, BOX_POINT, strict=True)}
+        return {BY_IMAGE: ImageScores.of(found).to_dict()}
 
     def _columns(self, protocol: ScoringProtocol, scored: Scored, evaluation_set: EvaluationSet) -> dict[str, Any]:
         """The columns of one protocol."""

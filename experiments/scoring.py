@@ -101,6 +101,8 @@ def require_held_out(training: Any, evaluation: Any) -> None:
 VALIDATION_IMAGES = 50
 BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
 """What ``box_point@1`` stands for: boxes take the single mask, points the best predicted of three."""
+IOUS = ("miou", "miou_point")
+"""The columns of their mIoUs."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def score_model(
     with counted(f"scoring {model.name}", len(evaluation_set.indices)) as done:
         scored = scorer.score(evaluation_set.data, evaluation_set.indices, partial=partial, on_image=done)
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
-    by_image = ImageScores.of({"miou": box, "miou_point": point})
+    by_image = ImageScores.of(dict(zip(IOUS, (box, point), strict=True)))
     return columns(box, point, evaluation_set), by_image.to_dict()
 
 
