@@ -12,6 +12,8 @@ from evaluation.protocols import PROTOCOLS
 from experiments.budget import NAME as BUDGET
 from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
+from experiments.photographs import NAME as PHOTOGRAPHS
+from experiments.photographs import ON_COCO
 from experiments.quantisers_table import PRESET as QUANTISERS
 from experiments.readme import INDEX, committed_rows, families_table, pages, papers, quality_table, with_tables
 from experiments.reporting.columns import POCKET, POCKET_2
@@ -29,6 +31,9 @@ def test_a_committed_file_is_whole(path: Path) -> None:
         assert {row.status for row in rows} == {"evaluated"}
         assert {str(row.protocol) for row in rows} <= set(PROTOCOLS)
         assert all((row.axes or {})["name"] == row.protocol for row in rows)
+    elif path.parent.name == ON_COCO:
+        assert {row.status for row in rows} == {"evaluated"} and {row.data for row in rows} == {"coco"}
+        assert [row.method for row in rows[1:]] == ["filled_box", "filled_ellipse"]
     elif path.parent.name == "latency":
         assert {row.status for row in rows} == {"counted"} and len({row.device for row in rows}) == 1
         assert {row.latency_reference for row in rows} == {path.stem} == {rows[0].teacher}
@@ -39,7 +44,7 @@ def test_a_committed_file_is_whole(path: Path) -> None:
     else:
         assert {row.run_id for row in rows} == {path.stem}
         named = (QUANTISERS, *presets())
-        assert path.parent.name in (rows[-1].method, BUDGET, *named)
+        assert path.parent.name in (rows[-1].method, BUDGET, PHOTOGRAPHS, *named)
         assert (rows[-1].variant is not None) == (path.parent.name in named)
         assert {row.status for row in rows} == {"finished"}
 
@@ -101,4 +106,4 @@ def test_every_page_says_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> N
     for page, text in texts.items():
         assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
     assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
-    assert sum(text.count("<!-- table:") for text in texts.values()) == 13 + len(presets()) + len(papers())
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 19 + len(presets()) + len(papers())

@@ -69,6 +69,16 @@ def test_backends_agree_and_axes_are_reported(
         assert axis == "name" or f"{axis}={value}" in shown.replace("\n", " ")
 
 
+def test_the_protocol_of_runs_is_kept_image_by_image(root: Path, tmp_path: Path) -> None:
+    model, *fillings = evaluated(tmp_path / "out", "evaluation=coco", f"data.root={root}")
+    assert [row.method for row in (model, *fillings)] == ["teacher", "filled_box", "filled_ellipse"]
+    kept = json.loads((tmp_path / "out" / "result.json").read_text())["by_image"]
+    assert sum(kept["instances"]) == model.instances and len(kept["image"]) == model.images
+    for name in ("miou", "miou_point"):
+        mean = sum(n * iou for n, iou in zip(kept["instances"], kept[name], strict=True)) / sum(kept["instances"])
+        assert mean == pytest.approx(getattr(model, name), abs=1e-5)
+
+
 def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) -> None:
     names = ["box_single", "efficientvit_sam_box", "edgesam", "clicks_2"]
     alike = [n for n in names if not PROTOCOLS[f"{n}@1"].crowd]
