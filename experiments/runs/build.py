@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from compressors.distill.engine import Engine
-from compressors.distill.optimizer import has_bfloat16
+from compressors.distill.optimizer import is_fast_in_bfloat16
 from core import distributed
 from core.errors import InputError
 from core.progress import say
@@ -117,7 +117,7 @@ def build_engine(settings: EngineConfig, folder: Path, device: torch.device) -> 
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> str:
-    """The precision, if a device can compute in it; ``auto`` is bfloat16 where the device has instructions for it.
+    """The precision, if a device can compute in it; ``auto`` is bfloat16 where that is fast, on GPUs and CPUs with AMX.
 
     Args:
         key: the setting it comes from, for messages.
@@ -126,7 +126,7 @@ def check_precision(key: str, precision: str, device: torch.device) -> str:
         InputError: an unknown name, or float16 on the CPU.
     """
     if precision == "auto":
-        return "bfloat16" if has_bfloat16(device) else "float32"
+        return "bfloat16" if is_fast_in_bfloat16(device) else "float32"
     if precision not in PRECISIONS:
         raise InputError(f"{key}={precision} is unknown; choose one of auto, {', '.join(PRECISIONS)}")
     if device.type == "cpu" and precision == "float16":

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from compressors.distill.optimizer import OptimizerConfig, Paired, RoundingMuon, build_optimizer, orthogonalised
+from experiments.runs.build import check_precision
 
 MODELS = {
     "a plain CNN": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
@@ -46,3 +47,17 @@ def test_rounding_muon_takes_the_steps_of_pytorchs_own(shape: tuple[int, int]) -
     update = orthogonalised(torch.randn(shape, generator=gradients), (3.4445, -4.775, 2.0315), 5, 1e-7)
     singular = torch.linalg.svdvals(update)
     assert singular.min() > 0.5 and singular.max() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("amx", "precision", "kind"), [(True, "bfloat16", torch.optim.Muon), (False, "float32", RoundingMuon)]
+)
+def test_bfloat16_is_chosen_on_a_cpu_with_matrix_extensions_alone(
+    amx: bool, precision: str, kind: type[torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert check_precision("engine.precision", "auto", torch.device("cpu")) == precision
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(OptimizerConfig(optimizer="muon"), model)
+    assert isinstance(optimizer, Paired) and type(optimizer.pair[0]) is kind
