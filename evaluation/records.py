@@ -236,6 +236,20 @@ def _image_records(line: bytes) -> ImageRecords | None:
     return ImageRecords(place, records, skipped, content) if sound else None
 
 
+def keep_parts(folder: Path, key: str, shared: Path) -> None:
+    """Put what a folder has under a key where later scorings take it from (:attr:`PartialRecords.beside`)."""
+    there = list(part_lines(shared, key))
+    known = {_content(line) for line in there}
+    new = [line for line in part_lines(folder, key) if _content(line) not in known]
+    if not new:
+        return
+    path = shared / f"part-{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
+    with storing(path):
+        shared.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join([json.dumps({"key": key}).encode() + b"\n", *there, *new]))
+
+
 def remove_parts(folder: Path, key: str, contents: Collection[str] | None = None) -> None:
     """Once everything is written as a whole; what was written under other keys stays.
 

@@ -58,6 +58,7 @@ from experiments.scoring import (
     IOUS,
     EvaluationSet,
     columns,
+    described,
     require_instances,
     require_points,
     require_records,
@@ -69,8 +70,6 @@ ABOUT_DETECTIONS = (*DETECTION_REASONS, "unknown_category", "unreadable_image", 
 AVERAGE_PRECISIONS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent")
 RECALLS = {"coco": "ar100", "lvis": "ar300"}
 """Recall with all detections that count, by style."""
-_NOT_OF_RECORDS = ("missing",)
-"""Settings of a data set that no record of an image depends on, beside those of no identity: content counts."""
 
 
 def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
@@ -270,15 +269,10 @@ class Scoring:
 
     def key(self) -> str:
         """What the records of an image depend on besides the image and its annotations, as text."""
-        evaluation, data = self.evaluation, self.evaluation.data
-        described = {
-            part.name: getattr(data, part.name)
-            for part in dataclasses.fields(data)
-            if part.metadata.get("identity", True) and part.name not in _NOT_OF_RECORDS
-        }
+        evaluation = self.evaluation
         content = {
             "identity": IDENTITY,
-            "data": [self.data.name, described],
+            "data": [self.data.name, described(evaluation.data)],
             "protocols": [protocol.axes() for protocol in self.protocols],
             "settings": [
                 *(evaluation.max_detections, evaluation.seed),

@@ -1,11 +1,13 @@
 """One model on one data set: both prompts of the protocol, with a bar on standard error."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import distributed
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.progress import counted
@@ -19,7 +21,7 @@ from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
 from evaluation.paired_seeds import ImageScores
 from evaluation.protocols import PROTOCOLS
-from evaluation.records import InstanceRecord, PartialRecords
+from evaluation.records import InstanceRecord, PartialRecords, keep_parts
 from evaluation.scorer import Scorer
 from teachers.sam import Sam
 
@@ -128,21 +130,56 @@ class EvaluationSet:
     data_sha256: str | None = None
 
 
+_NOT_OF_RECORDS = ("missing",)
+"""Settings of a data set that no record of an image depends on, beside those of no identity: content counts."""
+
+
+def described(data: Any) -> dict[str, Any]:
+    """The settings of a data set that records of its images depend on."""
+    return {
+        part.name: getattr(data, part.name)
+        for part in dataclasses.fields(data)
+        if part.metadata.get("identity", True) and part.name not in _NOT_OF_RECORDS
+    }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where images are kept as they are scored, so that another scoring goes on from them.
+
+    Attributes:
+        folder: of this scoring.
+        about: what records depend on beside model, device, precision and protocols, as plain values.
+        contents: what each image and its annotations are, each different.
+        shared: a folder where whole scorings are kept for others, which are of other runs; None where there are none.
+    """
+
+    folder: Path
+    about: Sequence[Any]
+    contents: Sequence[str]
+    shared: Path | None = None
+
+
 def score_model(
-    model: Sam, evaluation_set: EvaluationSet, folder: Path | None = None
+    model: Sam, evaluation_set: EvaluationSet, kept: Kept | None = None
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The columns of ``core.result`` that scoring fills, for a model, and its mean IoUs image by image.
 
     Args:
-        folder: where images are kept as they are scored, so that another call goes on from them; None keeps nothing.
+        kept: None keeps nothing.
     """
-    key = json.dumps([weights_sha256(model), device_of(model).type, evaluation_set.precision, evaluation_set.batch])
     scorer = Scorer(
         model, BOX_POINT, prompt_batch_size=evaluation_set.batch, autocast=PRECISIONS[evaluation_set.precision]
     )
-    partial = None if folder is None else PartialRecords(folder, key)
+    partial = None
+    if kept is not None:
+        computed = [weights_sha256(model), device_of(model).type, evaluation_set.precision, evaluation_set.batch]
+        key = json.dumps([*computed, [protocol.axes() for protocol in BOX_POINT], *kept.about], sort_keys=True)
+        partial = PartialRecords(kept.folder, key, kept.contents, [] if kept.shared is None else [kept.shared])
     with counted(f"scoring {model.name}", len(evaluation_set.indices)) as done:
         scored = scorer.score(evaluation_set.data, evaluation_set.indices, partial=partial, on_image=done)
+    if partial is not None and kept is not None and kept.shared is not None and distributed.is_main():
+        keep_parts(partial.folder, partial.key, kept.shared)
     box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
     by_image = ImageScores.of(dict(zip(IOUS, (box, point), strict=True)))
     return columns(box, point, evaluation_set), by_image.to_dict()

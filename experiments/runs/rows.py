@@ -10,6 +10,7 @@ import torch
 from compressors.method import Compressed, Compressor
 from core import distributed
 from core.result import ResultRow
+from data.content import IDENTITY
 from data.exclusions import ABOUT_IMAGES
 from data.sample import ImageData
 from evaluation.latency import device_name
@@ -18,11 +19,13 @@ from experiments.model_columns import compared_latencies, cost_columns
 from experiments.runs.build import data_name
 from experiments.runs.data_content import DataContent
 from experiments.runs.identity import method_name, parent_metadata
-from experiments.scoring import EvaluationSet, score_model
+from experiments.scoring import EvaluationSet, Kept, described, score_model
 from teachers.sam import Sam
 
 SCORING = "scoring"
 """Folder of what was scored, by model, while scoring goes on."""
+SCORED = ".scored"
+"""Folder below that of the runs: teachers' scores image by image, so that the runs of a sweep score a teacher once."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,13 @@ def score_run(
                 "train_peak_memory_bytes": compressed.peak_memory_bytes,
                 "device_hours": compressed.device_hours,
             }
-        measured, by_image = score_model(model, evaluation_set, parts.folder / SCORING / str(about["method"]))
+        kept = Kept(
+            parts.folder / SCORING / str(about["method"]),
+            [IDENTITY, git_sha, evaluation_set.data.name, described(settings.evaluation.data)],
+            [str(image) for image in parts.scored_on.images],
+            Path(settings.runs) / SCORED if model is parts.teacher else None,
+        )
+        measured, by_image = score_model(model, evaluation_set, kept)
         if distributed.is_main():
             measured |= cost_columns(model)
         if model is student:
