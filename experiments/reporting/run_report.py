@@ -84,7 +84,7 @@ def conditions(rows: Sequence[ResultRow]) -> str:
 def print_comparison(rows: Sequence[ResultRow], folder: Path | None = None) -> None:
     """Print models side by side, what they were measured on, and where the files of the run are."""
     console = terminal()
-    console.print(conditions(rows), soft_wrap=True)
+    console.print(conditions(rows))
     console.print(comparison(rows))
     if pocket_teachers(row.teacher for row in rows):
         console.print(POCKET_NOTE, style="italic")
