@@ -162,7 +162,10 @@ def _line(row: SegmentedImage) -> str:
     hint = ""
     if not row.masks:
         # Small models predict lower IoUs than SAM, for which the defaults were chosen.
-        hint = "; lower generator.pred_iou_thresh, as experiment=everything_pocket does for sam_pocket and its students"
+        hint = (
+            "; lower generator.pred_iou_thresh and stability_score_thresh, as experiment=everything_pocket does for "
+            "sam_pocket and its students, and everything_photo for sam_photo"
+        )
     return f"{row.image}: {row.masks:,} masks from {row.prompts:,} points, {spent}; {files}{hint}"
 
 
