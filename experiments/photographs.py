@@ -4,7 +4,7 @@ Runs are scored on held-out photographs of the kinds that they are distilled on,
 ``evaluate``; both sets of rows are compared at equal images, over seeds and images.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -166,6 +166,37 @@ def photographs_findings(found: Photographs) -> str:
     return "\n".join(lines)
 
 
+def photographs_leaders(found: Photographs) -> str:
+    """Who is ahead of all others on each measure, and which means are above a filled ellipse's, as a list."""
+    if not found.models():
+        return _NO_ROW
+    led: dict[Model, list[str]] = {}
+    for data, column, title in found.measures():
+        for model in found.models():
+            compared = [found.between(model, other, data, column) for other in found.models() if other != model]
+            known = [each for each in compared if each is not None]
+            if known and len(known) == len(compared) and all(each[0].verdict == "holds" for each in known):
+                led.setdefault(model, []).append(f"{title} {_shown(*min(known, key=lambda each: each[0].difference))}")
+    lines = [
+        f"- {label(model)} is ahead of every other student, by these points at least: {', '.join(parts)}."
+        for model, parts in led.items()
+    ]
+    for data, scored in found.scored.items():
+        ruler = scored.comparisons.get("filled_ellipse")
+        if not scored.runs or ruler is None or ruler.miou is None:
+            continue
+        means = {label(model): _values(found.rows(data, model), "miou") for model in found.models()}
+        teacher = scored.comparisons.get("teacher")
+        means |= {"the teacher": [] if teacher is None or teacher.miou is None else [teacher.miou]}
+        above = [name for name, values in means.items() if values and sum(values) / len(values) > ruler.miou]
+        lines.append(f"- Box mIoU above a filled ellipse's ({ruler.miou:.4f}) on {data}: {_joined(above)}.")
+    return "\n".join(lines)
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names) or "none"
+
+
 def _of(found: Photographs) -> str:
     parts = []
     for data, scored in found.scored.items():
@@ -192,8 +223,12 @@ def _level(found: Photographs, data: str, model: Model, column: str) -> str:
     return f"{level.difference:.4f} [{level.low:.4f}, {level.high:.4f}]{'¹' if len(rows) == 1 else ''}"
 
 
+def _values(rows: list[ResultRow], column: str) -> list[float]:
+    return [value for row in rows if (value := getattr(row, column)) is not None]
+
+
 def _mean(rows: list[ResultRow], column: str) -> str:
-    values = [value for row in rows if (value := getattr(row, column)) is not None]
+    values = _values(rows, column)
     return COLUMNS[column].shown(sum(values) / len(values)) if values else ""
 
 
@@ -201,7 +236,7 @@ def _to_teacher(rows: list[ResultRow], teacher: ResultRow) -> str:
     """Differences of means, in points."""
     cells = []
     for column in MEASURES:
-        values = [value for row in rows if (value := getattr(row, column)) is not None]
+        values = _values(rows, column)
         of_teacher = getattr(teacher, column)
         if values and of_teacher is not None:
             cells.append(f"{100 * (sum(values) / len(values) - of_teacher):+.1f}")

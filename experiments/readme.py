@@ -17,7 +17,14 @@ from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.families import differences_table
 from experiments.paper_table import by_run, judge, presets, rows_of_runs, table
-from experiments.photographs import Photographs, photographs_findings, photographs_table, rivals_table, sizes_table
+from experiments.photographs import (
+    Photographs,
+    photographs_findings,
+    photographs_leaders,
+    photographs_table,
+    rivals_table,
+    sizes_table,
+)
 from experiments.quantisers_table import PRESET as QUANTISERS
 from experiments.quantisers_table import Quantisers, quantisers_table
 from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
@@ -228,6 +235,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         BUDGET: lambda: budget_table(Budgets.committed()),
         f"{BUDGET}_findings": lambda: findings(Budgets.committed()),
         "photographs": lambda: photographs_table(Photographs.committed()),
+        "photographs_leaders": lambda: photographs_leaders(Photographs.committed()),
         "photographs_sizes": lambda: sizes_table(Photographs.committed()),
         "photographs_rivals": lambda: rivals_table(Photographs.committed()),
         "photographs_findings": lambda: photographs_findings(Photographs.committed()),

@@ -1,6 +1,7 @@
 """Every method on photographs: tables and sentences from rows whose answer is known."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from evaluation.paired_seeds import ImageScores
 from experiments.photographs import (
     Photographs,
     photographs_findings,
+    photographs_leaders,
     photographs_table,
     rivals_table,
     sizes_table,
@@ -104,9 +106,29 @@ def test_sentences_say_what_intervals_decide(photographs: Photographs) -> None:
     assert lines[2].startswith("- mobilesam against tinysam is undecided: ")
 
 
+def test_leaders_are_ahead_of_all_others_and_rulers_stand_beside(photographs: Photographs) -> None:
+    rulers = [
+        "- Box mIoU above a filled ellipse's (0.5500) on validation: slimsam 0.5 and the teacher.",
+        "- Box mIoU above a filled ellipse's (0.5500) on COCO: mobilesam and the teacher.",
+    ]
+    # One of the others is too uncertain for anybody to be ahead of all.
+    assert photographs_leaders(photographs).splitlines() == rulers
+    certain = {
+        data: replace(scored, runs={model: runs for model, runs in scored.runs.items() if model[0] != "tinysam"})
+        for data, scored in photographs.scored.items()
+    }
+    ten = "+10.0 [+10.0, +10.0]"
+    ahead = "is ahead of every other student, by these points at least"
+    assert photographs_leaders(Photographs(certain)).splitlines() == [
+        f"- slimsam 0.5 {ahead}: validation, box prompt {ten}, validation, one point {ten}.",
+        f"- mobilesam {ahead}: COCO, box prompt {ten}¹, COCO, one point {ten}¹.",
+        *rulers,
+    ]
+
+
 def test_without_rows_the_command_is_named() -> None:
     nothing = Photographs.of([], {}, [], {})
-    for make in (photographs_table, sizes_table, rivals_table, photographs_findings):
+    for make in (photographs_table, sizes_table, rivals_table, photographs_findings, photographs_leaders):
         assert (
             make(nothing) == "No row is committed yet: `python -m experiments experiment=leaderboard_photo` makes them."
         )
