@@ -7,7 +7,7 @@ Runs are scored on held-out photographs of the kinds that they are distilled on,
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 
 from core.provenance import ROOT
 from core.result import ResultRow
@@ -26,6 +26,7 @@ TEACHER = "sam_photo"
 VALIDATION, COCO = "validation", "COCO"
 _NO_ROW = f"No row is committed yet: `python -m experiments experiment={NAME}` makes them."
 _SIZES = ("small", "medium", "large")
+RULERS = ("filled_box", "filled_ellipse")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def photographs_table(found: Photographs) -> str:
     figures = ("parameters", "macs_full", "size_bytes")
     teacher = found.scored[VALIDATION].comparisons["teacher"]
     lines = []
-    for name in ("filled_box", "filled_ellipse", "teacher"):
+    for name in (*RULERS, "teacher"):
         rows = {data: scored.comparisons.get(name) for data, scored in found.scored.items()}
         cells = [_plain(rows[data], column) for data, column, _ in measures]
         one = rows[VALIDATION]
@@ -124,8 +125,7 @@ def sizes_table(found: Photographs) -> str:
     sets = [data for data, scored in found.scored.items() if scored.runs]
     header = ["model", *(f"{data}, {size}" for data in sets for size in _SIZES)]
     of: list[tuple[str, Callable[[str], list[ResultRow]]]] = [
-        (name.replace("_", " "), partial(_baseline, found, name))
-        for name in ("filled_box", "filled_ellipse", "teacher")
+        (name.replace("_", " "), partial(_baseline, found, name)) for name in (*RULERS, "teacher")
     ]
     of += [(label(model), partial(found.rows, model=model)) for model in found.models()]
     lines = [[name, *(_mean(rows(data), f"miou_{size}") for data in sets for size in _SIZES)] for name, rows in of]
@@ -167,7 +167,7 @@ def photographs_findings(found: Photographs) -> str:
 
 
 def photographs_leaders(found: Photographs) -> str:
-    """Who is ahead of all others on each measure, and which means are above a filled ellipse's, as a list."""
+    """Who is ahead of all others on each measure, and which means are above those of filled prompts, as a list."""
     if not found.models():
         return _NO_ROW
     led: dict[Model, list[str]] = {}
@@ -181,15 +181,16 @@ def photographs_leaders(found: Photographs) -> str:
         f"- {label(model)} is ahead of every other student, by these points at least: {', '.join(parts)}."
         for model, parts in led.items()
     ]
-    for data, scored in found.scored.items():
-        ruler = scored.comparisons.get("filled_ellipse")
-        if not scored.runs or ruler is None or ruler.miou is None:
+    for (data, scored), ruler in product(found.scored.items(), RULERS):
+        filled = scored.comparisons.get(ruler)
+        if not scored.runs or filled is None or filled.miou is None:
             continue
         means = {label(model): _values(found.rows(data, model), "miou") for model in found.models()}
-        teacher = scored.comparisons.get("teacher")
-        means |= {"the teacher": [] if teacher is None or teacher.miou is None else [teacher.miou]}
-        above = [name for name, values in means.items() if values and sum(values) / len(values) > ruler.miou]
-        lines.append(f"- Box mIoU above a filled ellipse's ({ruler.miou:.4f}) on {data}: {_joined(above)}.")
+        means |= {"the teacher": _values(_baseline(found, "teacher", data), "miou")}
+        above = [name for name, values in means.items() if values and sum(values) / len(values) > filled.miou]
+        lines.append(
+            f"- Mean box mIoU above a {ruler.replace('_', ' ')}'s ({filled.miou:.4f}) on {data}: {_joined(above)}."
+        )
     return "\n".join(lines)
 
 

@@ -108,8 +108,8 @@ def test_sentences_say_what_intervals_decide(photographs: Photographs) -> None:
 
 def test_leaders_are_ahead_of_all_others_and_rulers_stand_beside(photographs: Photographs) -> None:
     rulers = [
-        "- Box mIoU above a filled ellipse's (0.5500) on validation: slimsam 0.5 and the teacher.",
-        "- Box mIoU above a filled ellipse's (0.5500) on COCO: mobilesam and the teacher.",
+        "- Mean box mIoU above a filled ellipse's (0.5500) on validation: slimsam 0.5 and the teacher.",
+        "- Mean box mIoU above a filled ellipse's (0.5500) on COCO: mobilesam and the teacher.",
     ]
     # One of the others is too uncertain for anybody to be ahead of all.
     assert photographs_leaders(photographs).splitlines() == rulers
