@@ -19,7 +19,7 @@ from benchmarks._timing import busy, machine
 from experiments.runs.checkpoints import find_model
 from students.export.folder import export_model
 from students.export.manifest import read_manifest
-from students.export.runtimes import READS
+from students.export.runtimes import READS, sum_exactly
 
 Times = Counter[str]
 """Milliseconds by kind of operator."""
@@ -32,8 +32,7 @@ def in_onnxruntime(path: Path, image: np.ndarray, rounds: int, scratch: Path) ->
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     options.enable_profiling, options.profile_file_prefix = True, str(scratch / "profile")
-    if not torch.cpu._is_vnni_supported():
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    sum_exactly(options)
     session = onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
     )

@@ -54,7 +54,7 @@ class Photographs:
         evaluated: list[ResultRow],
         evaluated_scores: Mapping[str, ImageScores],
     ) -> "Photographs":
-        """Rows of runs, and of evaluations of their students: these are told apart by the id of the run."""
+        """Rows of runs, and of evaluations of their students, joined by the id of the run."""
         seen = {row.run_id: row.images_seen for row in runs if row.student is not None}
         again = [
             replace(row, status="finished", images_seen=seen.get(row.run_id) if row.student is not None else None)
@@ -130,19 +130,6 @@ def sizes_table(found: Photographs) -> str:
     of += [(label(model), partial(found.rows, model=model)) for model in found.models()]
     lines = [[name, *(_mean(rows(data), f"miou_{size}") for data in sets for size in _SIZES)] for name, rows in of]
     return plain_table(header, lines)
-
-
-def rivals_table(found: Photographs) -> str:
-    """Every pair of students: the first less the second, in points with 95 % intervals."""
-    if not found.models():
-        return _NO_ROW
-    measures = list(found.measures())
-    lines = []
-    for first, second in combinations(found.models(), 2):
-        compared = [found.between(first, second, data, column) for data, column, _ in measures]
-        cells = ["-" if each is None else _shown(*each) for each in compared]
-        lines.append([f"{label(first)} - {label(second)}", *cells])
-    return plain_table(["first less second, points", *(title for *_, title in measures)], lines)
 
 
 def photographs_findings(found: Photographs) -> str:

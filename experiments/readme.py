@@ -22,7 +22,6 @@ from experiments.photographs import (
     photographs_findings,
     photographs_leaders,
     photographs_table,
-    rivals_table,
     sizes_table,
 )
 from experiments.quantisers_table import PRESET as QUANTISERS
@@ -237,7 +236,6 @@ def _tables() -> dict[str, Callable[[], str]]:
         "photographs": lambda: photographs_table(Photographs.committed()),
         "photographs_leaders": lambda: photographs_leaders(Photographs.committed()),
         "photographs_sizes": lambda: sizes_table(Photographs.committed()),
-        "photographs_rivals": lambda: rivals_table(Photographs.committed()),
         "photographs_findings": lambda: photographs_findings(Photographs.committed()),
         "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
         "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),

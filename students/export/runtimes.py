@@ -42,6 +42,16 @@ Run = Callable[[Arrays], list[NDArray[Any]]]
 """Inputs by name to the requested outputs, in order."""
 
 
+def sum_exactly(options: Any) -> None:
+    """Let ONNX Runtime's session, by its options, add 8-bit products exactly on a processor without VNNI.
+
+    Pairs of unsigned and signed products are added in 16 bits there, which saturates; unsigned ones are not. With VNNI
+    sums have 32 bits, and this would make int8 slower than float32.
+    """
+    if not torch.cpu._is_vnni_supported():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+
+
 def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     """An ONNX file in ONNX Runtime, with as many threads as PyTorch uses."""
     check_onnx(path)
@@ -53,10 +63,7 @@ def open_onnxruntime(path: Path, outputs: Sequence[str], precision: str) -> Run:
     options.log_severity_level = 3
     # Idle threads sleep: spinning ones take a core from whatever else runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not torch.cpu._is_vnni_supported():
-        # Pairs of unsigned and signed products are added in 16 bits, which saturates; unsigned ones are not. With VNNI
-        # sums have 32 bits, and this would make int8 slower than float32.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    sum_exactly(options)
     # It turns signed weights into unsigned ones, and fails where weights share a zero point: sharing is left out.
     try:
         given = _without_upscaling(path) if UPSCALED not in outputs else str(path)

@@ -13,7 +13,6 @@ from experiments.photographs import (
     photographs_findings,
     photographs_leaders,
     photographs_table,
-    rivals_table,
     sizes_table,
 )
 
@@ -90,18 +89,13 @@ def test_sizes_are_means_over_seeds(photographs: Photographs) -> None:
     assert "| slimsam 0.5 | 0.5010 |  |  | 0.4000 |  |  |" in sizes_table(photographs)
 
 
-def test_pairs_have_intervals_on_each_measure_that_both_have(photographs: Photographs) -> None:
-    table = rivals_table(photographs)
-    ten = "+10.0 [+10.0, +10.0]"
-    assert f"| slimsam 0.5 - mobilesam | {ten} | {ten} | -10.0 [-10.0, -10.0]¹ | -10.0 [-10.0, -10.0]¹ |" in table
-    assert re.search(
-        r"^\| mobilesam - tinysam \| \S+ \[\S+ \S+\] \| \S+ \[\S+ \S+\] \| - \| - \|$", table, re.MULTILINE
-    )
-
-
 def test_sentences_say_what_intervals_decide(photographs: Photographs) -> None:
     lines = photographs_findings(photographs).splitlines()
-    assert lines[0].startswith("- slimsam 0.5 against mobilesam depends on what is asked: validation, box prompt +10.0")
+    ten = "+10.0 [+10.0, +10.0]"
+    assert lines[0] == (
+        f"- slimsam 0.5 against mobilesam depends on what is asked: validation, box prompt {ten}, "
+        f"validation, one point {ten}, COCO, box prompt -10.0 [-10.0, -10.0]¹, COCO, one point -10.0 [-10.0, -10.0]¹."
+    )
     assert lines[1].startswith("- slimsam 0.5 ") and "tinysam" in lines[1]
     assert lines[2].startswith("- mobilesam against tinysam is undecided: ")
 
@@ -128,7 +122,7 @@ def test_leaders_are_ahead_of_all_others_and_rulers_stand_beside(photographs: Ph
 
 def test_without_rows_the_command_is_named() -> None:
     nothing = Photographs.of([], {}, [], {})
-    for make in (photographs_table, sizes_table, rivals_table, photographs_findings, photographs_leaders):
+    for make in (photographs_table, sizes_table, photographs_findings, photographs_leaders):
         assert (
             make(nothing) == "No row is committed yet: `python -m experiments experiment=leaderboard_photo` makes them."
         )
