@@ -122,9 +122,10 @@ def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) 
     sources = sorted({entry.source for entry in entries if entry.published is not None})
     seen = sorted({row.images_seen for row in used if row.images_seen is not None})
     images = " to ".join(f"{count:,}" for count in sorted({seen[0], seen[-1]})) if seen else "unknown"
+    devices = " and ".join(sorted({str(row.device) for row in used}))
     lines = [
         f"Protocol `{first.protocol}` on held-out `{first.data}`, {first.instances:,} instances in {first.images:,} "
-        f"images; {images} training images a run; {first.device}; mean ± standard deviation over seeds."
+        f"images; {images} training images a run; {devices}; mean ± standard deviation over seeds."
         + (f" *Published*: {'; '.join(sources)}; its level does not compare." if sources else ""),
         "",
         f"| | | {'bits' if by_bits else 'ratio'} | seeds | mIoU point | mIoU box | *published* |",

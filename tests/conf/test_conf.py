@@ -243,7 +243,8 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
         seen.add((getattr(settings.method, "steps", None), getattr(settings.method, "batch", None)))
         of_calibration |= {images} - {None}
     assert len(of_calibration) <= 1
-    assert len(seen) == 1, "equal images for all"
+    if not preset.endswith("_training"):  # which ask what more images and steps are worth
+        assert len(seen) == 1, "equal images for all"
 
 
 @pytest.mark.parametrize(
@@ -290,8 +291,9 @@ def test_students_across_generations_have_the_other_decoder() -> None:
 def test_each_variant_changes_a_setting() -> None:
     seen = set()
     for variant in choices("variant"):
-        method = OmegaConf.to_container(compose("config", f"variant={variant}", "ratio=0.5").method, resolve=True)
-        seen.add(repr(method))
+        settings = compose("config", f"variant={variant}", "ratio=0.5")
+        method = OmegaConf.to_container(settings.method, resolve=True)
+        seen.add((repr(method), settings.data.count))
     assert len(seen) == len(choices("variant"))
 
 
