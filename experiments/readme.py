@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from core.checkpoint import write_text
+from core.errors import InputError
 from core.provenance import ROOT
 from experiments.budget import NAME as BUDGET
 from experiments.budget import Budgets, budget_table, findings
@@ -29,6 +30,7 @@ from experiments.quantisers_table import Quantisers, quantisers_table
 from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
 from experiments.reporting.documents import lines_of
 from experiments.reporting.models import Record, models_frame
+from experiments.reporting.quoted_cells import with_quotes
 from experiments.reporting.results import EVERYTHING, committed_strategies, read_records
 from experiments.reporting.text_tables import csv_lines, plain_table
 from students.quantized.bit_operations import FLOAT_BITS
@@ -217,14 +219,16 @@ def pages() -> list[Path]:
 
 
 def with_tables(text: str) -> str:
-    """A page with its tables made anew between their ``<!-- table:NAME -->`` marks."""
-    for name, make in _tables().items():
-        marked = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
-        # Most pages have none of them.
-        if marked.search(text):
-            made = make()
-            text = marked.sub(lambda marks, made=made: f"{marks[1]}{made}\n{marks[2]}", text)  # type: ignore[misc]
-    return text
+    """A page with its tables made anew between their ``<!-- table:NAME -->`` marks, and the figures it quotes of them.
+
+    Raises:
+        InputError: a sentence says what the rows do not.
+    """
+    made = cache(lambda name: makers[name]())
+    makers = _tables()
+    marked = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
+    text = marked.sub(lambda marks: f"{marks[1]}{made(marks[2])}\n{marks[3]}", text)
+    return with_quotes(text, made)
 
 
 def _tables() -> dict[str, Callable[[], str]]:
@@ -261,8 +265,19 @@ def _quantisers_table() -> str:
     return quantisers_table(Quantisers.of(folder)) if folder.is_dir() else _NO_ROW.format(QUANTISERS)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write all pages anew, but for those with a sentence that the rows no longer bear."""
+    refused = []
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        if "<!-- table:" in text:
-            write_text(page, with_tables(text))
+        if "<!-- table:" in text or "<!-- cell:" in text:
+            try:
+                write_text(page, with_tables(text))
+            except InputError as error:
+                refused.append(f"{page.relative_to(ROOT)}: {error}")
+    if refused:
+        raise SystemExit("error: " + "\n".join(refused))
+
+
+if __name__ == "__main__":
+    main()
