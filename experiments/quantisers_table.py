@@ -105,9 +105,10 @@ def quantisers_table(found: Quantisers) -> str:
                 mechanisms.append([_bits(bits), MECHANISMS[after], *map(_decided, pairs)])
     names = [METRICS[metric] for metric in metrics]
     parts = [
-        f"Box mIoU, and in points what it is below float ({float_row.miou:.4f}); protocol `{first.protocol}` on "
-        f"held-out `{first.data}`, {first.instances:,} instances in {first.images:,} images; {first.device}, "
-        f"{first.precision}. In brackets 95 % intervals, † over seeds alone (Student's t); bold where they exclude 0.",
+        f"Box mIoU, and of two seeds or more what it is below float ({float_row.miou:.4f}) in points; protocol "
+        f"`{first.protocol}` on held-out `{first.data}`, {first.instances:,} instances in {first.images:,} images; "
+        f"{first.device}, {first.precision}. In brackets 95 % intervals, † over seeds alone (Student's t); bold "
+        "where they exclude 0.",
         plain_table(["bits", "mechanisms", "seeds", *names], losses),
     ]
     if mechanisms:
