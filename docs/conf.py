@@ -10,6 +10,8 @@ extensions = ["myst_nb"]
 exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 html_title = "sampress"
+html_static_path = ["_static"]
+html_css_files = ["wide_tables.css"]
 
 myst_heading_anchors = 3
 # The notebook is run by a test (tests/unit/test_docs.py), not while pages are made.
