@@ -21,7 +21,12 @@ from experiments.reporting.text_tables import plain_table
 
 PRESET = "ptq_state_of_the_art"
 """Of the runs, together with ``ptq_state_of_the_art_w4``; both lie in the folder of this name."""
-MECHANISMS = {"statistics": "statistics", "big_pcc": "+ BIG, PCC", "blocks": "+ reconstruction"}
+MECHANISMS = {
+    "statistics": "statistics",
+    "big_pcc": "+ BIG, PCC",
+    "blocks": "+ reconstruction",
+    "ends": "+ ends in 8 bits",
+}
 """What is done beside the search, each with all before it, by its word in a run's name."""
 METRICS = {
     "minmax_fisher": "min-max",

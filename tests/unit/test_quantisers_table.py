@@ -42,7 +42,10 @@ def folder(tmp_path: Path) -> Path:
 def test_cells_say_what_is_lost_and_what_is_gained(folder: Path) -> None:
     """By hand: t of two degrees of freedom is 4.303; a spread of 0.01 over three seeds gives 4.303 x 0.01 / sqrt(3)."""
     text = quantisers_table(Quantisers.of(folder))
-    assert "below float (0.9000) in points; protocol `box_point@1` on held-out `shapes`, 450 instances in 100 images" in text
+    assert (
+        "below float (0.9000) in points; protocol `box_point@1` on held-out `shapes`, 450 instances in 100 images"
+        in text
+    )
     assert "| bits | mechanisms | seeds | squared error | hessian (Fisher) |" in text
     lines = text.splitlines()
     assert "| W4A4 | statistics | 3 | 0.8600, **-4.0 [-6.5, -1.5]†** | 0.8500, **-5.0 [-10.0, -0.0]†** |" in lines
