@@ -14,7 +14,7 @@ from typing import Any
 from core.checkpoint import replacing
 from core.provenance import ROOT
 from core.result import ResultRow
-from evaluation.paired_seeds import ImageScores, SeedDifference, hierarchical_difference, seed_difference
+from evaluation.paired_seeds import ImageScores, SeedDifference, crossed_difference, seed_difference
 from experiments.paper_table import difference, interval_in_points
 from experiments.reporting.columns import COLUMNS, POCKET
 from experiments.reporting.results import read_records
@@ -89,7 +89,7 @@ class Budgets:
         found = [one for one in known if one is not None and column in one.iou]
         if len(found) == len(rows) and len({(one.images, one.instances) for one in found}) == 1:
             nothing = replace(found[0], iou={column: (0.0,) * len(found[0].images)})
-            return hierarchical_difference(found, [nothing] * len(found), column)
+            return crossed_difference(found, [nothing] * len(found), column)
         values = [value for row in rows if (value := getattr(row, column)) is not None]
         return seed_difference(values, [0.0] * len(values)) if len(values) > 1 else None
 
@@ -108,7 +108,7 @@ class Budgets:
         one, other = (score for score in known if score is not None)
         if (one.images, one.instances) != (other.images, other.instances):
             return None
-        return hierarchical_difference([one], [other], column), 1
+        return crossed_difference([one], [other], column), 1
 
 
 def _place(model: Model) -> tuple[int, float]:

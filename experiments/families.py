@@ -63,7 +63,7 @@ def differences_table(rows: pd.DataFrame) -> str:
     ]
     losses = [[_label(model), *(lost(model, column) for column in COLUMNS)] for model in MODELS]
     return (
-        "Over the same seeds, with 95 % intervals: seeds and images drawn again, or, marked †, Student's t over seeds, "
+        "Over the same seeds, with 95 % intervals: Student's t over seeds and images or, marked †, over seeds alone, "
         f"where files have no scores image by image; {_NONE}: fewer than two seeds have both.\n\n"
         + plain_table(header, lines)
         + "\n\nWhat is lost to the teacher, SAM 2 less SAM (above 0: less is lost on SAM 2):\n\n"

@@ -16,7 +16,7 @@ from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
-from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, hierarchical_difference, seed_difference
+from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, crossed_difference, seed_difference
 from experiments.reporting.columns import with_spread
 from experiments.reporting.text_tables import csv_lines
 from experiments.result_file import NAME, read_scored
@@ -27,8 +27,8 @@ _CONDITIONS = ("teacher", "data", "protocol", "instances", "images")
 _PROMPTS = {"miou_point": "point", "miou": "box"}
 """Prompts by the columns that orderings are looked up in."""
 _INTERVALS = {
-    True: "drawn again over seeds and images",
-    False: "of Student's t over seeds, marked †: their files have no scores image by image",
+    True: "of Student's t over seeds and images",
+    False: "of Student's t over seeds alone, marked †: their files have no scores image by image",
 }
 Run = tuple[str, float | None, int | None]
 """What a row must have to belong to a line: variant, ratio and bits."""
@@ -254,12 +254,12 @@ def difference(
     known = [scores.get(str(row.run_id)) for rows in sides for row in rows]
     if are_paired(known, column):
         first, second = ([scores[str(row.run_id)] for row in rows] for rows in sides)
-        return hierarchical_difference(first, second, column)
+        return crossed_difference(first, second, column)
     return seed_difference(*([getattr(row, column) for row in rows] for rows in sides))
 
 
 def interval_in_points(found: SeedDifference) -> str:
-    """A difference and its interval, times 100; marked where images were not drawn again."""
+    """A difference and its interval, times 100; marked where it is over seeds alone."""
     values = (100 * value for value in (found.difference, found.low, found.high))
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values) + ("" if found.over_images else "†")
 

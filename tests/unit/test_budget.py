@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from scipy.stats import t
 
 from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores
@@ -59,10 +60,12 @@ def budgets() -> Budgets:
 
 def test_levels_and_differences_say_what_their_intervals_cover(budgets: Budgets) -> None:
     slimsam, tinysam = budgets.runs["slimsam", 0.5], budgets.runs["tinysam", None]
-    # Image by image: between the two images, and the two seeds.
+    # Image by image: seeds give 0.00005 / 2, the images (0.15 ** 2 + 0.15 ** 2) / 2, with one degree of freedom each.
     level = budgets.level(slimsam[1600], "miou")
     assert level is not None and level.over_images and level.difference == pytest.approx(0.805)
-    assert level.low == pytest.approx(0.5, abs=1e-6) and level.high == pytest.approx(0.91, abs=1e-6)
+    assert (level.high - level.low) / 2 == pytest.approx(
+        t.ppf(0.975, 0.022525**2 / (0.000025**2 + 0.0225**2)) * 0.022525**0.5
+    )
     # Means alone: Student's t of 0.50 and 0.51, whose quantile for one degree of freedom is 12.706.
     level = budgets.level(tinysam[1600], "miou")
     assert level is not None and not level.over_images
@@ -81,7 +84,7 @@ def test_the_tables(budgets: Budgets) -> None:
     table = budget_table(budgets)
     assert "mIoU, box prompt, by images seen" in table and "| 1,600 | 20,000 |" in table
     levels = re.findall(r"^\| tinysam \| (.*) \| (.*) \|$", table, re.MULTILINE)
-    assert levels[0] == ("0.5050 [0.4415, 0.5685]†", "0.9500 [0.6500, 1.0500]¹")
+    assert levels[0] == ("0.5050 [0.4415, 0.5685]†", "0.9500 [-0.9559, 2.8559]¹")
     assert "| slimsam 0.5 | 1,600 to 20,000 | +10.0 [+10.0, +10.0]¹ | +10.0 [+10.0, +10.0]¹ |" in table
     each = "+30.0 [+30.0, +30.0]† | -5.0 [-5.0, -5.0]¹"
     assert f"| slimsam 0.5 - tinysam | {each} | {each} |" in table

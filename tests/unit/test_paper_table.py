@@ -31,7 +31,7 @@ def test_orderings_are_judged_by_intervals_over_paired_seeds() -> None:
     points = {"a": (0.70, 0.72), "b": (0.50, 0.52), "c": (0.505, 0.512), "d": (0.60, 0.61), "e": (0.1,)}
     measured = {(v, 0.77, None): [row(v, seed, p) for seed, p in enumerate(of)] for v, of in points.items()}
     lines = orderings(entries, measured, {})
-    assert "Student's t over seeds, marked †" in lines[0]
+    assert "Student's t over seeds alone, marked †" in lines[0]
     assert lines[4:] == [
         "| A > B | Table, 0.77 | **+20.0 [+20.0, +20.0]†** | +20.0 [+20.0, +20.0]† | published | holds |",
         "| B > C | Table, 0.77 | **+0.2 [-8.1, +8.4]†** | +0.2 [-8.1, +8.4]† | published | undecided |",
@@ -61,10 +61,10 @@ def test_files_with_scores_by_image_are_judged_over_seeds_and_images() -> None:
         for one, of in zip(rows, ((0.9, 0.6), (0.8, 0.7)) if variant == "a" else ((0.5, 0.5), (0.5, 0.5)), strict=True)
     }
     lines = orderings([entry("a", 0.5), entry("b", 0.4)], measured, scores)  # type: ignore[arg-type]
-    # (0.4 x 1 + 0.1 x 3) / 4 and (0.3 + 0.2 x 3) / 4: 20 points in the mean; the ends are 0.1 (seed 0, image 5 alone)
-    # and 0.4 (seed 0, image 3 alone).
-    assert "**+20.0 [+10.0, +40.0]** | +20.0 [+10.0, +40.0] | published | holds" in lines[-1]
-    assert "drawn again over seeds and images." in lines[0]
+    # Seeds: (0.4 x 1 + 0.1 x 3) / 4 and (0.3 + 0.2 x 3) / 4, 20 points in the mean, of variance 0.00125 / 2. Images
+    # move it by 0.5 x 0.15 and 1.5 x -0.05: 0.005625. In all 0.00625 with 1.2195 degrees of freedom (quantile 8.398).
+    assert "**+20.0 [-46.4, +86.4]** | +20.0 [-46.4, +86.4] | published | undecided" in lines[-1]
+    assert "of Student's t over seeds and images." in lines[0]
     del scores[measured["b", 0.77, None][1].run_id]
     assert "†" in orderings([entry("a", 0.5), entry("b", 0.4)], measured, scores)[-1]  # type: ignore[arg-type]
 
