@@ -142,15 +142,18 @@ def photographs_findings(found: Photographs) -> str:
         known = [(title, *each) for title, each in compared if each is not None]
         verdicts = {difference.verdict for _, difference, _ in known}
         shown = ", ".join(f"{title} {_shown(difference, seeds)}" for title, difference, seeds in known)
-        if verdicts == {"holds"}:
-            lines.append(f"- {label(first)} is ahead of {label(second)}: {shown}.")
-        elif verdicts == {"reversed"}:
-            lines.append(f"- {label(first)} is behind {label(second)}: {shown}.")
-        elif verdicts == {"undecided"}:
-            lines.append(f"- {label(first)} against {label(second)} is undecided: {shown}.")
-        elif verdicts:
-            lines.append(f"- {label(first)} against {label(second)} depends on what is asked: {shown}.")
+        if verdicts:
+            lines.append(f"- {label(first)} {_said(verdicts).format(label(second))}: {shown}.")
     return "\n".join(lines)
+
+
+def _said(verdicts: set[str]) -> str:
+    """What verdicts on several measures say of two models together."""
+    sides = {"holds": "is ahead of {}", "reversed": "is behind {}"}
+    decided = [words for verdict, words in sides.items() if verdict in verdicts]
+    if len(decided) == 1:
+        return decided[0] + (" where anything is decided" if "undecided" in verdicts else "")
+    return "against {} depends on what is asked" if decided else "against {} is undecided"
 
 
 def photographs_leaders(found: Photographs) -> str:

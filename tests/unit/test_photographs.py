@@ -10,6 +10,7 @@ from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores
 from experiments.photographs import (
     Photographs,
+    _said,
     photographs_findings,
     photographs_leaders,
     photographs_table,
@@ -98,6 +99,21 @@ def test_sentences_say_what_intervals_decide(photographs: Photographs) -> None:
     )
     assert lines[1].startswith("- slimsam 0.5 ") and "tinysam" in lines[1]
     assert lines[2].startswith("- mobilesam against tinysam is undecided: ")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ({"holds"}, "is ahead of B"),
+        ({"holds", "undecided"}, "is ahead of B where anything is decided"),
+        ({"reversed"}, "is behind B"),
+        ({"reversed", "undecided"}, "is behind B where anything is decided"),
+        ({"undecided"}, "against B is undecided"),
+        ({"holds", "reversed", "undecided"}, "against B depends on what is asked"),
+    ],
+)
+def test_what_several_measures_say_together(verdicts: set[str], words: str) -> None:
+    assert _said(verdicts).format("B") == words
 
 
 def test_leaders_are_ahead_of_all_others_and_rulers_stand_beside(photographs: Photographs) -> None:
