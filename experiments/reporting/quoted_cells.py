@@ -77,4 +77,4 @@ def _lines(text: str) -> Iterator[dict[str, str]]:
 
 
 def _cells(line: str) -> list[str]:
-    return [cell.strip().strip("*`").strip() for cell in line.strip().strip("|").split("|")]
+    return [cell.replace("**", "").strip(" *`") for cell in line.strip().strip("|").split("|")]

@@ -11,6 +11,7 @@ TABLE = """Of the box, in points.
 |---|---|---|
 | one | `a` | 0.9 |
 | two | `a` | **0.8** |
+| three | `a` | 0.7, **+0.1 [+0.0, +0.2]**† |
 
 | ordering | of | point | box |
 |---|:-:|---|---|
@@ -30,6 +31,7 @@ def page(mark: str) -> str:
         ("t; a > b; one; box; undecided", "-0.2 [-0.9, +0.4]"),
         ("t; a > b; two; point; below", "-3.0 [-4.0, -2.0]"),
         ("t; two; a; mIoU; value", "0.8"),
+        ("t; three; a; mIoU; undecided", "0.7, +0.1 [+0.0, +0.2]†"),
     ],
 )
 def test_a_figure_is_that_of_its_line_and_column(mark: str, figure: str) -> None:
