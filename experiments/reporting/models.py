@@ -27,11 +27,11 @@ CONDITIONS = ("data", "protocol", "source", "instances", "images", "detections",
 _SCORED_ON = ("data", "protocol", "instances", "images", "detections", "axes")
 _IDENTITY = (
     *("method", "ratio", "teacher", "student", "variant", "weight_bits", "activation_bits", "images_seen"),
-    *("device", "precision"),
+    "precision",
 )
-"""What makes two rows the same model, but for the seed."""
+"""What makes two rows the same model, but for the seed and, where every seed has but one, the device."""
 _NEEDED = (
-    *(*_SCORED_ON, *_IDENTITY, "status", "run_id", "seed", "settings", "miou", "miou_small", "miou_medium"),
+    *(*_SCORED_ON, *_IDENTITY, "device", "status", "run_id", "seed", "settings", "miou", "miou_small", "miou_medium"),
     *("miou_large", "miou_point", "ap", "ap_small", "ap_medium", "ap_large", "parameters", "macs_full"),
     *("macs_modules", "size_bytes", "encoder_latency_ms", "latency_reference", "encoder_latency_ratio", "device_hours"),
 )
@@ -85,8 +85,9 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
         alone = alone or are_different(row["settings"] for row in group if row["method"] not in COMPARISONS)
         parts = [(again[:1], again) for again in repeats] if alone else [([again[0] for again in repeats], group)]
         for part, behind in parts:
-            line = _line(part, part if alone else group, differing[part[0]["data"], part[0]["protocol"]])
-            line["encoder_latency_ratio"] = in_turns.get(_shape(line)) or _own_ratio(part if alone else group)
+            timed = _on_one_device(part if alone else group)
+            line = _line(part, timed, differing[part[0]["data"], part[0]["protocol"]])
+            line["encoder_latency_ratio"] = in_turns.get(_shape(line)) or _own_ratio(timed)
             if alone and part[0]["run_id"]:
                 line["model"] += f", {part[0]['run_id']}"
             lines.append({**line, "scored_on": _scored_on(part[0]), "rows": tuple(row["place"] for row in behind)})
@@ -118,11 +119,22 @@ def _scored_on(row: Record) -> tuple[Any, ...]:
 
 
 def _same_models(rows: Sequence[Record]) -> Iterable[list[Record]]:
-    """The rows of each model, in the order of first rows."""
+    """The rows of each model, in the order of first rows; by device, where a seed has rows of several."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for row in rows:
         groups.setdefault((*_scored_on(row), *(row[key] for key in _IDENTITY)), []).append(row)
-    return groups.values()
+    for group in groups.values():
+        by_device: dict[str | None, list[Record]] = {}
+        for row in group:
+            by_device.setdefault(row["device"], []).append(row)
+        seeds = [seed for of_device in by_device.values() for seed in {row["seed"] for row in of_device}]
+        yield from [group] if len(seeds) == len(set(seeds)) else by_device.values()
+
+
+def _on_one_device(rows: Sequence[Record]) -> list[Record]:
+    """The rows of the device that most are of, whose times belong together."""
+    (device, _), *_ = Counter(row["device"] for row in rows).most_common()
+    return [row for row in rows if row["device"] == device]
 
 
 def _repeats(group: Sequence[Record]) -> list[list[Record]]:
@@ -171,6 +183,7 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
         **means,
         **{name: None if value is None else round(value) for name, value in whole.items()},
         "source": MEASURED,
+        "device": " and ".join(sorted({row["device"] for row in rows if row["device"]})) or None,
         "model": model_label(first),
         "choices": ", ".join(f"{name}={value}" for name, value in axes) or None,
         "seeds": tuple(sorted(row["seed"] for row in rows if row["seed"] is not None)),

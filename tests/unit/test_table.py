@@ -115,6 +115,14 @@ def test_other_settings_are_other_lines() -> None:
     assert only(table_rows([student(0, 0.5), student(0, 0.5), student(1, 0.75)]), "slimsam").seeds == (0, 1)
 
 
+def test_seeds_of_two_machines_are_one_line_whose_times_are_of_one() -> None:
+    rows = [student(0, 0.5, encoder_latency_ms=2.0), student(1, 0.75, encoder_latency_ms=4.0)]
+    rows.append(student(2, 1.0, device="another CPU", encoder_latency_ms=100.0))
+    line = only(table_rows(rows), "slimsam")
+    assert (line.seeds, line.score, line.device) == ((0, 1, 2), 0.75, "a CPU and another CPU")
+    assert line.encoder_latency_ms == 3.0
+
+
 def test_choices_of_a_protocol_are_reported_where_they_differ() -> None:
     kinds = [
         row("teacher", None, protocol="tinysam@1", ap=0.25, miou=None, axes={"boxes": b, "score": "x"}) for b in "12"
