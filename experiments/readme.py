@@ -200,8 +200,10 @@ def _outcome(preset: str, group: str) -> str:
         return ""
     entries = [entry for entry in presets()[preset] if entry.group.startswith(group)]
     rows, scores = rows_of_runs(ROOT / "results" / preset)
-    claimed = [one for one in judge(entries, by_run(entries, rows), scores) if one.better.claimed]
-    counts = Counter(one.nearest.verdict for one in claimed)
+    judged = judge(entries, by_run(entries, rows), scores)
+    counts = Counter(one.nearest.verdict for one in judged if one.better.claimed)
+    if judged and not counts:
+        return "none is published"
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict]) or "no rows yet"
 
 
