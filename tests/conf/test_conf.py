@@ -234,14 +234,16 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
     params = raw["hydra"]["sweeper"]["params"]
     entries = presets()[preset]
     # The teacher is scored beside every run.
-    assert set(params["variant"].split(",")) == {entry.variant for entry in entries} - {"teacher"}
+    variants = str(params.get("variant", raw.get("name"))).split(",")
+    assert set(variants) == {entry.variant for entry in entries} - {"teacher"}
     ratios = {float(ratio) for ratio in str(params["ratio"]).split(",")} if "ratio" in params else {None}
     assert ratios == {entry.ratio for entry in entries}
     assert params["seed"] == "0,1,2"
     seen, of_calibration = set(), set[int]()
-    for variant in params["variant"].split(","):
-        ratio = "ratio=0.5" if "ratio" in params else "ratio=null"
-        settings = settings_of(compose("config", f"experiment={preset}", f"variant={variant}", ratio))
+    for variant in variants:
+        given = [f"experiment={preset}", "ratio=0.5" if "ratio" in params else "ratio=null"]
+        given += [f"variant={variant}"] if "variant" in params else []
+        settings = settings_of(compose("config", *given))
         assert settings.name == variant
         # What is quantised sees no training images; how many it is calibrated on is what some lines ask.
         images = None if variant.startswith("ptq_images_") else getattr(settings.method, "images", None)
