@@ -258,10 +258,10 @@ def difference(
     return seed_difference(*([getattr(row, column) for row in rows] for rows in sides))
 
 
-def interval_in_points(found: SeedDifference) -> str:
+def interval_in_points(found: SeedDifference, digits: int = 1) -> str:
     """A difference and its interval, times 100; marked where it is over seeds alone."""
-    values = (100 * value for value in (found.difference, found.low, found.high))
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values) + ("" if found.over_images else "†")
+    difference, low, high = (f"{100 * value:+.{digits}f}" for value in (found.difference, found.low, found.high))
+    return f"{difference} [{low}, {high}]" + ("" if found.over_images else "†")
 
 
 def _over_seeds(rows: Sequence[ResultRow], column: str) -> str:

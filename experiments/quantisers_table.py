@@ -110,7 +110,7 @@ def quantisers_table(found: Quantisers) -> str:
                 mechanisms.append([_bits(bits), MECHANISMS[after], *map(_decided, pairs)])
     names = [METRICS[metric] for metric in metrics]
     parts = [
-        f"Box mIoU, and of two seeds or more what it is below float ({float_row.miou:.4f}) in points; protocol "
+        f"Box mIoU, and of two seeds or more its difference to float ({float_row.miou:.4f}) in points; protocol "
         f"`{first.protocol}` on held-out `{first.data}`, {first.instances:,} instances in {first.images:,} images; "
         f"{first.device}, {first.precision}. In brackets 95 % intervals, † over seeds alone (Student's t); bold "
         "where they exclude 0.",
@@ -139,7 +139,7 @@ def _level(rows: Sequence[ResultRow] | None, lost: SeedDifference | None) -> str
 def _decided(gain: SeedDifference | None) -> str:
     if gain is None:
         return ""
-    text = interval_in_points(gain)
+    text = interval_in_points(gain, digits=2)
     return text if gain.verdict == "undecided" else f"**{text}**"
 
 

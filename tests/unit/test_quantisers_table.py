@@ -42,19 +42,17 @@ def folder(tmp_path: Path) -> Path:
 def test_cells_say_what_is_lost_and_what_is_gained(folder: Path) -> None:
     """By hand: t of two degrees of freedom is 4.303; a spread of 0.01 over three seeds gives 4.303 x 0.01 / sqrt(3)."""
     text = quantisers_table(Quantisers.of(folder))
-    assert (
-        "below float (0.9000) in points; protocol `box_point@1` on held-out `shapes`, 450 instances in 100 images"
-        in text
-    )
+    assert "its difference to float (0.9000) in points; protocol `box_point@1` on held-out" in text
+    assert "`shapes`, 450 instances in 100 images" in text
     assert "| bits | mechanisms | seeds | squared error | hessian (Fisher) |" in text
     lines = text.splitlines()
-    assert "| W4A4 | statistics | 3 | 0.8600, **-4.0 [-6.5, -1.5]†** | 0.8500, **-5.0 [-10.0, -0.0]†** |" in lines
+    assert "| W4A4 | statistics | 3 | 0.8600, **-4.00 [-6.48, -1.52]†** | 0.8500, **-5.00 [-9.97, -0.03]†** |" in lines
     assert "| W4, activations float | statistics | 1 | 0.8990 |  |" in lines
     # The same seeds move together: nothing is left of their spread.
-    assert "| W4A4 | + BIG, PCC | +0.0 [+0.0, +0.0]† |  |" in lines
-    assert "| W4A4 | + reconstruction | **+2.0 [+2.0, +2.0]†** |  |" in lines
+    assert "| W4A4 | + BIG, PCC | +0.00 [+0.00, +0.00]† |  |" in lines
+    assert "| W4A4 | + reconstruction | **+2.00 [+2.00, +2.00]†** |  |" in lines
     assert "| bits | mechanisms | hessian (Fisher) over squared error |" in lines
-    assert "| W4A4 | statistics | -1.0 [-3.5, +1.5]† |" in lines
+    assert "| W4A4 | statistics | -1.00 [-3.48, +1.48]† |" in lines
 
 
 def test_runs_that_do_not_belong_together_are_refused(folder: Path) -> None:
