@@ -148,10 +148,11 @@ def budget_table(found: Budgets) -> str:
     header = ["first less second, points", *(f"{prompt}, {n:,}" for prompt in MEASURES.values() for n in seen)]
     parts.append("Who is ahead:\n\n" + plain_table(header, rivals))
     one = found.comparisons["teacher"]
+    devices = {row.device for of in found.runs.values() for rows in of.values() for row in rows if row.device}
     about = (
         f"Protocol `{one.protocol}` on held-out `{one.data}`, {one.instances:,} instances in {one.images:,} images; "
-        f"{one.device}, {one.precision}. In brackets 95 % intervals: over seeds and images; † over seeds alone "
-        "(Student's t), where files have no scores image by image; ¹ one seed, over images alone, which says nothing "
+        f"{' and '.join(sorted(devices))}, {one.precision}. In brackets 95 % intervals: over seeds and images; † over "
+        "seeds alone (Student's t), where files have no scores image by image; ¹ one seed, over images alone, which says nothing "
         "of other seeds."
     )
     return "\n\n".join([about, *parts])

@@ -73,9 +73,10 @@ def quality_table(rows: pd.DataFrame) -> str:
     header = ["model", "seeds", "images seen", "mIoU box", "mIoU point", "to teacher, box / point (points)"]
     header += ["parameters", "MACs `full`", "MACs `modules`", "file"]
     lines = [[_name(line), *_cells(line, _FIGURES)] for line in sorted(models, key=_place)]
+    devices = sorted(set(rows["device"].dropna()))
     return (
         f"Protocol `{teacher['protocol']}` on held-out `{teacher['data']}`, {teacher['instances']:,} instances in "
-        f"{teacher['images']:,} images; {teacher['device']}, {teacher['precision']}; mean ± standard deviation over "
+        f"{teacher['images']:,} images; {' and '.join(devices)}, {teacher['precision']}; mean ± standard deviation over "
         f"seeds. Commands: `results/README.md`.\n\n{plain_table(header, lines)}"
     )
 
