@@ -152,8 +152,8 @@ def budget_table(found: Budgets) -> str:
     about = (
         f"Protocol `{one.protocol}` on held-out `{one.data}`, {one.instances:,} instances in {one.images:,} images; "
         f"{' and '.join(sorted(devices))}, {one.precision}. In brackets 95 % intervals: over seeds and images; † over "
-        "seeds alone (Student's t), where files have no scores image by image; ¹ one seed, over images alone, which says nothing "
-        "of other seeds."
+        "seeds alone (Student's t), where files have no scores image by image; ¹ one seed, over images alone, "
+        "which says nothing of other seeds."
     )
     return "\n\n".join([about, *parts])
 

@@ -76,8 +76,8 @@ def quality_table(rows: pd.DataFrame) -> str:
     devices = sorted(set(rows["device"].dropna()))
     return (
         f"Protocol `{teacher['protocol']}` on held-out `{teacher['data']}`, {teacher['instances']:,} instances in "
-        f"{teacher['images']:,} images; {' and '.join(devices)}, {teacher['precision']}; mean ± standard deviation over "
-        f"seeds. Commands: `results/README.md`.\n\n{plain_table(header, lines)}"
+        f"{teacher['images']:,} images; {' and '.join(devices)}, {teacher['precision']}; mean ± standard "
+        f"deviation over seeds. Commands: `results/README.md`.\n\n{plain_table(header, lines)}"
     )
 
 

@@ -119,7 +119,7 @@ def _scored_on(row: Record) -> tuple[Any, ...]:
 
 
 def _same_models(rows: Sequence[Record]) -> Iterable[list[Record]]:
-    """The rows of each model, in the order of first rows; by device, where a seed has rows of several."""
+    """The rows of each model, in the order of first rows; by device, where a seed of a student has rows of several."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for row in rows:
         groups.setdefault((*_scored_on(row), *(row[key] for key in _IDENTITY)), []).append(row)
@@ -128,7 +128,9 @@ def _same_models(rows: Sequence[Record]) -> Iterable[list[Record]]:
         for row in group:
             by_device.setdefault(row["device"], []).append(row)
         seeds = [seed for of_device in by_device.values() for seed in {row["seed"] for row in of_device}]
-        yield from [group] if len(seeds) == len(set(seeds)) else by_device.values()
+        # What many runs compare with is one thing wherever it scores the same.
+        alike = group[0]["method"] in COMPARISONS and all(_is_same(row, group[0]) for row in group)
+        yield from [group] if alike or len(seeds) == len(set(seeds)) else by_device.values()
 
 
 def _on_one_device(rows: Sequence[Record]) -> list[Record]:
@@ -183,7 +185,7 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
         **means,
         **{name: None if value is None else round(value) for name, value in whole.items()},
         "source": MEASURED,
-        "device": " and ".join(sorted({row["device"] for row in rows if row["device"]})) or None,
+        "device": " and ".join(sorted({row["device"] for row in [*rows, *timed] if row["device"]})) or None,
         "model": model_label(first),
         "choices": ", ".join(f"{name}={value}" for name, value in axes) or None,
         "seeds": tuple(sorted(row["seed"] for row in rows if row["seed"] is not None)),

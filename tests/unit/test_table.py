@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,13 @@ def test_seeds_of_two_machines_are_one_line_whose_times_are_of_one() -> None:
     line = only(table_rows(rows), "slimsam")
     assert (line.seeds, line.score, line.device) == ((0, 1, 2), 0.75, "a CPU and another CPU")
     assert line.encoder_latency_ms == 3.0
+
+
+def test_a_teacher_that_scores_alike_on_two_machines_is_one_line() -> None:
+    again = replace(TEACHER, device="another CPU")
+    assert len(table_rows([TEACHER, again])) == 1
+    assert again.miou is not None
+    assert len(table_rows([TEACHER, replace(again, miou=again.miou - 0.01)])) == 2
 
 
 def test_choices_of_a_protocol_are_reported_where_they_differ() -> None:
