@@ -299,8 +299,7 @@ def test_each_variant_changes_a_setting() -> None:
     seen = set()
     for variant in choices("variant"):
         settings = compose("config", f"variant={variant}", "ratio=0.5")
-        method = OmegaConf.to_container(settings.method, resolve=True)
-        seen.add((repr(method), settings.data.count))
+        seen.add((repr(OmegaConf.to_container(settings.method, resolve=True)), settings.data.count))
     # Two tables have names of their own for the defaults of quantisation: ptq_hessian and ptq_plain.
     assert len(seen) == len(choices("variant")) - 1
 

@@ -291,11 +291,16 @@ def test_dark_and_light(folder: Path, page: Any) -> None:
     found = {}
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        found[scheme] = (page.evaluate(ground), page.evaluate(grid))
+        # The plot follows a moment later.
+        for other, _ in found.values():
+            page.wait_for_function(f"{grid} !== '{other}'")
+        found[scheme] = (page.evaluate(grid), page.evaluate(ground))
         page.locator("#theme").click()
-        assert page.evaluate(ground) != found[scheme][0] and page.evaluate(grid) != found[scheme][1]
+        page.wait_for_function(f"{grid} !== '{found[scheme][0]}'")
+        assert page.evaluate(ground) != found[scheme][1]
         page.locator("#theme").click()
-        assert (page.evaluate(ground), page.evaluate(grid)) == found[scheme]
+        page.wait_for_function(f"{grid} === '{found[scheme][0]}'")
+        assert page.evaluate(ground) == found[scheme][1]
         page.evaluate("location.hash = ''")
         page.wait_for_function("!('theme' in document.documentElement.dataset)")
     assert found["light"] != found["dark"]

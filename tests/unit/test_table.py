@@ -100,12 +100,9 @@ def test_baselines_stand_beside_the_only_teacher() -> None:
 
 
 def test_other_settings_are_other_lines() -> None:
-    apart = [student(0, 0.5), student(0, 0.5, images_seen=50), student(0, 0.5, variant="taylor")]
-    apart += [
-        student(0, 0.5, weight_bits=8, activation_bits=8),
-        student(0, 0.5, device="a GPU"),
-        student(0, 0.5, ratio=0.7),
-    ]
+    others: list[dict[str, Any]] = [{}, {"images_seen": 50}, {"variant": "taylor"}, {"device": "a GPU"}, {"ratio": 0.7}]
+    others.append({"weight_bits": 8, "activation_bits": 8})
+    apart = [student(0, 0.5, **other) for other in others]
     assert len(table_rows(apart)) == len(apart)
     # The same seed with another score: something differs that no column tells, so nothing is averaged.
     other = student(0, 0.625, run_id="slimsam-s0-11111111")
@@ -127,8 +124,7 @@ def test_seeds_of_two_machines_are_one_line_whose_times_are_of_one() -> None:
 def test_a_teacher_that_scores_alike_on_two_machines_is_one_line() -> None:
     again = replace(TEACHER, device="another CPU")
     assert len(table_rows([TEACHER, again])) == 1
-    assert again.miou is not None
-    assert len(table_rows([TEACHER, replace(again, miou=again.miou - 0.01)])) == 2
+    assert len(table_rows([TEACHER, replace(again, miou=0.125)])) == 2
 
 
 def test_choices_of_a_protocol_are_reported_where_they_differ() -> None:
