@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from core.provenance import ROOT
 from core.result import ResultRow
 from experiments.cli.command_line import main
-from experiments.commands.latency import _names
+from experiments.commands.latency import _committed, _names
 from experiments.reporting.models import models_frame
 from experiments.result_file import read_result
 
@@ -63,6 +65,15 @@ def row(method: str, **changes: object) -> ResultRow:
 def ratio_of(rows: list[ResultRow], method: str) -> float | None:
     lines = models_frame(pd.DataFrame([{**vars(one), "settings": None} for one in rows], dtype=object))
     return lines[lines["method"] == method]["encoder_latency_ratio"].iloc[0]
+
+
+def test_a_committed_student_of_two_methods_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chains = sorted((ROOT / "results" / "leaderboard_photo").glob("mobilesam+tinysam-*.json"))
+    monkeypatch.setattr("experiments.commands.latency.committed_files", lambda: chains)
+    assert chains and not list(_committed([], torch.device("cpu")))
+    assert f"left out: {chains[0].name}: " in capsys.readouterr().err
 
 
 def test_tables_show_what_was_measured_of_the_shape_and_else_what_runs_measured() -> None:
