@@ -225,10 +225,16 @@ def with_tables(text: str) -> str:
     """A page with its tables made anew between their ``<!-- table:NAME -->`` marks, and the figures it quotes of them.
 
     Raises:
-        InputError: a sentence says what the rows do not.
+        InputError: a mark names no table, or a sentence says what the rows do not.
     """
-    made = cache(lambda name: makers[name]())
     makers = _tables()
+
+    @cache
+    def made(name: str) -> str:
+        if name not in makers:
+            raise InputError(f'there is no table "{name}"; there are {", ".join(sorted(makers))}')
+        return makers[name]()
+
     marked = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
     text = marked.sub(lambda marks: f"{marks[1]}{made(marks[2])}\n{marks[3]}", text)
     return with_quotes(text, made)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from core.errors import InputError
 from core.provenance import ROOT
 from evaluation.protocols import PROTOCOLS
 from experiments.budget import NAME as BUDGET
@@ -96,6 +97,14 @@ def test_the_index_of_papers_names_what_is_there() -> None:
         assert line["preset"] or line["note"], line["item"]
         preset = re.search(r"experiment=(\w+)", line["command"])
         assert preset is None or (ROOT / "conf" / "experiment" / f"{preset[1]}.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    "mark", ["<!-- table:tabel -->\n<!-- /table:tabel -->", "<!-- cell:tabel; a; b; value --><!-- /cell -->"]
+)
+def test_a_mark_of_no_table_is_an_error(mark: str) -> None:
+    with pytest.raises(InputError, match=r'there is no table "tabel"; there are .*slimsam_table2'):
+        with_tables(mark)
 
 
 def test_every_page_says_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> None:
