@@ -86,8 +86,8 @@ def distance(metric: str, found: Tensor, expected: Tensor, gradient: Tensor | No
     error = found - expected
     # Where no loss depends on a layer, all its errors count alike.
     if metric == "hessian" and gradient is not None:
-        error = error * gradient
-    return error.square().sum(dims)
+        error.mul_(gradient)
+    return error.square_().sum(dims)
 
 
 def best_of(candidates: list[Tensor], score: Callable[[Tensor], Tensor]) -> Tensor:

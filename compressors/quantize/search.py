@@ -93,12 +93,12 @@ def _search_weight(layer: QuantizedLayer, records: list[TracedCall], how: Search
     assert weight is not None
     inputs = [quantized(layer.input_quantizer, record.inputs[0]) for record in records]
     lowest, highest = _weight_range(layer)
+    error = _error_by_weight_scale(layer, records, how.metric)
 
     def score(scale: Tensor) -> Tensor:
         quantizer.scale.copy_(scale)
         quantised = quantizer(weight)
-        found = [computed(layer, x, quantised) for x in inputs]
-        return _by_weight_scale(layer, found, records, how.metric)
+        return error([computed(layer, x, quantised) for x in inputs])
 
     candidates = []
     for share in how.shares():
@@ -110,10 +110,10 @@ def _search_weight(layer: QuantizedLayer, records: list[TracedCall], how: Search
 def _search_input(layer: QuantizedLayer, trace: LayerTrace, records: list[TracedCall], how: Search) -> None:
     quantizer, weight = layer.input_quantizer, layer.effective_weight()
     assert quantizer is not None
+    error_of = _error_in_all(records, how.metric)
 
     def error() -> Tensor:
-        found = [computed(layer, quantizer(record.inputs[0]), weight) for record in records]
-        return _in_all(found, records, how.metric)
+        return error_of([computed(layer, quantizer(record.inputs[0]), weight) for record in records])
 
     _search_range(quantizer, trace.lowest[0], trace.highest[0], how, error)
 
@@ -122,9 +122,10 @@ def _search_output(layer: QuantizedLayer, trace: LayerTrace, records: list[Trace
     quantizer, weight = layer.output_quantizer, layer.effective_weight()
     assert quantizer is not None
     outputs = [computed(layer, quantized(layer.input_quantizer, record.inputs[0]), weight) for record in records]
+    error_of = _error_in_all(records, how.metric)
 
     def error() -> Tensor:
-        return _in_all([quantizer(output) for output in outputs], records, how.metric)
+        return error_of([quantizer(output) for output in outputs])
 
     _search_range(quantizer, trace.lowest[1], trace.highest[1], how, error)
 
@@ -140,13 +141,14 @@ def _search_operand(
     other = (product.right, product.left)[index]
     fixed = [other(record.inputs[1 - index]) for record in records]
     by_head = isinstance(quantizer, UniformQuantizer) and quantizer.axis is not None
+    error_of = _error_in_all(records, how.metric, by_head)
 
     def error() -> Tensor:
         found = []
         for record, constant in zip(records, fixed, strict=True):
             moving = quantizer(record.inputs[index])
             found.append(moving @ constant if index == 0 else constant @ moving)
-        return _in_all(found, records, how.metric, by_head)
+        return error_of(found)
 
     _search_range(quantizer, trace.lowest[index], trace.highest[index], how, error)
 
@@ -248,26 +250,29 @@ def _stacked(records: list[TracedCall]) -> list[TracedCall]:
     return stacked
 
 
-def _in_all(found: list[Tensor], records: list[TracedCall], metric: str, by_head: bool = False) -> Tensor:
+def _error_in_all(records: list[TracedCall], metric: str, by_head: bool = False) -> Callable[[list[Tensor]], Tensor]:
     """The distance over everything, or by head ``[h]`` of ``[B, h, M, N]``."""
 
     # [heads or 1, everything else]
     def arranged(x: Tensor) -> Tensor:
         return x.transpose(0, 1).flatten(1) if by_head else x.reshape(1, -1)
 
-    return _joined(found, records, metric, arranged)
+    return _error(records, metric, arranged)
 
 
-def _by_weight_scale(layer: QuantizedLayer, found: list[Tensor], records: list[TracedCall], metric: str) -> Tensor:
+def _error_by_weight_scale(
+    layer: QuantizedLayer, records: list[TracedCall], metric: str
+) -> Callable[[list[Tensor]], Tensor]:
     """The distance of the outputs behind each scale of a weight, in the shape of the scales."""
     shape = layer.weight_quantizer.shape
     if not shape:
-        return _in_all(found, records, metric).reshape(())
+        in_all = _error_in_all(records, metric)
+        return lambda found: in_all(found).reshape(())
     scales, grid = max(shape), layer.weight_quantizer
     if grid.parts:
         # Of linear layers alone, whose outputs are the weight's rows.
-        found_of = _joined(found, records, metric, lambda x: grid.by_part(x.movedim(-1, 0).flatten(1)).flatten(1))
-        return grid.of_parts(found_of)
+        by_part = _error(records, metric, lambda x: grid.by_part(x.movedim(-1, 0).flatten(1)).flatten(1))
+        return lambda found: grid.of_parts(by_part(found))
 
     def arranged(x: Tensor) -> Tensor:
         channels = x.transpose(0, 1) if isinstance(layer, QuantizedConvolution) else x.movedim(-1, 0)
@@ -275,18 +280,26 @@ def _by_weight_scale(layer: QuantizedLayer, found: list[Tensor], records: list[T
         channels = channels.reshape(-1, scales, channels[0].numel())
         return channels.transpose(0, 1).flatten(1)
 
-    return _joined(found, records, metric, arranged).reshape(shape)
+    by_scale = _error(records, metric, arranged)
+    return lambda found: by_scale(found).reshape(shape)
 
 
-def _joined(
-    found: list[Tensor], records: list[TracedCall], metric: str, arranged: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """The distance over the second dimension of all records together, each arranged as ``[scales, everything]``."""
-    one = torch.cat([arranged(x) for x in found], 1)
-    other = torch.cat([arranged(record.output) for record in records], 1)
+def _error(
+    records: list[TracedCall], metric: str, arranged: Callable[[Tensor], Tensor]
+) -> Callable[[list[Tensor]], Tensor]:
+    """The distance of what is found for each record to what it was in float, over all records together.
+
+    Args:
+        arranged: a record as ``[scales, everything]``; the distance is over the second dimension.
+    """
+    expected = _joined([arranged(record.output) for record in records])
     gradients = [arranged(record.gradient) for record in records if record.gradient is not None]
-    gradient = torch.cat(gradients, 1) if len(gradients) == len(records) else None
-    return distance(metric, one, other, gradient, (1,))
+    gradient = _joined(gradients) if len(gradients) == len(records) else None
+    return lambda found: distance(metric, _joined([arranged(x) for x in found]), expected, gradient, (1,))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 @torch.no_grad()

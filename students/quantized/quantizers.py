@@ -122,6 +122,9 @@ class UniformQuantizer(nn.Module):
             return quantize_dequantize(x, self.scale, self.zero_point, self.low, self.high, self.axis)
         scale, zero = self.spread(self.scale), self.spread(self.zero_point)
         scaled = x.float() / scale
+        if not torch.is_grad_enabled():
+            # In place, since the search for grids is this and a matrix product, thousands of times.
+            return scaled.round_().add_(zero).clamp_(self.low, self.high).sub_(zero).mul_(scale).to(x.dtype)
         codes = (pass_gradient(torch.round(scaled), scaled) + zero).clamp(self.low, self.high)
         return ((codes - zero) * scale).to(x.dtype)
 
