@@ -61,8 +61,7 @@ WITHOUT_RATIO = (
             "ptq_mechanisms",
             "ptq_reference",
             "ptq_schemes",
-            "ptq_state_of_the_art",
-            "ptq_state_of_the_art_w4",
+            *("ptq_state_of_the_art", "ptq_state_of_the_art_w4"),
         )
     ),
 )
@@ -130,7 +129,8 @@ def test_every_file_composes(path: Path) -> None:
         overrides.append("ratio=null")
     if group == "student":
         overrides += ["method=mobilesam", *(["student.name=resnet18"] if path.stem == "timm" else [])]
-    if (group in ("data", "evaluation") and not path.stem.startswith("shapes")) or path.stem == "leaderboard_photo":
+    photo = group == "experiment" and path.stem.endswith("_photo")
+    if photo or (group in ("data", "evaluation") and not path.stem.startswith("shapes")):
         overrides.append("data.root=somewhere")
     if group == "evaluation":
         scored = settings_of(composed("evaluate", *overrides))
@@ -242,7 +242,7 @@ def test_a_preset_sweeps_over_the_lines_of_its_table(preset: str) -> None:
     seen, of_calibration = set(), set[int]()
     for variant in variants:
         given = [f"experiment={preset}", "ratio=0.5" if "ratio" in params else "ratio=null"]
-        given += [f"variant={variant}"] if "variant" in params else []
+        given += [f"variant={variant}"] * ("variant" in params) + ["data.root=somewhere"] * preset.endswith("_photo")
         settings = settings_of(compose("config", *given))
         assert settings.name == variant
         # What is quantised sees no training images; how many it is calibrated on is what some lines ask.
