@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, product
+from pathlib import Path
 
 from core.provenance import ROOT
 from core.result import ResultRow
@@ -40,11 +41,11 @@ class Photographs:
     scored: Mapping[str, Budgets]
 
     @classmethod
-    def committed(cls) -> "Photographs":
-        """Those of ``results/``."""
-        runs, scores = read_scored(sorted((ROOT / "results" / NAME).glob("*.json")))
-        evaluated, evaluated_scores = read_scored(sorted((ROOT / "results" / ON_COCO).glob("*.json")))
-        return cls.of(runs, scores, evaluated, evaluated_scores)
+    def committed(cls, ending: str = "") -> "Photographs":
+        """Those of ``results/``; ``ending`` as of :meth:`of`."""
+        runs, scores = read_scored(committed_of(NAME).values())
+        evaluated, evaluated_scores = read_scored(committed_of(ON_COCO).values())
+        return cls.of(runs, scores, evaluated, evaluated_scores, ending)
 
     @classmethod
     def of(
@@ -53,8 +54,22 @@ class Photographs:
         scores: Mapping[str, ImageScores],
         evaluated: list[ResultRow],
         evaluated_scores: Mapping[str, ImageScores],
+        ending: str = "",
     ) -> "Photographs":
-        """Rows of runs, and of evaluations of their students, joined by the id of the run."""
+        """Rows of runs, and of evaluations of their students, joined by the id of the run.
+
+        Args:
+            ending: of methods, such as ``+ptq``; those that end so stand under the method before it, others are left
+                out.
+        """
+        runs, evaluated = (
+            [
+                row if row.student is None else replace(row, method=row.method.removesuffix(ending))
+                for row in rows
+                if row.student is None or row.method.endswith(ending)
+            ]
+            for rows in (runs, evaluated)
+        )
         seen = {row.run_id: row.images_seen for row in runs if row.student is not None}
         again = [
             replace(row, status="finished", images_seen=seen.get(row.run_id) if row.student is not None else None)
@@ -86,6 +101,11 @@ class Photographs:
         """The difference of two students, and over how many seeds."""
         rows = [self.rows(data, model) for model in (first, second)]
         return self.scored[data].between(rows[0], rows[1], column) if all(rows) else None
+
+
+def committed_of(folder: str) -> dict[str, Path]:
+    """The files of a folder of ``results/`` by name: the id of the run, or the teacher's name."""
+    return {path.stem: path for path in sorted((ROOT / "results" / folder).glob("*.json"))}
 
 
 def photographs_table(found: Photographs) -> str:

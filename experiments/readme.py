@@ -18,6 +18,7 @@ from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
 from experiments.families import differences_table
 from experiments.paper_table import by_run, judge, presets, rows_of_runs, table
+from experiments.photograph_students import QUANTISED, Elsewhere, elsewhere_table, quantised_photographs
 from experiments.photographs import (
     Photographs,
     photographs_findings,
@@ -41,8 +42,6 @@ LOW_BITS = INDEX.with_name("low_bits.csv")
 _VERDICTS = ("holds", "undecided", "reversed")
 OWN_STUDENT = ", tiny_vit_pocket"
 """MobileSAM's student of the pocket teacher, which is not named."""
-QUANTISED = "+ptq"
-"""How the method of rows ends that belong to the table of quantised models."""
 _NO_ROW = "No row is committed yet: `python -m experiments experiment={}` makes them."
 CLICKS = "shapes_clicks"
 """How the names of the files of click curves end, in ``results/evaluations/``."""
@@ -250,6 +249,10 @@ def _tables() -> dict[str, Callable[[], str]]:
         "photographs_leaders": lambda: photographs_leaders(Photographs.committed()),
         "photographs_sizes": lambda: sizes_table(Photographs.committed()),
         "photographs_findings": lambda: photographs_findings(Photographs.committed()),
+        "photographs_elsewhere": lambda: elsewhere_table(Photographs.committed(), Elsewhere.committed()),
+        "photographs_quantised": lambda: quantised_photographs(
+            Photographs.committed(), Photographs.committed(QUANTISED)
+        ),
         "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
         "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),
         "cost": cost_table,

@@ -25,7 +25,7 @@ from experiments.reporting.text_tables import csv_lines, csv_text
 from experiments.result_file import FAILED, NAME, command_of, read_result
 
 EVERYTHING = "everything"
-"""The folder of ``results/`` with rows of the command ``everything``, which have columns of their own."""
+"""How folders of ``results/`` end with rows of the command ``everything``, which have columns of their own."""
 _FIGURES = "results/published/figures.csv"
 FIGURES = ROOT / _FIGURES
 _COUNTERS = {"full": "macs_full", "modules": "macs_modules", "full-scaled-by-bits": "macs_full_scaled_by_bits"}
@@ -74,11 +74,11 @@ def results_frame(runs: Path | None = Path("runs"), results: bool = True, publis
 
 def committed_files() -> list[Path]:
     """The files of ``results/`` with result rows, in order: a folder a method, preset or kind."""
-    return [path for path in sorted((ROOT / "results").glob("*/*.json")) if path.parent.name != EVERYTHING]
+    return [path for path in sorted((ROOT / "results").glob("*/*.json")) if not path.parent.name.endswith(EVERYTHING)]
 
 
 def committed_strategies() -> list[Path]:
-    """The files of :data:`EVERYTHING`, in order."""
+    """The files of the folder of this name, in order: strategies compared with one another."""
     return sorted((ROOT / "results" / EVERYTHING).glob("*.json"))
 
 

@@ -13,6 +13,7 @@ from evaluation.protocols import PROTOCOLS
 from experiments.budget import NAME as BUDGET
 from experiments.everything.strategies import published, read_row
 from experiments.paper_table import presets
+from experiments.photograph_students import BEST, SINGLE, WITH_DETECTOR
 from experiments.photographs import NAME as PHOTOGRAPHS
 from experiments.photographs import ON_COCO
 from experiments.quantisers_table import PRESET as QUANTISERS
@@ -35,6 +36,8 @@ def test_a_committed_file_is_whole(path: Path) -> None:
     elif path.parent.name == ON_COCO:
         assert {row.status for row in rows} == {"evaluated"} and {row.data for row in rows} == {"coco"}
         assert [row.method for row in rows[1:]] == ["filled_box", "filled_ellipse"]
+    elif path.parent.name == WITH_DETECTOR:
+        assert {str(row.protocol) for row in rows} == {SINGLE, BEST} and all(row.ap is not None for row in rows)
     elif path.parent.name == "latency":
         assert {row.status for row in rows} == {"counted"} and len({row.device for row in rows}) == 1
         assert {row.latency_reference for row in rows} == {path.stem} == {rows[0].teacher}
@@ -115,4 +118,4 @@ def test_every_page_says_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> N
     for page, text in texts.items():
         assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
     assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
-    assert sum(text.count("<!-- table:") for text in texts.values()) == 19 + len(presets()) + len(papers())
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 21 + len(presets()) + len(papers())
