@@ -138,7 +138,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
                 "config": resolved(cfg),
                 "provenance": provenance.capture(device_name(evaluated.device), provenance.command_line()),
                 "identity": IDENTITY,
-                "scored_pictures_sha256": content.sha256,
+                "scored_images_sha256": content.sha256,
                 **hashes,
                 **scoring.by_image(scored),
             },

@@ -93,7 +93,7 @@ def score_strategy(
             "provenance": provenance.capture(row.device, provenance.command_line()),
             "weights_sha256": weights_sha256(model) if isinstance(model, nn.Module) else found.identity,
             "identity": IDENTITY,
-            "scored_pictures_sha256": content.sha256,
+            "scored_images_sha256": content.sha256,
         }
         write_row(path, row, about)
         shutil.rmtree(parts)

@@ -202,9 +202,10 @@ def settings_behind(about: Mapping[str, Any]) -> dict[str, str]:
     found = {name: json.dumps(value, sort_keys=True) for name, value in named if name not in _PATHS}
     if isinstance(about.get("teacher_sha256"), str):
         found["teacher"] = about["teacher_sha256"]
-    # Earlier files have a hash of names there, which says less than the settings.
-    if about.get("identity") == IDENTITY and isinstance(about.get("training_pictures_sha256"), str):
-        found["images"] = about["training_pictures_sha256"]
+    # Earlier files call them pictures; the earliest have a hash of names there, which says less than the settings.
+    images = about.get("training_images_sha256", about.get("training_pictures_sha256"))
+    if about.get("identity") == IDENTITY and isinstance(images, str):
+        found["images"] = images
     return found
 
 

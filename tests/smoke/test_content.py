@@ -264,7 +264,7 @@ def result(runs: str, number: int = 0) -> tuple[Any, ...]:
     about = [read_result(path) for path in sorted(Path(runs).glob(f"*/{NAME}"))][number]
     rows, content = about
     figures = [(row.method, row.miou, row.miou_point, row.axes) for row in rows]
-    hashes = [content[name] for name in ("student_sha256", "training_pictures_sha256", "scored_pictures_sha256")]
+    hashes = [content[name] for name in ("student_sha256", "training_images_sha256", "scored_images_sha256")]
     return rows[0].run_id, figures, hashes
 
 
