@@ -23,6 +23,7 @@ from compressors.quantize.calibration import Call
 from compressors.quantize.layer_errors import decibels
 from compressors.quantize.objective import best_of
 from compressors.quantize.search import Search, quantized
+from core.progress import say
 from students.quantized.attention import QuantizedCrossAttention
 from students.quantized.layers import QuantizedLayer
 from students.quantized.plan import set_quantizing
@@ -70,6 +71,7 @@ def absorb_errors(model: Sam, exact: Sam, calls: Sequence[Call], how: Search) ->
                     exact.decode_frame(embedding, prompt)
         finally:
             hook.remove()
+        _warn_of_few(path, attention, given)
         expected = [_computed(original, inputs) for inputs in given]
         before = after = _noise(attention, given, expected)
         for name in "qkv":
@@ -84,6 +86,18 @@ def absorb_errors(model: Sam, exact: Sam, calls: Sequence[Call], how: Search) ->
                 layer.load_state_dict(kept)
         lines.append({"layer": path, "before_db": before, "after_db": after})
     return lines
+
+
+def _warn_of_few(path: str, attention: QuantizedCrossAttention, given: list[Inputs]) -> None:
+    """Say where a projection has more weights an output than vectors to choose them by: the ridge decides the rest."""
+    for place, name in enumerate("qkv"):
+        layer: QuantizedLayer = getattr(attention, f"{name}_proj")
+        vectors = sum(inputs[place][..., 0].numel() for inputs in given)
+        if vectors <= layer.shape[1]:
+            say(
+                f"method.mac: {path}.{name}_proj has {layer.shape[1] + 1} weights an output and only {vectors} vectors "
+                "to choose them by; more of method.images or method.prompts would say more"
+            )
 
 
 def _computed(attention: QuantizedCrossAttention, inputs: Inputs) -> dict[str, Tensor]:

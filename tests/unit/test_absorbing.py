@@ -78,6 +78,15 @@ def test_products_of_the_decoder_are_nearer_to_the_float_ones(tmp_path: Path) ->
     assert weights_sha256(load_model(tmp_path / "student.safetensors")) == weights_sha256(student)
 
 
+def test_too_few_prompts_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compressed(METHOD, tmp_path / "some")
+    assert "method.mac" not in capsys.readouterr().err
+    compressed(replace(METHOD, images=1, prompts=1), tmp_path / "few")
+    # A point (with its padding) and a box have seven tokens each.
+    said = "method.mac: mask_decoder.transformer.layers.0.self_attn.q_proj has 17 weights an output and only 14 vectors"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("change", [{"decoder": "float"}, {"products": "float"}])
 def test_it_needs_products_on_grids(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"method\.mac=true is for products of the mask decoder's attention"):
