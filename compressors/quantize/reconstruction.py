@@ -7,6 +7,7 @@ directions, as the joint units of CAR-SAM do. All units are one stage of the tra
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -214,11 +215,14 @@ class _Work:
 
             def after(_: Any, args: tuple[Any, ...], output: Any, name: str = name) -> None:
                 found.append((name, given.pop(), tuple(tensor.clone() for tensor in _tensors(output))))
+                if of_encoder:
+                    raise _Seen
 
             hooks = unit.register_forward_pre_hook(before), unit.register_forward_hook(after)
             try:
                 if of_encoder:
-                    model.encode(image)
+                    with suppress(_Seen):
+                        model.encode(image)
                     continue
                 # Once the decoder's turn comes, the encoder changes no more.
                 if number == len(kept):
@@ -260,6 +264,10 @@ class _Work:
             return quantised
         chance = torch.rand(quantised.shape, generator=generator, device=quantised.device)
         return torch.where(chance < self.how.drop, exact, quantised)
+
+
+class _Seen(Exception):
+    """Raised once a unit of the encoder has answered, which it does once an image: what follows is not needed."""
 
 
 def _tensors(output: Any) -> tuple[Tensor, ...]:
