@@ -10,6 +10,7 @@ These stand in a model only inside :meth:`Learners.in_place`. One that is scored
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +81,10 @@ class LearnedGrid(nn.Module):
         """The nearest values of the grid as it stands, or ``x`` where a value is dropped."""
         (grid,) = self._grid
         scale, zero = (grid.spread(part) for part in self._learned())
-        scaled = x.float() / scale
-        codes = (pass_gradient(scaled.round(), scaled) + zero).clamp(grid.low, grid.high)
-        found = ((codes - zero) * scale).to(x.dtype)
-        if not self.drop:
-            return found
-        return torch.where(torch.rand(x.shape, generator=self.generator, device=x.device) < self.drop, x, found)
+        kept = None
+        if self.drop:
+            kept = (torch.rand(x.shape, generator=self.generator, device=x.device) >= self.drop).float()
+        return _OnGrid.apply(x.float(), scale, zero, kept, grid.low, grid.high).to(x.dtype)
 
     def _learned(self) -> tuple[Tensor, Tensor]:
         (grid,) = self._grid
@@ -101,6 +100,41 @@ class LearnedGrid(nn.Module):
         scale, zero = self._learned()
         self._grid[0].scale.copy_(scale)
         self._grid[0].zero_point.copy_(zero)
+
+
+class _OnGrid(torch.autograd.Function):
+    """Values on a grid, but for those that are dropped out of it, and LSQ's gradients, in few passes over memory.
+
+    Written in single operations, with the straight-through estimator, these steps are half of the time of a
+    reconstruction on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, kept: Tensor | None, low: int, high: int) -> Tensor:
+        """Of ``x`` in float32; ``kept`` is 1 where a value is on the grid and 0 where it stays as it is."""
+        unclipped = (x / scale).round_().add_(zero)
+        codes = unclipped.clamp(low, high)
+        inside = unclipped.eq_(codes)
+        steps = codes.sub_(zero)
+        ctx.save_for_backward(x, scale, zero, kept, inside, steps)
+        found = steps * scale
+        # Exact at 0 and 1.
+        return found if kept is None else torch.lerp(x, found, kept)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """With respect to ``x``, ``scale`` and ``zero``.
+
+        ``(clip(x / scale + zero) - zero) * scale`` changes with ``x`` by 1 inside of the grid, with ``scale`` by its
+        steps less ``x / scale`` inside, and with ``zero`` by ``-scale`` outside (LSQ, eq. 3; LSQ+, eqs. 5 and 6).
+        """
+        x, scale, zero, kept, inside, steps = ctx.saved_tensors
+        (gradient,) = gradients
+        on_grid = gradient if kept is None else gradient * kept
+        inside = inside * on_grid
+        of_scale = (on_grid * steps).sum_to_size(scale.shape) - (inside * x).sum_to_size(scale.shape) / scale
+        of_zero = scale * (inside.sum_to_size(zero.shape) - on_grid.sum_to_size(zero.shape))
+        return inside if kept is None else inside + (gradient - on_grid), of_scale, of_zero, None, None, None
 
 
 ACTIVATIONS = ("input_quantizer", "output_quantizer", "left", "right")

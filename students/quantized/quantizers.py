@@ -136,4 +136,19 @@ class UniformQuantizer(nn.Module):
 
 def pass_gradient(rounded: Tensor, x: Tensor) -> Tensor:
     """``rounded`` in value, ``x`` in gradient (the straight-through estimator)."""
-    return x + (rounded - x).detach() if x.requires_grad else rounded
+    return _StraightThrough.apply(rounded, x) if x.requires_grad else rounded
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Exact in value, where ``x + (rounded - x)`` is off by rounding noise: a clamp behind it would take values at the
+    last code to be outside, and stop their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rounded: Tensor, x: Tensor) -> Tensor:
+        """``rounded``."""
+        return rounded.view_as(rounded)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        """All of it with respect to ``x``."""
+        return None, gradients[0]

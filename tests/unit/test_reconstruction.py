@@ -88,6 +88,27 @@ def test_a_step_learns_as_lsq_says() -> None:
     assert torch.equal(grid(x), learned(x).detach())
 
 
+@pytest.mark.parametrize("shape", [(), (1, 4, 1)])
+def test_values_at_the_ends_of_the_grid_learn_too(shape: tuple[int, ...]) -> None:
+    """Rounding noise of ``x + (round(x) - x)`` would put some of them outside, where nothing is learned of ``x``."""
+    generator = torch.Generator().manual_seed(0)
+    grid = UniformQuantizer(4, symmetric=False, shape=shape)
+    grid.set_range(torch.full(shape, -1.0), 2 + torch.rand(shape, generator=generator))
+    x = 4 * torch.randn(2, 4, 300, generator=generator)
+    scaled = x / grid.scale
+    codes = scaled.round() + grid.zero_point
+    inside = (codes >= 0) & (codes <= 15)
+    assert int((inside & ((codes == 15) | (codes == 0))).sum()) > 50, "there are many at the ends"
+    learned = LearnedGrid(grid)
+    given, weight = x.clone().requires_grad_(), torch.randn(x.shape, generator=generator)
+    (weight * learned(given)).sum().backward()
+    assert given.grad is not None and torch.equal(given.grad, weight * inside)
+    # By hand: the step's gradient, times the change of the step by its logarithm at a tenth of the rate.
+    of_step = weight * (codes.clamp(0, 15) - grid.zero_point - scaled * inside)
+    expected = (of_step * grid.scale).sum_to_size(grid.scale.shape) / 10
+    torch.testing.assert_close(learned.step.grad, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_values_are_dropped_while_a_unit_learns_and_never_after() -> None:
     layer = QuantizedLinear((4, 4), None, UniformQuantizer(4, True), UniformQuantizer(2, False))
     layer.take(torch.eye(4), None)
