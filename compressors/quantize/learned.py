@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from students.quantized.layers import QuantizedLayer
-from students.quantized.quantizers import UniformQuantizer, pass_gradient
+from students.quantized.quantizers import UniformQuantizer, nearest
 
 LOWEST, HIGHEST = -0.1, 1.1
 """What AdaRound stretches its sigmoid to (its gamma and zeta)."""
@@ -90,8 +90,7 @@ class LearnedGrid(nn.Module):
         (grid,) = self._grid
         scale, zero = self.scale * (GRID_RATE * self.step).exp(), self.zero_point
         if not grid.symmetric:
-            zero = (zero + GRID_RATE * (grid.high - grid.low) * self.shift).clamp(grid.low, grid.high)
-            zero = pass_gradient(zero.round(), zero)
+            zero = nearest(zero + GRID_RATE * (grid.high - grid.low) * self.shift, grid.low, grid.high)
         return scale, zero
 
     @torch.no_grad()

@@ -125,8 +125,7 @@ class UniformQuantizer(nn.Module):
         if not torch.is_grad_enabled():
             # In place, since the search for grids is this and a matrix product, thousands of times.
             return scaled.round_().add_(zero).clamp_(self.low, self.high).sub_(zero).mul_(scale).to(x.dtype)
-        codes = (pass_gradient(torch.round(scaled), scaled) + zero).clamp(self.low, self.high)
-        return ((codes - zero) * scale).to(x.dtype)
+        return (nearest(scaled, self.low - zero, self.high - zero) * scale).to(x.dtype)
 
     def description(self) -> dict[str, Any]:
         """What :func:`make_quantizer` needs to make one like it."""
@@ -136,19 +135,15 @@ class UniformQuantizer(nn.Module):
 
 def pass_gradient(rounded: Tensor, x: Tensor) -> Tensor:
     """``rounded`` in value, ``x`` in gradient (the straight-through estimator)."""
-    return _StraightThrough.apply(rounded, x) if x.requires_grad else rounded
+    return x + (rounded - x).detach() if x.requires_grad else rounded
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Exact in value, where ``x + (rounded - x)`` is off by rounding noise: a clamp behind it would take values at the
-    last code to be outside, and stop their gradients."""
+def nearest(x: Tensor, low: Any, high: Any) -> Tensor:
+    """The nearest whole numbers from ``low`` to ``high``, which are numbers or tensors.
 
-    @staticmethod
-    def forward(ctx: Any, rounded: Tensor, x: Tensor) -> Tensor:
-        """``rounded``."""
-        return rounded.view_as(rounded)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        """All of it with respect to ``x``."""
-        return None, gradients[0]
+    The gradient of ``x`` passes where nothing is clipped. A clamp behind the rounding would stop it at the
+    first and last number too: ``torch.clamp`` has no gradient where its input equals a bound, as all inputs near one do
+    once they are rounded.
+    """
+    whole = torch.round(x).clamp(low, high)
+    return pass_gradient(whole, x.clamp(low - 0.5, high + 0.5)) if x.requires_grad else whole

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
-from students.quantized.quantizers import UniformQuantizer, pass_gradient
+from students.quantized.quantizers import UniformQuantizer, nearest, pass_gradient
 
 GELU_LOWEST = 0.16997124
 """GELU's smallest value, negated."""
@@ -44,14 +44,12 @@ class TwinQuantizer(nn.Module):
         value, half = x.float(), self.steps
         if self.of == "softmax":
             step = self.scale / half
-            low = pass_gradient(torch.round(value / step), value / step).clamp(0, half - 1) * step
-            scaled = value * (half - 1)
-            high = pass_gradient(torch.round(scaled), scaled).clamp(0, half - 1) / (half - 1)
+            low = nearest(value / step, 0, half - 1) * step
+            high = nearest(value * (half - 1), 0, half - 1) / (half - 1)
             return torch.where(value < self.scale, low, high).to(x.dtype)
         smallest = GELU_LOWEST / half
-        low = pass_gradient(torch.round(value / smallest), value / smallest).clamp(-half, 0) * smallest
-        scaled = value / self.scale
-        high = pass_gradient(torch.round(scaled), scaled).clamp(0, half - 1) * self.scale
+        low = nearest(value / smallest, -half, 0) * smallest
+        high = nearest(value / self.scale, 0, half - 1) * self.scale
         return torch.where(value < 0, low, high).to(x.dtype)
 
     def description(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from students.quantized.quantizers import (
     packed_length,
     unpacked,
 )
+from students.quantized.simulated_grids import TwinQuantizer
 
 
 def covering(bits: int, symmetric: bool, lowest: float, highest: float) -> UniformQuantizer:
@@ -76,6 +77,16 @@ def test_the_gradient_passes_where_nothing_is_clipped() -> None:
     x = torch.tensor([-1.0, 0.33, 1.2, 7.0], requires_grad=True)
     quantizer(x).sum().backward()
     assert x.grad is not None and x.grad.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("grid", [covering(4, False, -0.5, 1.0), TwinQuantizer(4, "gelu"), TwinQuantizer(4, "softmax")])
+def test_values_at_both_ends_of_a_grid_have_a_gradient(grid: UniformQuantizer | TwinQuantizer) -> None:
+    if isinstance(grid, TwinQuantizer):
+        grid.scale.fill_(1 / 7 if grid.of == "gelu" else 0.1)
+    ends = {"uniform": [-0.5, 1.0], "gelu": [-0.165, 1.0], "softmax": [0.0, 1.0]}[getattr(grid, "of", "uniform")]
+    x = torch.tensor([*ends, 9.0], requires_grad=True)
+    grid(x).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == pytest.approx([1, 1, 0])
 
 
 @given(st.integers(2, 8), st.integers(1, 9), st.integers(1, 9))

@@ -90,7 +90,7 @@ def test_a_step_learns_as_lsq_says() -> None:
 
 @pytest.mark.parametrize("shape", [(), (1, 4, 1)])
 def test_values_at_the_ends_of_the_grid_learn_too(shape: tuple[int, ...]) -> None:
-    """Rounding noise of ``x + (round(x) - x)`` would put some of them outside, where nothing is learned of ``x``."""
+    """``torch.clamp`` has no gradient where its input equals a bound, as codes at the ends do."""
     generator = torch.Generator().manual_seed(0)
     grid = UniformQuantizer(4, symmetric=False, shape=shape)
     grid.set_range(torch.full(shape, -1.0), 2 + torch.rand(shape, generator=generator))
