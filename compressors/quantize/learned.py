@@ -102,10 +102,9 @@ class LearnedGrid(nn.Module):
 
 
 class _OnGrid(torch.autograd.Function):
-    """Values on a grid, but for those that are dropped out of it, and LSQ's gradients, in few passes over memory.
+    """Values on a grid, but for those that are dropped out of it, and LSQ's gradients.
 
-    Written in single operations, with the straight-through estimator, these steps are half of the time of a
-    reconstruction on a CPU.
+    One function, since every pass over memory counts here: a reconstruction computes little else.
     """
 
     @staticmethod

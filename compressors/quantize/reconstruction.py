@@ -263,7 +263,7 @@ class _Work:
         if not self.how.drop or not isinstance(quantised, Tensor):
             return quantised
         chance = torch.rand(quantised.shape, generator=generator, device=quantised.device)
-        # As torch.where, which takes three times as long on a CPU.
+        # As torch.where, but faster on a CPU; exact at 0 and 1.
         return torch.lerp(quantised, exact, (chance < self.how.drop).to(quantised.dtype))
 
 
