@@ -158,7 +158,8 @@ def clicks_table() -> str:
         [name, f"`{teacher}`", *(share(by[names[number]]["miou"]) for number in names)]
         for (teacher, name), by in sorted(scores.items(), key=lambda item: (item[0][0], -item[1][names[9]]["miou"]))
     ]
-    about = f"Held-out `{one['data']}`, {one['instances']:,} instances in {one['images']:,} images; {one['device']}, "
+    devices = " and ".join(sorted({by[names[1]]["device"] for by in scores.values()}))
+    about = f"Held-out `{one['data']}`, {one['instances']:,} instances in {one['images']:,} images; {devices}, "
     return f"{about}{one['precision']}, seed 0.\n\n{plain_table(['model', 'of', *map(str, names)], lines)}"
 
 
