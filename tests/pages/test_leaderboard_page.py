@@ -38,15 +38,24 @@ def shown(folder: Path, opened: Opened) -> Iterator[Any]:
         yield page
 
 
+def wait_until(page: Any, expression: str) -> None:
+    """Playwright's own waiting evaluates strings inside the page, which forbids that."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {expression}")
+
+
 @pytest.fixture
 def page(shown: Any) -> Any:
     """The page as it is when it was just opened."""
     shown.set_viewport_size(WIDE)
     shown.emulate_media(color_scheme="light")
     shown.evaluate("location.hash = '#data='")
-    shown.wait_for_function("document.getElementById('data').value === ''")
+    wait_until(shown, "document.getElementById('data').value === ''")
     shown.evaluate("location.hash = ''")
-    shown.wait_for_function("document.getElementById('data').value === 'shapes'")
+    wait_until(shown, "document.getElementById('data').value === 'shapes'")
     return shown
 
 
@@ -269,7 +278,7 @@ def test_a_link_keeps_the_view(folder: Path, page: Any) -> None:
 
 def test_a_phone_needs_no_scrolling_sideways(folder: Path, page: Any) -> None:
     page.set_viewport_size(PHONE)
-    page.wait_for_function('document.getElementById("plot").clientWidth < 400')
+    wait_until(page, 'document.getElementById("plot").clientWidth < 400')
     assert page.evaluate(OVERFLOW) == 0
     inside = (
         "(() => { const one = document.querySelector('.scroll.tall'); return one.scrollWidth > one.clientWidth; })()"
@@ -293,16 +302,16 @@ def test_dark_and_light(folder: Path, page: Any) -> None:
         page.emulate_media(color_scheme=scheme)
         # The plot follows a moment later.
         for other, _ in found.values():
-            page.wait_for_function(f"{grid} !== '{other}'")
+            wait_until(page, f"{grid} !== '{other}'")
         found[scheme] = (page.evaluate(grid), page.evaluate(ground))
         page.locator("#theme").click()
-        page.wait_for_function(f"{grid} !== '{found[scheme][0]}'")
+        wait_until(page, f"{grid} !== '{found[scheme][0]}'")
         assert page.evaluate(ground) != found[scheme][1]
         page.locator("#theme").click()
-        page.wait_for_function(f"{grid} === '{found[scheme][0]}'")
+        wait_until(page, f"{grid} === '{found[scheme][0]}'")
         assert page.evaluate(ground) == found[scheme][1]
         page.evaluate("location.hash = ''")
-        page.wait_for_function("!('theme' in document.documentElement.dataset)")
+        wait_until(page, "!('theme' in document.documentElement.dataset)")
     assert found["light"] != found["dark"]
 
 

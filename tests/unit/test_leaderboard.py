@@ -293,7 +293,7 @@ def test_the_committed_rows_are_all_there() -> None:
     listed = [{name: row[name] for name in COLUMNS} for row in rows]
     for file in committed - files:
         # Of another command, or a copy of a run that is there once.
-        assert "/everything/" in file or all(row.to_dict() in listed for row in read_rows(ROOT / file)[-1:]), file
+        assert "everything/" in file or all(row.to_dict() in listed for row in read_rows(ROOT / file)[-1:]), file
     scored = [place for places in board.models["rows"] for place in places]
     assert len(set(scored)) == len(scored), "no row is of two models"
     assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
