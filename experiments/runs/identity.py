@@ -34,14 +34,18 @@ def run_id(settings: RunConfig, device: torch.device, sha256: str | None = None)
     """
     if sha256 is None:
         sha256 = run_sha256(settings, device, contents_of_run(settings))
-    method = method_name(settings)
-    # A named run keeps its name; what it began with still shows.
-    parts = [
-        method if settings.name is None else f"{settings.name}{'+' + method.split('+')[-1] if '+' in method else ''}"
-    ]
+    parts = [_shown_name(settings)]
     if settings.ratio is not None:
         parts.append(f"r{settings.ratio:g}")
     return "-".join([*parts, f"s{settings.seed}", sha256[:8]])
+
+
+def _shown_name(settings: RunConfig) -> str:
+    """The name a run was given, and what it began with; that of its method where it was given none."""
+    method = method_name(settings)
+    if settings.name is None:
+        return method
+    return f"{settings.name}{'+' + method.split('+')[-1] if '+' in method else ''}"
 
 
 def method_name(settings: Any) -> str:
@@ -71,6 +75,9 @@ def run_sha256(settings: RunConfig, device: torch.device, contents: Iterable[Dat
         "weights": weights_identity(settings.teacher),
         "images": [images.identity() for images in contents],
     }
+    if settings.name is not None and _shown_name(settings) == method_name(settings):
+        # The row of a named run has its name: it is no other row where a method has the same one.
+        content["name"] = settings.name
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -268,3 +268,11 @@ def test_a_setting_that_came_later_makes_another_run_only_where_it_is_used() -> 
     assert plain.keys() == {part.name for part in fields(PtqSettings)} - later | {"_target_"}
     other = _identity(settings_of(composed("data=shapes", "method=ptq", "method.reconstruct=blocks")).method)
     assert other == {**plain, "reconstruct": "blocks"}
+
+
+def test_a_run_named_as_its_method_is_another_row_than_the_nameless_one(identify: Identify) -> None:
+    nameless, named, other = (identify(*SCRATCH, *name) for name in ((), ("name=scratch",), ("name=mine",)))
+    front = "scratch-r0.5-s0-"
+    assert nameless.startswith(front) and named.startswith(front) and named != nameless
+    # A name that is no method's shows already.
+    assert other == nameless.replace("scratch", "mine")
