@@ -2,7 +2,8 @@
 
 Segment Anything's recipe (appendix A, "Training algorithm" and "Losses") at a size for laptops: boxes with jitter and
 one to three points as prompts, several masks an image, focal, dice and cross-entropy loss on the masks and a squared
-error on the predicted IoUs. The command can be stopped and started again; it ends with the same weights.
+error on the predicted IoUs. The command can be stopped and started again; it ends with the same weights. Under
+``torchrun`` the processes share each step's images.
 
 With ``--data``, scenes are composed of annotated images (:mod:`data.scenes`) of any of these data sets, or of several.
 """
@@ -18,6 +19,7 @@ import torch
 
 from compressors.distill.engine import Engine, Stage
 from compressors.distill.optimizer import OptimizerConfig
+from core import distributed
 from core.checkpoint import file_sha256, write_safetensors
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
@@ -161,7 +163,8 @@ def _train(
     progress = engine.fit(stage)
     trained = {"seconds": progress.seconds, "images_seen": progress.images}
     metadata = {"name": model.name, "recipe": asdict(recipe), **trained}
-    write_safetensors(engine.folder / f"{model.name}.safetensors", model.state_dict(), metadata)
+    if distributed.is_main():
+        write_safetensors(engine.folder / f"{model.name}.safetensors", model.state_dict(), metadata)
     return model
 
 
@@ -170,7 +173,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.pretrain",
         description="Train an embedded teacher from scratch: sam_pocket and sam2_pocket on procedural shapes, "
-        "sam_photo on scenes of photographs. Stop it at any time; the same command goes on.",
+        "sam_photo on scenes of photographs. Stop it at any time; the same command goes on. With several processes, "
+        "torchrun --nproc-per-node N -m -- experiments.pretrain ..., each takes a share of a step's images.",
     )
     add = parser.add_argument
     choices = sorted(MODELS)
@@ -209,11 +213,14 @@ def main() -> None:
     add("--precision", choices=tuple(PRECISIONS), help="default: bfloat16 for shapes, float32 for scenes on a CPU")
     options = parser.parse_args()
     device = torch.device(options.device)
+    if device.type == "cuda" and device.index is None and distributed.announced() > 1:
+        device = torch.device("cuda", distributed.local_rank())
     take_threads()
     if options.threads:
         torch.set_num_threads(options.threads)
     given = {name: value for name in GIVEN if (value := getattr(options, name)) is not None}
     of_scenes = {name: value for name in GIVEN_SCENES if (value := getattr(options, name)) is not None}
+    distributed.init(device)
     try:
         if options.data is None:
             alone = [
@@ -234,6 +241,8 @@ def main() -> None:
         pretrain_on_scenes(recipe, sources, options.model, options.start, options.out, precision, device, validation)
     except InputError as error:
         parser.exit(2, f"{error}\n")
+    finally:
+        distributed.shut_down()
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def small(word: str, settings: dict[str, Any], typed: list[str]) -> list[str]:
         typed: its other words.
     """
     found: dict[str, object] = {}
-    for part in ("method", "then"):
+    for part in ("method", "then", "lastly"):
         own = settings.get(part) or {}
         found |= {f"{part}.{name}": value for name, value in SMALL.items() if own.get(name)}
         if isinstance(own.get("optimisation"), dict):
@@ -100,7 +100,7 @@ def small(word: str, settings: dict[str, Any], typed: list[str]) -> list[str]:
     if scored:
         found |= {"evaluation.images": 1 if word in ("run", "everything") else 2}
         found |= {"evaluation.latency_runs": 1} if "latency_runs" in scored else {}
-    if word == "run":
+    if word == "run" and "scores" in settings["logger"]:
         found["logger.scores"] = 0
     if word == "latency":
         # A model of every committed shape takes long; tests of the command look at what they are.

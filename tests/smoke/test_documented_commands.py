@@ -26,7 +26,7 @@ NOT_RUN = {
     r"^hydra/launcher=": "starts processes or Slurm jobs; tests/smoke/test_sweeps.py does",
     r"^logger=wandb": "talks to a server; the tests of tracking do it offline",
     r"^student\.weights=": "needs the weights of a backbone",
-    r"^run teacher=sam_vit_": "needs SAM's weights and its time",
+    r"^run teacher=sam(_vit|2_1)_": "needs SAM's weights and its time",
     r"^run student=(tiny_vit_(5m|11m|21m)|.*efficientvit.*)$": "a student of SAM's size",
 }
 """Words of commands that are composed, but not run; and why. A run's teacher and student may come from a preset."""

@@ -1,5 +1,8 @@
 """Pretraining on scenes: sources by name, batches by place, losses, and a run that begins where another ended."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from teachers.catalog import NamedModel
 from teachers.image_encoder import EncoderConfig
 from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam, SamConfig
+from tests.unit.tiny import free_port
 
 CONFIG = SamConfig(EncoderConfig(64, 16, 16, 2, (16, 16), (32, 32), 2, (1,), 16), 2, 20, 12)
 RECIPE = SceneTraining(steps=3, batch=2, boxes=3, points=2, images=6, warmup=1, scenes=SceneRecipe(least_area=8.0))
@@ -162,3 +166,19 @@ def test_a_run_trains_on_files_and_another_begins_with_its_weights(
     module.pretrain_on_scenes(still, sources, "tiny", start, tmp_path / "second", "float32", cpu)
     again, _ = read_safetensors(tmp_path / "second" / "tiny.safetensors")
     assert all(torch.allclose(weights[key], again[key], atol=1e-6) for key in weights)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    words = ("--data", "shapes", "--images", "4", "--steps", "2", "--batch", "2", "--boxes", "2", "--threads", "1")
+    command = [sys.executable, "-m", "experiments.pretrain", *words]
+    apart = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [subprocess.Popen([*command, "--out", str(tmp_path / "one")])]
+    for rank in ("0", "1"):
+        variables = os.environ | apart | {"RANK": rank, "LOCAL_RANK": rank}
+        started.append(subprocess.Popen([*command, "--out", str(tmp_path / "two")], env=variables))
+    assert [process.wait(timeout=600) for process in started] == [0, 0, 0]
+    (one, about), (two, shared) = (read_safetensors(tmp_path / of / "sam_pocket.safetensors") for of in ("one", "two"))
+    assert about["images_seen"] == shared["images_seen"] == "4"
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
