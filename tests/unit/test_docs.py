@@ -120,6 +120,13 @@ def test_a_methods_page_tells_of_every_option(method: str) -> None:
     assert f"conf/method/{METHODS[method]}.yaml" in page and f"compressors/{METHODS[method]}.py" in page
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_quoted_cell_begins_a_line(page: Path) -> None:
+    # Markdown ends a paragraph where a line begins with a comment.
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith("<!-- cell:")]
+
+
 def test_the_page_of_protocols_has_every_axis_value_and_preset() -> None:
     page = text_of("protocols.md")
     axes = [part.name for part in dataclasses.fields(ScoringProtocol) if part.name not in ("name", "source")]
