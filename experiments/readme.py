@@ -186,11 +186,12 @@ def paper_index(paper: str) -> str:
     ``published/papers.csv`` says what each one claims, the command here, the preset and the group of its orderings
     (:mod:`experiments.paper_table`), and a note; what the committed rows say is counted anew.
     """
-    table = ["| | claim | command | rows | published orderings here | note |", "|---|---|---|---|---|---|"]
+    table = ["| | claim | published orderings here | note | command, and its rows |", "|---|---|---|---|---|"]
     for line in (line for line in csv_lines(INDEX) if line["paper"] == paper):
-        rows = f"`results/{line['rows']}/`" if line["rows"] else ""
+        rows = f"<br>`results/{line['rows']}/`" if line["rows"] else ""
         command = f"`{line['command']}`" if line["command"] else ""
-        cells = (line["item"], line["claim"], command, rows, _outcome(line["preset"], line["group"]), line["note"])
+        outcome = _outcome(line["preset"], line["group"])
+        cells = (line["item"], line["claim"], outcome, line["note"], command + rows)
         table.append("| " + " | ".join(cells) + " |")
     return "\n".join(table)
 
@@ -205,7 +206,8 @@ def _outcome(preset: str, group: str) -> str:
     counts = Counter(one.nearest.verdict for one in judged if one.better.claimed)
     if judged and not counts:
         return "none is published"
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict]) or "no rows yet"
+    said = {"holds": "hold"} if counts["holds"] > 1 else {}
+    return ", ".join(f"{counts[each]} {said.get(each, each)}" for each in _VERDICTS if counts[each]) or "no rows yet"
 
 
 def papers() -> list[str]:
