@@ -153,27 +153,32 @@ def sizes_table(found: Photographs) -> str:
 
 
 def photographs_findings(found: Photographs) -> str:
-    """What intervals decide on every measure alike, what they decide on some, and what on none, as a list."""
+    """Every two students on every measure, what an interval decides in bold, and what all measures say together."""
     if not found.models():
         return _NO_ROW
+    measures = list(found.measures())
     lines = []
     for first, second in combinations(found.models(), 2):
-        compared = [(title, found.between(first, second, data, column)) for data, column, title in found.measures()]
-        known = [(title, *each) for title, each in compared if each is not None]
-        verdicts = {difference.verdict for _, difference, _ in known}
-        shown = ", ".join(f"{title} {_shown(difference, seeds)}" for title, difference, seeds in known)
+        compared = [found.between(first, second, data, column) for data, column, _ in measures]
+        verdicts = {difference.verdict for difference, _ in (each for each in compared if each is not None)}
         if verdicts:
-            lines.append(f"- {label(first)} {_said(verdicts).format(label(second))}: {shown}.")
-    return "\n".join(lines)
+            cells = [_marked(*each) if each is not None else "" for each in compared]
+            lines.append([f"{label(first)} - {label(second)}", *cells, _said(verdicts)])
+    return plain_table(["first less second, points", *(title for *_, title in measures), "the first is"], lines)
+
+
+def _marked(difference: SeedDifference, seeds: int) -> str:
+    shown = _shown(difference, seeds)
+    return shown if difference.verdict == "undecided" else f"**{shown}**"
 
 
 def _said(verdicts: set[str]) -> str:
-    """What verdicts on several measures say of two models together."""
-    sides = {"holds": "is ahead of {}", "reversed": "is behind {}"}
-    decided = [words for verdict, words in sides.items() if verdict in verdicts]
+    """What verdicts on several measures say together of the first of two models."""
+    sides = {"holds": "ahead", "reversed": "behind"}
+    decided = [word for verdict, word in sides.items() if verdict in verdicts]
     if len(decided) == 1:
-        return decided[0] + (" where anything is decided" if "undecided" in verdicts else "")
-    return "against {} depends on what is asked" if decided else "against {} is undecided"
+        return decided[0] + (", where decided" if "undecided" in verdicts else "")
+    return "either, by measure" if decided else "undecided"
 
 
 def photographs_leaders(found: Photographs) -> str:
