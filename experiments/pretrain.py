@@ -130,13 +130,23 @@ def _train(
     validation: tuple[ImageData, int] | None,
     validate_every: int,
 ) -> Sam:
-    """The training itself, by the one engine; ``validation`` is a data set and how many of its images are scored."""
+    """The training itself, by the one engine; ``validation`` is a data set and how many of its images are scored.
+
+    What is scored, the average so far, is written each time: a training that is stopped leaves a model behind.
+    """
 
     def validate() -> float:
         assert validation is not None
         data, count = validation
         scored = Scorer(model, [PROTOCOLS["box_single@1"]]).score(data, range(min(count, len(data))), alone=True)
-        return mean_iou(scored.instances("box_single@1"))["miou"].value
+        figure = mean_iou(scored.instances("box_single@1"))["miou"].value
+        write({"validation": figure})
+        return figure
+
+    def write(about: dict[str, Any]) -> None:
+        if distributed.is_main():
+            metadata = {"name": model.name, "recipe": asdict(recipe), **about}
+            write_safetensors(engine.folder / f"{model.name}.safetensors", model.state_dict(), metadata)
 
     optimisation = OptimizerConfig(
         lr=recipe.rate,
@@ -161,10 +171,7 @@ def _train(
         validate_every=validate_every,
     )
     progress = engine.fit(stage)
-    trained = {"seconds": progress.seconds, "images_seen": progress.images}
-    metadata = {"name": model.name, "recipe": asdict(recipe), **trained}
-    if distributed.is_main():
-        write_safetensors(engine.folder / f"{model.name}.safetensors", model.state_dict(), metadata)
+    write({"seconds": progress.seconds, "images_seen": progress.images})
     return model
 
 
@@ -187,7 +194,11 @@ def main() -> None:
         help="shapes, coco=DIR or sa1b=DIR, several times for a mixture; scenes are composed of its annotated images "
         "(without it: single images of shapes, as sam_pocket was trained)",
     )
-    add("--validation", metavar="NAME=DIR", help="a data set whose validation part is scored now and then")
+    add(
+        "--validation",
+        metavar="NAME=DIR",
+        help="a data set whose validation part is scored now and then; what is scored is written",
+    )
     add("--start", type=Path, help="weights to begin with (scenes only)")
     add("--steps", type=int, help="optimizer steps")
     add("--images", type=int, help="most distinct training images")

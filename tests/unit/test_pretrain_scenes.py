@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from core.checkpoint import read_safetensors
+from core.checkpoint import read_safetensors, write_safetensors
 from core.errors import InputError
 from data.scenes import SceneRecipe
 from data.shapes import Shapes
@@ -156,7 +158,16 @@ def test_a_run_trains_on_files_and_another_begins_with_its_weights(
     monkeypatch.setattr("experiments.pretrain_scenes.SHAPES_COUNT", 4)
     cpu = torch.device("cpu")
     arguments = (sources, "tiny", None, tmp_path / "first", "float32", cpu, Source("sa1b", str(root), 1.0))
+    written: list[set[str]] = []
+
+    def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+        written.append(set(metadata))
+        write_safetensors(path, tensors, metadata)
+
+    monkeypatch.setattr(module, "write_safetensors", write)
     module.pretrain_on_scenes(RECIPE, *arguments)
+    # What is scored is kept, in case the training is stopped; then what it ended with.
+    assert written == [{"name", "recipe", "validation"}, {"name", "recipe", "seconds", "images_seen"}]
     weights, about = read_safetensors(tmp_path / "first" / "tiny.safetensors")
     assert about["images_seen"] == "6" and about["name"] == '"tiny"'
     log = (tmp_path / "first" / "pretrain.jsonl").read_text()
