@@ -59,8 +59,13 @@ def verdict(cell: str) -> str:
     interval = _INTERVAL.search(cell)
     if interval is None:
         raise InputError(f"{cell!r} has no interval; quote it as a value")
-    low, high = float(interval[1]), float(interval[2])
-    return "above" if low > 0 else "below" if high < 0 else "undecided"
+    low, high = interval[1], interval[2]
+    if float(low) == float(high) == 0:
+        return "undecided"
+    # A bound that is shown as +0.0 or -0.0 lies on that side of 0.
+    above = float(low) > 0 or (float(low) == 0 and low.startswith("+"))
+    below = float(high) < 0 or (float(high) == 0 and high.startswith("-"))
+    return "above" if above else "below" if below else "undecided"
 
 
 def _lines(text: str) -> Iterator[dict[str, str]]:

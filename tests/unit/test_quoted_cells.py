@@ -63,5 +63,7 @@ def test_a_mark_that_names_no_figure_is_an_error(mark: str, message: str) -> Non
 
 
 def test_an_interval_that_touches_zero_decides_nothing() -> None:
-    assert verdict("+0.1 [+0.0, +0.3]") == verdict("-0.1 [-0.3, -0.0]†") == "undecided"
+    # Rounding keeps the side of 0 on which a bound lies.
+    assert verdict("+0.1 [+0.0, +0.3]") == "above" and verdict("-0.1 [-0.3, -0.0]†") == "below"
+    assert verdict("+0.1 [-0.0, +0.3]") == verdict("-0.1 [-0.3, +0.0]") == verdict("+0.0 [+0.0, +0.0]") == "undecided"
     assert quoted(TABLE, ["one", "a"], "mIoU", "") == "0.9"
