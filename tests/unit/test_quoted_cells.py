@@ -31,7 +31,7 @@ def page(mark: str) -> str:
         ("t; a > b; one; box; undecided", "-0.2 [-0.9, +0.4]"),
         ("t; a > b; two; point; below", "-3.0 [-4.0, -2.0]"),
         ("t; two; a; mIoU; value", "0.8"),
-        ("t; three; a; mIoU; undecided", "0.7, +0.1 [+0.0, +0.2]†"),
+        ("t; three; a; mIoU; above", "0.7, +0.1 [+0.0, +0.2]†"),
     ],
 )
 def test_a_figure_is_that_of_its_line_and_column(mark: str, figure: str) -> None:
@@ -62,8 +62,7 @@ def test_a_mark_that_names_no_figure_is_an_error(mark: str, message: str) -> Non
     assert message in str(caught.value)
 
 
-def test_an_interval_that_touches_zero_decides_nothing() -> None:
-    # Rounding keeps the side of 0 on which a bound lies.
+def test_a_bound_that_rounds_to_zero_lies_on_one_side_of_it() -> None:
     assert verdict("+0.1 [+0.0, +0.3]") == "above" and verdict("-0.1 [-0.3, -0.0]†") == "below"
     assert verdict("+0.1 [-0.0, +0.3]") == verdict("-0.1 [-0.3, +0.0]") == verdict("+0.0 [+0.0, +0.0]") == "undecided"
     assert quoted(TABLE, ["one", "a"], "mIoU", "") == "0.9"
