@@ -134,7 +134,10 @@ def _shape(row: ResultRow, about: dict[str, Any]) -> SamConfig | None:
         return replace(teacher, encoder=encoder)
     if row.ratio is not None:
         return pruned_shape(teacher, row.ratio)
-    name = row.student.removeprefix(f"{row.teacher}-")
+    # A later method names what it is given after itself; of a TinyViT the file says the shape.
+    dimensions = tuple(tuple(widths.get(name) or ()) for name in ("channels", "depths", "heads"))
+    sizes = [name for name, size in SIZES.items() if (size.embed_dims, size.depths, size.num_heads) == dimensions]
+    name = next(iter(sizes), row.student.removeprefix(f"{row.teacher}-"))
     return Student("tiny_vit" if name in SIZES else "timm", name).shape(teacher)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -67,12 +68,23 @@ def ratio_of(rows: list[ResultRow], method: str) -> float | None:
     return lines[lines["method"] == method]["encoder_latency_ratio"].iloc[0]
 
 
-def test_a_committed_student_of_two_methods_is_left_out_and_named(
+def test_a_committed_student_of_two_methods_is_timed_by_its_shape(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chains = sorted((ROOT / "results" / "leaderboard_photo").glob("mobilesam+tinysam-*.json"))
     monkeypatch.setattr("experiments.commands.latency.committed_files", lambda: chains)
-    assert chains and not list(_committed([], torch.device("cpu")))
+    # Seeds have one shape.
+    ((model, about),) = _committed([], torch.device("cpu"))
+    assert about["method"] == "mobilesam+tinysam"
+    assert sum(p.numel() for p in model.parameters()) == about["parameters"]
+    assert not capsys.readouterr().err
+
+    def without_shape(path: Path) -> tuple[list[ResultRow], dict[str, Any]]:
+        rows, about = read_result(path)
+        return rows, {**about, "widths": {}}
+
+    monkeypatch.setattr("experiments.commands.latency.read_result", without_shape)
+    assert not list(_committed([], torch.device("cpu")))
     assert f"left out: {chains[0].name}: " in capsys.readouterr().err
 
 
