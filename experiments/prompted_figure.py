@@ -8,6 +8,7 @@ point the best predicted of three.
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from experiments.upright import upright_image
 
 LONGEST = 800
 """Longer side of a drawn image in pixels at most; prompts go with it."""
+LETTERS = 40
+"""Of a line above an image, at most: names of files are long."""
 
 
 def read_prompts(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
@@ -77,7 +80,9 @@ def draw(
 ) -> None:
     """Write the figure: a row an image; its prompts, then for each model the masks of boxes and those of points."""
     kinds = [kind for kind in ("boxes", "points") if any(len(each[kind]) for each in prompts)]
-    figure, axes = grid(images, 1 + len(kinds) * len(models), lines=2)
+    headings = [[part for line in name.splitlines() for part in wrap(line, LETTERS)] for name, _ in models]
+    lines = 1 + max(map(len, headings))
+    figure, axes = grid(images, 1 + len(kinds) * len(models), lines)
     for place, (row, image, given) in enumerate(zip(axes, images, prompts, strict=True)):
         titles = ["prompts"]
         row[0].imshow(image)
@@ -87,11 +92,11 @@ def draw(
             colour = tuple(COLOURS[number % len(COLOURS)] / 255)
             row[0].scatter([x], [y], s=32, color=[colour], edgecolors="white", linewidths=1.2, zorder=3)
         shown = iter(row[1:])
-        for name, model in models:
+        for name, (_, model) in zip(headings, models, strict=True):
             masks = masks_of(model, image, given)
             for kind in kinds:
                 next(shown).imshow(overlaid(image, masks[kind]))
-                titles.append(f"{name}\n{kind}")
+                titles.append("\n".join([*name, kind]))
         if place == 0:
             for axis, title in zip(row, titles, strict=True):
                 axis.set_title(title, fontsize=8, loc="left")
@@ -120,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = [heading(one) for one in found]
         # Files of one model, such as of two days of training, are distinguished by their paths.
         named = [
-            f"{name}: {checkpoint}" if names.count(name) > 1 else name
+            f"{name}:\n{checkpoint}" if names.count(name) > 1 else name
             for name, checkpoint in zip(names, options.checkpoints, strict=True)
         ]
         draw(options.out, images, given, [(name, one.model) for name, one in zip(named, found, strict=True)])

@@ -49,7 +49,7 @@ def test_files_of_one_model_have_columns_of_their_own(tmp_path: Path, monkeypatc
     words = ["--images", str(tmp_path), "--prompts", str(tmp_path / "prompts.json"), "--checkpoints"]
     files = [str(tmp_path / f"{name}.safetensors") for name in ("before", "after")]
     main([*words, *files, "--out", str(tmp_path / "out.png")])
-    assert [heading.rpartition(": ")[2] for heading in drawn[0]] == files
+    assert [heading.rpartition(":\n")[2] for heading in drawn[0]] == files
 
 
 @pytest.mark.parametrize(
