@@ -76,7 +76,7 @@ def run_sha256(settings: RunConfig, device: torch.device, contents: Iterable[Dat
         "images": [images.identity() for images in contents],
     }
     if settings.name is not None and _shown_name(settings) == method_name(settings):
-        # The row of a named run has its name: it is no other row where a method has the same one.
+        # The row carries the name, and the folder's name would be that of the nameless run.
         content["name"] = settings.name
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
