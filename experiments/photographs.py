@@ -160,7 +160,7 @@ def photographs_findings(found: Photographs) -> str:
     lines = []
     for first, second in combinations(found.models(), 2):
         compared = [found.between(first, second, data, column) for data, column, _ in measures]
-        verdicts = {difference.verdict for difference, _ in (each for each in compared if each is not None)}
+        verdicts = {each[0].verdict for each in compared if each is not None}
         if verdicts:
             cells = [_marked(*each) if each is not None else "" for each in compared]
             lines.append([f"{label(first)} - {label(second)}", *cells, _said(verdicts)])
