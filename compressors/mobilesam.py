@@ -70,7 +70,8 @@ class MobileSam(MobileSamSettings, Compressor):
             return mask_loss(student, found, masks(batch, step))
 
         def answers(batch: ImageBatch, step: int) -> tuple[TeacherMasks, TeacherMasks]:
-            return seen.masks(batch, self.prompts, context.seed, step)
+            part = batch.start % (self.batch * self.optimisation.accumulate) // self.batch
+            return seen.masks(batch, self.prompts, context.seed, step, part)
 
         # Another model's decoder has still to learn what the embedding means, from masks.
         targets = Frozen[ImageBatch, Any](
@@ -100,7 +101,14 @@ class MobileSam(MobileSamSettings, Compressor):
             trained += [student.mask_decoder, seen.projections]
         stages = [fit("encoder", *trained, loss=loss, steps=2 * self.steps, optimisation=self.optimisation)]
         if self.decoder_steps:
-            optimisation = OptimizerConfig(self.decoder_lr, "adamw", schedule="cosine", warmup=10, clip=1.0)
+            optimisation = OptimizerConfig(
+                self.decoder_lr,
+                "adamw",
+                accumulate=self.optimisation.accumulate,
+                schedule="cosine",
+                warmup=10,
+                clip=1.0,
+            )
             stages.append(
                 fit(
                     "decoder",

@@ -3,9 +3,9 @@
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -60,21 +60,23 @@ class ImageBatch:
         images: float32 ``[B, 3, S, S]``, normalised and zero-padded.
         valid: bool ``[B, g, g]``, the cells of the embedding grid that hold image.
         digests: SHA-256 of each image's size and pixels as decoded, by which what a model made of it is kept.
+        start: place of the first image in the training order, of a batch that was read at places of it.
     """
 
     names: tuple[str, ...]
     images: Tensor
     valid: Tensor
     digests: tuple[bytes, ...] = ()
+    start: int = 0
 
-    def pin_memory(self) -> "ImageBatch":
+    def pin_memory(self) -> Self:
         """The same batch in page-locked memory."""
-        return ImageBatch(self.names, self.images.pin_memory(), self.valid.pin_memory(), self.digests)
+        return replace(self, images=self.images.pin_memory(), valid=self.valid.pin_memory())
 
-    def to(self, device: torch.device) -> "ImageBatch":
+    def to(self, device: torch.device) -> Self:
         """The same batch on a device; from page-locked memory without waiting."""
         images, valid = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.valid))
-        return ImageBatch(self.names, images, valid, self.digests)
+        return replace(self, images=images, valid=valid)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class ImageBatches:
 
     def __call__(self, places: range) -> ImageBatch:
         """The batch at consecutive places of the order; it may run on across the end of an epoch."""
-        return self.of(self.indices(places))
+        return replace(self.of(self.indices(places)), start=places.start)
 
     def indices(self, places: range) -> list[int]:
         """Which images stand at consecutive places of the order."""

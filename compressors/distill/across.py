@@ -8,6 +8,7 @@ both have, which is no part of the student, brings the student's to the teacher'
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -71,9 +72,9 @@ class Alike:
         """The teacher's features of a batch, in the student's frame."""
         return self.embeddings(batch)
 
-    def masks(self, batch: ImageBatch, points: int, seed: int, step: int) -> Masks:
+    def masks(self, batch: ImageBatch, points: int, seed: int, step: int, part: int) -> Masks:
         """The teacher's answers to drawn prompts; see :func:`teacher_masks`."""
-        return teacher_masks(self.teacher, self.embeddings(batch), batch.valid, points, seed, step)
+        return teacher_masks(self.teacher, self.embeddings(batch), batch.valid, points, seed, step, part)
 
 
 class Across(Alike):
@@ -106,11 +107,11 @@ class Across(Alike):
         maps = maps_of(self.embeddings(batch.teacher))
         return FeatureMaps({name: reframed(maps[name], batch.ratio, "border") for name in self.projections})
 
-    def masks(self, batch: ImageBatch, points: int, seed: int, step: int) -> Masks:
+    def masks(self, batch: ImageBatch, points: int, seed: int, step: int, part: int) -> Masks:
         """Prompts in the student's frame, and the teacher's answers brought there."""
         assert isinstance(batch, PairedBatch)
         seen = _Seen(self.teacher, self.student_frame, batch.ratio)
-        return teacher_masks(seen, self.embeddings(batch.teacher), batch.valid, points, seed, step)
+        return teacher_masks(seen, self.embeddings(batch.teacher), batch.valid, points, seed, step, part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +126,14 @@ class PairedBatch(ImageBatch):
     teacher: ImageBatch
     ratio: Tensor
 
-    def pin_memory(self) -> "PairedBatch":
+    def pin_memory(self) -> Self:
         """The same batch in page-locked memory."""
-        own = super().pin_memory()
-        return PairedBatch(**vars(own), teacher=self.teacher.pin_memory(), ratio=self.ratio.pin_memory())
+        return replace(super().pin_memory(), teacher=self.teacher.pin_memory(), ratio=self.ratio.pin_memory())
 
-    def to(self, device: torch.device) -> "PairedBatch":
+    def to(self, device: torch.device) -> Self:
         """The same batch on a device; from page-locked memory without waiting."""
         ratio = self.ratio.to(device, non_blocking=True)
-        return PairedBatch(**vars(super().to(device)), teacher=self.teacher.to(device), ratio=ratio)
+        return replace(super().to(device), teacher=self.teacher.to(device), ratio=ratio)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,6 +144,8 @@ class Engine:
                     saved = time.monotonic()
                 if stop:
                     interrupted.deliver()
+            # One that came while the last step was validated or saved.
+            interrupted.deliver()
         if stage.keep_best and progress.best_weights:
             stage.model.load_state_dict(progress.best_weights)
         elif average:
@@ -241,6 +243,8 @@ def _smaller(stage: Stage[Any]) -> str:
     if batch == 1:
         return "one image at a time is too much already; give engine.precision=bfloat16, or another device"
     half = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+    if not stage.accumulates:
+        return f"give method.batch={half}"
     return (
         f"give method.batch={half} method.optimisation.accumulate={accumulate * batch // half}: "
         f"the same {stage.images_per_step} images a step"

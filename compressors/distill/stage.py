@@ -75,6 +75,7 @@ class Stage(Generic[B]):
         keep_best: end with the weights of the best validation instead of the last.
         full_model: the student as it stands, for the callback; None where there is no such model yet.
         frozen: what ``loss`` needs of models that are not trained, so that it can be computed ahead; None: nothing.
+        accumulates: whether the method can be set to accumulate batches.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Stage(Generic[B]):
     full_model: Callable[[], Any] | None = None
     whole_batches: bool = False
     frozen: Frozen[B, Any] | None = None
+    accumulates: bool = True
 
     @property
     def images_per_step(self) -> int:

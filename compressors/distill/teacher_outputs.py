@@ -122,7 +122,7 @@ class Answering(Protocol):
 
 
 def teacher_masks(
-    teacher: Answering, embeddings: Features, valid: Tensor, points: int, seed: int, step: int
+    teacher: Answering, embeddings: Features, valid: Tensor, points: int, seed: int, step: int, part: int = 0
 ) -> tuple[TeacherMasks, TeacherMasks]:
     """Ask the teacher about random points of each image, and about the boxes of the masks it answers with.
 
@@ -131,8 +131,9 @@ def teacher_masks(
         valid: bool ``[B, g, g]``, the cells that hold image; points fall there.
         points: prompts of each kind an image.
         seed, step: what the points are drawn from, for the whole batch that processes share.
+        part: which of the step's accumulated batches it is.
     """
-    generator = generator_for(seed, "mask prompts", step)
+    generator = generator_for(seed, "mask prompts", step, *([part] if part else []))
     images = len(embeddings)
     drawn = torch.rand(distributed.count() * images, points, 1, 2, generator=generator)
     drawn = drawn[distributed.rank() * images :][:images].to(embeddings.device)

@@ -118,7 +118,7 @@ def test_the_teacher_is_asked_about_the_same_points(pair: tuple[Sam, Sam, Studen
     student, seen = across(pair, tmp_path)
     batch = seen.batches.of([0, 1, 2])
     assert isinstance(batch, PairedBatch)
-    points, boxes = seen.masks(batch, 4, 0, 0)
+    points, boxes = seen.masks(batch, 4, 0, 0, 0)
     assert points.logits.shape == boxes.logits.shape == (12, 4, 16, 16)
     embeddings = seen.embeddings(batch.teacher)
     for i in range(3):
@@ -145,7 +145,7 @@ def test_the_loss_reaches_projections_encoder_and_decoder(pair: tuple[Sam, Sam, 
     assert {name: x.shape for name, x in projected.maps.items()} == {name: x.shape for name, x in targets.maps.items()}
     assert list(projected.maps) == ["image_embed"], "SAM has no other map"
     loss = embedding_mse(projected, targets, batch.valid) + sum(
-        mask_loss(student, found, seen.masks(batch, 2, 0, 0)).values()
+        mask_loss(student, found, seen.masks(batch, 2, 0, 0, 0)).values()
     )
     loss.backward()
     learning = {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}

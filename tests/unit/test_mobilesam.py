@@ -175,5 +175,7 @@ class TestMasksAsTargets:
         teacher, embeddings, valid, (points, _) = self.requested()
         again, _ = teacher_masks(teacher, embeddings, valid, 5, 0, 7)
         other, _ = teacher_masks(teacher, embeddings, valid, 5, 0, 8)
+        second, _ = teacher_masks(teacher, embeddings, valid, 5, 0, 7, part=1)
         assert torch.equal(again.prompt.points_xy, points.prompt.points_xy)
         assert not torch.equal(other.prompt.points_xy, points.prompt.points_xy)
+        assert not torch.equal(second.prompt.points_xy, points.prompt.points_xy), "another batch of the same step"

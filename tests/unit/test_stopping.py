@@ -60,6 +60,20 @@ def test_a_signal_ends_the_process_once_the_step_is_saved(
     assert all(torch.equal(a, b) for a, b in zip(weights(resumed), undisturbed, strict=True))
 
 
+def test_a_signal_in_the_last_validation_is_not_lost(tmp_path: Path) -> None:
+    run = stage()
+
+    def validate() -> float:
+        handler: Any = signal.getsignal(signal.SIGINT)
+        handler(signal.SIGINT, None)
+        return 0.0
+
+    run.validate, run.validate_every = validate, 1000
+    with pytest.raises(KeyboardInterrupt):
+        Engine(tmp_path).fit(run)
+    assert step_of(tmp_path) == run.steps
+
+
 def test_the_same_signal_twice_ends_it_at_once(tmp_path: Path) -> None:
     child = warm_processes.started(train_signalled, tmp_path, signal.SIGTERM, 2)
     child.join(120)
