@@ -50,7 +50,8 @@ class SlimSamSettings(MethodSettings):
         until: ``step_2``; or ``step_1``, whose student has a narrow embedding alone (tables 4 and 13 score it).
         align_global_qkv: whether q/k/v of global blocks are aligned in step 1; the released code leaves them out.
         padding: cells of zero padding are left out of every distance to the teacher (``ignore``), of none (``count``),
-            or of that of final embeddings alone (``embedding``).
+            or of that of final embeddings alone (``embedding``). The disturbed distance behind the scores leaves them
+            out in every case.
         steps: optimizer steps of each of the two distillations (of one that cuts at once: half of its steps).
         batch: images a batch.
         validations: how often each distillation is scored on labelled training images; its best weights are kept,
@@ -183,6 +184,12 @@ class MobileSamSettings(MethodSettings):
             check_at_least(self, high_res=0)
         check_above_zero(self, "decoder_lr")
         check_unvalidated(self.optimisation)
+        for name, default in (("loss", "mse"), ("padding", "ignore")):
+            if self.distillation != "decoupled" and getattr(self, name) != default:
+                raise InputError(
+                    f"method.{name}={getattr(self, name)}: of distances between embeddings, and with "
+                    f"method.distillation={self.distillation} masks are the only target; leave it out"
+                )
 
 
 @dataclass(frozen=True)

@@ -50,15 +50,19 @@ def disturbed_gradients(
 
     The target is the encoder's own embedding plus Gaussian noise of standard deviation ``noise``, so the loss is
     ``MSE(t + eps, t)`` and its gradient ``-(2 / N) J^T eps``: a random probe of how much each weight moves the
-    embedding. Cells of padding are left out.
+    embedding. Cells of padding are left out. Every image counts alike, those of a last, smaller batch too.
     """
 
     def losses() -> Iterator[Tensor]:
+        full = 0
         for number, batch in enumerate(batches):
+            full = full or len(batch.names)
             # Several maps count as one, the cells of finer ones as channels.
             embedding = packed(encoder(batch.images))
             eps = torch.randn(embedding.shape, generator=generator_for(seed, "disturbance", number))
-            yield embedding_mse(embedding, embedding.detach() + noise * eps.to(embedding.device), batch.valid)
+            disturbed = embedding.detach() + noise * eps.to(embedding.device)
+            # A mean over the batch.
+            yield embedding_mse(embedding, disturbed, batch.valid) * (len(batch.names) / full)
 
     return _summed(encoder, losses(), on_batch)
 

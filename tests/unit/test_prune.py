@@ -278,6 +278,16 @@ def test_the_disturbance_gives_gradients_whose_ranking_does_not_depend_on_its_si
         assert name in ("embedding", *(f"{kind}.{i}" for kind in ("attention", "mlp") for i in range(3)))
 
 
+def test_images_of_a_smaller_last_batch_count_no_more_than_others(encoder: ImageEncoder) -> None:
+    full, other = _batches()
+    last = ImageBatch(("c",), other.images[:1], other.valid[:1])
+    both, alone, before = (disturbed_gradients(encoder, some, 0.01, 0) for some in ([full, last], [last], [full]))
+    name = "blocks.0.mlp.lin1.weight"
+    # The second batch's noise is another one than that of a first: what it adds is compared in size.
+    added = (both.sums[name] - before.sums[name]).norm()
+    assert 0.3 < float(added / alone.sums[name].norm()) < 0.8
+
+
 def test_gradients_add_up_over_batches(encoder: ImageEncoder) -> None:
     first, second = _batches()
     both = disturbed_gradients(encoder, [first, second], 0.01, 0)
