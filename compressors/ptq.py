@@ -60,7 +60,7 @@ class Ptq(PtqSettings, Compressor):
         batches = ImageBatches(data, model.input_size, model.config.encoder.grid, context.seed)
         images = [batches(range(i, i + 1)).to(context.engine.device) for i in range(self.images)]
         calibration = Calibration(
-            Search(self.metric, self.candidates, self.lowest, self.highest, self.rounds),
+            Search(self.metric, self.candidates, self.lowest, self.highest, self.rounds, self.weights_in_search),
             self.gradient,
             self.order,
             self.prompts,

@@ -24,7 +24,7 @@ class PtqSettings(Scheme, MethodSettings):
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
             layers before them do (``sequential``).
         bias_correction: biases take up what quantising the weight adds to each channel in the mean.
-        candidates, lowest, highest, rounds: see :class:`compressors.quantize.search.Search`.
+        candidates, lowest, highest, rounds, weights_in_search: see :class:`compressors.quantize.search.Search`.
         images: images to calibrate on.
         prompts: points, and as many boxes, an image.
         budget: the share of what eight bits everywhere cost that the model may cost: layers that lose most by fewer
@@ -55,6 +55,7 @@ class PtqSettings(Scheme, MethodSettings):
     lowest: float = 0.01
     highest: float = 1.2
     rounds: int = 3
+    weights_in_search: str = field(default="float", metadata=SINCE)
     images: int = 8
     prompts: int = 8
     budget: float | None = field(default=None, metadata=SINCE)
@@ -74,6 +75,7 @@ class PtqSettings(Scheme, MethodSettings):
         "metric": METRICS,
         "gradient": ("fisher", "perturbed", "published"),
         "order": ("parallel", "sequential"),
+        "weights_in_search": ("float", "quantized"),
         "weights": ("channel", "tensor"),
         "activations": ("asymmetric", "symmetric"),
         "linear_weights": ("same", "channel", "tensor", "qkv"),
@@ -126,11 +128,22 @@ class PtqSettings(Scheme, MethodSettings):
                 "give method.products=tensor"
             )
         for name in ("big", "pcc", "mac"):
+            if getattr(self, name) and self.activation_bits == 32:
+                raise InputError(
+                    f"method.{name}=true is for grids of activations, which activation_bits=32 leaves in float; "
+                    f"give method.{name}=false"
+                )
             if getattr(self, name) and "float" in (self.decoder, self.products):
                 raise InputError(
                     f"method.{name}=true is for products of the mask decoder's attention, which are float here; "
                     f"give method.decoder=quantized method.products=tensor, or method.{name}=false"
                 )
+
+        if self.pcc and self.products == "head":
+            raise InputError(
+                "method.pcc=true clips one range of all heads, which method.products=head does not have; "
+                "give method.products=tensor"
+            )
 
     def _check_budget(self) -> None:
         if self.budget is None:

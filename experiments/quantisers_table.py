@@ -20,7 +20,7 @@ from experiments.paper_table import difference, interval_in_points, rows_of_runs
 from experiments.reporting.text_tables import plain_table
 
 PRESET = "ptq_state_of_the_art"
-"""Of the runs, together with ``ptq_state_of_the_art_w4``; both lie in the folder of this name."""
+"""Of the runs, together with ``ptq_state_of_the_art_w4`` and ``..._w4a16``; all lie in the folder of this name."""
 MECHANISMS = {
     "statistics": "statistics",
     "big_pcc": "+ BIG, PCC",

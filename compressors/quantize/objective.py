@@ -18,7 +18,6 @@ from torch import Tensor
 
 from teachers.mask_decoder import Decoded
 
-GRADIENTS = ("fisher", "perturbed", "published")
 _CERTAIN = 1e-3
 """Predicted IoUs count as probabilities no nearer to 0 and 1 than this."""
 

@@ -20,6 +20,7 @@ from compressors.distill.state import Progress
 from compressors.optimizer_settings import OptimizerConfig
 from compressors.quantize.learned import Learners
 from compressors.quantize.recording import recordable
+from core.errors import InputError
 from core.protocols import Prompt
 from core.seeding import generator_for, seed_for
 from students.quantized.layers import QuantizedLayer, QuantizedProduct
@@ -157,6 +158,7 @@ class Reconstruction:
             loss=work.loss,
             steps=self.steps * len(work.units),
             optimisation=OptimizerConfig(lr=self.lr),
+            accumulates=False,
         )
         # Batches depend on what was learned by then: none is made ahead.
         progress = replace(engine, workers=0, precision="float32").fit(stage)
@@ -170,8 +172,14 @@ class _Work:
     def __init__(self, how: Reconstruction, model: Sam, exact: Sam, calls: Sequence[Call]) -> None:
         self.how, self.model, self.exact, self.calls = how, model, exact, calls
         named = blocks(model) if how.units == "blocks" else list(recordable(model))
-        self.units = _in_order(exact, named, calls[:1])
-        self.learners = [Learners(model.get_submodule(path), how.learn) for path in self.units]
+        found = {path: Learners(model.get_submodule(path), how.learn) for path in _in_order(exact, named, calls[:1])}
+        # Products have no rounding, and weights alone no scales of activations.
+        found = {path: learners for path, learners in found.items() if len(learners.learners)}
+        if not found:
+            raise InputError(
+                f"method.learn={how.learn}: nothing that is reconstructed has such; give method.learn=both"
+            )
+        self.units, self.learners = list(found), list(found.values())
         self._turn = -1
         self._calls: list[UnitCall] = []
         self._variances: list[Tensor] = []

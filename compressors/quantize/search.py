@@ -1,8 +1,9 @@
 """The search for the grids of one layer: candidates around its range, operands in turn (PTQ4ViT, algorithm 1).
 
-Each operand's grid is chosen among ``range * (lowest + i (highest - lowest) / count)`` with the other operand as it is
-by then; every channel (or head) that has a scale of its own chooses on its own. The full range is always a candidate,
-so a search is never worse than no search by its own measure.
+Each operand's grid is chosen among ``range * (lowest + i (highest - lowest) / count)`` with the other operand on its
+grid as it is by then (a layer's weight in float, unless :attr:`Search.weights` says otherwise); every channel (or head)
+that has a scale of its own chooses on its own. The full range is always a candidate, so no operand's search is worse
+than no search by its own measure.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,9 +39,11 @@ class Search:
 
     Attributes:
         metric: one of :data:`compressors.ptq_settings.METRICS`; ``minmax`` covers the range and tries nothing.
-        candidates: how many grids are tried beside the full range.
-        lowest, highest: the first and the last, as shares of the full range.
+        candidates: steps from the lowest to the highest share of the full range; both are tried, and the full range.
+        lowest, highest: the first and the last share.
         rounds: how often operands take turns.
+        weights: what the search for a layer's input and output grids multiplies by: its weight in ``float``, with
+            which rounds after the first change the weight's grid alone; or ``quantized``, as the algorithm has it.
     """
 
     metric: str = "hessian"
@@ -48,6 +51,7 @@ class Search:
     lowest: float = 0.01
     highest: float = 1.2
     rounds: int = 3
+    weights: str = "float"
 
     def shares(self) -> list[float]:
         """Of the full range, each tried."""
@@ -56,7 +60,7 @@ class Search:
 
 
 def begin(module: QuantizedLayer | QuantizedProduct, trace: LayerTrace) -> None:
-    """Let every grid of a layer cover the full range of what was trace."""
+    """Let every grid of a layer cover the full range of what was traced."""
     if isinstance(module, QuantizedLayer):
         if module.weight is not None:
             lowest, highest = _weight_range(module)
@@ -70,7 +74,7 @@ def begin(module: QuantizedLayer | QuantizedProduct, trace: LayerTrace) -> None:
 
 
 def search(module: QuantizedLayer | QuantizedProduct, trace: LayerTrace, how: Search) -> None:
-    """Find the grids of one layer, in place, from what it has trace; begins with :func:`begin`."""
+    """Find the grids of one layer, in place, from its trace; begins with :func:`begin`."""
     begin(module, trace)
     if how.metric == "minmax" or not trace.records:
         return
@@ -108,7 +112,7 @@ def _search_weight(layer: QuantizedLayer, records: list[TracedCall], how: Search
 
 
 def _search_input(layer: QuantizedLayer, trace: LayerTrace, records: list[TracedCall], how: Search) -> None:
-    quantizer, weight = layer.input_quantizer, layer.effective_weight()
+    quantizer, weight = layer.input_quantizer, _multiplied(layer, how)
     assert quantizer is not None
     error_of = _error_in_all(records, how.metric)
 
@@ -118,8 +122,14 @@ def _search_input(layer: QuantizedLayer, trace: LayerTrace, records: list[Traced
     _search_range(quantizer, trace.lowest[0], trace.highest[0], how, error)
 
 
+def _multiplied(layer: QuantizedLayer, how: Search) -> Tensor:
+    """The weight that grids of activations are searched with."""
+    assert layer.weight is not None
+    return layer.weight_quantizer(layer.weight) if how.weights == "quantized" else layer.weight
+
+
 def _search_output(layer: QuantizedLayer, trace: LayerTrace, records: list[TracedCall], how: Search) -> None:
-    quantizer, weight = layer.output_quantizer, layer.effective_weight()
+    quantizer, weight = layer.output_quantizer, _multiplied(layer, how)
     assert quantizer is not None
     outputs = [computed(layer, quantized(layer.input_quantizer, record.inputs[0]), weight) for record in records]
     error_of = _error_in_all(records, how.metric)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -134,6 +135,7 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
             names = ("scores", "mixing")
             products[path] = {n: _describe_products(module, _bits_of(f"{path}.{n}", scheme))[n] for n in names}
     _check_patterns(scheme, [*layers, *(f"{path}.{name}" for path in products for name in ("scores", "mixing"))])
+    _check_float(scheme, [path for path, module in model.named_modules() if isinstance(module, QUANTISABLE)], layers)
     return Plan(scheme, folded, layers, products)
 
 
@@ -249,6 +251,14 @@ def _check_patterns(scheme: Scheme, paths: list[str]) -> None:
             raise InputError(
                 f"method.eight_bit_layers: {pattern} is the path of no quantised layer or product{example}"
             )
+
+
+def _check_float(scheme: Scheme, paths: list[str], layers: Collection[str]) -> None:
+    for beginning in scheme.float_layers:
+        if not any(path.startswith(beginning) for path in paths):
+            raise InputError(f"method.float_layers: no layer's path begins with {beginning}; one is {paths[0]}")
+    if not layers:
+        raise InputError("method.float_layers and method.decoder leave every layer float; leave one of them out")
 
 
 def _chosen(path: str, scheme: Scheme) -> bool:

@@ -69,6 +69,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "perturbed": {"gradient": "perturbed"},
     "mse": {"metric": "mse"},
     "sequential": {"order": "sequential"},
+    "weights on their grids": {"weights_in_search": "quantized"},
     "head": {"products": "head"},
     "float products": {"products": "float"},
     "twin": {"twin": True},
@@ -177,8 +178,20 @@ def test_refused_settings(tmp_path: Path) -> None:
         ({"lowest": 0.0}, "method.lowest=0.0 must be above 0"),
         ({"highest": 0.005}, r"method.lowest=0.3 must be above 0 and at most method.highest=0\.005"),
         ({"candidates": 0}, "method.candidates=0 must be at least 1"),
+        ({"pcc": True, "activation_bits": 32}, "method.pcc=true is for grids of activations, which activation_bits=32"),
+        ({"mac": True, "activation_bits": 32}, "method.mac=true is for grids of activations, which activation_bits=32"),
+        ({"pcc": True, "products": "head"}, "method.pcc=true clips one range of all heads, .* method.products=tensor"),
     ):
         with pytest.raises(InputError, match=words):
             replace(METHOD, **changes)  # type: ignore[arg-type]
+    for changes, words in (
+        (
+            {"float_layers": ("image_encoder.blokcs",)},
+            "method.float_layers: no layer's path begins with image_encoder.blokcs",
+        ),
+        ({"float_layers": ("image_encoder",), "decoder": "float"}, "leave every layer float"),
+    ):
+        with pytest.raises(InputError, match=words):
+            compress(replace(METHOD, **changes), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"method\.images=9: images has only 5 training images"):
         compress(replace(METHOD, images=9), tmp_path)

@@ -12,7 +12,7 @@ from compressors.quantize.recording import Recorder, recordable
 from compressors.quantize.search import Search, begin, computed, correct_bias, search
 from core.protocols import Prompt
 from data.batches import ImageBatches
-from students.quantized.layers import QuantizedLayer, make_layer
+from students.quantized.layers import QuantizedLayer, QuantizedLinear, make_layer
 from students.quantized.plan import planned_copy, set_quantizing
 from students.quantized.scheme import Scheme
 from students.quantized.simulated_grids import make_quantizer
@@ -91,8 +91,32 @@ def test_a_search_is_never_worse_than_the_full_range_by_its_own_measure(name: st
 
     begin(layer, recorder.traces["layer"])
     before = error()
-    search(layer, recorder.traces["layer"], Search(metric, 40, 0.2, 1.2, 2))
+    layer.quantizing = False  # as calibration has it
+    search(layer, recorder.traces["layer"], Search(metric, 40, 0.2, 1.2, 2, "quantized"))
+    layer.quantizing = True
     assert error() <= before * (1 + 1e-5) + 1e-7
+
+
+def test_the_weight_that_grids_of_activations_are_searched_with() -> None:
+    torch.manual_seed(1)
+    linear, x = nn.Linear(6, 3), torch.randn(50, 6)
+    multiplied = []
+
+    class Spy(QuantizedLinear):
+        def compute(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            multiplied.append(weight.clone())
+            return super().compute(x, weight)
+
+    for weights in ("float", "quantized"):
+        layer = layer_of(linear, given={**UNIFORM, "bits": 2})
+        recorder = seen_by(layer, x.clone())
+        layer.__class__ = Spy
+        multiplied.clear()
+        search(layer, recorder.traces["layer"], Search("mse", 4, 0.5, 1.2, 1, weights))
+        exact = layer.weight_quantizer(layer.weight)  # type: ignore[arg-type]
+        # The candidates of the input's search come last, six of them.
+        assert all(torch.equal(used, linear.weight if weights == "float" else exact) for used in multiplied[-6:])
+    assert not torch.equal(exact, linear.weight)
 
 
 def test_candidates_reach_from_the_lowest_to_the_highest_share() -> None:

@@ -216,6 +216,17 @@ def test_settings_change_the_model(tmp_path: Path, reconstructed: Compressed, ch
     assert weights_sha256(student) != weights_sha256(reconstructed.student)
 
 
+@pytest.mark.parametrize("changes", [{"reconstruct": "layers", "learn": "rounding"}, {"twin": True, "learn": "scales"}])
+def test_units_in_which_nothing_learns_are_passed_over(tmp_path: Path, changes: dict[str, object]) -> None:
+    student = compress(replace(METHOD, steps=1, **changes), tmp_path).student  # type: ignore[arg-type]
+    assert student.plan.scheme.weight_bits == METHOD.weight_bits
+
+
+def test_a_reconstruction_in_which_nothing_learns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"method\.learn=scales: nothing that is reconstructed has such"):
+        compress(replace(METHOD, activation_bits=32, learn="scales", big=False, pcc=False, mac=False), tmp_path)
+
+
 def test_refused_settings() -> None:
     for changes, words in (
         ({"reconstruct": "heads"}, "method.reconstruct=heads is not one of none, blocks, layers"),
