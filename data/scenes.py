@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from core.errors import InputError
 from core.geometry import resized_size
 from data.exclusions import readable_samples
 from data.sample import ImageData
@@ -153,7 +154,29 @@ def compose(
         low_res: side of its low-res logits in cells; divides ``frame``.
         instances: ``K``; where fewer are visible, some come several times.
         points: ``P`` points an instance.
+
+    Raises:
+        InputError: of many crops none shows an instance that is large enough.
     """
+    for _ in range(100):
+        if (scene := _composed(images, recipe, frame, low_res, instances, points, rng)) is not None:
+            return scene
+    raise InputError(
+        f"{images[0].name} and others: of 100 scenes none shows an instance of {recipe.least_area:g} pixels; "
+        "give data with larger objects"
+    )
+
+
+def _composed(
+    images: Sequence[MaskedImage],
+    recipe: SceneRecipe,
+    frame: int,
+    low_res: int,
+    instances: int,
+    points: int,
+    rng: np.random.Generator,
+) -> Scene | None:
+    """A random scene; None where no crop shows an instance."""
     across = int(rng.choice(recipe.cells, p=recipe.cell_shares))
     short = frame * float(rng.uniform(recipe.narrowest, 1.0))
     down = max(1, round(across * short / frame))
@@ -171,11 +194,8 @@ def compose(
             image[:, top:bottom, left:right] = _drawn(placed, recipe.colour, rng)
             placements.append(placed)
     found = _instances(placements, recipe.least_area, frame, low_res, instances, points, rng)
-    if found is None:
-        # No crop shows an instance: others are drawn.
-        return compose(images, recipe, frame, low_res, instances, points, rng)
     names = tuple(placed.source.name for placed in placements)
-    return Scene(names, image, (height, width), *found)
+    return None if found is None else Scene(names, image, (height, width), *found)
 
 
 def _edges(length: int, count: int) -> list[int]:

@@ -83,7 +83,8 @@ def pretrain_on_scenes(
     Args:
         start: weights to begin with; None begins as ``sam_pocket`` does, resized (:mod:`teachers.resample`), or with
             its decoder.
-        validation: a data set whose first 40 validation images are scored now and then; they choose nothing.
+        validation: a data set; of the images that it holds out (of SA-1B's layout: its last 50) the first 40 are scored
+            now and then. They choose nothing.
     """
     model = _initial(model_name, recipe.seed)
     if isinstance(model.input_size, Stretched):
@@ -109,6 +110,34 @@ def _shares(text: str) -> tuple[float, ...]:
     if min(shares) < 0 or not 0 < sum(shares) < float("inf"):
         raise ValueError
     return tuple(share / sum(shares) for share in shares)
+
+
+def _at_least_one(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
+def _rate(text: str) -> float:
+    if not 0 < (rate := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return rate
+
+
+def _decay(text: str) -> float:
+    if not 0 <= (decay := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and below 1")
+    return decay
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text} is unknown; choose cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f"{text}: this machine has no CUDA device that PyTorch can use; give cpu")
+    return device
 
 
 def _initial(model_name: str, seed: int) -> Sam:
@@ -197,12 +226,13 @@ def main() -> None:
     add(
         "--validation",
         metavar="NAME=DIR",
-        help="a data set whose validation part is scored now and then; what is scored is written",
+        help="a data set; of its held-out images (in SA-1B's layout: the folder's last 50) 40 are scored now and then; "
+        "what is scored is written",
     )
     add("--start", type=Path, help="weights to begin with (scenes only)")
-    add("--steps", type=int, help="optimizer steps")
-    add("--images", type=int, help="most distinct training images")
-    add("--batch", type=int, help="images a step")
+    add("--steps", type=_at_least_one, help="optimizer steps")
+    add("--images", type=_at_least_one, help="most distinct training images")
+    add("--batch", type=_at_least_one, help="images a step")
     add(
         "--mosaics",
         type=_shares,
@@ -215,15 +245,15 @@ def main() -> None:
         default=None,
         help="the decoder alone learns where a box is: random boxes, and as their masks the ellipses in them",
     )
-    add("--boxes", type=int, help="box prompts of a scene (default 10)")
-    add("--ema", type=float, help="decay of the kept moving average of the weights (scenes only; default 0.995)")
-    add("--rate", type=float, help="highest learning rate")
+    add("--boxes", type=_at_least_one, help="box prompts of a scene (default 10)")
+    add("--ema", type=_decay, help="decay of the kept moving average of the weights (scenes only; default 0.995)")
+    add("--rate", type=_rate, help="highest learning rate")
     add("--seed", type=int, help="of weights, images and prompts")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, help="threads of the CPU")
+    add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=_at_least_one, help="threads of the CPU")
     add("--precision", choices=tuple(PRECISIONS), help="default: bfloat16 for shapes, float32 for scenes on a CPU")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device: torch.device = options.device
     if device.type == "cuda" and device.index is None and distributed.announced() > 1:
         device = torch.device("cuda", distributed.local_rank())
     take_threads()
@@ -243,6 +273,8 @@ def main() -> None:
             return
         sources = [Source.parse(text) for text in options.data]
         validation = Source.parse(options.validation) if options.validation else None
+        if validation and validation.name == "sa1b" and any(source.is_same_folder(validation) for source in sources):
+            raise InputError(f"--validation {options.validation}: is trained on; give another folder")
         precision = options.precision or ("float32" if device.type == "cpu" else "bfloat16")
         recipe = SceneTraining(**given, **of_scenes)
         if options.mosaics:

@@ -87,6 +87,11 @@ class Source:
             raise InputError(f"--data {text}:{share:g}: a share is a number above 0")
         return cls(name, root or None, share)
 
+    def is_same_folder(self, other: "Source") -> bool:
+        """Whether both read the files of one folder."""
+        roots = [None if source.root is None else Path(source.root).resolve() for source in (self, other)]
+        return self.name == other.name and roots[0] is not None and roots[0] == roots[1]
+
     def open(self, split: str, seed: int = 0) -> ImageData:
         """The images of ``train`` or ``validation`` with their instances.
 

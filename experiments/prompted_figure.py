@@ -19,14 +19,16 @@ from core.plain_file import read_json
 from core.progress import say
 from core.protocols import Segmenter
 from core.storage import check_place
+from data.upright import upright_image
 from evaluation.predictor import SamPredictor
 from experiments.everything.figure import heading
 from experiments.reporting.mask_images import COLOURS, draw_box, grid, overlaid, save, scaled
 from experiments.runs.checkpoints import find_model
-from experiments.upright import upright_image
 
 LONGEST = 800
 """Longer side of a drawn image in pixels at most; prompts go with it."""
+KINDS = {"boxes": 4, "points": 2}
+"""Of prompts, and of how many numbers each is."""
 LETTERS = 40
 """Of a line above an image, at most: names of files are long."""
 
@@ -41,7 +43,7 @@ def read_prompts(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, prompts in raw.items() if isinstance(raw, dict) else ():
         found[name] = {}
-        for kind, size in (("boxes", 4), ("points", 2)):
+        for kind, size in KINDS.items():
             given = prompts.get(kind, []) if isinstance(prompts, dict) else None
             try:
                 array = np.array(given, dtype=np.float64).reshape(-1, size)
@@ -109,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, required=True, help="the folder of the images")
     parser.add_argument("--prompts", type=Path, required=True, help="the prompts' file, .json")
     parser.add_argument("--checkpoints", nargs="+", required=True, help="models by name or file")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of prompts; default both")
     parser.add_argument("--out", type=Path, required=True, help="the figure's file, .png")
     options = parser.parse_args(argv)
     try:
@@ -121,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             scale = min(1.0, LONGEST / max(image.shape[:2]))
             size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
             images.append(scaled(image, size))
-            given.append({kind: array * scale for kind, array in of_image.items()})
+            kept = {kind: array if kind in options.kinds else array[:0] for kind, array in of_image.items()}
+            given.append({kind: array * scale for kind, array in kept.items()})
         names = [heading(one) for one in found]
         # Files of one model, such as of two days of training, are distinguished by their paths.
         named = [

@@ -43,6 +43,8 @@ class Source:
             their stems; None where an image is none of the data set's (a label map, a sample).
         masks: the masks in a file of annotations at the size given last, made for an image of the size before it.
         smallest, largest: bounds of a mask: pixels, and share of the image.
+        upright: whether annotations are of the image as viewers show it, turned as its EXIF data say, and not of its
+            stored pixels.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Source:
     masks: Callable[[Path, Size, Size], Iterator[NDArray[np.bool_]]]
     smallest: int = 60
     largest: float = 1.0
+    upright: bool = False
 
     def pairs(self, root: Path, part: str | None = None) -> list[Pair]:
         """Images with their annotations, by path.
@@ -140,8 +143,11 @@ def _is_label(path: PurePosixPath) -> bool:
 def _camvid(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
     colours = read_image(path).astype(np.int64)
     require_size(path, (colours.shape[0], colours.shape[1]), stored, Path("its image"))
-    indices = (colours == colours[..., :1]).all() and colours.max() <= 2 * CAMVID_UNLABELLED
-    labels = colours[..., 0] if indices else colours @ np.array([1 << 16, 1 << 8, 1])
+    grey, void = (colours == colours[..., :1]).all(), 255
+    # Classes by number: releases that have no class of their own for it give the void the highest one.
+    indices = grey and colours[colours < void].max(initial=0) <= 2 * CAMVID_UNLABELLED
+    numbers = np.where(colours[..., 0] == void, CAMVID_UNLABELLED, colours[..., 0])
+    labels = numbers if indices else colours @ np.array([1 << 16, 1 << 8, 1])
     if len(np.unique(labels)) > 256:
         raise InputError(f"{path}: has more colours than classes, so it is no label map; fetch the PNG again")
     yield from connected(resized_labels(labels, size), without=CAMVID_UNLABELLED if indices else 0)
@@ -199,6 +205,7 @@ SOURCES = {
         "images/<part>/<name>.jpg beside labels/<part>/<name>.txt",
         _beside("images", "labels", ".txt"),
         _yolo_segments,
+        upright=True,
     ),
 }
 """By the name that is typed."""

@@ -19,6 +19,7 @@ from data.images import image_size, read_image, resized_image
 from data.json_fields import read_json
 from data.prompts import central_point
 from data.shapes_export import write_image
+from data.upright import upright_image
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,13 @@ def convert(
 def _remove_earlier(conversion: Conversion, out: Path) -> None:
     """All of it, as a shorter conversion must not leave the tail of a longer one behind."""
     for path in out.glob("sa_*.json"):
-        made = read_json(path).get("conversion", {})
-        if (made.get("source"), made.get("first")) == (conversion.source, conversion.first):
+        try:
+            made = read_json(path).get("conversion")
+        except InputError:
+            raise InputError(
+                f"{path}: cannot be read, so that nothing says which conversion made it; remove it"
+            ) from None
+        if isinstance(made, dict) and (made.get("source"), made.get("first")) == (conversion.source, conversion.first):
             path.unlink()
             path.with_suffix(".jpg").unlink(missing_ok=True)
 
@@ -149,7 +155,8 @@ def _convert_one(
     conversion: Conversion, pair: Pair, annotations: Path, target: Path, number: int, made: dict[str, Any]
 ) -> int:
     source = SOURCES[conversion.source]
-    stored = image_size(pair.image)
+    image = upright_image(pair.image) if source.upright else None
+    stored = image_size(pair.image) if image is None else (image.shape[0], image.shape[1])
     longest = conversion.longest
     size = resized_size(stored, longest) if 0 < longest < max(stored) else stored
     smallest = source.smallest if conversion.smallest is None else conversion.smallest
@@ -157,7 +164,7 @@ def _convert_one(
     rles = chosen(source.masks(annotations, stored, size), smallest, largest)
     if not rles:
         return 0
-    image = read_image(pair.image)
+    image = read_image(pair.image) if image is None else image
     jpeg = target.with_suffix(".jpg")
     # The JSON comes last: an image that has one is whole.
     write_image(jpeg, image if size == stored else resized_image(image, longest), "JPEG", quality=95, subsampling=0)

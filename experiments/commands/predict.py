@@ -10,6 +10,7 @@ from PIL import Image
 
 from core.checkpoint import replacing
 from core.plain_file import home_path
+from data.upright import upright_image
 from evaluation.latency import device_name, timed
 from evaluation.predictor import SamPredictor
 from experiments.commands.typed_prompt import typed_prompt
@@ -17,7 +18,6 @@ from experiments.config.schema import PredictConfig
 from experiments.out_place import check_out, writing_to
 from experiments.reporting.columns import milliseconds
 from experiments.runs.segmenters import chosen_segmenter
-from experiments.upright import upright_image
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core.errors import InputError
 from core.progress import counted, say
 from core.storage import check_place
+from data.upright import upright_image
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from experiments.config.compose import settings_of
 from experiments.config.messages import as_input_error
@@ -26,7 +27,6 @@ from experiments.everything.drawing import painted
 from experiments.everything.files import places
 from experiments.reporting.mask_images import save, scaled
 from experiments.runs.checkpoints import LoadedModel, find_model
-from experiments.upright import upright_image
 
 WIDTH = 440
 """Of an image in pixels."""

@@ -14,6 +14,7 @@ from core.checkpoint import file_sha256
 from core.errors import InputError
 from core.plain_file import home_path
 from core.progress import counted
+from data.upright import upright_image
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name, timed
 from experiments.config.schema import EverythingConfig
@@ -21,7 +22,6 @@ from experiments.everything.files import Made, Place, drawing_of, finished_annot
 from experiments.out_place import check_out
 from experiments.reporting.columns import seconds
 from experiments.runs.segmenters import chosen_segmenter
-from experiments.upright import upright_image
 
 OUT = "everything"
 """The folder of what is made, where none is given."""

@@ -14,9 +14,9 @@ from PIL import Image
 from data.prompts import central_point
 from data.sample import ImageSample
 from data.shapes import Shapes
+from data.upright import upright_image
 from experiments.commands.typed_prompt import TypedPrompt
 from experiments.reporting.mask_images import draw_prediction
-from experiments.upright import upright_image
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -127,6 +127,33 @@ def test_labels_of_camvid_may_be_indices_in_a_folder_of_annotations(tmp_path: Pa
     assert (counts["images"], counts["masks"]) == (1, 2)
 
 
+def test_camvids_void_may_be_the_highest_number(tmp_path: Path) -> None:
+    photo(tmp_path / "val" / "b.png")
+    (tmp_path / "valannot").mkdir()
+    # Class 0 beside class 3, and a strip of no class.
+    indices = labels(sign_3=(0, 0, 10, 30))
+    indices[18:] = 255
+    Image.fromarray(indices).save(tmp_path / "valannot" / "b.png")
+    convert(Conversion("camvid"), tmp_path, tmp_path / "out")
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json"))
+    assert sorted(annotation["area"] for annotation in record["annotations"]) == [8 * 30, 10 * 30]
+
+
+def test_outlines_of_yolo_are_of_the_upright_image(tmp_path: Path) -> None:
+    yolo(tmp_path, "0 0.1 0.1 0.5 0.1 0.5 0.2 0.1 0.2\n")
+    photograph = tmp_path / "images" / "train" / "a.jpg"
+    stored = np.zeros((WIDTH, HEIGHT, 3), np.uint8)
+    # To be turned a quarter to the right: the upper left corner as it is seen lies in the lower left one.
+    stored[15:27, 2:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(photograph, exif=exif, quality=100, subsampling=0)
+    convert(Conversion("yolo_segments", smallest=4), tmp_path, tmp_path / "out")
+    sample = Sa1b(tmp_path / "out", "all").sample(0)
+    assert sample.masks.shape == (1, HEIGHT, WIDTH)
+    assert sample.image[sample.masks[0]].mean() > 230 and sample.image[~sample.masks[0]].mean() < 15
+
+
 def test_larger_images_are_scaled_down_with_their_masks(tmp_path: Path) -> None:
     bsds500(tmp_path / "source")
     yolo(tmp_path / "yolo")
@@ -206,6 +233,20 @@ def test_conversions_are_never_mixed(tmp_path: Path) -> None:
     assert (counts["images"], counts["already"]) == (2, 0)
     # The tail of the longer conversion is gone, and the other source is as it was.
     assert sorted(path.name for path in out.glob("*.json")) == ["sa_000000.json", "sa_000001.json", "sa_000100.json"]
+
+
+@pytest.mark.parametrize("content", ["{", '{"conversion": null}'])
+def test_a_fresh_start_says_what_it_cannot_remove(content: str, tmp_path: Path) -> None:
+    bsds500(tmp_path / "source")
+    out = tmp_path / "out"
+    convert(Conversion("bsds500", smallest=9), tmp_path / "source", out)
+    (out / "sa_000009.json").write_text(content)
+    if content == "{":
+        with pytest.raises(InputError, match=r"sa_000009\.json: cannot be read, .*; remove it"):
+            convert(Conversion("bsds500", smallest=9), tmp_path / "source", out, overwrite=True)
+    else:
+        counts = convert(Conversion("bsds500", smallest=9), tmp_path / "source", out, overwrite=True)
+        assert counts["images"] == 1 and (out / "sa_000009.json").is_file()
 
 
 def test_images_without_annotations_or_masks_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,26 @@ def test_a_wrong_source_is_refused(text: str, message: str) -> None:
         Source.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--batch 0", "argument --batch: 0 must be at least 1"),
+        ("--steps 0", "argument --steps: 0 must be at least 1"),
+        ("--ema 1", "argument --ema: 1 must be at least 0 and below 1"),
+        ("--rate -1", "argument --rate: -1 must be above 0"),
+        ("--device foo", "argument --device: foo is unknown; choose cpu, cuda or cuda:0"),
+        ("--data sa1b=D --validation sa1b=./D", "--validation sa1b=./D: is trained on; give another folder"),
+    ],
+)
+def test_wrong_settings_end_in_a_line(
+    words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["pretrain", "--model", "sam_photo", "--data", "shapes", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def batches() -> SceneBatches:
     return SceneBatches.load([Source("shapes", None, 1.0)], RECIPE, 64, 16, torch.device("cpu"))

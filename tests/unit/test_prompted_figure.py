@@ -34,6 +34,10 @@ def test_the_figure_of_the_committed_prompts(tmp_path: Path) -> None:
     with Image.open(out) as drawn:
         # Three images below each other, three columns beside each other.
         assert 0.7 < drawn.width / drawn.height < 1.6 and drawn.width > 700
+        both = drawn.width
+    main([*words, "--kinds", "boxes"])
+    with Image.open(out) as drawn:
+        assert drawn.width < 0.8 * both
 
 
 def test_files_of_one_model_have_columns_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import InputError
 from data.scenes import MaskedImage, SceneRecipe, compose, coverage_of_edges, load_masked_images
 from data.shapes import Shapes
 
@@ -27,6 +28,12 @@ def test_a_mask_stays_within_its_box(images: list[MaskedImage]) -> None:
             whole = np.zeros(truth.shape, bool)
             whole[y : y + mask.shape[0], x : x + mask.shape[1]] = mask.numpy()
             assert (whole == truth).all()
+
+
+def test_data_whose_objects_are_all_too_small_are_refused(images: list[MaskedImage]) -> None:
+    recipe = SceneRecipe(least_area=FRAME * FRAME * 2)
+    with pytest.raises(InputError, match=r"of 100 scenes none shows an instance of 8192 pixels; give data with larger"):
+        compose(images, recipe, FRAME, LOW_RES, 4, 2, np.random.default_rng(0))
 
 
 def test_larger_images_are_reduced() -> None:
