@@ -58,8 +58,8 @@ class ResultRow:
             of the process's resident pages.
         device_hours: training time of all devices together.
         instances, images: what ``miou`` rests on; with detections, the images that were requested.
-        miou_low, miou_high: 95 % interval of ``miou``: under ``box_point@1`` the normal one over instances, under other
-            protocols a bootstrap over images.
+        miou_low, miou_high: 95 % interval of ``miou``, a bootstrap over images. Committed rows of ``box_point@1`` have
+            the normal one over instances, which is narrower (``results/README.md``).
         skipped: how many annotations the written rules left out, by reason.
         reason: of a failure.
         weight_bits, activation_bits: of a quantised model; None in a float one.
@@ -165,7 +165,7 @@ class ResultRow:
             InputError: not such a mapping, of another schema version, or a value is of the wrong type or range.
         """
         if not isinstance(raw, Mapping):
-            raise InputError(f"{source}: a row is a {type(raw).__name__}, not a mapping; write the file again")
+            raise InputError(f"{source}: a row is a {type(raw).__name__}, not a mapping; run again with force=true")
         version = raw.get("schema_version", SCHEMA_VERSION)
         if type(version) is int and 1 <= version < SCHEMA_VERSION:
             later = [key for added, keys in ADDED.items() if added > version for key in keys]

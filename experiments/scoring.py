@@ -18,7 +18,7 @@ from data.exclusions import NO_ANNOTATIONS
 from data.sample import ImageData
 from evaluation.baselines import score_baselines
 from evaluation.latency import PRECISIONS
-from evaluation.metrics import mean_iou
+from evaluation.metrics import bootstrap_interval, mean_iou
 from evaluation.paired_seeds import ImageScores
 from evaluation.protocols import PROTOCOLS
 from evaluation.records import InstanceRecord, PartialRecords, keep_parts
@@ -228,7 +228,7 @@ def columns(
     """
     require_records(box, evaluation_set.data)
     metrics, of_points = mean_iou(box), mean_iou(point)
-    overall = metrics["miou"]
+    low, high = bootstrap_interval(box)
     return {
         "data": evaluation_set.name,
         "protocol": evaluation_set.protocol,
@@ -237,7 +237,7 @@ def columns(
         "miou_point": of_points["miou"].value if of_points else None,
         "instances": len(box),
         "images": len({record.image_id for record in box}),
-        "miou_low": overall.low,
-        "miou_high": overall.high,
+        "miou_low": low,
+        "miou_high": high,
         "skipped": {reason: count for reason, count in evaluation_set.data.skipped.items() if count},
     }

@@ -96,7 +96,6 @@ class Column:
         kind: ``text``, ``number``, ``count``, ``truth`` or ``mapping``.
         form: how a value is shown, of :data:`FORMS`.
         unit: of what the form shows.
-        counter: of multiply-accumulates: by which they are counted.
         best: ``higher`` or ``lower`` values are better; ``lower`` also where small ones are looked at first.
         part: whether it is a part of the figure above it in a report.
         label: in a report or a card, where there is room; ``head``: above a column; ``short``: of a terminal's table.
@@ -108,7 +107,6 @@ class Column:
     kind: str
     form: str
     unit: str
-    counter: str
     best: str
     part: bool
     label: str

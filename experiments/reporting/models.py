@@ -87,17 +87,20 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
         for part, behind in parts:
             timed = _on_one_device(part if alone else group)
             line = _line(part, timed, differing[part[0]["data"], part[0]["protocol"]])
-            line["encoder_latency_ratio"] = in_turns.get(_shape(line)) or _own_ratio(timed)
+            line["encoder_latency_ratio"] = _ratio(part[0], timed, in_turns)
             if alone and part[0]["run_id"]:
                 line["model"] += f", {part[0]['run_id']}"
             lines.append({**line, "scored_on": _scored_on(part[0]), "rows": tuple(row["place"] for row in behind)})
     teachers = [line for line in lines if line["method"] == "teacher"]
     students = [line for line in lines if line["method"] not in COMPARISONS]
-    taught = Counter(scored_on for scored_on, _ in {(line["scored_on"], line["teacher"]) for line in students})
+    taught = Counter(place for place, _ in {(_place(line), line["teacher"]) for line in students})
     for line in students:
-        line["model"] += f" of {line['teacher']}" if taught[line["scored_on"]] > 1 else ""
+        line["model"] += f" of {line['teacher']}" if taught[_place(line)] > 1 else ""
     for line in lines:
         line |= _beside(line, [teacher for teacher in teachers if teacher["scored_on"] == line["scored_on"]])
+        if line["method"] in BASELINES and taught[_place(line)] > 1:
+            line |= {"to_teacher": None, "point_to_teacher": None}
+    lines = _once(lines)
     lines.sort(key=_order)
     return pd.DataFrame(lines, columns=[*MODEL_COLUMNS, "rows"], dtype=object)
 
@@ -112,6 +115,24 @@ def are_different(settings: Iterable[Mapping[str, str] | None]) -> bool:
     """Whether two of them give one thing different values; a thing that older files do not name says nothing."""
     known: dict[str, str] = {}
     return any(known.setdefault(name, value) != value for given in settings for name, value in (given or {}).items())
+
+
+def _place(line: Record) -> tuple[Any, ...]:
+    """What lines share that a reader sees side by side; choices that older files do not name may differ."""
+    return tuple(line[key] for key in _SCORED_ON[:-1])
+
+
+def _once(lines: Sequence[Record]) -> list[Record]:
+    """The lines, those of a baseline that differ in nothing that is shown joined."""
+    found: dict[tuple[Any, ...], Record] = {}
+    for number, line in enumerate(lines):
+        baseline = line["method"] in BASELINES
+        key = (_place(line), *(line[name] for name in MODEL_COLUMNS)) if baseline else (number,)
+        if key in found:
+            found[key]["rows"] += line["rows"]
+        else:
+            found[key] = line
+    return list(found.values())
 
 
 def _scored_on(row: Record) -> tuple[Any, ...]:
@@ -200,14 +221,28 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
 
 
 def _shape(row: Record) -> tuple[Any, ...]:
-    """What the time of a float model depends on; what simulates integers has no time of its own."""
-    return tuple(row[key] for key in ("teacher", "parameters", "macs_full", "macs_modules", "weight_bits"))
+    """What the time of a float model depends on, beside device and precision."""
+    return tuple(row[key] for key in ("teacher", "parameters", "macs_full", "macs_modules"))
+
+
+def _ratio(first: Record, timed: Sequence[Record], in_turns: Mapping[tuple[Any, ...], float]) -> float | None:
+    """A model's time over its teacher's on the device that it was measured on.
+
+    Measured by the command ``latency`` there, or by the model's own runs. What simulates integers has no time.
+    """
+    if first["weight_bits"] is not None:
+        return None
+    return in_turns.get((*_shape(first), timed[0]["device"], timed[0]["precision"])) or _own_ratio(timed)
 
 
 def _latencies_of_shapes(rows: Sequence[Record]) -> dict[tuple[Any, ...], float]:
-    """The ratios that the command ``latency`` measured of many models in one process, to their teacher, by shape."""
+    """The ratios that ``latency`` measured of many models in one process, to their teacher, by shape and device."""
     measured = [row for row in rows if row["status"] == "counted" and row["weight_bits"] is None and not row["axes"]]
-    return {_shape(row): row["encoder_latency_ratio"] for row in measured if _is_to_teacher(row)}
+    return {
+        (*_shape(row), row["device"], row["precision"]): row["encoder_latency_ratio"]
+        for row in measured
+        if _is_to_teacher(row)
+    }
 
 
 def _own_ratio(rows: Sequence[Record]) -> float | None:

@@ -97,6 +97,9 @@ def test_tables_show_what_was_measured_of_the_shape_and_else_what_runs_measured(
     assert ratio_of([*runs, counted, in_batches], "slimsam") == 0.4, "one image at a time"
     other = row("scratch", encoder_latency_ratio=None)
     assert ratio_of([other, counted], "scratch") == 0.4, "of equal shape"
-    assert ratio_of([row("ptq", weight_bits=8), counted], "ptq") is None, "simulated integers have no time of their own"
+    quantised = row("ptq", weight_bits=8, encoder_latency_ratio=2.7)
+    assert ratio_of([quantised, counted], "ptq") is None, "simulated integers have no time of their own"
+    on_gpu = [row("slimsam", seed=seed, device="a GPU", encoder_latency_ratio=0.2) for seed in (0, 1)]
+    assert ratio_of([*on_gpu, counted], "slimsam") == 0.2, "of the device that it was measured on"
     elsewhere = row("slimsam", encoder_latency_ratio=0.3, latency_reference="sam_vit_b")
     assert ratio_of([elsewhere], "slimsam") is None
