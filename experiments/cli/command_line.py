@@ -197,6 +197,10 @@ def _outcomes(job: Job, options: Sequence[str], given: Sequence[str], folder: Pa
     own = [word for word in words if word not in hydras]
     first = compose(job.command, [*hydras, *(sweep_jobs(own, folder, say=False)[0] if several else own)], folder)
     if not set(options) <= _SWEEPING:
+        if several or set(options) & _SWEEPING:
+            raise InputError(
+                "--cfg and --info show the settings of one run; leave out -m and give each setting one value"
+            )
         arguments = [sys.argv[0], *options, search_path(folder), *words]
         # Only so does Hydra hand its errors on instead of printing them.
         with _arguments(arguments), environment({"HYDRA_FULL_ERROR": "1"}):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -86,6 +87,8 @@ def compose(command: str, words: Sequence[str], folder: Path | None = None) -> D
 
 def known_settings(command: str, words: Sequence[str], folder: Path | None) -> DictConfig | None:
     """The settings with nothing but the valid choices of groups, to look up what a wrong key may have meant."""
+    if not GlobalHydra.instance().is_initialized():
+        return None
     kept = []
     for text in words:
         key, _, value = text.partition("=")
@@ -185,6 +188,8 @@ def settings_of(cfg: DictConfig) -> Any:
     if hasattr(settings, "engine"):
         settings.engine.cache_folder = os.path.expanduser(settings.engine.cache_folder)
     if isinstance(settings, RunConfig):
+        if not -(2**63) <= settings.seed < 2**63:
+            raise InputError(f"seed={settings.seed} must fit into 64 bits")
         if settings.engine.cache not in CACHES:
             raise InputError(f"cache={settings.engine.cache} is unknown; choose one of {', '.join(CACHES)}")
         check_logger(settings.logger)

@@ -226,7 +226,8 @@ class CompareConfig(CommandConfig):
     """Two evaluations, instance by instance.
 
     Attributes:
-        first, second: folders that ``evaluate`` wrote, or their names in ``<runs>/evaluations``.
+        first: the first evaluation: a folder that ``evaluate`` wrote, or its name in ``<runs>/evaluations``.
+        second: the second one, of the same instances.
         count: single instances to show on each side, at most.
         protocol: only this one; null: every one that both have.
         out: the folder for the pairs, the page and the images; null: nothing is written.
@@ -248,7 +249,8 @@ class TableConfig(CommandConfig):
 
     Attributes:
         results: whether the committed rows count, beside those below ``runs``.
-        protocol, dataset: only this one; null: all. The data set is typed as ``data=NAME``.
+        protocol: only this one; null: all.
+        dataset: only this data set, given as ``data=NAME``; null: all.
         out: a file; null: standard output.
     """
 
@@ -266,7 +268,8 @@ class LeaderboardConfig(CommandConfig):
         out: the folder of ``leaderboard.csv``, ``.md`` and ``.html``; null: the folder of runs.
         results: whether the committed rows count, beside those below ``runs``.
         published: whether the figures of papers are there too, marked as such.
-        protocol, dataset: only this one; null: all. The data set is typed as ``data=NAME``.
+        protocol: only this one; null: all.
+        dataset: only this data set, given as ``data=NAME``; null: all.
         pages: whether every run gets a page of its own, in ``out/pages``.
     """
 

@@ -50,7 +50,8 @@ class WandbLogger(CsvLogger):
 
     Attributes:
         mode: ``online``, ``offline`` (files in ``wandb/``, for ``wandb sync``) or ``disabled``.
-        project, entity: where the run appears; null: the entity that one is logged in as.
+        project: the project in which the run appears.
+        entity: the user or team that has it; null: whoever is logged in.
         group: of runs that belong together; null: ``<method>-r<ratio>``.
         tags: null: method, teacher, data and the preset.
         init_s: seconds to wait for the server at the beginning; then the run is recorded offline.
@@ -94,7 +95,8 @@ def check_logger(settings: Any) -> None:
                 raise InputError(f"logger.{key}={name} {flaw}; give {_better(name)}")
         if len(settings.group or "") > LONGEST:
             raise InputError(f"logger.group={settings.group} has more than {LONGEST} characters; give a shorter one")
-        if wrong := next((tag for tag in settings.tags or () if not 1 <= len(tag) <= LONGEST_TAG), None):
+        wrong = next((tag for tag in settings.tags or () if not 1 <= len(tag) <= LONGEST_TAG), None)
+        if wrong is not None:
             raise InputError(f"logger.tags: {wrong!r} is too long; a tag has 1 to {LONGEST_TAG} characters")
 
 

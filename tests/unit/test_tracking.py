@@ -83,6 +83,7 @@ def outcome(folder: Path, evaluation_set: EvaluationSet) -> Outcome:
         (WandbLogger(entity=""), "logger.entity= is empty"),
         (WandbLogger(group="x" * 129), "logger.group=x* has more than 128 characters"),
         (WandbLogger(tags=["x" * 65]), "1 to 64 characters"),
+        (WandbLogger(tags=[""]), "1 to 64 characters"),
         ("csv", "logger=csv is unknown"),
     ],
 )
