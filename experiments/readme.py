@@ -139,8 +139,9 @@ def families_table(rows: pd.DataFrame) -> str:
     lines = [[_name(line), f"`{line['teacher']}`", *_cells(line, figures)] for line in shown]
     header = ["model", "of", "seeds", "images seen", "mIoU box", "mIoU point", "to teacher, box / point (points)"]
     return (
-        "The same methods on SAM 2 (`sam2_pocket`) beside SAM, on the same images and instances "
-        "([what carries over](docs/sam2.md)):\n\n" + plain_table([*header, "parameters", "MACs `full`", "file"], lines)
+        "The same methods on SAM 2 (`sam2_pocket`) beside SAM, on the same images and instances as above, mean ± "
+        "standard deviation over seeds ([what carries over](docs/sam2.md)):\n\n"
+        + plain_table([*header, "parameters", "MACs `full`", "file"], lines)
     )
 
 
