@@ -248,6 +248,7 @@ class TableConfig(CommandConfig):
     """Every measured row, and what papers say, in one table for each data set and protocol.
 
     Attributes:
+        format: ``table``, ``csv``, ``markdown``, ``latex``, or ``json``: {"rows": [...]} and nothing else.
         results: whether the committed rows count, beside those below ``runs``.
         protocol: only this one; null: all.
         dataset: only this data set, given as ``data=NAME``; null: all.
