@@ -1,5 +1,6 @@
 """Models and rows as Markdown, LaTeX, CSV and JSON; measured and published ones never unmarked."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -86,10 +87,14 @@ def table_markdown(models: pd.DataFrame, command: str) -> str:
     Args:
         command: what makes it anew.
     """
-    parts = ["# Comparison", f"Made by `{command}`. {HOW_TO_READ}"]
+    contents, parts = list[str](), list[str]()
     for title, table in tables(models):
+        kinds = ", ".join(f"{int((table['source'] == kind).sum())} {kind}" for kind in (MEASURED, PUBLISHED))
+        # As GitHub names a heading.
+        contents.append(f"- [{title}](#{re.sub(r'[^a-z0-9_ -]', '', title.lower()).replace(' ', '-')}): {kinds}")
         parts += [f"## {title}", _markdown(table, ())]
-    return "\n\n".join(parts) + "\n"
+    head = ["# Comparison", f"Made by `{command}`. {HOW_TO_READ} The tables, and their lines by kind:"]
+    return "\n\n".join([*head, "\n".join(contents), *parts]) + "\n"
 
 
 def table_latex(models: pd.DataFrame, command: str) -> str:
