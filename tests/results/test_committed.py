@@ -40,7 +40,8 @@ def test_a_committed_file_is_whole(path: Path) -> None:
         assert {str(row.protocol) for row in rows} == {SINGLE, BEST} and all(row.ap is not None for row in rows)
     elif path.parent.name == "latency":
         assert {row.status for row in rows} == {"counted"} and len({row.device for row in rows}) == 1
-        assert {row.latency_reference for row in rows} == {path.stem} == {rows[0].teacher}
+        # The same models on another machine have its word behind the reference.
+        assert {row.latency_reference for row in rows} == {path.stem.removesuffix("_xeon")} == {rows[0].teacher}
         assert all(row.encoder_latency_ratio_low <= row.encoder_latency_ratio for row in rows)  # type: ignore[operator]
     elif path.parent.name == "teacher":
         assert [row.method for row in rows] == ["teacher", "filled_box", "filled_ellipse"]
