@@ -159,43 +159,30 @@ def compose(
         InputError: of many crops none shows an instance that is large enough.
     """
     for _ in range(100):
-        if (scene := _composed(images, recipe, frame, low_res, instances, points, rng)) is not None:
-            return scene
+        across = int(rng.choice(recipe.cells, p=recipe.cell_shares))
+        short = frame * float(rng.uniform(recipe.narrowest, 1.0))
+        down = max(1, round(across * short / frame))
+        height, width = max(1, round(short)), frame
+        columns, rows = _edges(width, across), _edges(height, down)
+        if rng.random() < 0.4:
+            height, width, columns, rows = width, height, rows, columns
+        device = images[0].pixels.device
+        image = torch.zeros(3, frame, frame, device=device)
+        placements = []
+        for top, bottom in itertools.pairwise(rows):
+            for left, right in itertools.pairwise(columns):
+                source = images[int(rng.integers(len(images)))]
+                placed = _place(source, (left, top), (right - left, bottom - top), recipe, rng)
+                image[:, top:bottom, left:right] = _drawn(placed, recipe.colour, rng)
+                placements.append(placed)
+        found = _instances(placements, recipe.least_area, frame, low_res, instances, points, rng)
+        if found is not None:
+            names = tuple(placed.source.name for placed in placements)
+            return Scene(names, image, (height, width), *found)
     raise InputError(
         f"{images[0].name} and others: of 100 scenes none shows an instance of {recipe.least_area:g} pixels; "
         "give data with larger objects"
     )
-
-
-def _composed(
-    images: Sequence[MaskedImage],
-    recipe: SceneRecipe,
-    frame: int,
-    low_res: int,
-    instances: int,
-    points: int,
-    rng: np.random.Generator,
-) -> Scene | None:
-    """A random scene; None where no crop shows an instance."""
-    across = int(rng.choice(recipe.cells, p=recipe.cell_shares))
-    short = frame * float(rng.uniform(recipe.narrowest, 1.0))
-    down = max(1, round(across * short / frame))
-    height, width = max(1, round(short)), frame
-    columns, rows = _edges(width, across), _edges(height, down)
-    if rng.random() < 0.4:
-        height, width, columns, rows = width, height, rows, columns
-    device = images[0].pixels.device
-    image = torch.zeros(3, frame, frame, device=device)
-    placements = []
-    for top, bottom in itertools.pairwise(rows):
-        for left, right in itertools.pairwise(columns):
-            source = images[int(rng.integers(len(images)))]
-            placed = _place(source, (left, top), (right - left, bottom - top), recipe, rng)
-            image[:, top:bottom, left:right] = _drawn(placed, recipe.colour, rng)
-            placements.append(placed)
-    found = _instances(placements, recipe.least_area, frame, low_res, instances, points, rng)
-    names = tuple(placed.source.name for placed in placements)
-    return None if found is None else Scene(names, image, (height, width), *found)
 
 
 def _edges(length: int, count: int) -> list[int]:
