@@ -190,17 +190,14 @@ class AnnotatedImages(ReadFromFiles):
 
     def _usable(self, entries: list[Entry], present: Collection[str]) -> list[Entry]:
         """The entries less those left out, each image looked for and, in small data sets, its header read."""
-        # Where a missing image is refused, one that has nothing to score need not be there.
-        every = self._rules.skipped.skips_images or not self._labels
-        needed = [entry for entry in entries if every or entry.instances]
         unusable: set[int] = set()
-        missing = [e for e in needed if e.name not in present and not os.path.isfile(self._folder / e.name)]
+        missing = [e for e in entries if e.name not in present and not os.path.isfile(self._folder / e.name)]
         for entry in missing:
-            path, count = self._folder / entry.name, f"{len(missing)} of {len(needed)} are missing"
+            path, count = self._folder / entry.name, f"{len(missing)} of {len(entries)} are missing"
             problem = InputError(f"{path}: no such image file ({count}); put the images there")
             self._rules.skipped.leave_out(entry.image_id, len(entry.instances), problem)
             unusable.add(entry.image_id)
-        for entry in needed if len(needed) <= HEADER_CHECK_LIMIT else ():
+        for entry in entries if len(entries) <= HEADER_CHECK_LIMIT else ():
             if entry.image_id in unusable:
                 continue
             try:

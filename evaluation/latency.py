@@ -171,7 +171,7 @@ def measure_in_turns(
 ) -> list[Turns]:
     """Time ``runs`` rounds in which every model encodes random images and decodes boxes, after ``warmup`` rounds.
 
-    Each round begins with another model, so that none always follows the same one. Time is wall-clock on the CPU, and
+    Each round has an order of its own, so that none always follows the same one. Time is wall-clock on the CPU, and
     between two events of an otherwise idle device on CUDA. One further round, not timed, gives the memory.
 
     Args:
@@ -179,7 +179,7 @@ def measure_in_turns(
         device: the CPU or a CUDA device; by default the one that the first model is on.
         precision: a key of :data:`PRECISIONS`. Each call has an autocast of its own, so it pays for casting weights.
         batch: images that are encoded together, and boxes on one image that are decoded together.
-        seed: of the images: normal noise, as normalised pixels are.
+        seed: of the images, which are normal noise, as normalised pixels are, and of the orders.
         on_round: called after each round, those of the warm-up too.
     """
     if runs < 1 or warmup < 0 or batch < 1:
@@ -196,9 +196,9 @@ def measure_in_turns(
         for model in models:
             stack.enter_context(_evaluating(model))
             timed.append(_Timed(model, device, cast, batch, seed))
+        order = generator_for(seed, "turns")
         for place in range(warmup + runs):
-            for index in range(len(models)):
-                index = (index + place) % len(models)
+            for index in torch.randperm(len(models), generator=order).tolist():
                 times[index, place] = clock(timed[index].encode, device), clock(timed[index].decode, device)
             on_round()
         peaks = [one.peak() for one in timed]

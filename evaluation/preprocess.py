@@ -27,7 +27,9 @@ PIXELS_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}
 asking the system for fresh pages, on a GPU enough to fill it. A single mask may have more."""
 DEFAULT_PREPROCESSING = ("pillow", "nearest")
 """SAM's own :attr:`ScoringProtocol.preprocessing`."""
-_ABOUT_THE_FRAME = {"resize": "tensor", "rounding": "floor", "upscaling": "direct", "truth": "frame"}
+_KERNELS = {"pillow": Image.Resampling.BILINEAR, "pillow_bicubic": Image.Resampling.BICUBIC}
+_USUAL = ScoringProtocol(name="usual")
+_ABOUT_THE_FRAME = ("resize", "rounding", "upscaling", "truth")
 _MOST_CANDIDATES = 4
 
 
@@ -54,8 +56,8 @@ def preprocess(image: NDArray[np.uint8], frame: int, how: tuple[str, str]) -> Te
         return to_frame(image, frame)
     resize, rounding = how
     height, width = resized_in_frame((image.shape[0], image.shape[1]), frame, rounding)
-    if resize == "pillow":
-        resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    if resize in _KERNELS:
+        resized = np.array(Image.fromarray(image).resize((width, height), _KERNELS[resize]))
         return normalise(torch.from_numpy(resized).permute(2, 0, 1), frame)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     resized_pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
@@ -64,10 +66,11 @@ def preprocess(image: NDArray[np.uint8], frame: int, how: tuple[str, str]) -> Te
 
 def placed_prompt(prompt: Prompt, size_hw: tuple[int, int], frame: int, rounding: str) -> Prompt:
     """A prompt such that a segmenter, which rounds to the nearest, puts it where ``rounding`` has it."""
-    if rounding == "nearest":
+    if rounding == "nearest" or isinstance(frame, Stretched):
         return prompt
-    rounded, own = resized_in_frame(size_hw, frame, rounding), resized_size(size_hw, frame)
-    ratio = torch.tensor([rounded[1] / own[1], rounded[0] / own[0]])
+    # By the longer side alone, whatever the shorter one was rounded to.
+    scale, own = frame / max(size_hw), resized_size(size_hw, frame)
+    ratio = torch.tensor([size_hw[1] * scale / own[1], size_hw[0] * scale / own[0]])
     boxes = None if prompt.boxes_xyxy is None else prompt.boxes_xyxy * ratio.repeat(2)
     points = None if prompt.points_xy is None else prompt.points_xy * ratio
     return Prompt(boxes, points, prompt.labels, prompt.mask_logits)
@@ -79,13 +82,21 @@ def upscaled(masks: Masks | ImageMasks, size_hw: tuple[int, int], protocol: Scor
         return masks.logits
     if (protocol.rounding, protocol.upscaling) == ("nearest", "frame") or isinstance(masks.frame, Stretched):
         return upscale_logits(masks.logits, size_hw, masks.frame)
-    height, width = resized_in_frame(size_hw, masks.frame, protocol.rounding)
-    logits, side = masks.logits.float(), masks.logits.shape[-1]
+    logits = masks.logits.float()
     if protocol.upscaling == "frame":
         logits = F.interpolate(logits, (masks.frame, masks.frame), mode="bilinear", align_corners=False)
-        side = masks.frame
-    rows, columns = (max(1, round(part * side / masks.frame)) for part in (height, width))
+    rows, columns = _cells_of_image(size_hw, masks.frame, logits.shape[-1], protocol.rounding)
     return F.interpolate(logits[..., :rows, :columns], tuple(size_hw), mode="bilinear", align_corners=False)
+
+
+def _cells_of_image(size_hw: tuple[int, int], frame: int, side: int, rounding: str) -> tuple[int, int]:
+    """How many rows and columns of an answer of ``side`` cells a side have the image, not its padding."""
+    if isinstance(frame, Stretched):
+        return side, side
+    if rounding == "floor":
+        return resized_in_frame(size_hw, side, rounding)
+    height, width = resized_in_frame(size_hw, frame, rounding)
+    return max(1, round(height * side / frame)), max(1, round(width * side / frame))
 
 
 def positive_windows(masks: Masks | ImageMasks, size_hw: tuple[int, int], protocol: ScoringProtocol) -> Windows | None:
@@ -100,18 +111,17 @@ def positive_windows(masks: Masks | ImageMasks, size_hw: tuple[int, int], protoc
     """
     if isinstance(masks, ImageMasks) or masks.logits.device.type != "cpu":
         return None
-    sides = resized_in_frame(size_hw, masks.frame, protocol.rounding)
+    side = masks.frame if protocol.upscaling == "frame" else masks.logits.shape[-1]
+    parts = _cells_of_image(size_hw, masks.frame, side, protocol.rounding)
     # A mean of numbers that are no larger is no larger, but for its rounding.
     large = masks.logits.flatten(0, 1) > -1.01
     ends = []
-    for axis, (side, pixels) in enumerate(zip(sides, size_hw, strict=True)):
+    for axis, (part, pixels) in enumerate(zip(parts, size_hw, strict=True)):
         # [N * M, 1, l]
         reached = large.any(2 - axis).float()[:, None]
-        cells = reached.shape[-1]
         if protocol.upscaling == "frame":
-            reached, cells = F.interpolate(reached, masks.frame, mode="linear", align_corners=False), masks.frame
-        part = reached[..., : max(1, round(side * cells / masks.frame))]
-        found = F.interpolate(part, pixels, mode="linear", align_corners=False)[:, 0] > 0
+            reached = F.interpolate(reached, masks.frame, mode="linear", align_corners=False)
+        found = F.interpolate(reached[..., :part], pixels, mode="linear", align_corners=False)[:, 0] > 0
         first, last = found.byte().argmax(1), pixels - found.flip(1).byte().argmax(1)
         ends.append((first, torch.where(found.any(1), last, first)))
     (top, bottom), (left, right) = ends
@@ -149,8 +159,8 @@ def check_preprocessing(model: Segmenter | ImageSegmenter, protocols: Sequence[S
     if not isinstance(model, ImageSegmenter):
         return
     for protocol in protocols:
-        for axis, value in _ABOUT_THE_FRAME.items():
-            if getattr(protocol, axis) == value:
+        for axis in _ABOUT_THE_FRAME:
+            if (value := getattr(protocol, axis)) not in (getattr(_USUAL, axis), "reference"):
                 raise InputError(
                     f"{protocol.name}: {axis}={value} needs a model that is given frames, but {model.name} takes "
                     "images as they are; choose another protocol"

@@ -10,7 +10,7 @@ from core.errors import InputError
 CHOICES = {
     "prompt": ("box", "detector_box", "central_point", "box_centre", "annotated_point", "mass_centre"),
     "choice": ("single", "best_of_3", "best_of_4", "oracle"),
-    "resize": ("pillow", "tensor"),
+    "resize": ("pillow", "pillow_bicubic", "tensor"),
     "rounding": ("nearest", "floor"),
     "upscaling": ("frame", "direct"),
     "truth": ("original", "frame", "reference"),
@@ -37,8 +37,10 @@ class ScoringProtocol:
         jitter: standard deviation of the noise on each side of a box, as a share of its length; seeded.
         choice: ``single``: the single-mask answer; ``best_of_3``: of the multimask answer the best predicted;
             ``best_of_4``: of all four; ``oracle``: the best of the three by the ground truth, an upper bound.
-        resize: ``pillow``: bilinear with antialiasing on bytes, as SAM; ``tensor``: the same on floating point.
-        rounding: of the resized image's sides: to the ``nearest``, half up, or ``floor``.
+        resize: ``pillow``: bilinear with antialiasing on bytes, as SAM; ``pillow_bicubic``: with Pillow's usual kernel
+            in its place; ``tensor``: bilinear on floating point.
+        rounding: of the resized image's sides: to the ``nearest``, half up; or ``floor``, while prompts are scaled by
+            the longer side alone and the part of an answer that has the image is rounded down too (NanoSAM).
         upscaling: of the answer: by the model's ``frame`` to the original, as SAM; or ``direct``.
         truth: the ``original`` mask; the same brought to the model's ``frame`` and back, a little dilated (EdgeSAM); or
             the answer of a ``reference`` model to the same prompt (MobileSAM's paper).
@@ -140,15 +142,21 @@ _ALL = (
     ),
     replace(_EFFICIENTVIT, name="efficientvit_sam_detector_box@1", prompt="detector_box", crowd=False),
     ScoringProtocol(
-        name="edgesam@1", resize="tensor", truth="frame", source="chongzhou96/EdgeSAM, eval_mIoU.py, first iteration"
+        name="edgesam@2",
+        resize="tensor",
+        truth="frame",
+        least_area=0,
+        source="chongzhou96/EdgeSAM, eval_mIoU.py, first iteration",
     ),
     ScoringProtocol(
-        name="nanosam@1",
+        name="nanosam@2",
         choice="best_of_4",
+        resize="pillow_bicubic",
         rounding="floor",
         upscaling="direct",
         crowd=True,
         least_area=0,
+        bounds="inclusive",
         source=_NANOSAM,
     ),
     ScoringProtocol(

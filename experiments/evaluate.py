@@ -22,7 +22,6 @@ from core.provenance import redact_paths
 from core.result import ResultRow
 from core.storage import check_place
 from core.terminal import terminal
-from core.threads import allowed
 from data.annotated_images import AnnotatedImages
 from data.content import IDENTITY
 from data.detections import DETECTION_REASONS, Detections
@@ -56,9 +55,12 @@ from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter
 from experiments.scoring import (
     BOX_POINT,
     IOUS,
+    RULES,
     EvaluationSet,
     columns,
     described,
+    images_at_once,
+    own_rules,
     require_instances,
     require_points,
     require_records,
@@ -79,8 +81,11 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.detections is not None and not any(protocol.is_detected for protocol in protocols):
         names = ", ".join(protocol.name for protocol in protocols)
         raise InputError(f"detections={settings.detections}: {names} take none; give evaluation=coco_detector_box")
+    if evaluation.reference is not None and not any(protocol.truth == "reference" for protocol in protocols):
+        problem = f"evaluation.reference={evaluation.reference}: no protocol here compares with a model's masks"
+        raise InputError(f"{problem}; leave it out, or give evaluation=mobilesam")
     check_place((Path(settings.runs) / FOLDER if settings.out is None else home_path(settings.out)) / NAME)
-    data = build_data(_admitting(evaluation.data, protocols))
+    data = build_data(admitting(evaluation.data, protocols))
     indices = evaluation_indices(evaluation, data)
     if not all(protocol.is_detected for protocol in protocols):
         require_instances(data, indices, "evaluation.data")
@@ -104,15 +109,15 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     evaluations = Path(settings.runs) / FOLDER
     name = f"{evaluated.model.name}-{data.name}-{of_all[:8]}"
     folder = evaluations / name if settings.out is None else home_path(settings.out)
-    cuda = evaluated.device.type == "cuda"
+    image_batch, workers = images_at_once(evaluation, evaluated.device)
     scorer = Scorer(
         evaluated.model,
         protocols,
         detections,
         reference,
         prompt_batch_size=evaluation.prompt_batch_size,
-        image_batch_size=evaluation.image_batch_size or (8 if cuda else 1),
-        workers=(min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers,
+        image_batch_size=image_batch,
+        workers=workers,
         seed=evaluation.seed,
         autocast=PRECISIONS[evaluated.precision],
     )
@@ -187,13 +192,11 @@ def chosen_protocols(evaluation: EvaluationConfig) -> tuple[ScoringProtocol, ...
     return tuple(protocols)
 
 
-def _admitting(data: Any, protocols: Sequence[ScoringProtocol]) -> Any:
+def admitting(data: Any, protocols: Sequence[ScoringProtocol]) -> Any:
     """Settings of the data set that admit what the protocols count."""
     first, usual = protocols[0], ScoringProtocol(name="usual")
     changes = {
-        key: getattr(first, key)
-        for key in ("crowd", "least_area")
-        if hasattr(data, key) and getattr(first, key) != getattr(usual, key)
+        key: getattr(first, key) for key in RULES if hasattr(data, key) and getattr(first, key) != getattr(usual, key)
     }
     return dataclasses.replace(data, **changes)
 
@@ -291,7 +294,8 @@ class Scoring:
         """
         evaluation, found = self.evaluation, self.evaluated
         about = (evaluation.prompt_batch_size, evaluation.protocol, found.precision, data_sha256)
-        evaluation_set = EvaluationSet(self.data, data_name(evaluation.data), self.indices, *about)
+        rules = own_rules(admitting(evaluation.data, self.protocols))
+        evaluation_set = EvaluationSet(self.data, data_name(evaluation.data), self.indices, *about, rules=rules)
         origin: dict[str, Any] = {"status": "evaluated", "git_sha": provenance.git_sha()}
         shared = about_columns(found) | origin | cost_columns(found.model)
         shared |= latency_columns(found.model, evaluation.latency_runs, found.device, found.precision)
@@ -313,7 +317,7 @@ class Scoring:
     def _columns(self, protocol: ScoringProtocol, scored: Scored, evaluation_set: EvaluationSet) -> dict[str, Any]:
         """The columns of one protocol."""
         evaluation, data = self.evaluation, self.data
-        axes = protocol.axes()
+        axes = protocol.axes() | evaluation_set.rules
         if evaluation_set.data_sha256 is not None:
             axes["data_sha256"] = evaluation_set.data_sha256
         if evaluation.reference is not None and protocol.truth == "reference":

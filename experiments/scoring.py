@@ -3,15 +3,18 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from core import distributed
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.progress import counted
 from core.protocols import Segmenter, device_of
+from core.threads import allowed
 from data.annotated_images import AnnotatedImages
 from data.content import ReadFromFiles
 from data.exclusions import NO_ANNOTATIONS
@@ -20,7 +23,7 @@ from evaluation.baselines import score_baselines
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import bootstrap_interval, mean_iou
 from evaluation.paired_seeds import ImageScores
-from evaluation.protocols import PROTOCOLS
+from evaluation.protocols import PROTOCOLS, ScoringProtocol
 from evaluation.records import InstanceRecord, PartialRecords, keep_parts
 from evaluation.scorer import Scorer
 from teachers.sam import Sam
@@ -83,28 +86,13 @@ def _left_out(data: ImageData) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "there are none"
 
 
-def require_held_out(training: Any, evaluation: Any) -> None:
-    """Refuse to score a run on a folder that it was trained on as a whole.
-
-    Args:
-        training, evaluation: settings of data sets.
-
-    Raises:
-        InputError: both are of one folder, and one of them takes all of it.
-    """
-    splits = [getattr(settings, "split", None) for settings in (training, evaluation)]
-    if "all" not in splits or training._target_ != evaluation._target_:
-        return
-    if Path(training.root).resolve() == Path(evaluation.root).resolve():
-        problem = f"data.split={splits[0]} and evaluation.data.split={splits[1]} share images of {training.root}"
-        raise InputError(f"{problem}; give evaluation.data.root=FOLDER of other images, or data.split=train")
-
-
 VALIDATION_IMAGES = 50
 BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
 """What ``box_point@1`` stands for: boxes take the single mask, points the best predicted of three."""
 IOUS = ("miou", "miou_point")
 """The columns of their mIoUs."""
+RULES = ("crowd", "least_area")
+"""Settings of data sets that say which annotations are instances; protocols may have their own."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +107,8 @@ class EvaluationSet:
         protocol: name and version of prompts and choice of masks.
         precision: what models compute in while they are scored.
         data_sha256: of the images and their annotations; None where they are made and not read.
+        image_batch, workers: images encoded together, and processes that read them ahead.
+        rules: what instances the data set admits, as axes of rows, where that is not the usual; see :func:`own_rules`.
     """
 
     data: ImageData
@@ -128,6 +118,23 @@ class EvaluationSet:
     protocol: str
     precision: str = "float32"
     data_sha256: str | None = None
+    image_batch: int = 1
+    workers: int = 0
+    rules: dict[str, str] = field(default_factory=dict)
+
+
+def images_at_once(evaluation: Any, device: torch.device) -> tuple[int, int]:
+    """Images encoded together, and processes that read ahead, by the settings of an evaluation and the device."""
+    cuda = device.type == "cuda"
+    workers = (min(8, allowed()) if cuda else 0) if evaluation.workers is None else evaluation.workers
+    return evaluation.image_batch_size or (8 if cuda else 1), workers
+
+
+def own_rules(data: Any) -> dict[str, str]:
+    """Which instances settings of a data set admit (``crowd``, ``least_area``), as axes of rows; the usual: none."""
+    usual = ScoringProtocol(name="usual")
+    differing = (key for key in RULES if hasattr(data, key) and getattr(data, key) != getattr(usual, key))
+    return {key: replace(usual, **{key: getattr(data, key)}).axes()[key] for key in differing}
 
 
 _NOT_OF_RECORDS = ("missing",)
@@ -169,11 +176,18 @@ def score_model(
         kept: None keeps nothing.
     """
     scorer = Scorer(
-        model, BOX_POINT, prompt_batch_size=evaluation_set.batch, autocast=PRECISIONS[evaluation_set.precision]
+        model,
+        BOX_POINT,
+        prompt_batch_size=evaluation_set.batch,
+        image_batch_size=evaluation_set.image_batch,
+        workers=evaluation_set.workers,
+        autocast=PRECISIONS[evaluation_set.precision],
     )
     partial = None
     if kept is not None:
         computed = [weights_sha256(model), device_of(model).type, evaluation_set.precision, evaluation_set.batch]
+        # One image at a time is what all scores of before were of.
+        computed += [evaluation_set.image_batch] if evaluation_set.image_batch > 1 else []
         key = json.dumps([*computed, [protocol.axes() for protocol in BOX_POINT], *kept.about], sort_keys=True)
         partial = PartialRecords(kept.folder, key, kept.contents, [] if kept.shared is None else [kept.shared])
     with counted(f"scoring {model.name}", len(evaluation_set.indices)) as done:
@@ -229,10 +243,13 @@ def columns(
     require_records(box, evaluation_set.data)
     metrics, of_points = mean_iou(box), mean_iou(point)
     low, high = bootstrap_interval(box)
+    axes = dict(evaluation_set.rules)
+    if evaluation_set.data_sha256 is not None:
+        axes["data_sha256"] = evaluation_set.data_sha256
     return {
         "data": evaluation_set.name,
         "protocol": evaluation_set.protocol,
-        "axes": None if evaluation_set.data_sha256 is None else {"data_sha256": evaluation_set.data_sha256},
+        "axes": axes or None,
         **{name: metric.value for name, metric in metrics.items()},
         "miou_point": of_points["miou"].value if of_points else None,
         "instances": len(box),

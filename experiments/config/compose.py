@@ -205,6 +205,8 @@ def settings_of(cfg: DictConfig) -> Any:
                 f"evaluation.protocols=[{chosen}]: runs are scored by {settings.evaluation.protocol}; choose such an "
                 "evaluation, and score the student under other protocols by evaluate checkpoint=..."
             )
+        if isinstance(settings, RunConfig):
+            _check_run_evaluation(settings.evaluation)
     name = getattr(settings, "name", None)
     if name is not None and not (name and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-"):
         raise InputError(f"name={name}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit")
@@ -315,3 +317,15 @@ def _check_evaluation(settings: EvaluationConfig | ProposalsConfig) -> None:
     known = PROTOCOLS[type(settings)]
     if settings.protocol not in known:
         raise InputError(f"evaluation.protocol={settings.protocol} is unknown; choose one of {', '.join(known)}")
+
+
+def _check_run_evaluation(evaluation: EvaluationConfig) -> None:
+    """Settings of protocols that no run is scored by would be taken and have no effect."""
+    usual = EvaluationConfig()
+    for key in ("backend", "max_detections", "jitter", "reference", "seed"):
+        value = getattr(evaluation, key)
+        if value != getattr(usual, key):
+            raise InputError(
+                f"evaluation.{key}={value}: runs are scored by {evaluation.protocol}, which has no use for it; leave "
+                "it out, and score the student under other protocols by evaluate checkpoint=..."
+            )

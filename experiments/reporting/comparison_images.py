@@ -19,7 +19,7 @@ from evaluation.protocols import ScoringProtocol
 from evaluation.scorer import Scorer
 from experiments.config.groups import DATA, EvaluationConfig
 from experiments.config.schema import CompareConfig, SegmenterConfig
-from experiments.evaluate import chosen_protocols
+from experiments.evaluate import admitting, chosen_protocols
 from experiments.recorded_evaluation import RecordedEvaluation
 from experiments.reporting.mask_images import border_of, grid, overlaid, save
 from experiments.runs.build import build_data
@@ -112,10 +112,10 @@ def _data(evaluation: RecordedEvaluation, protocol: ScoringProtocol, root: str |
     )
     if schema is None:
         raise NotDrawn(f"{evaluation.folder}: result.json names no data set of this version")
-    given = {**raw, "crowd": protocol.crowd, "least_area": protocol.least_area}
-    given |= {} if root is None else {"root": root}
+    given = {**raw} if root is None else {**raw, "root": root}
     known = {part.name for part in dataclasses.fields(schema)}
-    return build_data(dataclasses.replace(schema, **{key: value for key, value in given.items() if key in known}))
+    settings = dataclasses.replace(schema, **{key: value for key, value in given.items() if key in known})
+    return build_data(admitting(settings, [protocol]))
 
 
 def _model(evaluation: RecordedEvaluation, settings: CompareConfig) -> ChosenSegmenter:

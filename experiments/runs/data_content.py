@@ -1,11 +1,13 @@
 """The content of the images that a command trains on or scores: what runs and evaluations are of, wherever it lies."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core import distributed
-from core.progress import counted
+from core.errors import InputError
+from core.progress import counted, say
 from data.content import (
     FileHashes,
     Files,
@@ -85,6 +87,43 @@ def contents_of_run(settings: RunConfig) -> tuple[DataContent, DataContent]:
     require_instances(scored, indices, "evaluation.data")
     runs = Path(settings.runs)
     return data_content(data, range(len(data)), labels, runs), data_content(scored, indices, True, runs)
+
+
+def require_held_out(trained_on: DataContent, scored_on: DataContent) -> None:
+    """Refuse to score a run on images that it is trained on; copies of one that lie elsewhere are reported.
+
+    Raises:
+        InputError: an image is made alike for both, or read from the same file, through links or not.
+    """
+    if not trained_on.is_read:
+        same_source = trained_on.data.name == scored_on.data.name
+        if same_source and trained_on.data.parameters == scored_on.data.parameters:
+            made = ", ".join(f"{key}={value}" for key, value in scored_on.data.parameters.items())
+            raise InputError(
+                f"evaluation.data makes the images that are trained on ({made}); give another split or seed"
+            )
+        return
+    shared = _hashes_of(trained_on) & _hashes_of(scored_on)
+    trained, scored = _places(trained_on, shared), _places(scored_on, shared)
+    if same := sorted(trained & scored):
+        problem = f"{len(same)} of the {len(scored_on.indices)} scored images are trained on, such as {same[0]}"
+        raise InputError(f"{problem}; give evaluation.data.root=FOLDER of other images, or another split")
+    if shared:
+        # Published data sets hold a few of these; nobody can take them out.
+        example = min(scored)
+        say(f"{len(scored)} of the scored images lie, byte for byte, among those trained on, such as {example}")
+
+
+def _hashes_of(content: DataContent) -> set[str]:
+    return {image.image_sha256 for image in content.images if image.image_sha256 is not None}
+
+
+def _places(content: DataContent, hashes: set[str]) -> set[str]:
+    """Where the images with one of these hashes lie, their links followed."""
+    images = zip(content.indices, content.images, strict=True)
+    return {
+        os.path.realpath(str(content.data.image_file(index))) for index, image in images if image.image_sha256 in hashes
+    }
 
 
 def _hashes(name: str, files: Sequence[Files], runs: Path) -> FileHashes:

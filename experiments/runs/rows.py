@@ -19,7 +19,7 @@ from experiments.model_columns import compared_latencies, cost_columns
 from experiments.runs.build import data_name
 from experiments.runs.data_content import DataContent
 from experiments.runs.identity import method_name, parent_metadata
-from experiments.scoring import EvaluationSet, Kept, described, score_model
+from experiments.scoring import EvaluationSet, Kept, described, images_at_once, own_rules, score_model
 from teachers.sam import Sam
 
 SCORING = "scoring"
@@ -51,8 +51,10 @@ class Parts:
     def evaluation_set(self) -> EvaluationSet:
         """What is scored."""
         evaluation, scored = self.settings.evaluation, self.scored_on
-        about = (evaluation.prompt_batch_size, evaluation.protocol, evaluation.precision)
-        return EvaluationSet(scored.data, data_name(evaluation.data), scored.indices, *about, scored.column())
+        about = (evaluation.prompt_batch_size, evaluation.protocol, evaluation.precision, scored.column())
+        reading = images_at_once(evaluation, self.device)
+        name, rules = data_name(evaluation.data), own_rules(evaluation.data)
+        return EvaluationSet(scored.data, name, scored.indices, *about, *reading, rules)
 
 
 def score_run(

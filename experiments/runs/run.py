@@ -33,7 +33,7 @@ from experiments.reporting.run_report import print_comparison
 from experiments.result_file import BY_IMAGE, FAILED, NAME, read_rows, write_result
 from experiments.runs.build import build_device, build_engine, build_teacher, check_precision
 from experiments.runs.checkpoints import STUDENT, find_model
-from experiments.runs.data_content import contents_of_run
+from experiments.runs.data_content import contents_of_run, require_held_out
 from experiments.runs.folder import lock_run_dir
 from experiments.runs.identity import method_name, resolved, run_id, run_sha256
 from experiments.runs.kept_threads import NAME as THREADS
@@ -41,7 +41,7 @@ from experiments.runs.kept_threads import keep_threads, take_one_thread
 from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
 from experiments.runs.rows import SCORING, Parts, about_student, images_counted, ratio_of, score_run
-from experiments.scoring import require_held_out, score_fillings, training_score
+from experiments.scoring import score_fillings, training_score
 from experiments.tracking.local_files import METRICS, metrics_csv
 from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import CsvLogger, check_installed
@@ -108,7 +108,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         teacher = build_teacher(settings.teacher, device)
         # Fails here rather than halfway where nothing would be left, or a width does not divide.
         promised_parameters(method, teacher)
-        require_held_out(settings.data, settings.evaluation.data)
+        require_held_out(trained_on, scored_on)
         apart = run_sha256(whatever_is_damaged(settings), device, (scored_on,))
         if distributed.is_main() and not settings.force:
             take_over(folder, apart, trained_on)

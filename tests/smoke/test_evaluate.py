@@ -80,7 +80,7 @@ def test_the_protocol_of_runs_is_kept_image_by_image(root: Path, tmp_path: Path)
 
 
 def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) -> None:
-    names = ["box_single", "efficientvit_sam_box", "edgesam", "clicks_2"]
+    names = ["box_single", "efficientvit_sam_box", "box_best_of_3", "clicks_2"]
     alike = [n for n in names if not PROTOCOLS[f"{n}@1"].crowd]
     rows = evaluated(
         tmp_path / "out", "evaluation=coco", f"data.root={root}", f"evaluation.protocols=[{','.join(alike)}]"
@@ -96,6 +96,20 @@ def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) 
         assert row.miou_low <= row.miou <= row.miou_high
         assert row.miou_categories is not None and row.miou_images is not None
         assert {record.category_id for record in of_row} == {1, 2}
+
+
+def test_rows_say_which_annotations_counted(root: Path, tmp_path: Path) -> None:
+    """Other rules than the protocol's are axes, by which tables keep rows apart."""
+    requested = ["evaluation=coco", f"data.root={root}", "evaluation.images=2"]
+    rules = ["evaluation.data.crowd=true", "evaluation.data.least_area=30"]
+    usual, *_ = evaluated(tmp_path / "usual", *requested)
+    assert usual.axes is not None and not usual.axes.keys() & {"crowd", "least_area"}
+    own = evaluated(tmp_path / "own", *requested, *rules)
+    assert all(row.axes is not None and row.axes["crowd"] == "true" and row.axes["least_area"] == "30.0" for row in own)
+    (named,) = evaluated(tmp_path / "named", *requested, *rules, "evaluation.protocols=[box_single]")
+    assert named.axes is not None and (named.axes["crowd"], named.axes["least_area"]) == ("true", "30.0")
+    (crowds,) = evaluated(tmp_path / "crowds", *requested, "evaluation.protocols=[efficientvit_sam_box]")
+    assert crowds.axes is not None and (crowds.axes["crowd"], crowds.axes["least_area"]) == ("true", "1.0")
 
 
 @pytest.mark.slow
@@ -192,6 +206,7 @@ REFUSED: dict[str, list[str]] = {
     r"nothing\.json: no such": ["evaluation=coco_detector_box", "detections=nothing.json"],
     r"evaluation\.reference=NAME": ["evaluation=coco", "evaluation.protocols=[mobilesam]"],
     r"name no points": ["evaluation=coco", "evaluation.protocols=[slimsam]"],
+    r"no protocol here compares with a model's masks; leave it": ["evaluation=coco", "evaluation.reference=sam_pocket"],
     r"no protocol here takes ground-truth boxes": ["evaluation=coco_point", "evaluation.jitter=0.1"],
 }
 

@@ -108,8 +108,8 @@ def test_what_is_not_the_same_annotation_is_refused() -> None:
         "box_oracle@1",
         "clicks_3@1",
         "efficientvit_sam_box@1",
-        "edgesam@1",
-        "nanosam@1",
+        "edgesam@2",
+        "nanosam@2",
     ],
 )
 def test_masks_made_again_have_the_recorded_iou(name: str) -> None:

@@ -101,7 +101,7 @@ def test_its_syntax(shell: str, written: Path) -> None:
         ("sampress run format=", ["table", "json"]),
         ("sampress export to=", ["onnx", "openvino", "torch"]),
         ("sampress convert to=h", ["hf"]),
-        ("sampress evaluate evaluation.protocols=[box_single@1,edge", ["[box_single@1,edgesam@1"]),
+        ("sampress evaluate evaluation.protocols=[box_single@1,edge", ["[box_single@1,edgesam@2"]),
         ("sampress completion ", list(SHELLS)),
         ("sampress --", ["--help", "--cfg"]),
         ("python -m experiments cost teacher=sam_p", ["sam_photo", "sam_pocket"]),

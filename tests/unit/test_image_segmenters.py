@@ -120,8 +120,8 @@ def test_in_this_process_without_files(detections: Detections) -> None:
 
 
 OWN_FRAMES = [
-    PROTOCOLS["edgesam@1"],
-    PROTOCOLS["nanosam@1"],
+    PROTOCOLS["edgesam@2"],
+    PROTOCOLS["nanosam@2"],
     ScoringProtocol(name="direct", upscaling="direct"),
     ScoringProtocol(name="framed", truth="frame"),
     ScoringProtocol(name="found", prompt="detector_box", resize="tensor"),

@@ -97,7 +97,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     for path in sorted(root.glob("train2017/*")):
         path.unlink()
     (root / "train2017").rmdir()
-    assert "train2017/000000000002.png: no such image file (1 of 2 are missing)" in refusal(root)
+    assert "train2017/000000000002.png: no such image file (1 of 3 are missing)" in refusal(root)
     data = Lvis(root, missing="skip")
     assert [data.image_id(i) for i in range(len(data))] == [1, 3]
     assert counted(data) == {"unreadable_image": 1, "image_left_out": 1, "image_without_instances": 1}

@@ -1,18 +1,20 @@
 """Data that give no figure, and runs that would be scored on what they were trained on."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from core.errors import InputError
 from data.coco import Coco
+from data.sa1b import Sa1b
+from data.sample import ImageData
 from data.shapes import Shapes
 from experiments.cli.command_line import main
-from experiments.config.groups import CocoData, Sa1bData
 from experiments.result_file import read_rows
+from experiments.runs.data_content import DataContent, data_content, require_held_out
 from experiments.scoring import (
     has_instances,
-    require_held_out,
     require_instances,
     require_points,
     require_records,
@@ -70,20 +72,48 @@ def test_points_that_annotations_do_not_name_are_missed_before_the_first_image(t
     require_points(Shapes(count=1), [0])
 
 
-def test_a_whole_folder_is_not_held_out_from_itself(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
+def of(data: ImageData, indices: range | None = None, labels: bool = True) -> DataContent:
+    """What counts of a data set, its files hashed."""
+    return data_content(data, range(len(data)) if indices is None else indices, labels, Path("runs"))
+
+
+def test_images_that_are_trained_on_are_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (20, 40, 60, 80, 100, 120):
+        test_sa1b.write(tmp_path / "a", number)
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    root, link, other = (str(tmp_path / name) for name in ("a", "link", "b"))
-    for splits in (("all", "all"), ("train", "all"), ("all", "validation")):
-        trained, scored = (Sa1bData(root=root, split=split) for split in splits)
-        for again in (root, link, f"{root}/../a"):
-            scored.root = again
-            with pytest.raises(InputError, match=r"share images of .*; give evaluation\.data\.root=FOLDER of other"):
-                require_held_out(trained, scored)
-        scored.root = other
-        require_held_out(trained, scored)
-        require_held_out(trained, CocoData(root=root, split="validation"))
-    require_held_out(Sa1bData(root=root, split="train"), Sa1bData(root=root, split="validation"))
+    trained = of(Sa1b(tmp_path / "a", "train", validation_count=1))
+    require_held_out(trained, of(Sa1b(tmp_path / "a", "validation", validation_count=1)))
+    # Another number of held-out images takes some of those that the other one trains on.
+    for root in ("a", "link", "a/../a"):
+        scored = of(Sa1b(tmp_path / root, "validation", validation_count=3))
+        with pytest.raises(
+            InputError, match=r"2 of the 3 scored images are trained on, such as .*sa_100\.jpg; give eval"
+        ):
+            require_held_out(trained, scored)
+        require_held_out(trained, of(scored.data, range(2, 3)))
+
+
+def test_copies_of_images_that_are_trained_on_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (20, 40, 60):
+        test_sa1b.write(tmp_path / "a", number)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "sa_20.jpg").write_bytes(b"damaged")
+    require_held_out(of(Sa1b(tmp_path / "a", "all")), of(Sa1b(tmp_path / "b", "all", missing="skip")))
+    assert "2 of the scored images lie, byte for byte, among those trained on" in capsys.readouterr().err
+
+
+def test_made_images_that_are_trained_on_are_not_scored() -> None:
+    trained = of(Shapes("train", 4))
+    with pytest.raises(
+        InputError, match=r"makes the images that are trained on \(split=train, seed=0.*\); give another"
+    ):
+        require_held_out(trained, of(Shapes("train", 2)))
+    for other in (Shapes("validation", 2), Shapes("train", 2, seed=1)):
+        require_held_out(trained, of(other))
 
 
 def test_a_validation_folder_is_scored_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +127,7 @@ def test_a_validation_folder_is_scored_as_a_whole(tmp_path: Path, capsys: pytest
     run = ["method=scratch", "ratio=0.5", "data=sa1b", "data.split=all", f"data.root={tmp_path / 'val'}"]
     capsys.readouterr()
     assert main([*run, f"runs={tmp_path / 'runs'}"]) == 2
-    assert "share images of" in capsys.readouterr().err
+    assert "1 of the 1 scored images are trained on" in capsys.readouterr().err
     whole = ["evaluation.data.split=all", f"evaluation.data.root={tmp_path / 'nowhere'}"]
     assert main([*run, *whole, f"runs={tmp_path / 'runs'}"]) == 2
     assert f"{tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err

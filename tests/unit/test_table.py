@@ -283,7 +283,7 @@ def test_published_figures_are_shares_and_counted_by_one_counter() -> None:
     assert (pruned.macs_full, pruned.macs_modules, pruned.parameters) == (None, 23_000_000_000, 9_100_000)
     other = found["SlimSAM-77", "coco", "tinysam@1"]
     assert (other.macs_full, other.macs_modules, other.published_macs_counter) == (51_700_000_000, None, "full")
-    assert found["MobileSAM", "coco", "nanosam@1"].published_macs_counter is None
+    assert found["MobileSAM", "coco", "nanosam@2"].published_macs_counter is None
 
 
 PAPER = {"source": PUBLISHED, "data": "shapes", "protocol": "box_point@1", "model": "A|b_c & 5%", "metric": "miou"}

@@ -140,6 +140,29 @@ def test_ratio_is_refused_by_a_method_without_one(workplace: Path) -> None:
         settings_of(cfg)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("evaluation.jitter=0.5", r"evaluation\.jitter=0\.5: runs are scored by box_point@1, which has no use for it"),
+        ("evaluation.seed=7", r"evaluation\.seed=7: runs are scored by"),
+        ("evaluation.reference=sam_vit_h", r"evaluation\.reference=sam_vit_h: runs are scored by"),
+        ("evaluation.max_detections=3", r"evaluation\.max_detections=3: runs are scored by"),
+        ("evaluation.backend=official", r"evaluation\.backend=official: runs are scored by"),
+        ("evaluation.protocols=[box_single]", r"evaluation\.protocols=\[box_single\]: runs are scored by box_point@1"),
+    ],
+)
+def test_a_run_takes_no_setting_that_has_no_effect_on_it(given: str, message: str) -> None:
+    from hydra import compose, initialize_config_module
+
+    from core.errors import InputError
+    from experiments.config.compose import settings_of
+    from experiments.config.targets import register
+
+    register()
+    with initialize_config_module("conf", version_base="1.3"), pytest.raises(InputError, match=message):
+        settings_of(compose("config", ["ratio=0.5", given]))
+
+
 def test_a_refused_run_leaves_what_was_there(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = workplace / "runs" / "earlier"
     kept.mkdir(parents=True)
