@@ -74,7 +74,7 @@ def build_teacher(settings: TeacherConfig, device: torch.device) -> Sam:
 
 
 def build_device(settings: EngineConfig) -> torch.device:
-    """The device to compute on; sets the number of threads.
+    """The device to compute on; sets the number of threads, and that convolutions in float32 are not rounded to TF32.
 
     Raises:
         InputError: there is no such device here.
@@ -100,6 +100,8 @@ def build_device(settings: EngineConfig) -> torch.device:
         torch.set_num_threads(settings.threads)
     if kind == "cuda":
         torch.cuda.set_device(int(index) if index else torch.cuda.current_device())
+        # "float32" is what it says: PyTorch has convolutions round to TF32 on such devices unless this is off.
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 

@@ -220,3 +220,13 @@ def test_idle_threads_sleep_before_pytorch_is_loaded(name: str, given: str | Non
         words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.stdout, done.returncode) == (f"{given or 'PASSIVE'}\n", 0), done.stderr
+
+
+def test_float32_is_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        assert build_device(EngineConfig()) == torch.device("cuda")
+        assert not torch.backends.cudnn.allow_tf32
