@@ -27,6 +27,8 @@ FAMILIES: dict[str, type[SamConfig]] = {"sam": SamConfig, "sam2": Sam2Config}
 # the other.
 _LARGEST_WINDOW, _LARGEST_FRAME = 32, 4096
 _LONGEST_NAME = 200
+# Tables hold numbers of 64 bits.
+_LARGEST_NUMBER = 1 << 63
 # Facts that become columns of tables.
 _ABOUT: dict[str, tuple[type, ...]] = {
     "run_id": (str,),
@@ -99,8 +101,11 @@ def read_model_metadata(path: Path) -> dict[str, Any]:
     return about_of(parsed_note(metadata[NOTE], file) if NOTE in metadata else read_facts(file), path)
 
 
-def name_of(facts: Mapping[str, Any], path: Path) -> str | None:
+def name_of(facts: Mapping[str, Any], path: Path, remedy: str = "save it again") -> str | None:
     """The model's name among all that stands beside its tensors; folders are called by it.
+
+    Args:
+        remedy: the end of the refusal.
 
     Raises:
         InputError: it is none that a file could have.
@@ -108,21 +113,42 @@ def name_of(facts: Mapping[str, Any], path: Path) -> str | None:
     name = facts.get("name")
     if name is None:
         return None
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or "/" in name:
-        raise InputError(f"{path}: calls itself {str(name)[:50]!r}, which is no name of a model; save it again")
+    if not isinstance(name, str) or not name or not is_name(name):
+        raise InputError(f"{path}: calls itself {str(name)[:50]!r}, which is no name of a model; {remedy}")
     return name
 
 
-def about_of(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The facts of a model's making among all that stands beside its tensors; see :func:`read_model_metadata`."""
+def about_of(facts: Mapping[str, Any], path: Path, remedy: str = "save it again") -> dict[str, Any]:
+    """The facts of a model's making among all that stands beside its tensors; see :func:`read_model_metadata`.
+
+    Names of runs and their folders, and columns of tables, are made of them.
+
+    Args:
+        remedy: the end of the refusal.
+
+    Raises:
+        InputError: a fact that tables show is of another type than theirs, a text that no file could be called, or no
+            number that they can hold.
+    """
     about = facts.get("about")
     if not isinstance(about, dict):
         return {}
     for key, kinds in _ABOUT.items():
-        if about.get(key) is not None and type(about[key]) not in kinds:
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise InputError(f"{path}: says of its {key} {str(about[key])[:50]!r}, expected {expected}; save it again")
+        value = about.get(key)
+        if value is None:
+            continue
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        if type(value) not in kinds:
+            raise InputError(f"{path}: says of its {key} {str(value)[:50]!r}, expected {expected}; {remedy}")
+        # NaN is not below anything.
+        if not (is_name(value) if isinstance(value, str) else abs(value) < _LARGEST_NUMBER):
+            raise InputError(f"{path}: says of its {key} {str(value)[:50]!r}, which no {key} can be; {remedy}")
     return about
+
+
+def is_name(text: str) -> bool:
+    """Whether a file or folder could be called so, or by a name that it is a part of."""
+    return len(text) <= _LONGEST_NAME and text.isprintable() and not set("/\\") & set(text)
 
 
 def load_model(path: Path) -> Sam:

@@ -120,7 +120,9 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None) -> LoadedMod
     facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}
     # A file of another version says so when it is loaded; taken for another layout it would be read wrongly.
     if str(facts.get("format")).startswith(FORMAT.rpartition("-")[0]):
-        return LoadedModel(load_model(path), "this project's safetensors", read_model_metadata(path))
+        # First, as it is quick and may refuse the file.
+        about = read_model_metadata(path)
+        return LoadedModel(load_model(path), "this project's safetensors", about)
     name = facts.get("name")
     if isinstance(name, str) and name in MODELS:
         return LoadedModel(load_sam(name, path), "this project's safetensors", {"method": "teacher", "teacher": name})

@@ -17,7 +17,7 @@ from experiments.config.schema import RunConfig
 from experiments.config.targets import build_method
 from experiments.runs.build import check_precision
 from experiments.runs.data_content import DataContent, contents_of_run
-from students.files import read_model_metadata
+from students.files import is_name, read_model_metadata
 from teachers.catalog import MODELS
 
 VERSION = 3
@@ -41,10 +41,16 @@ def run_id(settings: RunConfig, device: torch.device, sha256: str | None = None)
 
 
 def _shown_name(settings: RunConfig) -> str:
-    """The name a run was given, and what it began with; that of its method where it was given none."""
+    """The name a run was given, and what it began with; that of its method where it was given none.
+
+    Raises:
+        InputError: no folder can have a name that begins so.
+    """
     method = method_name(settings)
     if settings.name is None:
         return method
+    if not settings.name or not is_name(settings.name):
+        raise InputError(f"name={settings.name}: a run's folder is called by it; give a short one without / and \\")
     return f"{settings.name}{'+' + method.split('+')[-1] if '+' in method else ''}"
 
 

@@ -3,17 +3,18 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from core.checkpoint import write_text
+from core.cost import Cost
 from core.errors import InputError
 from core.feature_layout import EMBEDDING, Layout, sam2_layout
 from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.plain_file import read_json
 from students.export.runtimes import READS
-from students.files import FAMILIES
+from students.files import FAMILIES, about_of, name_of
 
 MANIFEST = "export.json"
 FORMAT = "sampress-export-1"
@@ -22,6 +23,7 @@ ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Of the main files, by format; a runtime chooses by it how to read them."""
 # Side of a frame, or channels: far beyond any SAM, and small enough to be multiplied.
 _LARGEST = 1 << 16
+_REMEDY = "export it again"
 
 
 @dataclass(frozen=True)
@@ -115,32 +117,55 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest.
 
     Raises:
-        InputError: it is damaged, of another version, or names files that are not there.
+        InputError: it is damaged, of another version, says of the model what no model could have, or names files that
+            are not there.
     """
     path = folder / MANIFEST
     try:
-        raw = read_json(path, "export it again")
+        raw = read_json(path, _REMEDY)
         if raw.pop("format") != FORMAT:
-            raise InputError(f"{path}: written in another format, this version reads {FORMAT}; export it again")
+            raise InputError(f"{path}: written in another format, this version reads {FORMAT}; {_REMEDY}")
         manifest = Manifest(**{**raw, "encoder": _part(raw["encoder"]), "decoder": _part(raw["decoder"])})
         numbers = (manifest.frame, manifest.grid, manifest.channels)
-        if manifest.to not in READS or manifest.precision not in PRECISIONS or type(manifest.name) is not str:
+        if manifest.to not in READS or manifest.precision not in PRECISIONS:
             raise ValueError("a value is out of range")
+        if name_of({"name": manifest.name}, path, _REMEDY) is None:
+            raise ValueError("it has no name")
         if manifest.family not in FAMILIES:
             raise ValueError(f"family is {manifest.family!r}")
         if any(type(n) is not int or not 0 < n <= _LARGEST for n in numbers) or type(manifest.about) is not dict:
             raise ValueError("a value is out of range")
+        about_of({"about": manifest.about}, path, _REMEDY)
+        _check_columns(manifest)
         for part in (manifest.encoder, manifest.decoder):
             if not part.file.endswith(ENDINGS[manifest.to]) or part.precision not in PRECISIONS:
                 raise ValueError(f"{part.file!r} is no file of to={manifest.to}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: does not describe an exported model ({error}); export it again") from error
+        raise InputError(f"{path}: does not describe an exported model ({error}); {_REMEDY}") from error
     for part in (manifest.encoder, manifest.decoder):
         if not (folder / part.file).is_file():
-            raise InputError(f"{folder / part.file}: no such file, though {MANIFEST} names it; export it again")
+            raise InputError(f"{folder / part.file}: no such file, though {MANIFEST} names it; {_REMEDY}")
     return manifest
+
+
+def _check_columns(manifest: Manifest) -> None:
+    """Refuse what a row of results takes from the manifest as it is, and could not hold.
+
+    Raises:
+        AttributeError, TypeError, ValueError: there is such a value.
+    """
+    known = {column.name for column in fields(Cost)}
+    if unknown := sorted(set(manifest.cost) - known):
+        raise ValueError(f"cost has {unknown[0][:50]!r}, which is none of {', '.join(sorted(known))}")
+    counts = {f"cost.{name}": count for name, count in manifest.cost.items()}
+    counts |= {"encoder.bytes": manifest.encoder.bytes, "decoder.bytes": manifest.decoder.bytes}
+    if manifest.group_size is not None:
+        counts["group_size"] = manifest.group_size
+    for name, count in counts.items():
+        if type(count) is not int or not 0 <= count < 1 << 63:
+            raise ValueError(f"{name} is {str(count)[:50]!r}, no count")
 
 
 def _part(raw: Mapping[str, Any]) -> Part:

@@ -1,6 +1,7 @@
 """An exported model as a segmenter, so that what is scored and timed are the files themselves."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,13 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.checkpoint import file_sha256
-from core.errors import InputError
+from core.errors import InputError, first_line
 from core.feature_maps import FeatureMaps, Features, maps_of
 from core.geometry import Stretched, boxes_to_frame, points_to_frame
+from core.memory import is_out_of_memory
 from core.protocols import Masks, Prompt
-from students.export.manifest import read_manifest
+from students.export.manifest import MANIFEST, read_manifest
 from students.export.parts import DECODER_OUTPUTS, ENCODER_INPUT, PROMPT_INPUTS, map_names
-from students.export.runtimes import READS, RUNTIMES, require
+from students.export.runtimes import READS, RUNTIMES, Arrays, Run, require
 from teachers.sam2 import stable_or_best
 
 
@@ -47,16 +49,26 @@ class ExportedSam:
             # Rows name an exported model by these hashes.
             if file_sha256(folder / part.file) != part.sha256:
                 raise InputError(f"{folder / part.file}: is not the file that was exported (sha256); export it again")
-        self._maps = map_names(self.manifest.maps)
+        self._folder, self._maps = folder, map_names(self.manifest.maps)
         self._encode = start(folder / encoder.file, self._maps, encoder.precision)
         self._decode = start(folder / decoder.file, DECODER_OUTPUTS, decoder.precision)
 
     def encode(self, images: Tensor) -> Features:
-        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]`` (float32), or to several maps."""
+        """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, C, g, g]`` (float32), or to several maps.
+
+        Raises:
+            InputError: the file computes otherwise than the manifest says.
+        """
         batches = [images] if self.manifest.any_batch else images.split(1)
-        found = [self._encode({ENCODER_INPUT: _array(batch)}) for batch in batches]
+        file = self.manifest.encoder.file
+        found = [self._run(self._encode, file, {ENCODER_INPUT: _array(batch)}) for batch in batches]
         batched = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
         maps = [torch.from_numpy(array) for array in batched]
+        grid = self.manifest.grid
+        for tensor, (channels, scale) in zip(maps, self.manifest.maps.values(), strict=True):
+            stated = (len(images), channels, scale * grid, scale * grid)
+            if tensor.shape != stated:
+                raise self._unlike(file, f"gives a map {list(tensor.shape)}, stated is {list(stated)}")
         return FeatureMaps(dict(zip(self._maps, maps, strict=True))) if len(maps) > 1 else maps[0]
 
     def decode(self, embedding: Features, prompt: Prompt, size_hw: tuple[int, int], multimask: bool = False) -> Masks:
@@ -74,6 +86,9 @@ class ExportedSam:
 
         Args:
             masks: logits ``[N, 1, 4g, 4g]``, or None.
+
+        Raises:
+            InputError: the file computes otherwise than the manifest says.
         """
         side = 4 * self.manifest.grid
         given = torch.zeros(1, 1, side, side) if masks is None else masks
@@ -83,9 +98,23 @@ class ExportedSam:
             given, has_mask = (part.expand(len(coords), *part.shape[1:]) for part in (given, has_mask))
         inputs = (*maps_of(embedding).values(), coords, labels, given, has_mask)
         names = (*self._maps, *PROMPT_INPUTS)
-        found = self._decode({name: _array(part) for name, part in zip(names, inputs, strict=True)})
-        logits, iou_pred = (torch.from_numpy(array) for array in found)
+        file, arrays = self.manifest.decoder.file, {n: _array(part) for n, part in zip(names, inputs, strict=True)}
+        logits, iou_pred = (torch.from_numpy(array) for array in self._run(self._decode, file, arrays))
+        if logits.shape != (len(coords), 4, side, side) or iou_pred.shape != (len(coords), 4):
+            raise self._unlike(file, f"gives masks {list(logits.shape)} and IoUs {list(iou_pred.shape)}")
         return logits, iou_pred
+
+    def _run(self, run: Run, file: str, inputs: Arrays) -> list[NDArray[Any]]:
+        """What a file gives; what its runtime cannot run is the file's or the manifest's fault, but for memory."""
+        try:
+            return run(inputs)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise self._unlike(file, f"fails in {self.runtime} ({first_line(error)})") from error
+
+    def _unlike(self, file: str, what: str) -> InputError:
+        return InputError(f"{self._folder / file}: is not as {MANIFEST} beside it says: it {what}; export it again")
 
     def _points(self, prompt: Prompt, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """A prompt's points and boxes as points ``[N, P, 2]`` in the frame, labels ``[N, P]``, padded as SAM does."""

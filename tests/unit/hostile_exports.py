@@ -56,6 +56,16 @@ def cases() -> Iterator[Case]:
         "unknown": {"os.system": 1},
         "about": {"about": [1]},
         "hash": {"encoder": part},
+        "name_elsewhere": {"name": "../../escaped/x"},
+        "name_escapes": {"name": "a\nb\x1b[31m"},
+        "no_name": {"name": None},
+        "ratio_of_text": {"about": {"ratio": "x"}},
+        "method_elsewhere": {"about": {"method": "../../escaped/x"}},
+        "foreign_cost": {"cost": {"evil": 1}},
+        "cost_of_text": {"cost": {"parameters": "1"}},
+        "cost_of_a_list": {"cost": [1]},
+        "bytes_of_text": {"encoder": {**part, "bytes": "12"}},
+        "group_size_of_text": {"group_size": "\x1b[2J"},
     }.items():
         yield Case(f"export_{name}", "export", lambda f, t=reported: export(f, "onnx", {}, **t), "export it again")  # type: ignore[misc]
     for name, text in {

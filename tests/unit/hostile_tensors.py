@@ -120,6 +120,16 @@ NOTES = {
     "config_of_a_list": '{"config": [4]}',
 }
 """Texts in the place of what this project writes beside tensors."""
+ABOUT: dict[str, tuple[str, Any]] = {
+    "elsewhere": ("method", "../../escaped/x"),
+    "elsewhere_on_windows": ("method", "..\\x"),
+    "escapes": ("method", "a\n\x1b[31m"),
+    "long": ("run_id", "a" * 201),
+    "no_number": ("ratio", NAN),
+    "endless": ("ratio", float("inf")),
+    "beyond_64_bits": ("seed", 1 << 64),
+}
+"""Facts of a model's making that would become names of folders, or cells of tables."""
 NOT_WRITTEN = {"too_large_for_float32"} | ({"complex"} if Version(safetensors_version) < Version("0.7") else set())
 """What safetensors' own writer cannot put into a file."""
 
@@ -156,6 +166,11 @@ def cases() -> Iterator[Case]:
     yield Case(
         "note_of_odd_facts", "model", _noted('{"config": {"decoder_heads": 2}, "about": {"ratio": [1]}}'), "ratio"
     )
+    for name, (key, value) in ABOUT.items():
+        text = json.dumps({"config": {"decoder_heads": 2}, "about": {key: value}})
+        yield Case(f"note_about_{name}", "model", _noted(text), f"says of its {key} .*, which no {key} can be")
+        own = _own(metadata={"about": {key: value}})
+        yield Case(f"own_about_{name}", "model", own, f"says of its {key} .*, which no {key} can be")
     for name, metadata in METADATA.items():
         yield Case(f"metadata_{name}", "model", _own(metadata=metadata))
 

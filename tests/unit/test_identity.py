@@ -276,3 +276,11 @@ def test_a_run_named_as_its_method_is_another_row_than_the_nameless_one(identify
     assert nameless.startswith(front) and named.startswith(front) and named != nameless
     # A name that is no method's shows already.
     assert other == nameless.replace("scratch", "mine")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a\\b", "a\x1b[2J", "a" * 201, ""])
+def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+    settings = settings_of(composed(*SCRATCH))
+    settings.name = name
+    with pytest.raises(InputError, match=r"^name=.*; give a short one without / and \\$"):
+        run_id(settings, torch.device("cpu"), "0" * 64)
