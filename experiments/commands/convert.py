@@ -1,22 +1,25 @@
 """The command ``convert``: a checkpoint in another layout."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from core.checkpoint import write_torch
+from core.checkpoint import read_metadata, write_torch
 from core.errors import InputError
 from core.plain_file import home_path
 from core.progress import say
 from core.result import ResultRow
+from core.untrusted import NOTE
 from experiments.config.files import nearest
 from experiments.config.schema import ConvertConfig
 from experiments.out_place import check_out, writing_to
 from experiments.runs.checkpoints import LoadedModel, check_encoder, chosen_model
 from students.convert.layouts import CONFIG as MOBILE_SAM
-from students.convert.layouts import save_hugging_face, to_mobile_sam
+from students.convert.layouts import HUGGING_FACE, save_hugging_face, to_mobile_sam
+from students.export.manifest import is_export
 from students.files import describe, save_model
 from students.kinds import kind_of
 from students.quantized.plan import plan_of
@@ -29,7 +32,22 @@ def _to_hugging_face(path: Path, found: LoadedModel) -> None:
     # Names of folders may hold dots: only an ending of checkpoints means that a file was meant.
     if path.is_file() or (path.suffix.lower() in ENDINGS and not path.is_dir()):
         raise InputError(f"out={path}: Hugging Face's layout is a folder; give a name without an ending")
+    _check_own(path)
     save_hugging_face(path, found.model, found.about)
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder whose files would be replaced though ``convert`` did not write them, or that ``export`` wrote."""
+    if is_export(folder):
+        raise InputError(f"out={folder}: is an exported folder; give a new one")
+    taken = [name for name in HUGGING_FACE if os.path.lexists(folder / name)]
+    weights = folder / HUGGING_FACE[0]
+    try:
+        own = weights.is_file() and NOTE in read_metadata(weights)
+    except InputError:
+        own = False
+    if taken and not own:
+        raise InputError(f"out={folder}: holds a {taken[0]} that convert did not write; give a new folder")
 
 
 def _to_meta(path: Path, found: LoadedModel) -> None:

@@ -2,22 +2,29 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from core.checkpoint import replacing
+from core.errors import InputError
 from core.plain_file import home_path
 from data.upright import upright_image
 from evaluation.latency import device_name, timed
 from evaluation.predictor import SamPredictor
 from experiments.commands.typed_prompt import typed_prompt
 from experiments.config.schema import PredictConfig
+from experiments.everything.files import SHOWS, drawing_of
 from experiments.out_place import check_out, writing_to
 from experiments.reporting.columns import milliseconds
 from experiments.runs.segmenters import chosen_segmenter
+
+_CANDIDATES = 3
+_MADE = "sampress predict "
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,20 @@ class PredictedMask:
 
 
 def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
-    """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them."""
+    """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them.
+
+    Raises:
+        InputError: there is no image or no such model, nothing can be written, or a file of one of these names is none
+            that this command made of an image of this name.
+    """
     path, out = home_path(settings.image), home_path(settings.out)
-    check_out(settings.out, out / f"{path.stem}_overlay.png")
+    indices = [str(index) for index in range(_CANDIDATES)] if settings.multimask else [""]
+    files, overlay = [out / f"{path.stem}_mask{index}.png" for index in indices], out / f"{path.stem}_overlay.png"
+    # Escaped: names of files need not be text.
+    shows = f"{_MADE}{path.name!a}"
+    check_out(settings.out, overlay)
+    for file in (*files, overlay):
+        _check_own(file, shows)
     image = upright_image(path)
     prompt = typed_prompt(settings, (image.shape[0], image.shape[1]))
     found = chosen_segmenter(settings)
@@ -65,16 +83,16 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     (masks, iou_pred, _), decode_s = timed(
         lambda: predictor.predict(prompt.points_xy, prompt.labels, prompt.box_xyxy, None, settings.multimask), device
     )
-    files = [out / f"{path.stem}_mask{index if settings.multimask else ''}.png" for index in range(len(masks))]
-    overlay = out / f"{path.stem}_overlay.png"
+    text = PngInfo()
+    text.add_text(SHOWS, shows)
     # Here, because matplotlib makes folders in the user's home as soon as it is imported.
     from experiments.reporting.mask_images import draw_prediction
 
     with writing_to(settings.out):
         for file, mask in zip(files, masks, strict=True):
             with replacing(file) as temporary:
-                Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
-        draw_prediction(overlay, image, masks, iou_pred, prompt)
+                Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG", pnginfo=text)
+        draw_prediction(overlay, image, masks, iou_pred, prompt, **{SHOWS: shows})
     rows = [
         PredictedMask(
             image=str(path),
@@ -94,6 +112,17 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     if settings.format == "table":
         _print(rows, image.shape[0] * image.shape[1])
     return rows
+
+
+def _check_own(file: Path, shows: str) -> None:
+    """Refuse to replace what this command did not write, or made of another image; of a link, the link is replaced."""
+    if file.is_symlink() or not file.exists():
+        return
+    found = drawing_of(file)
+    if found is None or not found.startswith(_MADE):
+        raise InputError(f"{file}: is none of this command's files and would be replaced; give another folder as out=")
+    if found != shows:
+        raise InputError(f"{file}: was made of {found.removeprefix(_MADE)}; give another folder as out=")
 
 
 def _print(rows: list[PredictedMask], pixels: int) -> None:

@@ -90,11 +90,13 @@ def draw_prediction(
     masks: NDArray[np.bool_],
     iou_pred: NDArray[np.float32],
     prompt: "TypedPrompt",
+    **texts: str,
 ) -> None:
     """Draw masks ``[M, H, W]`` over their image ``[H, W, 3]``, side by side, with the prompt and the predicted IoUs.
 
     Args:
         prompt: in pixels of the image.
+        texts: that the file holds.
     """
     height, width = image.shape[:2]
     scale = min(1.0, PIXELS / max(height, width))
@@ -116,7 +118,7 @@ def draw_prediction(
                 axis.scatter(x, y, s=90, c=[tuple(colour / 255)], **style)
         name = f"mask {index}, " if len(masks) > 1 else ""
         axis.set_title(f"{name}predicted IoU {iou_pred[index]:.3f}", fontsize=10)
-    save(figure, path)
+    save(figure, path, **texts)
 
 
 def scaled(pixels: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

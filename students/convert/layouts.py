@@ -106,8 +106,12 @@ def _from_timm(name: str) -> str:
     return re.sub(r"\.conv\.(weight|bias)$", r".c.\1", name)
 
 
+HUGGING_FACE = ("model.safetensors", "config.json", "preprocessor_config.json")
+"""The files of a folder in Hugging Face's layout, in the order in which they are written."""
+
+
 def save_hugging_face(folder: Path, model: Sam, about: Mapping[str, Any] | None = None) -> None:
-    """Write ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+    """Write the three files of :data:`HUGGING_FACE`.
 
     Args:
         about: facts to keep in the metadata of the weights; gone once transformers saves others in their place.
@@ -123,6 +127,7 @@ def save_hugging_face(folder: Path, model: Sam, about: Mapping[str, Any] | None 
         tensors = to_hugging_face(model.config, model.state_dict())
     # transformers asks the file which framework wrote it.
     metadata = {"format": "pt", NOTE: json.dumps(describe(model, about))}
-    write_safetensors(folder / "model.safetensors", tensors, metadata, encode=str)
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    write_text(folder / "preprocessor_config.json", json.dumps(prepared, indent=2) + "\n")
+    weights, *texts = HUGGING_FACE
+    write_safetensors(folder / weights, tensors, metadata, encode=str)
+    for name, content in zip(texts, (config, prepared), strict=True):
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,21 +17,26 @@ from core.plain_file import reraise_access
 from students.export.manifest import MANIFEST
 
 _ENDING = ".part"
+# All that an export writes: the parts in each format, with weights that lie beside.
+_OWN = re.compile(rf"{re.escape(MANIFEST)}|(encoder|decoder)\.(onnx|onnx\.data|xml|bin|pt2)")
 
 
 def check_folder(folder: Path) -> None:
     """Refuse a place where an export would take other files away.
 
     Raises:
-        InputError: it is a file, a folder of anything but an earlier export, or closed.
+        InputError: it is a file, a folder that holds anything but the files of an earlier export, or closed.
     """
     with reraise_access(folder):
         taken = folder.is_file()
-        foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        earlier = (folder / MANIFEST).is_file()
     if taken:
         raise InputError(f"out={folder}: is a file; an export is a folder, give another name")
+    # Of a link, the link is replaced and what it leads to stays.
+    foreign = [name for name in names if not earlier or not (_OWN.fullmatch(name) or folder.is_symlink())]
     if foreign:
-        raise InputError(f"out={folder}: holds other files than an earlier export; give a new folder")
+        raise InputError(f"out={folder}: holds other files than an earlier export, as {foreign[0]}; give a new folder")
 
 
 @contextlib.contextmanager
