@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -10,12 +12,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.errors import InputError, RunFailed
+from core.errors import InputError, OthersLost
 
 PATIENCE = datetime.timedelta(hours=12)
 """How long processes wait for each other: the first one may fetch weights or measure latency while the others idle."""
 
+ERROR_WAIT = datetime.timedelta(seconds=10)
+"""How long a process that met an error waits for the others to say that they met it too."""
+
 T = TypeVar("T")
+_store: dist.Store | None = None
+_errors = itertools.count()
 _GONE = ("connection", "timed out", "timeout", "socket", "remote process exited", "aborted")
 
 
@@ -33,8 +40,18 @@ def init(device: torch.device) -> None:
     """Meet the other processes, over NCCL where ``device`` is a CUDA device, else over gloo. Once met, does nothing."""
     if announced() == 1 or dist.is_initialized():
         return
+    global _store
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE, device_id=device if backend == "nccl" else None)
+    # Met here rather than by PyTorch, so that errors can be spoken of while others wait in an exchange of tensors.
+    _store, number, processes = next(dist.rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(
+        backend,
+        timeout=PATIENCE,
+        store=_store,
+        rank=number,
+        world_size=processes,
+        device_id=device if backend == "nccl" else None,
+    )
 
 
 def shut_down() -> None:
@@ -52,7 +69,7 @@ def rank() -> int:
     """This process's number among them, from 0."""
     if dist.is_initialized():
         return dist.get_rank()
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if announced() > 1 else 0
 
 
 def is_main() -> bool:
@@ -97,6 +114,45 @@ def from_all(mine: T) -> list[T]:
     with _reraise_lost():
         dist.all_gather_object(found, mine)
     return found
+
+
+def is_shared(error: str) -> bool:
+    """Whether every process met an error, as they all meet what is wrong with a setting.
+
+    Each process that meets one calls this, before it parts from the others, and waits for them :data:`ERROR_WAIT` at
+    most. Processes that have not met each other know nothing but settings, so theirs is shared.
+
+    Args:
+        error: its text, and whatever tells what was being done.
+    """
+    if _store is None or not dist.is_initialized():
+        return True
+    # All have met equally many before, or would have ended.
+    place = f"sampress/error/{next(_errors)}"
+    everybody = [f"{place}/{other}" for other in range(count())]
+    try:
+        _store.set(f"{place}/{rank()}", error)
+        if not _are_there(_store, everybody):
+            return False
+        shared = all(other == error.encode() for other in _store.multi_get(everybody))
+        _store.set(f"{place}/{rank()}/read", "")
+        if shared and is_main():
+            # It may be the one that keeps the store, and so must not leave before the others have read.
+            _are_there(_store, [f"{key}/read" for key in everybody])
+    except RuntimeError:
+        # The process that kept the store is gone.
+        return False
+    return shared
+
+
+def _are_there(store: dist.Store, keys: list[str]) -> bool:
+    """Whether keys come to be in a store within :data:`ERROR_WAIT`; its own wait would print what it waited for."""
+    deadline = time.monotonic() + ERROR_WAIT.total_seconds()
+    while not store.check(keys):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def shard(places: range, batch: bool = False) -> range:
@@ -147,14 +203,14 @@ def _reraise_lost() -> Iterator[None]:
     """A block that needs the other processes; if one of them is gone, that is reported in one line.
 
     Raises:
-        RunFailed: one ended, or did not come in time.
+        OthersLost: one ended, or did not come in time.
     """
     try:
         yield
     except RuntimeError as error:
         if not any(sign in str(error).lower() for sign in _GONE):
             raise
-        raise RunFailed(
+        raise OthersLost(
             f"process {rank()} of {count()}: another process of this run ended or no longer answers; its own error, if "
             "it had time for one, stands above; the same command goes on from the last saved state"
         ) from error

@@ -21,6 +21,10 @@ class RunFailed(RuntimeError):
     """A run ended by what it computed, not by what it was given; reported in one line, and noted as a failed row."""
 
 
+class OthersLost(RunFailed):
+    """Another process of the run is gone; why, that one says itself if it can."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, 200 characters at most; its class's name where it has none."""
     text = str(error).strip().splitlines()

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from core.errors import InputError, RunFailed
+from core.errors import InputError, OthersLost, RunFailed
 from experiments.cli.help import asks_for_help, show_help
 from experiments.config.compose import check_preset, compose, composing, known_settings, search_path
 from experiments.config.files import CONF, CONFIG_DIR, nearest, own_settings
@@ -34,8 +34,20 @@ _WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", *CONFIG_DIR)
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status: 0, or 2 with one line on standard error for what was given wrong.
 
-    A run that failed by what it computed gives 1, with one line too; whatever else goes wrong keeps its traceback.
+    A run that failed by what it computed gives 1, with one line too; whatever else goes wrong keeps its traceback. Of
+    several processes the first says what all of them met, and each what it met alone.
     """
+    try:
+        return _status(argv)
+    finally:
+        # Only once everything is said: that this process is gone ends the others.
+        if "core.distributed" in sys.modules:
+            from core import distributed
+
+            distributed.shut_down()
+
+
+def _status(argv: Sequence[str]) -> int:
     if asks_for_help(argv):
         return show_help(argv)
     try:
@@ -58,11 +70,12 @@ def main(argv: Sequence[str]) -> int:
     if outcomes and outcomes[0].format == "json" and _speaks():
         rows = [row.to_dict() for outcome in outcomes for row in outcome.rows or getattr(outcome.error, "rows", ())]
         print(json.dumps({"rows": rows}, allow_nan=False))
+    alone = [outcome.error for outcome in outcomes if outcome.is_alone]
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     refused = [found for found in errors if isinstance(found, InputError)]
     failed = [found for found in errors if isinstance(found, RunFailed)]
     for reported in (*refused, *failed):
-        _complain(reported)
+        _complain(reported, reported in alone)
     if defects := [found for found in errors if not isinstance(found, InputError | RunFailed)]:
         raise defects[0]
     return 2 if refused else 1 if failed else 0
@@ -70,14 +83,21 @@ def main(argv: Sequence[str]) -> int:
 
 def _speaks() -> bool:
     """Whether this is the process that prints, of those that ``torchrun`` started."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
-def _complain(error: Exception) -> None:
-    if _speaks():
+def _complain(error: Exception, alone: bool = False) -> None:
+    """Say an error in one line. What all processes have, the first of each machine says.
+
+    Args:
+        alone: whether only this process may have it.
+    """
+    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    if _speaks() or ((alone or first_here) and not isinstance(error, OthersLost)):
         # One line, whatever signs stand in what was typed.
         text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(error))
-        print(f"error: {text}", file=sys.stderr)
+        process = "" if _speaks() else f"process {os.environ.get('RANK')}: "
+        print(f"error: {process}{text}", file=sys.stderr)
 
 
 def _check_characters(arguments: Sequence[str]) -> None:
@@ -172,11 +192,6 @@ def _compose_and_call(
             outcomes = _outcomes(job, options, given, folder)
         except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
             raise as_input_error(error, given, known_settings(command, given, folder)) from error
-        finally:
-            if "torch" in sys.modules:
-                from core import distributed
-
-                distributed.shut_down()
     if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
         from experiments.everything.strategies import print_sweep
         from experiments.paper_table import print_paper_table

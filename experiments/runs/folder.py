@@ -84,7 +84,15 @@ def holds_nothing(folder: Path) -> bool:
     """Whether a folder has no file with any content, but for the lock and what loggers made of no log."""
     found = [path for path in folder.iterdir() if path.name not in _OF_NOTHING]
     files = [file for path in found for file in (path, *path.rglob("*")) if file.is_symlink() or not file.is_dir()]
-    return not any(file.is_symlink() or file.stat().st_size for file in files)
+    return not any(file.is_symlink() or _size(file) for file in files)
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 of one that another process has just renamed or removed."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _set_aside(folder: Path, earlier: Path) -> None:

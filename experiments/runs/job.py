@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.closed_pipes import outlive_closed_pipes
-from core.errors import InputError, RunFailed
+from core.errors import InputError, OthersLost, RunFailed
 from core.plain_file import home_path
 from core.result import Row
 from core.storage import reraise_disk
@@ -60,6 +60,8 @@ class Outcome:
         format: how rows are shown.
         runs: the folder of runs.
         preset: the name of the experiment, or ``None`` as a word.
+        is_alone: whether the error is not one that all processes of the run have: the others wait for this one, so
+            nothing can follow.
     """
 
     overrides: tuple[str, ...]
@@ -68,6 +70,7 @@ class Outcome:
     preset: str
     rows: Sequence[Row] = ()
     error: Exception | None = None
+    is_alone: bool = False
 
 
 @dataclass
@@ -89,7 +92,7 @@ class Job:
     process: int = field(default_factory=os.getpid)
 
     def __call__(self, cfg: DictConfig) -> Outcome:
-        """Do the job. A sweep goes on with its other jobs, whatever becomes of this one."""
+        """Do the job. A sweep goes on with its other jobs, unless one of several processes fails alone."""
         away = os.getpid() != self.process
         if away:
             self._arrive()
@@ -105,12 +108,13 @@ class Job:
             # What was typed stands for something that there is not.
             outcome = Outcome(*shared, error=as_input_error(error, task, None))
         except Exception as error:
+            is_alone = not _is_shared(error, task)
             if away and not isinstance(error, InputError | RunFailed):
                 traceback.print_exc(file=sys.stderr)
             if isinstance(error, InputError | RunFailed):
                 # Its frames would hold on to models and their memory while the sweep goes on.
                 error.__traceback__ = error.__context__ = error.__cause__ = None
-            outcome = Outcome(*shared, error=_sendable(error) if away else error)
+            outcome = Outcome(*shared, error=_sendable(error) if away else error, is_alone=is_alone)
         return outcome
 
     def _rows(self, cfg: DictConfig) -> list[Row]:
@@ -184,6 +188,16 @@ def task_overrides(command: str) -> list[str]:
     """The settings of the job as they would be typed: what they refer to is not looked up."""
     words: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task)  # type: ignore[assignment]
     return typed_words(command, words)
+
+
+def _is_shared(error: Exception, task: Sequence[str]) -> bool:
+    """Whether all processes of the run have an error in the same job."""
+    if "core.distributed" not in sys.modules:
+        # They have not met, and PyTorch takes seconds.
+        return True
+    from core import distributed
+
+    return not isinstance(error, OthersLost) and distributed.is_shared(f"{task} {type(error).__name__}: {error}")
 
 
 def _sendable(error: Exception) -> Exception:

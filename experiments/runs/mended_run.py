@@ -69,9 +69,13 @@ def refusals_noted(folder: Path, sha256: str, apart: str, images: DataContent) -
         yield key
     except InputError:
         refused: Collection[int] = getattr(images.data, "refused", frozenset())
-        damaged = [place for place, index in enumerate(images.indices) if images.data.image_id(index) in refused]
-        if distributed.is_main() and damaged and not holds_nothing(folder):
-            note = {"key": key, "run": apart, "images": [str(image) for image in images.images], "damaged": damaged}
+        damaged = {place for place, index in enumerate(images.indices) if images.data.image_id(index) in refused}
+        # Of several processes the one that met the image knows of it, and that is not always the first.
+        if damaged and not holds_nothing(folder):
+            # Another one may have met another image in the same step.
+            damaged |= set(_read(folder / NAME).get("damaged", ()))
+            contents = [str(image) for image in images.images]
+            note = {"key": key, "run": apart, "images": contents, "damaged": sorted(damaged)}
             write_text(folder / NAME, json.dumps(note) + "\n")
         raise
 

@@ -150,6 +150,8 @@ class _Groups:
 def run_sweep(job: Job, first: DictConfig, words: Sequence[str], folder: Path | None) -> list[Outcome]:
     """Compose the settings of all jobs, and then do them, here or by the launcher that the settings name.
 
+    Where one of several processes fails alone, its other jobs are not begun: the others would wait for it in vain.
+
     Args:
         first: the settings with one value each, and Hydra's own: launcher, and what a preset sweeps over.
         words: settings in Hydra's grammar.
@@ -166,7 +168,12 @@ def run_sweep(job: Job, first: DictConfig, words: Sequence[str], folder: Path | 
     composed = [compose(job.command, [*hydras, *own], folder) for own in jobs]
     if str(first.hydra.launcher._target_).rpartition(".")[2] != "BasicLauncher":
         return _launch(job, first, jobs)
-    return [run_job(job, settings) for settings in composed]
+    outcomes = []
+    for settings in composed:
+        outcomes.append(run_job(job, settings))
+        if outcomes[-1].is_alone:
+            break
+    return outcomes
 
 
 def _launch(job: Job, first: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Outcome]:

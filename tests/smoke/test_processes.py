@@ -12,6 +12,7 @@ import torch
 from students.files import load_model
 from tests import warm_processes
 from tests.unit.tiny import free_port, pocket_file
+from tests.unit.truthful import drawn_labels, write_coco
 
 SMALL = (
     *("experiment=smoke", "method=slimsam", "ratio=0.5", "engine.precision=float32", "format=json"),
@@ -108,6 +109,42 @@ def test_images_that_cannot_be_shared_are_refused_once(tmp_path: Path, teacher: 
     assert [done.returncode for done in both] == [2, 2]
     assert "".join(done.stderr for done in both).count(REFUSED) == 1
     assert not list(tmp_path.glob("runs/*/result.json"))
+
+
+def damaged_coco(root: Path) -> Path:
+    """Two training images, of which the second process reads the damaged one first, and two that are held out."""
+    whole = write_coco(root, drawn_labels(4))
+    labels = json.loads((whole / "annotations" / "instances_val2017.json").read_text())
+    for split, ids in (("train2017", (0, 1)), ("val2017", (2, 3))):
+        kept = {key: [raw for raw in labels[key] if raw[of] in ids] for key, of in PARTS}
+        (whole / "annotations" / f"instances_{split}.json").write_text(json.dumps(labels | kept))
+    (whole / "train2017").mkdir()
+    for number in (0, 1):
+        (whole / "val2017" / f"{number:012d}.png").rename(whole / "train2017" / f"{number:012d}.png")
+    damaged = whole / "train2017" / f"{DAMAGED:012d}.png"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    return whole
+
+
+PARTS = (("images", "id"), ("annotations", "image_id"))
+DAMAGED = 0
+
+
+def test_an_error_of_the_second_process_is_shown_and_noted_and_ends_both(tmp_path: Path, teacher: str) -> None:
+    words = [word for word in SMALL if not word.startswith("experiment=")]
+    words += [teacher, "-m", "seed=0,1", "method.batch=2", "method.optimisation.accumulate=1", "method.steps=2"]
+    words += ["data=coco", f"data.root={damaged_coco(tmp_path / 'coco')}", "cache=memory", "method.importance=random"]
+    first, second = warm_processes.ranks(tmp_path, words)
+    (line,) = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: process 1: {tmp_path}") and f"{DAMAGED:012d}.png: truncated or damaged" in line
+    (other,) = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
+    assert "process 0 of 2: another process of this run ended" in other and (first.returncode, second.returncode) == (
+        1,
+        2,
+    )
+    # The second run of the sweep was not begun, and the first goes on once the image is mended.
+    (note,) = tmp_path.glob("runs/*/stopped_by.json")
+    assert len(list(tmp_path.glob("runs/*-s?-*"))) == 1 and json.loads(note.read_text())["damaged"] == [DAMAGED]
 
 
 @pytest.mark.slow
