@@ -3,13 +3,17 @@
 A record is one image embedding in float16 with the map of its valid (non-padded) cells, under a key of 32 bytes that
 its maker derives from image, preprocessing, weights and precision. On disk, records of one shape and one maker lie
 in *shards*: files that one process appends to and any process may read. Every record ends in a checksum, so
-a record that was torn by a kill, cut off by a full disk or damaged later is not returned, and is made again.
+a record that was torn by a kill, cut off by a full disk or damaged later is not returned, and is made again. What
+other processes append while this one works is found too, at most some seconds later.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import struct
+import sys
+import time
 import uuid
 from collections import defaultdict
 from pathlib import Path
@@ -25,6 +29,8 @@ from core.terminal import terminal
 
 MAGIC = b"sampress embeddings 1\n"
 SHARD_BYTES = 1 << 30
+LOOK_EVERY_S = 2.0
+"""Seconds between two looks at what other processes have appended: listing a folder costs more than a miss should."""
 _HEADER = struct.Struct("<22sII")
 _KEY, _SUM = 32, 16
 Record = tuple[Tensor, Tensor]
@@ -83,8 +89,11 @@ class DiskEmbeddings:
         self._record = _KEY + self._bits + 2 * channels * grid * grid + _SUM
         self._places: dict[bytes, list[tuple[Path, int]]] = defaultdict(list)
         self._own: Path | None = None
+        # How many records of a shard are noted; all of one of this process's.
+        self._noted: dict[Path, int] = {}
         self._full = False
         self.damaged = 0
+        self._looked = time.monotonic()
         try:
             for path in sorted(folder.glob("*.shard")) if folder.exists() else []:
                 self._index(path)
@@ -99,6 +108,11 @@ class DiskEmbeddings:
 
     def get(self, key: bytes) -> Record | None:
         """See :class:`Embeddings`."""
+        record = self._kept(key)
+        return self._kept(key) if record is None and self._looked_again() else record
+
+    def _kept(self, key: bytes) -> Record | None:
+        """The record under a key that is noted."""
         places = self._places.get(key, [])
         while places:
             path, start = places[-1]
@@ -128,18 +142,35 @@ class DiskEmbeddings:
             terminal(stderr=True).print(text, soft_wrap=True)
             return
         self._places[key].append((path, start))
+        self._noted[path] = (start - _HEADER.size) // self._record + 1
+
+    def _looked_again(self) -> bool:
+        """Note what other processes have appended since; whether it was time to look."""
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return False
+        for path in self.folder.glob("*.shard"):
+            # One that cannot be read, or no longer, is gone without, like its records when they are read.
+            with contextlib.suppress(OSError):
+                self._index(path)
+        self._looked = time.monotonic()
+        return True
 
     def _index(self, path: Path) -> None:
-        """Note the keys of a shard's whole records; a foreign file, a pipe, or a torn end, has none."""
+        """Note the keys of a shard's new whole records; a foreign file, a pipe, or a torn end, has none."""
         if not path.is_file():
+            return
+        records = (path.stat().st_size - _HEADER.size) // self._record
+        if records <= self._noted.get(path, 0):
             return
         with open(path, "rb", buffering=0) as stream:
             if stream.read(_HEADER.size) != _HEADER.pack(MAGIC, self.channels, self.grid):
+                self._noted[path] = sys.maxsize
                 return
-            for number in range((path.stat().st_size - _HEADER.size) // self._record):
+            for number in range(self._noted.get(path, 0), records):
                 start = _HEADER.size + number * self._record
                 stream.seek(start)
                 self._places[stream.read(_KEY)].append((path, start))
+                self._noted[path] = number + 1
 
     def _read(self, path: Path, start: int) -> NDArray[np.uint8] | None:
         """A record whose checksum is right.

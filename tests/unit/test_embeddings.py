@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from compressors.distill.engine import Engine
 from compressors.distill.teacher_outputs import TeacherEmbeddings, embedding_cache
 from data.batches import ImageBatches
-from data.embeddings import DiskEmbeddings, MemoryEmbeddings
+from data.embeddings import LOOK_EVERY_S, DiskEmbeddings, MemoryEmbeddings
 from tests.unit.tiny import Images, tiny_encoder
 
 CHANNELS, GRID = 16, 4
@@ -110,6 +111,29 @@ def test_shards_end_at_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     sizes = [path.stat().st_size for path in tmp_path.iterdir()]
     assert len(sizes) == 4 and max(sizes) <= 1500
     assert all(holds(DiskEmbeddings(tmp_path, CHANNELS, GRID), number) for number in range(7))
+
+
+def test_what_another_process_keeps_meanwhile_is_found_and_not_kept_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of eight processes would come to keep every image, epoch by epoch."""
+    now = [0.0]
+    monkeypatch.setattr("data.embeddings.time", SimpleNamespace(monotonic=lambda: now[0]))
+    first, second = filled(tmp_path, range(0)), filled(tmp_path, range(0))
+    for number in range(3):
+        first.put(*record(number))
+        # It looks now and then, and not at every miss.
+        assert not holds(second, number)
+        now[0] += LOOK_EVERY_S
+        assert holds(second, number)
+        second.put(*record(number))
+    second.put(*record(3))
+    now[0] += LOOK_EVERY_S
+    assert holds(first, 3) and len(list(tmp_path.iterdir())) == 2
+    sizes = sum(path.stat().st_size for path in tmp_path.iterdir())
+    # As in one shard, but for the header of the second.
+    (alone,) = filled(tmp_path / "one", range(4)).folder.iterdir()
+    assert sizes == alone.stat().st_size + 30
 
 
 def _write(folder: Path, first: int) -> None:
