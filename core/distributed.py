@@ -31,6 +31,11 @@ def announced() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_count() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", announced()))
+
+
 def local_rank() -> int:
     """This process's number on its machine: which of its accelerators it takes."""
     return int(os.environ.get("LOCAL_RANK", "0"))

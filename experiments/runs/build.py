@@ -76,15 +76,21 @@ def build_teacher(settings: TeacherConfig, device: torch.device) -> Sam:
 def build_device(settings: EngineConfig) -> torch.device:
     """The device to compute on; sets the number of threads, and that convolutions in float32 are not rounded to TF32.
 
+    Of several processes each takes a CUDA device of its own.
+
     Raises:
-        InputError: there is no such device here.
+        InputError: there is no such device here, or not one for each process; alike in all of them.
     """
     if settings.threads is not None and not 1 <= settings.threads <= MOST_THREADS:
         raise InputError(f"engine.threads={settings.threads} must be at least 1 and at most {MOST_THREADS}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    name = settings.device
+    name, processes = settings.device, distributed.local_count()
     if name == "auto":
         name = "cuda" if count else "cpu"
+    if name.startswith("cuda:") and processes > 1:
+        raise InputError(f"engine.device={name}: one device for {processes} processes; give engine.device=cuda")
+    if name == "cuda" and 0 < count < processes:
+        raise InputError(f"engine.device={name}: {count} CUDA devices for {processes} processes; start {count} at most")
     if name == "cuda" and distributed.announced() > 1:
         name = f"cuda:{distributed.local_rank()}"
     kind, _, index = name.partition(":")

@@ -129,7 +129,8 @@ class Job:
         from experiments.runs.torchrun import run_under_torchrun, wants_torchrun
 
         if wants_torchrun(settings):
-            return list(run_under_torchrun(settings, task, self.flags))
+            beside = int(HydraConfig.get().job.num) if os.getpid() != self.process else None
+            return list(run_under_torchrun(settings, task, self.flags, beside))
         batches = "method.batch, evaluation.prompt_batch_size"
         fix = f"give smaller batches ({batches}), a precision of bfloat16, or engine.device=cpu"
         runs = _place(cfg)[1]
@@ -145,7 +146,7 @@ class Job:
         import torch
 
         if torch.cuda.is_available():
-            # Jobs beside each other on one machine take its devices in turn.
+            # Jobs of one process beside each other on one machine take its devices in turn.
             torch.cuda.set_device(int(HydraConfig.get().job.num) % torch.cuda.device_count())
 
 

@@ -29,12 +29,15 @@ def wants_torchrun(settings: Any) -> bool:
     return count > 1 and started == 1
 
 
-def run_under_torchrun(settings: Any, overrides: Sequence[str], flags: Sequence[str]) -> list[ResultRow]:
+def run_under_torchrun(
+    settings: Any, overrides: Sequence[str], flags: Sequence[str], number: int | None = None
+) -> list[ResultRow]:
     """Start ``torchrun`` with the settings of this job, and read its rows.
 
     Args:
         overrides: the job's settings, as typed.
         flags: options of the command line that belong to every process.
+        number: of the job among those that run beside each other on this machine, from 0; None: it runs alone.
 
     Raises:
         RunFailed: it ended with an error, which stands on standard error.
@@ -44,7 +47,10 @@ def run_under_torchrun(settings: Any, overrides: Sequence[str], flags: Sequence[
     command += [f"--nproc-per-node={settings.processes}", "-m", "experiments", *flags, *words]
     # The preset of a sweep would otherwise begin it again inside each of its jobs.
     command += ["format=json", "hydra.mode=RUN"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=_environment(), check=False)
+    environment = _environment()
+    if number is not None:
+        environment |= _devices(number, settings.processes)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
     if done.returncode:
         raise RunFailed(f"processes={settings.processes}: torchrun ended with status {done.returncode}; see above")
     rows = [ResultRow.from_dict(raw, "torchrun") for raw in json.loads(done.stdout.strip().splitlines()[-1])["rows"]]
@@ -53,6 +59,22 @@ def run_under_torchrun(settings: Any, overrides: Sequence[str], flags: Sequence[
 
         print_comparison(rows)
     return rows
+
+
+def _devices(number: int, processes: int) -> dict[str, str]:
+    """The variable that names the CUDA devices of one of the jobs beside each other, which take them in turn.
+
+    Nothing where there are too few devices for a job: its processes say so.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if processes > count:
+        return {}
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    names = visible[:count] if len(visible) >= count else [str(index) for index in range(count)]
+    chosen = [names[(number * processes + place) % count] for place in range(processes)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
 
 
 def _environment() -> dict[str, str]:
