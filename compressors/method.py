@@ -153,7 +153,7 @@ class Compressed:
     @property
     def device_hours(self) -> float:
         """The same in hours, of all devices together."""
-        return sum(stage.seconds * stage.devices for stage in self.stages) / 3600
+        return sum(stage.device_seconds for stage in self.stages) / 3600
 
     @property
     def peak_memory_bytes(self) -> int:

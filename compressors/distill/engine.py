@@ -124,7 +124,8 @@ class Engine:
                 due = last or stop or (distributed.is_main() and time.monotonic() - saved > self.save_every_s)
                 if logged or validated or watched or due:
                     terms = losses.read()
-                    progress.seconds = time.monotonic() - began
+                    before, progress.seconds = progress.seconds, time.monotonic() - began
+                    progress.device_seconds += (progress.seconds - before) * progress.devices
                     progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
                 if logged:
                     speed = progress.images / max(progress.seconds, 1e-9)

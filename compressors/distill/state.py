@@ -21,7 +21,8 @@ class Progress:
         step: optimizer steps done.
         images: training images seen, by all processes together.
         seconds: training time so far, over all runs of the stage.
-        devices: how many processes, each with its device, shared the work.
+        devices: how many processes, each with its device, share the work now.
+        device_seconds: training time so far, of all devices together, however many they were at each time.
         peak_memory_bytes: most memory of a process so far (see :mod:`compressors.distill.engine`).
         best: best validation figure, if there was a validation.
         best_weights: the model's state at ``best``.
@@ -33,6 +34,7 @@ class Progress:
     images: int = 0
     seconds: float = 0.0
     devices: int = 1
+    device_seconds: float = 0.0
     peak_memory_bytes: int = 0
     best: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -95,15 +97,18 @@ def load_state(path: Path, key: str, parts: Mapping[str, Stateful]) -> Progress:
 
 def _progress(raw: object) -> Progress | None:
     """What a file says of where a stage stands; None if it is not that."""
-    if not isinstance(raw, dict) or set(raw) != {part.name for part in fields(Progress)}:
+    names = {part.name for part in fields(Progress)}
+    # Earlier states have no device seconds.
+    if not isinstance(raw, dict) or set(raw) not in (names, names - {"device_seconds"}):
         return None
     best, weights = raw["best"], raw["best_weights"]
     counts = [raw[name] for name in ("step", "images", "devices", "peak_memory_bytes", "plateau")]
-    numbers = [raw[name] for name in ("seconds", "rate")] + ([] if best is None else [best])
+    numbers = [raw[name] for name in ("seconds", "rate", "device_seconds") if name in raw]
+    numbers += [] if best is None else [best]
     sound = (
         all(type(count) is int and count >= 0 for count in counts)
         and all(type(number) in (int, float) for number in numbers)
         and isinstance(weights, dict)
         and all(isinstance(tensor, Tensor) for tensor in weights.values())
     )
-    return Progress(**raw) if sound else None
+    return Progress(**{"device_seconds": raw["seconds"] * raw["devices"], **raw}) if sound else None

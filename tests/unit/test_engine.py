@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from compressors.distill.engine import Engine, Frozen, Stage, TrainingDiverged
 from compressors.distill.optimizer import OptimizerConfig
+from compressors.method import Compressed
 from core.seeding import generator_for
+from core.untrusted import read_torch
+from tests.unit.tiny import tiny_sam
 
 
 @dataclass(frozen=True)
@@ -298,8 +301,25 @@ def test_a_resumed_run_is_scored_at_the_same_steps(tmp_path: Path, kill_at: int)
 def test_what_training_took_is_noted(tmp_path: Path) -> None:
     progress = Engine(tmp_path).fit(stage())
     assert (progress.images, progress.devices) == (48, 1)
-    assert progress.seconds > 0
+    assert progress.seconds > 0 and progress.device_seconds == pytest.approx(progress.seconds)
     assert progress.peak_memory_bytes > 50_000_000
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_device_hours_count_the_devices_of_each_time(tmp_path: Path, is_earlier: bool) -> None:
+    with pytest.raises(Killed):
+        Engine(tmp_path, save_every_s=0).fit(stage(kill_at=7))
+    # Ten hours on eight devices; earlier states say no more than their number.
+    path = tmp_path / "toy.state"
+    state = read_torch(path)
+    state["progress"] |= {"seconds": 36_000.0, "devices": 8, "device_seconds": 288_000.0}
+    if is_earlier:
+        del state["progress"]["device_seconds"]
+    torch.save(state, path)
+    progress = Engine(tmp_path).fit(stage())
+    assert progress.devices == 1 and 36_000 < progress.seconds < 36_600
+    hours = Compressed(tiny_sam(), (progress,)).device_hours
+    assert hours == pytest.approx(80 + (progress.seconds - 36_000) / 3600)
 
 
 def test_a_loss_that_is_not_finite_stops_with_names(tmp_path: Path) -> None:
