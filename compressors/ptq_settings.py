@@ -92,6 +92,11 @@ class PtqSettings(Scheme, MethodSettings):
         "learn": ("both", "rounding", "scales"),
     }
 
+    @property
+    def images_per_step(self) -> int | None:
+        """See :class:`compressors.setting_checks.MethodSettings`: of what is trained, if anything is."""
+        return None if self.reconstruct == "none" else self.batch
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, candidates=1, rounds=1, images=1, prompts=1, steps=1, batch=1, channel_groups=0)

@@ -25,6 +25,17 @@ class MethodSettings:
             if value not in allowed:
                 raise InputError(f"method.{name}={value} is not one of {', '.join(allowed)}")
 
+    @property
+    def images_per_step(self) -> int | None:
+        """Images behind one update of the weights, which processes share: ``batch`` times ``optimisation.accumulate``.
+
+        None of a method that has no such settings.
+        """
+        batch, optimisation = getattr(self, "batch", None), getattr(self, "optimisation", None)
+        if type(batch) is not int or not isinstance(optimisation, OptimizerConfig):
+            return None
+        return batch * optimisation.accumulate
+
     # What a method may have as a setting, in place of these.
 
     @property

@@ -170,15 +170,27 @@ def shard(places: range, batch: bool = False) -> range:
         InputError: the places cannot be shared equally.
     """
     parts = count()
-    if len(places) % parts:
+    check_shared(len(places), parts, batch)
+    part = len(places) // parts
+    return places[rank() * part : (rank() + 1) * part]
+
+
+def check_shared(images: int, processes: int, batch: bool = False) -> None:
+    """Refuse images that processes cannot share equally.
+
+    Args:
+        batch: as of :func:`shard`.
+
+    Raises:
+        InputError: they cannot; the message has both numbers.
+    """
+    if images % processes:
         what, fix = ("step", "a batch (times accumulated batches)")
         if batch:
             what, fix = ("batch, which must be seen as a whole,", "a batch")
         raise InputError(
-            f"{len(places)} images a {what} cannot be shared by {parts} processes; choose {fix} that they divide"
+            f"{images} images a {what} cannot be shared by {processes} processes; choose {fix} that they divide"
         )
-    part = len(places) // parts
-    return places[rank() * part : (rank() + 1) * part]
 
 
 def stacked(mine: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from compressors.method import RunContext
+from compressors.method import Compressor, RunContext
 from core import distributed, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.errors import InputError
@@ -61,7 +61,7 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     following = {key: method for key in FOLLOWING if (method := getattr(settings, key)) is not None}
     for method in following.values():
         # What is wrong with a later method is reported before the first one trains.
-        build_method(method)
+        _checked_method(method)
     alone, first = replace(settings, then=None, lastly=None), cfg.copy()
     first.then = first.lastly = None
     rows = run(alone, first)
@@ -85,7 +85,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     """
     device = build_device(settings.engine)
     check_precision("evaluation.precision", settings.evaluation.precision, device)
-    method = build_method(settings.method)
+    method = _checked_method(settings.method)
     build_engine(settings.engine, Path(settings.runs), device)
     # Of several processes the first reads the images, and tells the others.
     distributed.init(device)
@@ -127,6 +127,18 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.format == "table" and distributed.is_main():
         print_comparison(rows, folder)
     return rows if distributed.is_main() else []
+
+
+def _checked_method(settings: Any) -> Compressor:
+    """The method, of which all processes can share a step: known before the first image is read.
+
+    Raises:
+        InputError: its settings are wrong, or its images a step cannot be shared.
+    """
+    method = build_method(settings)
+    if method.images_per_step is not None:
+        distributed.check_shared(method.images_per_step, distributed.announced())
+    return method
 
 
 def _fold(runs: Path) -> None:

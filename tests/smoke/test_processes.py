@@ -104,11 +104,15 @@ def test_two_nodes_of_torchrun_end_where_one_process_does(tmp_path: Path, teache
 REFUSED = "error: 3 images a step cannot be shared by 2 processes"
 
 
-def test_images_that_cannot_be_shared_are_refused_once(tmp_path: Path, teacher: str) -> None:
-    both = warm_processes.ranks(tmp_path, [*SMALL, teacher, "method.batch=3"])
+@pytest.mark.parametrize(
+    "words", [["method.batch=3"], ["method.batch=2", "then=ptq", "then.reconstruct=blocks", "then.batch=3"]]
+)
+def test_images_that_cannot_be_shared_are_refused_once(tmp_path: Path, teacher: str, words: list[str]) -> None:
+    both = warm_processes.ranks(tmp_path, [*SMALL, teacher, *words])
     assert [done.returncode for done in both] == [2, 2]
     assert "".join(done.stderr for done in both).count(REFUSED) == 1
-    assert not list(tmp_path.glob("runs/*/result.json"))
+    # Before the first image: nothing was read, let alone computed.
+    assert not list(tmp_path.glob("runs"))
 
 
 def damaged_coco(root: Path) -> Path:
