@@ -111,6 +111,17 @@ def from_main(make: Callable[[], T]) -> T:
     return found
 
 
+def on_main(make: Callable[[], T]) -> T | None:
+    """What the first process makes, in that process; None in the others, which it may be too large to send to.
+
+    Raises:
+        InputError: it did in the first process; in all of them.
+    """
+    made: list[T] = []
+    from_main(lambda: made.append(make()))
+    return made[0] if made else None
+
+
 def from_all(mine: T) -> list[T]:
     """What every process has, in the order of their numbers, in every process."""
     if count() == 1:

@@ -109,6 +109,7 @@ class Scorer:
         partial: PartialRecords | None = None,
         alone: bool = False,
         on_image: Callable[[int], None] | None = None,
+        for_main: bool = False,
     ) -> Scored:
         """Score images. Under ``torchrun`` each process scores its share, and all return the records of all.
 
@@ -117,6 +118,7 @@ class Scorer:
             partial: where finished images are kept until the end; None keeps nothing.
             alone: this process scores all of it, whatever the others do.
             on_image: called with the number of images that this process has done.
+            for_main: with ``partial``, the first process alone reads the records of all; the others return none.
 
         Raises:
             OutOfDeviceMemory: one image or one prompt alone needs more memory than the device has.
@@ -125,8 +127,10 @@ class Scorer:
         """
         chosen = range(len(data)) if indices is None else indices
         before = {reason: count for reason, count in data.skipped.items() if count}
-        known = {} if partial is None else partial.finished(partial.folder, len(chosen))
         rank, count = (0, 1) if alone else (distributed.rank(), distributed.count())
+        # A process is given its share by the first one, which alone needs to know what is done.
+        is_blind = for_main and partial is not None and rank > 0
+        known = {} if partial is None or is_blind else partial.finished(partial.folder, len(chosen))
         if count > 1:
             # Nobody writes before everybody has read.
             distributed.barrier()
@@ -146,14 +150,15 @@ class Scorer:
             done = len(known)
             for images in self._loaded(data, left[rank::count]):
                 for image in self._score(data, images, partial.contents if partial else ()):
-                    known[image.place] = image
+                    if not is_blind:
+                        known[image.place] = image
                     if part is not None:
                         part.add(image)
                     done += 1
                     if on_image is not None:
                         on_image(done)
         if count > 1:
-            known = self._of_all(known, len(chosen), partial)
+            known = self._of_all(known, len(chosen), partial, is_blind)
         return self._together(known, before, len(chosen))
 
     def masks(
@@ -350,12 +355,14 @@ class Scorer:
         return by_reference
 
     def _of_all(
-        self, known: dict[int, ImageRecords], images: int, partial: PartialRecords | None
+        self, known: dict[int, ImageRecords], images: int, partial: PartialRecords | None, is_blind: bool
     ) -> dict[int, ImageRecords]:
-        """The images of all processes."""
+        """The images of all processes; none in a process that is not to read their files."""
         if partial is None:
             return {place: image for part in distributed.from_all(known) for place, image in part.items()}
         distributed.barrier()
+        if is_blind:
+            return {}
         found = read_parts(partial.folder, partial.key, partial.contents)
         if len(found) < images:
             problem = f"{images - len(found)} of {images} images are in no file of {partial.folder}"

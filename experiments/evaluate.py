@@ -51,7 +51,7 @@ from experiments.runs.checkpoints import find_model
 from experiments.runs.data_content import data_content
 from experiments.runs.folder import lock_run_dir, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
-from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter
+from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter, segmenters_device
 from experiments.scoring import (
     BOX_POINT,
     IOUS,
@@ -85,6 +85,8 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
         problem = f"evaluation.reference={evaluation.reference}: no protocol here compares with a model's masks"
         raise InputError(f"{problem}; leave it out, or give evaluation=mobilesam")
     check_place((Path(settings.runs) / FOLDER if settings.out is None else home_path(settings.out)) / NAME)
+    # Of several processes the first lists what there is, and the others hear of it.
+    distributed.init(segmenters_device(settings))
     data = build_data(admitting(evaluation.data, protocols))
     indices = evaluation_indices(evaluation, data)
     if not all(protocol.is_detected for protocol in protocols):
@@ -92,10 +94,10 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     if any(protocol.prompt == "annotated_point" for protocol in protocols):
         require_points(data, indices)
     detections = _detections(settings, data, protocols)
-    truth = None if detections is None else _ground_truth(evaluation, data, indices)
+    # The first process alone compares with it.
+    truth = None if detections is None else distributed.on_main(lambda: _ground_truth(evaluation, data, indices))
     evaluated = chosen_segmenter(settings, evaluation.precision)
     say(evaluated.description)
-    distributed.init(evaluated.device)
     reference = _reference(evaluation, evaluated)
     hashes = {
         "model_sha256": evaluated.identity,
@@ -126,7 +128,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
     with lock_run_dir(folder, fresh=False) if distributed.is_main() else nullcontext():
         distributed.barrier()
         with counted(f"scoring {evaluated.model.name}", len(indices)) as done:
-            scored = scorer.score(data, indices, partial=partial, on_image=done)
+            scored = scorer.score(data, indices, partial=partial, on_image=done, for_main=True)
         if not distributed.is_main():
             return []
         if len(scored.left_out) == len(indices):
@@ -259,7 +261,7 @@ class Scoring:
         protocols: those of the settings, see :func:`chosen_protocols`.
         evaluated: the model.
         hashes: of the model, of the reference's model and of the detector's file; None where there is none.
-        truth: what average precision compares with, of protocols that take a detector's boxes.
+        truth: what average precision compares with, of protocols that take a detector's boxes; in the first process.
     """
 
     evaluation: EvaluationConfig

@@ -53,6 +53,16 @@ class ChosenSegmenter:
         return self.model.runtime if isinstance(self.model, ExportedSam) else None
 
 
+def segmenters_device(settings: SegmenterConfig) -> torch.device:
+    """Where :func:`chosen_segmenter` will compute, before anything is loaded.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    exported = is_export(home_path(settings.checkpoint))
+    return build_device(replace(settings.engine, device="cpu") if exported else settings.engine)
+
+
 def chosen_segmenter(settings: SegmenterConfig, precision: str = "float32") -> ChosenSegmenter:
     """The segmenter of a command.
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from core import distributed
+from core.errors import InputError
 from core.result import ResultRow
 from evaluation.protocols import PROTOCOLS
 from evaluation.records import DETECTIONS, INSTANCES, read_instances, write_records
 from experiments.cli.command_line import main
 from experiments.result_file import NAME, read_rows
+from experiments.runs.build import build_data
 from experiments.runs.folder import LOCK, lock_run_dir
 from tests import warm_processes
 from tests.unit.truthful import drawn_labels, write_coco, write_detections
@@ -195,6 +198,27 @@ def test_evaluations_at_once_leave_what_one_leaves(root: Path, tmp_path: Path) -
     assert records[0] == records[1]
     figures = [[row.miou for row in read_rows(tmp_path / place / "out" / NAME)] for place in ("alone", "both")]
     assert figures[0] == figures[1]
+
+
+def test_processes_meet_before_there_is_data_and_the_first_one_has_the_ground_truth(
+    root: Path, boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[str] = []
+
+    def listed(*given: Any) -> Any:
+        steps.append("data")
+        return build_data(*given)
+
+    def on_main(make: Any) -> None:
+        make()
+        raise InputError("enough is known")
+
+    monkeypatch.setattr(distributed, "init", lambda device: steps.append(device.type))
+    monkeypatch.setattr(distributed, "on_main", on_main)
+    monkeypatch.setattr("experiments.evaluate.build_data", listed)
+    requested = ["evaluation=coco_detector_box", f"detections={boxes}", f"data.root={root}", f"out={tmp_path / 'out'}"]
+    assert main(["evaluate", "checkpoint=sam_pocket", "engine.device=cpu", *requested]) == 2
+    assert steps == ["cpu", "data"] and "enough is known" in capsys.readouterr().err
 
 
 REFUSED: dict[str, list[str]] = {

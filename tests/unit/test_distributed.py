@@ -46,6 +46,9 @@ def _together(rank: int, port: int, folder: Path) -> None:
     assert distributed.from_main(make) == ["a", "b"]
     with pytest.raises(InputError, match=r"photo\.jpg: no such file"):
         distributed.from_main(refuse)
+    assert distributed.on_main(make) == (None if rank else ["a", "b"])
+    with pytest.raises(InputError, match=r"photo\.jpg: no such file"):
+        distributed.on_main(refuse)
     (folder / f"ended_{rank}").touch()
     distributed.shut_down()
 

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from core import distributed
 from core.errors import InputError
 from core.protocols import Prompt, Segmenter
 from data.coco import Coco
 from data.detections import Detections
+from evaluation import records
 from evaluation.average_precision.figures import average_precision
 from evaluation.comparison import compare_records
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
 from evaluation.predictions import with_next_clicks
 from evaluation.protocols import PROTOCOLS, ScoringProtocol, protocol_named
-from evaluation.records import InstanceRecord, PartialRecords, read_instances, write_records
+from evaluation.records import InstanceRecord, PartialRecords, read_instances, read_parts, write_records
 from evaluation.scorer import Scored, Scorer
 from tests.unit.tiny import Killed
 from tests.unit.truthful import FilledBox, Truthful, drawn_labels, write_coco, write_detections
@@ -50,6 +52,33 @@ def scored(model: Segmenter, data: Coco, protocols: list[ScoringProtocol], **set
     folder, key = settings.pop("folder", None), settings.pop("key", "")
     scorer = Scorer(model, protocols, **settings)
     return scorer.score(data, partial=PartialRecords(folder, key) if folder else None)
+
+
+def test_processes_that_score_for_the_first_one_read_no_records(
+    truthful: Truthful, data: Coco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All records of LVIS take gigabytes, in each process that has them."""
+    with monkeypatch.context() as second:
+        for name, value in (("rank", 1), ("count", 2)):
+            second.setattr(distributed, name, lambda value=value: value)
+        second.setattr(distributed, "from_main", lambda make: make())
+        for place in ("scorer", "records"):
+            second.setattr(f"evaluation.{place}.read_parts", lambda *_: pytest.fail("it read the records"))
+        partial = PartialRecords(tmp_path, "key")
+        found = Scorer(truthful, BOXES[:1]).score(data, partial=partial, for_main=True)
+    assert found.records == {BOXES[0].name: []} and found.images == len(data)
+    assert sorted(read_parts(tmp_path, "key")) == [1, 3, 5]
+    # The first one, which scores the others here, has all.
+    all_of_it = Scorer(truthful, BOXES[:1]).score(data, partial=partial, for_main=True)
+    assert all_of_it == scored(truthful, data, BOXES[:1])
+
+
+def test_types_of_records_are_looked_up_once(tmp_path: Path) -> None:
+    record = InstanceRecord(1, 2, 3.0, 0.5, 0.5, 0, 0.5)
+    write_records(tmp_path, {"box_single@1": [record] * 50})
+    records._hints.cache_clear()  # type: ignore[attr-defined]
+    assert read_instances(tmp_path) == {"box_single@1": [record] * 50}
+    assert records._hints.cache_info().misses == 1  # type: ignore[attr-defined]
 
 
 def test_the_truth_scores_one_under_every_protocol(truthful: Truthful, data: Coco, root: Path, tmp_path: Path) -> None:
