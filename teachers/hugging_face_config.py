@@ -15,6 +15,8 @@ from teachers.sam import META_NORM_EPS, SamConfig
 
 HUB_NORM_EPS = 1e-6
 """Of the mask decoder's two-way blocks where a ``config.json`` does not say it; Meta's code has 1e-5."""
+# Of blocks, of a ratio and of any number that is compared as a fraction: far beyond any SAM.
+_MOST = 4096
 
 # What a SAM here always is, by transformers' names and with transformers' defaults.
 _FIXED: dict[str, dict[str, Any]] = {
@@ -65,12 +67,18 @@ _FREE: dict[str, dict[str, Any]] = {
     },
 }
 
+# Of an image processor: what images are like that the model is given.
+_PREPARING = (
+    *("image_mean", "image_std", "rescale_factor", "do_rescale", "do_normalize", "do_resize", "size", "resample"),
+    *("do_pad", "pad_size", "do_flip_channel_order"),
+)
+
 
 class HubConfig:
     """A ``config.json`` of a ``SamModel``, with transformers' own value wherever it says nothing.
 
     Args:
-        path: of the file; a ``preprocessor_config.json`` beside it is read too.
+        path: of the file; ``processor_config.json`` and ``preprocessor_config.json`` beside it are read too.
 
     Raises:
         InputError: it is missing, not such a one, or asks for what this project's SAM cannot do: the message names key
@@ -115,18 +123,33 @@ class HubConfig:
             InputError: a value that the function depends on differs, or the folder's preprocessing is not this model's.
         """
         self._refuse(self._unfit(config), "does not fit this model")
-        beside = self.path.with_name("preprocessor_config.json")
-        if beside.exists():
-            stored = read_json(beside, "save the processor again")
-            preparing = self._preprocessing(config)
-            keys = ("image_mean", "image_std", "rescale_factor", "do_rescale", "do_normalize", "do_resize", "size")
-            for key in keys:
-                value = stored.get(key, preparing[key]) if isinstance(stored, dict) else None
-                if not _equal(value, preparing[key]):
+        expected = self._preprocessing(config) | {"do_flip_channel_order": False}
+        for file, stored in self._processors():
+            for key in (key for key in _PREPARING if key in expected):
+                value = stored.get(key)
+                # What is null has transformers' default.
+                if value is not None and not _equal(value, expected[key]):
                     raise InputError(
-                        f"{beside}: {key} is {_short(value)}, expected {_short(preparing[key])}; this project prepares "
+                        f"{file}: {key} is {_short(value)}, expected {_short(expected[key])}; this project prepares "
                         "images as SAM does, and the model would be given others than it was trained on"
                     )
+
+    def _processors(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """What stands beside the weights of how images are prepared, with its file: one or two, or none.
+
+        Since its fifth version transformers writes ``processor_config.json``, with the image processor in it.
+        """
+        for name in ("processor_config.json", "preprocessor_config.json"):
+            file = self.path.with_name(name)
+            if not file.exists():
+                continue
+            stored = read_json(file, "save the processor again")
+            if isinstance(stored, dict) and name == "processor_config.json":
+                # Earlier versions wrote into it what is not of images.
+                stored = stored.get("image_processor", {})
+            if not isinstance(stored, dict):
+                raise InputError(f"{file}: describes no image processor; save the processor again")
+            yield file, stored
 
     @staticmethod
     def _given(stored: Any, name: str) -> dict[str, Any]:
@@ -137,7 +160,7 @@ class HubConfig:
         expected, encoder = hugging_face_config(config), config.vit
         sections = {name: dict(section) for name, section in self.sections.items()}
         vision = sections["vision_config"]
-        if vision["mlp_dim"] is None and isinstance(vision["mlp_ratio"], int | float):
+        if vision["mlp_dim"] is None and type(vision["mlp_ratio"]) in (int, float) and 0 < vision["mlp_ratio"] <= _MOST:
             vision["mlp_dim"] = int(encoder.embed_dim * vision["mlp_ratio"])
         if _windows(vision) == _windows(expected["vision_config"]):
             # Windows as large as the grid are written as either.
@@ -157,6 +180,8 @@ class HubConfig:
 def _windows(vision: Mapping[str, Any]) -> list[int] | None:
     """The window of each block, 0 for one that attends over the whole grid; None where the values make no sense."""
     try:
+        if max(vision["num_hidden_layers"], len(vision["global_attn_indexes"])) > _MOST:
+            return None
         grid = _side(vision["image_size"]) // _side(vision["patch_size"])
         window = 0 if vision["window_size"] == grid else vision["window_size"]
         return [0 if i in vision["global_attn_indexes"] else window for i in range(vision["num_hidden_layers"])]
@@ -175,7 +200,8 @@ def _equal(found: Any, expected: Any) -> bool:
     if isinstance(expected, list):
         return isinstance(found, list) and len(found) == len(expected) and all(map(_equal, found, expected))
     if isinstance(expected, float) and type(found) in (int, float):
-        return math.isclose(found, expected, rel_tol=1e-6)
+        # Whole numbers may be too large for a float.
+        return -_MOST < found < _MOST and math.isclose(found, expected, rel_tol=1e-6)
     return type(found) is type(expected) and bool(found == expected)
 
 

@@ -75,7 +75,7 @@ def fetched_folder(url: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository = url.removeprefix("https://huggingface.co/")
-    patterns = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    patterns = ["config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=TIMEOUT))
     except (OSError, ValueError) as error:
