@@ -13,6 +13,9 @@ from teachers.sam import SamConfig
 from teachers.sam2 import STABILITY_DELTA, STABLE, Sam2Config
 
 _BACKBONE = "vision_config.backbone_config"
+_BACKGROUND = "window_positional_embedding_background_size"
+# Of sides, widths and heads: no SAM comes near it.
+_LARGEST = 4096
 
 
 class Sam2HubConfig(HubConfig):
@@ -62,7 +65,7 @@ class Sam2HubConfig(HubConfig):
         },
         _BACKBONE: {
             "hidden_size": 96,
-            "window_positional_embedding_background_size": 7,
+            _BACKGROUND: 7,
             "blocks_per_stage": [1, 2, 7, 2],
             "embed_dim_per_stage": [96, 192, 384, 768],
             "num_attention_heads_per_stage": [1, 2, 4, 8],
@@ -85,29 +88,46 @@ class Sam2HubConfig(HubConfig):
             stored = stored.get(part) or {}
         return {key: value for key, value in stored.items() if value is not None}
 
-    def shape(self) -> Sam2Config:
+    def shape(self, tensors: int) -> Sam2Config:
         """The shape that it describes.
+
+        Args:
+            tensors: how many the folder has; there are no more blocks than that.
 
         Raises:
             InputError: its values describe none.
         """
         trunk, decoder = self.sections[_BACKBONE], self.sections["mask_decoder_config"]
         size = self.sections["prompt_encoder_config"]["image_size"]
-        background = trunk["window_positional_embedding_background_size"]
+        background = trunk[_BACKGROUND]
         try:
-            dims, depths = tuple(trunk["embed_dim_per_stage"]), tuple(trunk["blocks_per_stage"])
+            dims, depths, heads, windows = (
+                _counts(f"{key}_per_stage", trunk[f"{key}_per_stage"])
+                for key in ("embed_dim", "blocks", "num_attention_heads", "window_size")
+            )
+            if sum(depths) > tensors:
+                raise ValueError(f"blocks_per_stage is {_shown(depths)}, more blocks than the {tensors} tensors")
+            blocks, ratio = trunk["global_attention_blocks"], trunk["mlp_ratio"]
+            if type(blocks) is not list or not all(type(b) is int and 0 <= b < sum(depths) for b in blocks):
+                raise ValueError(f"global_attention_blocks is {_shown(blocks)}, no list of blocks")
+            if type(ratio) not in (int, float) or not 0 < ratio <= _LARGEST:
+                raise ValueError(f"mlp_ratio is {_shown(ratio)}, no factor")
+            channels = _count("fpn_hidden_size", self.sections["vision_config"]["fpn_hidden_size"])
+            # A side may stand for both axes; that the two are one is compared later.
+            side = _count("image_size", size[0] if isinstance(size, list) else size)
+            ground = _count(_BACKGROUND, background[0] if isinstance(background, list) else background)
             widths = tuple(dim for dim, depth in zip(dims, depths, strict=True) for _ in range(depth))
             encoder = HieraConfig(
-                size[0] if isinstance(size, list) else size,
+                side,
                 dims,
                 depths,
-                tuple(trunk["num_attention_heads_per_stage"]),
-                tuple(trunk["window_size_per_stage"]),
-                tuple(trunk["global_attention_blocks"]),
-                background[0] if isinstance(background, list) else background,
+                heads,
+                windows,
+                tuple(blocks),
+                ground,
                 widths,
-                tuple(int(width * trunk["mlp_ratio"]) for width in widths),
-                self.sections["vision_config"]["fpn_hidden_size"],
+                tuple(int(width * ratio) for width in widths),
+                channels,
             )
         except (TypeError, ValueError, IndexError) as error:
             raise InputError(f"{self.path}: describes no SAM 2 ({error}); save the model again") from None
@@ -119,12 +139,33 @@ class Sam2HubConfig(HubConfig):
         vision = expected["vision_config"]
         flat = {**expected, _BACKBONE: vision["backbone_config"]}
         own = {name: {key: flat[name][key] for key in free} for name, free in self.free.items()}
-        own[_BACKBONE]["window_positional_embedding_background_size"] = config.hiera.background
+        own[_BACKBONE][_BACKGROUND] = config.hiera.background
         return differences(self.sections, own)
 
     @staticmethod
     def _preprocessing(config: SamConfig) -> dict[str, Any]:
         return sam2_preprocessing(config)
+
+
+def _counts(key: str, values: Any) -> tuple[int, ...]:
+    """The numbers of the four stages under a key, each from 1 to :data:`_LARGEST`.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if type(values) is not list or len(values) != 4:
+        raise ValueError(f"{key} is {_shown(values)}, expected a number of each of 4 stages")
+    return tuple(_count(key, value) for value in values)
+
+
+def _count(key: str, value: Any) -> int:
+    if type(value) is not int or not 0 < value <= _LARGEST:
+        raise ValueError(f"{key} is {_shown(value)}, expected a number from 1 to {_LARGEST:,}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:50]
 
 
 def hub_config_of(config: Sam2Config) -> dict[str, Any]:
@@ -151,7 +192,7 @@ def hub_config_of(config: Sam2Config) -> dict[str, Any]:
         "image_size": [encoder.image_size] * 2,
         "hidden_size": encoder.embed_dims[0],
         "num_attention_heads": encoder.num_heads[0],
-        "window_positional_embedding_background_size": [encoder.background] * 2,
+        _BACKGROUND: [encoder.background] * 2,
         "blocks_per_stage": list(encoder.depths),
         "embed_dim_per_stage": list(encoder.embed_dims),
         "num_attention_heads_per_stage": list(encoder.num_heads),

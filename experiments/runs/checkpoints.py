@@ -176,7 +176,7 @@ def _shape_of(stored: Stored, origin: str) -> SamConfig:
         # With one head, every width fits.
         return infer_config(stored.tensors, stored.decoder_heads or 1, origin, stored.decoder_norm_eps)
     if isinstance(stored.hub, Sam2HubConfig):
-        return stored.hub.shape()
+        return stored.hub.shape(len(stored.tensors))
     if "config" in stored.facts:
         return stated_shape(stored.facts, len(stored.tensors), origin)
     return known_sam2_config(stored.tensors, _SHAPES.values(), origin)

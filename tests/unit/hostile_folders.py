@@ -37,6 +37,12 @@ def _heads(value: object) -> dict[str, Any]:
     return reported
 
 
+def _vision(**values: object) -> dict[str, Any]:
+    reported = hugging_face_config(CONFIG)
+    reported["vision_config"] |= values
+    return reported
+
+
 CONFIGS: dict[str, tuple[object, str]] = {
     "list": ([1], "is not the config.json"),
     "text": ("import os", "cannot be read"),
@@ -50,6 +56,9 @@ CONFIGS: dict[str, tuple[object, str]] = {
     "heads_of_text": (_heads("2"), "not a count"),
     "heads_of_a_list": (_heads([2]), "not a count"),
     "odd_heads": (_heads(3), "does not divide"),
+    "endless_blocks": (_vision(num_hidden_layers=1 << 40), "num_hidden_layers is 1099511627776, expected 3"),
+    "infinite_ratio": (_vision(mlp_dim=None, mlp_ratio=float("inf")), "mlp_dim is null, expected 48"),
+    "huge_eps": (_vision(layer_norm_eps=10**400), "layer_norm_eps is 1000"),
     "endless_heads": (_heads(1 << 60), "does not divide"),
 }
 

@@ -161,6 +161,26 @@ def test_a_folder_of_transformers(tmp_path: Path, model: Sam2) -> None:
         ("vision_config.backbone_config", "num_attention_heads_per_stage", [1, 2, 4, 7], "does not divide the width"),
         ("vision_config.backbone_config", "embed_dim_per_stage", [8, 16, 32, 72], "has shape"),
         ("vision_config.backbone_config", "hidden_size", 16, "hidden_size is 16, expected 8"),
+        (
+            "vision_config.backbone_config",
+            "blocks_per_stage",
+            [20_000_000, 1, 2, 1],
+            "is 20000000, expected a number from 1 to 4,096",
+        ),
+        ("vision_config.backbone_config", "blocks_per_stage", [4096, 1, 2, 1], r"more blocks than the \d+ tensors"),
+        ("vision_config.backbone_config", "mlp_ratio", float("inf"), "mlp_ratio is inf, no factor"),
+        ("vision_config.backbone_config", "mlp_ratio", float("nan"), "mlp_ratio is nan, no factor"),
+        ("vision_config.backbone_config", "global_attention_blocks", ["a"], r"blocks is \['a'\], no list of blocks"),
+        ("vision_config.backbone_config", "global_attention_blocks", [5], r"blocks is \[5\], no list of blocks"),
+        ("vision_config.backbone_config", "window_size_per_stage", "4444", "expected a number of each of 4 stages"),
+        (
+            "vision_config.backbone_config",
+            "window_positional_embedding_background_size",
+            [5, 6],
+            r"size is \[5, 6\], exp",
+        ),
+        ("vision_config", "fpn_hidden_size", [16], r"fpn_hidden_size is \[16\], expected a number"),
+        ("prompt_encoder_config", "image_size", 1 << 20, r"image_size is 1048576, expected a number"),
     ],
 )
 def test_values_of_a_config_are_honoured_or_refused(
