@@ -75,8 +75,13 @@ def qkv_parts(attention: nn.Module) -> dict[str, int] | None:
 
 
 def give_products(attention: nn.Module, scores: QuantizedProduct, mixing: QuantizedProduct) -> None:
-    """Turn an attention, in place, into one whose products are the given modules; weights stay."""
+    """Turn an attention, in place, into one whose products are the given modules; weights stay.
+
+    Raises:
+        ValueError: it is none whose products can be quantised.
+    """
     kind = with_products(attention)
-    assert kind is not None
+    if kind is None:
+        raise ValueError(f"the products of a {type(attention).__name__} cannot be quantised")
     attention.__class__ = kind
     attention.scores, attention.mixing = scores, mixing

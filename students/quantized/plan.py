@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from core.feature_maps import maps_of
 from students.kinds import build_model
 from students.quantized.attention import give_products, qkv_parts, with_products
 from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
+from students.quantized.quantizers import UniformQuantizer
 from students.quantized.scheme import SINCE, Scheme
 from students.quantized.simulated_grids import SIMULATED
 from teachers.sam import Sam
@@ -148,18 +150,41 @@ def apply_plan(model: Sam, plan: Plan) -> None:
     model.eval().requires_grad_(False)
     fold(model, plan.folded)
     for path, descriptions in plan.products.items():
+        attention: Any = model.get_submodule(path)
         scores, mixing = (make_product(descriptions[name]) for name in ("scores", "mixing"))
-        give_products(model.get_submodule(path), scores, mixing)
+        give_products(attention, scores, mixing)
+        for grid in (scores.left, scores.right, mixing.left, mixing.right):
+            if isinstance(grid, UniformQuantizer) and grid.shape not in ((), (attention.num_heads, 1, 1)):
+                raise ValueError(f"{path} has {attention.num_heads} heads, the plan gives it scales {grid.shape}")
     for path, description in plan.layers.items():
         old: Any = model.get_submodule(path)
+        # Before memory is taken for what the plan says.
+        _check_layer(path, old, description)
         new = make_layer(description)
-        if tuple(old.weight.shape) != new.shape:
-            raise ValueError(f"{path} has a weight {tuple(old.weight.shape)}, the plan says {new.shape}")
         new.take(old.weight, old.bias)
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, new.to(old.weight.device))
     # Not a part of the module, so that it needs no place in the class.
     object.__setattr__(model, "plan", plan)
+
+
+def _check_layer(path: str, old: nn.Module, description: dict[str, Any]) -> None:
+    """Refuse the description of another layer than the float one.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none, or of another.
+    """
+    if not isinstance(old, QUANTISABLE):
+        raise ValueError(f"{path} is no layer that can be quantised")
+    for key, value in _own(old, old.bias is not None).items():
+        if json.dumps(description[key]) != json.dumps(value):
+            raise ValueError(f"{path} has {key} {value}, the plan says {str(description[key])[:50]}")
+    shape, scales = tuple(description["shape"]), tuple(description["weight"]["shape"])
+    if len(scales) > len(shape) or torch.broadcast_shapes(scales, shape) != shape:
+        raise ValueError(f"{path} has a weight {shape}, the plan gives it scales {scales}")
+    for grid in (description["input"], description.get("output")):
+        if grid is not None and (grid.get("shape") or grid.get("channels", shape[-1]) != shape[-1]):
+            raise ValueError(f"{path} has {shape[-1]} inputs, the plan gives it the grid {str(grid)[:100]}")
 
 
 def planned_copy(model: Sam, scheme: Scheme) -> Sam:
@@ -280,10 +305,27 @@ def _activation(scheme: Scheme, shape: tuple[int, ...] = (), kind: str = "same")
     return {"kind": "uniform", "bits": scheme.activation_bits, "symmetric": symmetric, "shape": list(shape)}
 
 
-def _describe(module: Any, scheme: Scheme, biased: bool, after_gelu: bool) -> dict[str, Any]:
-    shape = tuple(module.weight.shape)
+def _own(module: Any, biased: bool) -> dict[str, Any]:
+    """What of a layer's description is the float layer's own: kind, shapes, and a convolution's geometry."""
+    shape = list(module.weight.shape)
+    if isinstance(module, nn.Linear):
+        return {"kind": "linear", "shape": shape, "bias": shape[0] if biased else None}
     transposed = isinstance(module, nn.ConvTranspose2d)
-    outputs = module.weight.shape[1] * module.groups if transposed else shape[0]
+    outputs = shape[1] * module.groups if transposed else shape[0]
+    return {
+        "kind": "convolution",
+        "shape": shape,
+        "bias": outputs if biased else None,
+        "stride": list(module.stride),
+        "padding": [0, 0] if module.padding == "valid" else list(module.padding),
+        "groups": module.groups,
+        "transposed": transposed,
+    }
+
+
+def _describe(module: Any, scheme: Scheme, biased: bool, after_gelu: bool) -> dict[str, Any]:
+    own = _own(module, biased)
+    shape, transposed = own["shape"], own.get("transposed", False)
     by_channel = [1] * len(shape)
     # A transposed convolution has its outputs second; with several groups they share that dimension.
     by_channel[1 if transposed else 0] = shape[1 if transposed else 0]
@@ -296,21 +338,13 @@ def _describe(module: Any, scheme: Scheme, biased: bool, after_gelu: bool) -> di
             given = {"kind": "twin", "bits": scheme.activation_bits, "values": "gelu"}
         elif after_gelu and scheme.gelu_grid == "hybrid" and isinstance(module, nn.Linear):
             given = {"kind": "hybrid", "bits": scheme.activation_bits}
-    description = {
-        "kind": "linear" if isinstance(module, nn.Linear) else "convolution",
-        "shape": list(shape),
-        "bias": outputs if biased else None,
-        "weight": {"kind": "uniform", "bits": scheme.weight_bits, "symmetric": True, "shape": weight_shape},
-        "input": given,
-        "output": None,
-    }
-    if not isinstance(module, nn.Linear):
-        padding = [0, 0] if module.padding == "valid" else list(module.padding)
-        geometry = {"stride": list(module.stride), "padding": padding, "groups": module.groups}
-        description |= {**geometry, "transposed": transposed}
-        if scheme.convolution_outputs == "quantized" and scheme.activation_bits == 8 and not transposed:
-            description["output"] = _activation(scheme)
-    return description
+    output = None
+    if scheme.convolution_outputs == "quantized" and scheme.activation_bits == 8 and own["kind"] == "convolution":
+        output = None if transposed else _activation(scheme)
+    weight = {"kind": "uniform", "bits": scheme.weight_bits, "symmetric": True, "shape": weight_shape}
+    head = {key: own.pop(key) for key in ("kind", "shape", "bias")}
+    # In the order in which files have it.
+    return {**head, "weight": weight, "input": given, "output": output, **own}
 
 
 def _describe_products(attention: Any, scheme: Scheme) -> dict[str, Any]:
