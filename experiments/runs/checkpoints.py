@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.checkpoint import is_safetensors
+from core.checkpoint import file_sha256, is_safetensors, weights_sha256
 from core.errors import InputError
 from core.plain_file import home_path
 from core.progress import say
@@ -136,15 +136,32 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None) -> LoadedMod
     about = about_of(stored.facts, path)
     name = name_of(stored.facts, path) or (path.resolve().name if path.is_dir() else path.stem)
     if is_mobile_sam(stored.tensors):
+        if "encoder" in stored.facts and stated_shape(stored.facts, len(stored.tensors), str(path)) != MOBILE_SAM:
+            # Tensors are the same for any frame.
+            raise InputError(
+                f"{path}: says beside its tensors that it is no TinyViT-5M at {MOBILE_SAM.encoder.image_size} pixels, "
+                "as MobileSAM's layout is; give the file that it was made of"
+            )
         ours, beside = from_mobile_sam(stored.tensors)
         return LoadedModel(
             fill(build_model(MOBILE_SAM, name), ours, str(path)), "MobileSAM's state dict", about, beside
         )
     layout = "a state dict in Meta's layout" if stored.hub is None else f"a Hugging Face folder of {stored.hub.model}"
     model, known = _sam(stored, decoder_heads, str(path), name)
-    if known and not about:
+    # What has a note is what that says, and no teacher where it does not say so.
+    if known and not stored.facts:
         about, model.name = {"method": "teacher", "teacher": known}, known
+        if not _is_published(path, model, known):
+            say(f"{path}: called {known} by its shape; nothing shows that its weights are the published ones")
     return LoadedModel(model, layout, about)
+
+
+def _is_published(path: Path, model: Sam, name: str) -> bool:
+    """Whether a model has the weights that a name of the catalogue stands for, as far as one can see here."""
+    known = MODELS[name]
+    if known.packaged is not None and known.packaged.is_file():
+        return weights_sha256(model) == weights_sha256(load_sam(name))
+    return known.release is not None and path.is_file() and file_sha256(path) == known.release.sha256
 
 
 def _sam(stored: Stored, decoder_heads: int | None, origin: str, name: str) -> tuple[Sam, str | None]:

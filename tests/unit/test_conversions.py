@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compressors.ptq import Ptq
-from core.checkpoint import weights_sha256
+from core.checkpoint import weights_sha256, write_torch
 from core.errors import InputError
 from core.protocols import Prompt
 from experiments.cli.command_line import main
@@ -22,7 +22,8 @@ from experiments.result_file import read_rows
 from experiments.runs.checkpoints import LoadedModel, find_model
 from experiments.runs.identity import model_sha256, parent_metadata
 from students.convert.layouts import CONFIG as MOBILE_SAM
-from students.files import read_model_metadata, save_model
+from students.convert.layouts import to_mobile_sam
+from students.files import describe, read_model_metadata, save_model
 from students.kinds import build_model
 from students.pruned_vit import pruned_shape
 from students.quantized.plan import pack, planned_copy
@@ -204,6 +205,28 @@ def test_mobile_sams_layout_keeps_what_a_student_is(tmp_path: Path) -> None:
     assert weights_sha256(found.model) == weights_sha256(model)
     loaded = torch.load(tmp_path / "a.pt", weights_only=True)
     assert "image_encoder.norm_head.weight" in loaded and loaded._metadata["sampress"]
+
+
+def test_a_tiny_vit_of_another_frame_is_not_taken_for_mobile_sam(tmp_path: Path) -> None:
+    """Its tensors have the same shapes."""
+    model = build_model(MOBILE_SAM, "mine").requires_grad_(False).eval()
+    facts = describe(model, ABOUT)
+    facts["config"]["encoder"] |= {"image_size": 512, "grid": 32}
+    write_torch(tmp_path / "a.pt", to_mobile_sam(model.state_dict(), {}), json.dumps(facts))
+    with pytest.raises(InputError, match=r"a\.pt: says beside its tensors that it is no TinyViT-5M at 1024 pixels"):
+        find_model(str(tmp_path / "a.pt"))
+
+
+def test_a_model_called_by_its_shape_is_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = find_model("sam_pocket").model.state_dict()
+    torch.save(state, tmp_path / "same.pth")
+    torch.save(state | {"mask_decoder.iou_token.weight": torch.zeros(1, 128)}, tmp_path / "further.pth")
+    found = {name: find_model(str(tmp_path / f"{name}.pth")) for name in ("same", "further")}
+    assert {(model.model.name, model.about["method"]) for model in found.values()} == {("sam_pocket", "teacher")}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path / 'further.pth'}: called sam_pocket by its shape; " + (
+        "nothing shows that its weights are the published ones"
+    )
 
 
 def test_a_runs_folder_is_refused_with_the_file_to_give(student: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.checkpoint import weights_sha256
+from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
 from experiments.runs.checkpoints import _SHAPES, find_model
 from students.convert.layouts import save_hugging_face
@@ -65,7 +65,7 @@ def write(path: Path, state: dict[str, Tensor]) -> Path:
 
 
 def test_metas_file_is_read_and_its_memory_is_left_out(
-    released: Path, model: Sam2, capsys: pytest.CaptureFixture[str]
+    released: Path, model: Sam2, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = find_model(str(released))
     assert isinstance(found.model, Sam2)
@@ -76,6 +76,12 @@ def test_metas_file_is_read_and_its_memory_is_left_out(
     line = capsys.readouterr().err
     assert "without the memory of the video model (9 tensors, 89 parameters)" in line
     assert "before 2.1" not in line
+    # Its hash is none that was published.
+    assert f"{released}: called sam2_tiny by its shape; nothing shows that its weights are the published ones" in line
+    published = NamedModel(CONFIG, Release("https://example.org/sam2_tiny.pt", file_sha256(released)))
+    monkeypatch.setitem(MODELS, "sam2_tiny", published)
+    assert find_model(str(released)).model.name == "sam2_tiny"
+    assert "called" not in capsys.readouterr().err
     lines: list[str] = []
     assert weights_sha256(load_sam("sam2_tiny", released, lines.append)) == weights_sha256(model)
     assert len(lines) == 1 and "9 tensors" in lines[0]
@@ -88,6 +94,19 @@ def test_weights_of_sam_2_before_2_1_are_not_called_2_1(
     found = find_model(str(write(tmp_path / "older.pt", to_meta(model.state_dict()) | memory)))
     assert (found.model.name, found.about) == ("older", {})
     assert "these are weights of SAM 2, before 2.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["hf", "meta", "sampress"])
+def test_nor_are_they_after_a_conversion(tmp_path: Path, model: Sam2, to: str) -> None:
+    from experiments.commands.convert import LAYOUTS
+
+    memory = {name: tensor for name, tensor in MEMORY.items() if name != "no_obj_embed_spatial"}
+    found = find_model(str(write(tmp_path / "older.pt", to_meta(model.state_dict()) | memory)))
+    out = tmp_path / {"hf": "folder", "meta": "out.pt", "sampress": "out.safetensors"}[to]
+    LAYOUTS[to](out, found)
+    back = find_model(str(out))
+    assert (back.model.name, back.about) == ("older", {})
+    assert weights_sha256(back.model) == weights_sha256(model)
 
 
 @pytest.mark.parametrize("name", ["memory_attention_extra", "sam_mask_decoder.conv_s2.weight", "no_obj_ptr.weight"])
