@@ -18,8 +18,8 @@ from evaluation.scorer import Scorer
 from tests.unit.truthful import FilledBox, Truthful, drawn_labels, write_coco, write_detections
 
 EXPECTED: dict[str, tuple[str, str | None]] = {
-    "truthful": ("f851c704bd441bc8", "45f24c170f5914bc"),
-    "filled_box": ("f0d43be820fff249", "8513c1c3fbf24c76"),
+    "truthful": ("b48c54048914625c", "45f24c170f5914bc"),
+    "filled_box": ("ce123f9eceb13813", "8513c1c3fbf24c76"),
     "baselines": ("7a3a7ae71a146283", None),
 }
 
