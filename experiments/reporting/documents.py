@@ -27,9 +27,9 @@ FRONT = "◆"
 HOW_TO_READ = (
     "Rows of kind *measured* were scored by this project, and compare with each other where they rest on the same "
     "instances; those of `sam_pocket`, its students and procedural images say which method is better under equal "
-    "conditions, never how good real SAM is. Rows of kind *published* are what papers say under a like protocol, of their "
-    "own weights, images and boxes: nothing of them was measured here. Figures under no protocol like one of these "
-    "(`results/published/figures.csv` has them) are left out."
+    "conditions, never how good real SAM is. Rows of kind *published* are what papers say under a like protocol, of "
+    "their own weights, images and boxes: nothing of them was measured here. Figures under no protocol like one of "
+    "these (`results/published/figures.csv` has them) are left out."
 )
 EXACT = (
     *("source", "model", "seed", "status", "reason", "miou", "miou_point", "ap", "parameters", "macs_full"),
