@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (30, 20)).save(folder / name(BROKEN[2]))
     # What the annotation file does not list is neither trained on nor scored.
     Image.new("RGB", (30, 20)).save(folder / "unlisted.WEBP")
-    (root / "train2017").symlink_to(folder)
+    shutil.copytree(folder, root / "train2017")
     annotations = root / "annotations"
     (annotations / "instances_train2017.json").write_bytes((annotations / "instances_val2017.json").read_bytes())
     return root
@@ -93,7 +94,8 @@ def test_damage_behind_the_header_ends_a_run_in_one_line(
     (folder / "val2017").mkdir()
     for number in (0, *BROKEN[:1]):
         (folder / "val2017" / name(number)).write_bytes((root / "val2017" / name(number)).read_bytes())
-    (folder / "train2017").symlink_to(folder / "val2017")
+    # Copies, as a run is not scored on the files that it is trained on.
+    shutil.copytree(folder / "val2017", folder / "train2017")
     content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     content["images"] = content["images"][:2]
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
@@ -173,7 +175,7 @@ def rewritten(root: Path, target: Path, change: Callable[[dict[str, Any]], objec
     change(content)
     (target / "annotations").mkdir(parents=True)
     for folder in ("train2017", "val2017"):
-        (target / folder).symlink_to((root / "val2017").resolve())
+        shutil.copytree(root / "val2017", target / folder)
         (target / "annotations" / f"instances_{folder}.json").write_text(json.dumps(content))
     return target
 

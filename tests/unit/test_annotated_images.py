@@ -104,7 +104,7 @@ def test_missing_images_can_be_skipped(tmp_path: Path) -> None:
     root = write(tmp_path, add(annotation(51, 5), annotation(52, 5, area=0)))
     for name in ("0003.png", "0005.png"):
         (root / "val2017" / name).unlink()
-    assert "0005.png: no such image file (1 of 2 are missing)" in refusal(root)
+    assert "0003.png: no such image file (2 of 3 are missing)" in refusal(root)
     data = Coco(root, missing="skip")
     assert [data.image_name(i) for i in range(len(data))] == ["0002.png"] and data.sizes_hw() == {2: (8, 10)}
     expected = {"unreadable_image": 2, "area_below_1": 1, "image_left_out": 2, "image_without_instances": 1}
