@@ -186,7 +186,7 @@ def score_model(
     partial = None
     if kept is not None:
         computed = [weights_sha256(model), device_of(model).type, evaluation_set.precision, evaluation_set.batch]
-        # One image at a time is what all scores of before were of.
+        # Scores that were kept earlier are of one image at a time.
         computed += [evaluation_set.image_batch] if evaluation_set.image_batch > 1 else []
         key = json.dumps([*computed, [protocol.axes() for protocol in BOX_POINT], *kept.about], sort_keys=True)
         partial = PartialRecords(kept.folder, key, kept.contents, [] if kept.shared is None else [kept.shared])

@@ -54,7 +54,7 @@ class ChosenSegmenter:
 
 
 def segmenters_device(settings: SegmenterConfig) -> torch.device:
-    """Where :func:`chosen_segmenter` will compute, before anything is loaded.
+    """Where a command's segmenter computes, known before anything is loaded: exported files on the CPU.
 
     Raises:
         InputError: there is no such device here.
@@ -77,7 +77,7 @@ def chosen_segmenter(settings: SegmenterConfig, precision: str = "float32") -> C
         return _exported(settings, precision)
     if settings.runtime is not None:
         raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
-    device = build_device(settings.engine)
+    device = segmenters_device(settings)
     precision = check_precision("evaluation.precision", precision, device)
     found = chosen_model(settings)
     model = found.model.to(device)
@@ -91,7 +91,7 @@ def _exported(settings: SegmenterConfig, precision: str) -> ChosenSegmenter:
         raise InputError(f"evaluation.precision={precision}: exported files have their own precision; leave it out")
     if settings.engine.device not in ("auto", "cpu"):
         raise InputError(f"engine.device={settings.engine.device}: exported files run on the CPU here; leave it out")
-    device = build_device(replace(settings.engine, device="cpu"))
+    device = segmenters_device(settings)
     model = ExportedSam(home_path(settings.checkpoint), settings.runtime)
     check_encoder(settings.checkpoint, model)
     manifest = model.manifest
