@@ -70,7 +70,10 @@ def line_chart(lines: Mapping[str, Line], logarithmic: bool = False) -> dict[str
     values = [value for line in lines.values() for _, value in line]
     scale = math.log10 if logarithmic else float
     (first, last), (low, high) = _range(steps, float), _range(values, scale)
-    if logarithmic:
+    if min(values) == max(values):
+        # The only tick: locators would write one value several times.
+        ticks: Sequence[float] = values[:1]
+    elif logarithmic:
         # Every decade, or within two of them 1, 2 and 5 times each.
         subs = (1.0,) if max(values) / min(values) > 100 else (1.0, 2.0, 5.0)
         ticks = LogLocator(subs=subs, numticks=8).tick_values(min(values), max(values))
@@ -85,7 +88,8 @@ def line_chart(lines: Mapping[str, Line], logarithmic: bool = False) -> dict[str
     def down(value: float) -> float:
         return round(HEIGHT - 30 - (HEIGHT - 36) * (scale(value) - low) / (high - low), 2)
 
-    along = [step for step in MaxNLocator(5, integer=True).tick_values(first, last) if first <= step <= last]
+    along = MaxNLocator(5, integer=True).tick_values(first, last) if min(steps) < max(steps) else steps[:1]
+    along = [step for step in along if first <= step <= last]
     drawn = []
     for number, (name, line) in enumerate(lines.items()):
         points = [(across(step), down(value)) for step, value in _thinned(line)]

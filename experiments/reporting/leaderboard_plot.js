@@ -1,6 +1,6 @@
 "use strict";
-// A colour and a shape for each method: either alone distinguishes them. Quantised models have a dot in their method's own, and
-// SAM 2 and its students a rim.
+// A colour and a shape for each method: either alone distinguishes them. What two methods trained has the first one's shape in the
+// last one's colour. Quantised models have a dot in their method's own, and SAM 2 and its students a rim.
 const marks = (() => {
   const known = {
     teacher: ["--c7", "star"], slimsam: ["--c0", "circle"], mobilesam: ["--c1", "square"], tinysam: ["--c2", "diamond"],
@@ -17,8 +17,9 @@ const marks = (() => {
   const unknown = bases.filter((name) => name && !(name in known) && !name.startsWith("filled_"));
   const of = (method) => {
     const [base, ...then] = (method ?? "").split("+");
-    const [colour, shape] = known[base] ?? (base ? others[unknown.indexOf(base) % others.length] : null) ?? unnamed;
-    return { colour, shape, dot: then.includes("ptq") };
+    const [own, shape] = known[base] ?? (base ? others[unknown.indexOf(base) % others.length] : null) ?? unnamed;
+    const last = then.findLast((name) => name !== "ptq");
+    return { colour: known[last]?.[0] ?? own, shape, dot: then.includes("ptq") };
   };
   const family = (item) => /^sam[ _]?2/i.test(item.teacher ?? item.model ?? "") ? "SAM 2" : "SAM";
   const paint = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

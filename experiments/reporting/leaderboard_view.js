@@ -53,7 +53,7 @@ const view = (() => {
   function chosen(state) {
     const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
     return board.items(state.rows).filter((item) =>
-      (state.data === "" || item.data === null || item.data === state.data) &&
+      (state.data === "" || item.data === state.data || (item.data === null && item.status === "failed")) &&
       (state.condition === "" || item.condition === null || item.condition === state.condition) &&
       (state.method === "" || item.method === state.method) && (state.teacher === "" || item.teacher === state.teacher) &&
       (state.source === "" || (state.source === "failed" ? item.status === "failed" : item.source === state.source)) &&

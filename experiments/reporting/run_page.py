@@ -163,12 +163,16 @@ def _card(label: str, row: ResultRow, teacher: ResultRow | None, name: str) -> d
     if value is None:
         return None
     reference = None if teacher is None else getattr(teacher, name)
+    # Of a time the ratio over rounds, as in the table and the leaderboard: a quotient of two medians is another figure.
+    in_turns = getattr(row, f"{name.removesuffix('_ms')}_ratio", None)
     # Each line: what is emphasised, and the rest.
     beside: list[tuple[str, str]] = []
     if reference is not None:
         beside.append(("", f"teacher {COLUMNS[name].shown(reference)}"))
         if name.startswith(("miou", "ap")):
             beside.append((f"{100 * (value - reference):+.2f} points", ""))
+        elif in_turns is not None:
+            beside.append((f"{100 * in_turns:.3g} %", "of it, in turns"))
         elif reference:
             beside.append((f"{100 * value / reference:.3g} %", "of it"))
     elif name == "miou" and row.miou_low is not None and row.miou_high is not None:

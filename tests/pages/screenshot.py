@@ -22,7 +22,6 @@ def main() -> None:
             viewport={"width": width, "height": height}, color_scheme="dark" if chosen.dark else "light"
         )
         page.goto(chosen.page.resolve().as_uri())
-        page.wait_for_selector("text=models")
         page.wait_for_load_state("load")
         page.screenshot(path=chosen.image, animations="disabled")
         browser.close()

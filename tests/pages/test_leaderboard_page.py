@@ -345,6 +345,28 @@ def test_sam_2_is_a_second_family_in_the_same_plot(tmp_path: Path, opened: Opene
         assert "slimsam 0.77 of sam_pocket" in table and "slimsam 0.77 of sam2_pocket" in table
 
 
+def test_a_second_method_shows_and_what_was_only_timed_is_beside_no_score(tmp_path: Path, opened: Opened) -> None:
+    for number, method in enumerate(("mobilesam", "mobilesam+tinysam", "mobilesam+tinysam+ptq")):
+        rows = rows_of(f"run-{number}", 0, method=method, student="tiny_vit_pocket", miou=0.5 + number / 10)
+        write_result(tmp_path / f"run-{number}" / NAME, rows, {})
+    timed = replace(rows_of("timed", 0)[3], data=None, protocol=None, miou=None, miou_point=None, instances=None)
+    write_result(tmp_path / "timed" / NAME, [timed], {})
+    page_file = tmp_path / FILE
+    page_file.write_text(leaderboard_page(gather(tmp_path, results=False, published=False), COMMAND), encoding="utf-8")
+    with opened(page_file) as page:
+        assert "slimsam 0.77" not in page.locator("#rows").inner_text()
+        assert page.evaluate("board.items('means').length") == page.locator("#rows tbody tr").count() + 1
+        page.locator("#data").select_option("")
+        assert "slimsam 0.77" in page.locator("#rows").inner_text()
+        looks = page.evaluate(
+            "['mobilesam', 'tinysam', 'mobilesam+tinysam', 'mobilesam+tinysam+ptq'].map((name) => marks.of(name))"
+        )
+        mobilesam, tinysam, chain, quantised = looks
+        assert chain["shape"] == mobilesam["shape"] != tinysam["shape"]
+        assert chain["colour"] == tinysam["colour"] != mobilesam["colour"]
+        assert quantised == {**chain, "dot": True}
+
+
 def test_a_page_without_a_score_says_so(tmp_path: Path, opened: Opened) -> None:
     failed = replace(
         rows_of("run-0", 0)[3], status="failed", reason="no luck", miou=None, miou_point=None, protocol=None

@@ -14,6 +14,7 @@ from core.errors import InputError
 from core.provenance import ROOT
 from experiments.cli.command_line import main
 from experiments.reporting.bars import quantisation_part
+from experiments.reporting.charts import line_chart
 from experiments.reporting.run_page import MOST_BYTES, as_yaml, image_data, run_page, write_run_page
 from experiments.reporting.run_record import read_stage, stage_names
 from experiments.result_file import write_result
@@ -59,6 +60,15 @@ def test_a_finished_run_shows_every_part(tmp_path: Path) -> None:
         assert f"python -m experiments {word}{student}" in found["next"]
 
 
+def test_a_time_is_beside_the_ratio_that_the_table_has(tmp_path: Path) -> None:
+    # 11.25 ms of 23.44 ms would be 48 %; over rounds in turns the student took 60 %.
+    timed = rows(latency_reference="sam_pocket", encoder_latency_ratio=0.6)
+    path = tmp_path / "result.json"
+    write_result(path, timed, about())
+    figures = sections(run_page(path))["figures"]
+    assert "60 %" in figures and "in turns" in figures and "48 %" not in figures
+
+
 def test_curves_show_every_stage_in_order_with_its_losses_and_scores(tmp_path: Path) -> None:
     curves = sections(run_page(finished(tmp_path / "run")))["curves"]
     assert curves.index("embedding aligning") < curves.index("bottleneck aligning")
@@ -68,6 +78,12 @@ def test_curves_show_every_stage_in_order_with_its_losses_and_scores(tmp_path: P
     # Colours are the page's, so that it fits both grounds.
     drawn = "".join(re.findall(r'<svg class="chart".*?</svg>', curves, re.DOTALL))
     assert "var(--c0)" in drawn and "#" not in drawn and "font" not in drawn
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_a_chart_of_one_step_has_one_tick_an_axis(logarithmic: bool) -> None:
+    chart = line_chart({"embedding": [(8, 0.3216)]}, logarithmic)
+    assert [words for _, words in chart["across"]] == ["8"] and [words for _, words in chart["down"]] == ["0.3216"]
 
 
 def test_the_page_is_the_same_each_time(tmp_path: Path) -> None:
