@@ -168,3 +168,8 @@ class PtqSettings(Scheme, MethodSettings):
             raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1")
         if min(self.weight_bits, self.activation_bits) >= 8:
             raise InputError("method.budget chooses layers for eight bits; give the others fewer, weight_bits=4")
+        if self.budget_of == "bytes" and self.weight_bits > 4:
+            raise InputError(
+                f"method.budget_of=bytes: codes of {self.weight_bits} bits take a byte each, as those of 8 do; give "
+                "method.weight_bits=4 or fewer, or method.budget_of=bit_operations"
+            )

@@ -108,7 +108,7 @@ def choose_float_layers(
         budget: milliseconds of all layers together, for one image and one box.
 
     Raises:
-        InputError: eight bits everywhere need more than that.
+        InputError: eight bits everywhere need more than that, or float everywhere needs no more.
     """
     cost = {path: times[path].float32 - times[path].int8 for path in losses if path in times}
     lowest = sum(one.int8 for one in times.values())
@@ -120,6 +120,12 @@ def choose_float_layers(
             f"{highest:.3g} in float; give more than the first"
         )
     found = _spend(budget, "milliseconds", lowest, highest, cost, losses, budget)
+    if len(found.chosen) == len(losses):
+        remedy = "give less" if highest > least else "none is faster in 8 bits, so leave it out"
+        raise InputError(
+            f"method.budget={budget}: every layer may stay float, which takes {highest:.3g} ms in {runtime} on this "
+            f"machine, and nothing would be quantised; {remedy}"
+        )
     return replace(found, runtime=runtime)
 
 

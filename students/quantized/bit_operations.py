@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from core.cost import measure_cost
 from core.protocols import Prompt
 from students.kinds import build_model
-from students.quantized.layers import QuantizedConvolution, QuantizedLayer, QuantizedProduct
-from students.quantized.plan import QUANTISABLE, Plan, apply_plan, set_quantizing
+from students.quantized.layers import QUANTISABLE, QuantizedConvolution, QuantizedLayer, QuantizedProduct
+from students.quantized.plan import Plan, apply_plan, set_quantizing
 from teachers.sam import SamConfig
 
 FLOAT_BITS = 32

@@ -14,6 +14,23 @@ from torch import Tensor, nn
 from students.quantized.quantizers import UniformQuantizer, packed, packed_length, unpacked
 from students.quantized.simulated_grids import Quantizer, make_quantizer
 
+QUANTISABLE = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+def is_quantisable(module: nn.Module) -> bool:
+    """Whether a layer computes as quantised ones do.
+
+    Some of timm do not: they pad by the size of what they are given, or standardise their weights at each call. Such a
+    layer stays float.
+    """
+    if not isinstance(module, QUANTISABLE):
+        return False
+    plain = any(type(module).forward is kind.forward for kind in QUANTISABLE)
+    if isinstance(module, nn.Linear):
+        return plain
+    as_numbers = module.padding_mode == "zeros" and module.padding != "same"
+    return plain and as_numbers and all(step == 1 for step in module.dilation)
+
 
 class QuantizedLayer(nn.Module):
     """A layer with a weight, computed from quantised weight and (unless only weights are quantised) input.

@@ -1,7 +1,6 @@
 """Which parts of a model are quantised and how: plain data, kept in the file and applied to an empty model."""
 
 import copy
-import itertools
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,59 +14,20 @@ from core.errors import InputError
 from core.feature_maps import maps_of
 from students.kinds import build_model
 from students.quantized.attention import give_products, qkv_parts, with_products
-from students.quantized.layers import QuantizedLayer, QuantizedProduct, make_layer, make_product
+from students.quantized.folding import fold, foldable
+from students.quantized.layers import (
+    QUANTISABLE,
+    QuantizedLayer,
+    QuantizedProduct,
+    is_quantisable,
+    make_layer,
+    make_product,
+)
 from students.quantized.quantizers import UniformQuantizer
 from students.quantized.scheme import SINCE, Scheme
 from students.quantized.simulated_grids import SIMULATED
 from teachers.sam import Sam
 
-
-def foldable(model: nn.Module) -> list[tuple[str, str]]:
-    """Paths of convolutions and of the normalisations that stand right after them in the same module.
-
-    Being next to each other is a sign, not a proof: whoever folds compares the model's outputs before and after.
-    """
-    pairs = []
-    for path, module in model.named_modules():
-        children = list(module.named_children())
-        for (first, conv), (second, norm) in itertools.pairwise(children):
-            if (
-                isinstance(conv, nn.Conv2d)
-                and isinstance(norm, nn.BatchNorm2d)
-                and norm.num_features == conv.out_channels
-                and norm.running_var is not None
-            ):
-                prefix = f"{path}." if path else ""
-                pairs.append((prefix + first, prefix + second))
-    return pairs
-
-
-def fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
-    """Fold each normalisation into its convolution, in place; an activation that it holds stays in its stead.
-
-    Raises:
-        AttributeError, ValueError: a path does not lead to such a layer.
-    """
-    for conv_path, norm_path in pairs:
-        conv: Any = model.get_submodule(conv_path)
-        norm: Any = model.get_submodule(norm_path)
-        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-            raise ValueError(f"{conv_path} and {norm_path} are no convolution and its normalisation")
-        with torch.no_grad():
-            mean, variance = norm.running_mean, norm.running_var
-            assert mean is not None and variance is not None
-            factor = (variance + norm.eps).rsqrt()
-            factor = factor if norm.weight is None else factor * norm.weight
-            bias = -mean * factor if conv.bias is None else (conv.bias - mean) * factor
-            bias = bias if norm.bias is None else bias + norm.bias
-            conv.weight = nn.Parameter(conv.weight * factor[:, None, None, None], requires_grad=False)
-            conv.bias = nn.Parameter(bias, requires_grad=False)
-        parent, _, name = norm_path.rpartition(".")
-        # timm's normalisations may end in their activation.
-        setattr(model.get_submodule(parent), name, getattr(norm, "act", None) or nn.Identity())
-
-
-QUANTISABLE = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 GROUPED = ("qkv", "q_proj", "k_proj", "v_proj", "lin1", "fc1")
 """Names of the layers whose inputs may have grids of channel groups."""
 
@@ -112,15 +72,19 @@ class Plan:
 
 def make_plan(model: Sam, scheme: Scheme) -> Plan:
     """Plan the quantisation of image encoder and mask decoder; the prompt encoder, a few positions, stays float."""
-    folded = foldable(model.image_encoder)
+    frame = torch.zeros(1, 3, model.input_size, model.input_size, device=next(model.parameters()).device)
+    folded = foldable(model.image_encoder, frame)
     folded = [(f"image_encoder.{conv}", f"image_encoder.{norm}") for conv, norm in folded]
     with_bias = {conv for conv, _ in folded}
     layers, products = {}, {}
     after_gelu = _inputs_from_gelu(model)
+    quantisable = [path for path, module in model.named_modules() if is_quantisable(module)]
+    # Of a layer's whole path, that layer alone: conv_pw is no beginning of conv_pwl.
+    alone = set(scheme.float_layers) & set(quantisable)
     for path, module in model.named_modules():
-        if not _chosen(path, scheme):
+        if path in alone or not _chosen(path, scheme, alone):
             continue
-        if isinstance(module, QUANTISABLE):
+        if is_quantisable(module):
             biased = module.bias is not None or path in with_bias
             bits = _bits_of(path, scheme)
             layers[path] = _describe(module, bits, biased, path in after_gelu)
@@ -137,7 +101,7 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
             names = ("scores", "mixing")
             products[path] = {n: _describe_products(module, _bits_of(f"{path}.{n}", scheme))[n] for n in names}
     _check_patterns(scheme, [*layers, *(f"{path}.{name}" for path in products for name in ("scores", "mixing"))])
-    _check_float(scheme, [path for path, module in model.named_modules() if isinstance(module, QUANTISABLE)], layers)
+    _check_float(scheme, quantisable, layers)
     return Plan(scheme, folded, layers, products)
 
 
@@ -286,10 +250,11 @@ def _check_float(scheme: Scheme, paths: list[str], layers: Collection[str]) -> N
         raise InputError("method.float_layers and method.decoder leave every layer float; leave one of them out")
 
 
-def _chosen(path: str, scheme: Scheme) -> bool:
+def _chosen(path: str, scheme: Scheme, alone: Collection[str]) -> bool:
+    """Whether a layer or attention is quantised, as far as the scheme's beginnings say, those ``alone`` aside."""
     part = path.partition(".")[0]
     inside = part == "image_encoder" or (part == "mask_decoder" and scheme.decoder == "quantized")
-    return inside and not path.startswith(scheme.float_layers or ("\0",))
+    return inside and not any(path.startswith(start) for start in scheme.float_layers if start not in alone)
 
 
 def _linear_weight(module: nn.Linear, scheme: Scheme, parts: dict[str, int] | None) -> dict[str, Any]:

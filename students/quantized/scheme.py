@@ -29,7 +29,8 @@ class Scheme:
         channel_groups: so many grids for the inputs of q, k and v and of the first layer of each MLP, each for channels
             of similar ranges (CAG of AHCPTQ); 0 for one grid. No runtime knows that.
         decoder: whether the mask decoder is ``quantized`` or stays ``float``.
-        float_layers: beginnings of the paths of layers that stay float; one with a dot at its end is a whole module.
+        float_layers: beginnings of the paths of layers that stay float; one with a dot at its end is a whole module,
+            one that is a layer's whole path is that layer alone.
         eight_bit_layers: patterns of the paths of layers and products that have 8 bits where others have fewer, such as
             ``mask_decoder.*.mixing``: what softmax gives the values of the mask decoder.
     """

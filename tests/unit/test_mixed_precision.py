@@ -112,11 +112,15 @@ def test_layers_that_stay_float_by_hand() -> None:
     ]
     assert found.chosen == ("c", "b")
     assert choose_float_layers(times, losses, 6.5, "openvino").chosen == ("c",)
-    assert choose_float_layers(times, losses, 100.0, "openvino").chosen == ("c", "b", "a", "d")
+    assert choose_float_layers(times, losses, 13.4, "openvino").chosen == ("c", "b", "a")
     with pytest.raises(
         InputError, match=r"budget=6\.0: the layers take 6\.5 ms at least in openvino .* 13\.5 in float"
     ):
         choose_float_layers(times, losses, 6.0, "openvino")
+    with pytest.raises(InputError, match=r"budget=13\.5: every layer may stay float, .* 13\.5 ms .* give less"):
+        choose_float_layers(times, losses, 13.5, "openvino")
+    with pytest.raises(InputError, match="none is faster in 8 bits, so leave it out"):
+        choose_float_layers({"c": LayerTime(2, 1.5)}, {"c": 0.1}, 9.0, "openvino")
 
 
 def test_the_expected_loss_by_hand() -> None:
@@ -152,6 +156,7 @@ def test_the_fisher_information_is_the_losses_curvature() -> None:
         ({"budget": 0.0, "weight_bits": 4}, "budget=0.0 is a share"),
         ({"budget": 1.5, "weight_bits": 4}, "budget=1.5 is a share"),
         ({"budget": 0.5}, "give the others fewer"),
+        ({"budget": 0.5, "weight_bits": 6, "budget_of": "bytes"}, "codes of 6 bits take a byte each, as those of 8 do"),
         ({"budget": 0.5, "weight_bits": 4, "gradient": "perturbed"}, "not by perturbed"),
         ({"budget": 0.0, "budget_of": "milliseconds"}, "budget=0.0 is of milliseconds"),
         ({"budget": 5.0, "budget_of": "milliseconds", "weight_bits": 4}, "weight_bits=8 method.activation_bits=8"),

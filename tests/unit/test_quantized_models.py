@@ -15,7 +15,7 @@ from students.files import load_model, save_model
 from students.quantized.attention import qkv_parts
 from students.quantized.bit_operations import count_bit_operations
 from students.quantized.layers import QuantizedLayer, QuantizedLinear, QuantizedProduct
-from students.quantized.plan import Plan, fold, foldable, make_plan, pack, plan_of, planned_copy, set_quantizing
+from students.quantized.plan import Plan, make_plan, pack, plan_of, planned_copy, set_quantizing
 from students.quantized.scheme import Scheme
 from students.student import Student
 from teachers.sam import Sam
@@ -144,37 +144,6 @@ def test_a_plan_is_plain_data() -> None:
 
     plan = make_plan(tiny_vit(), SCHEMES["some float"])
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
-
-
-def test_folding_is_exact_on_a_chain_and_detected_where_it_is_none() -> None:
-    chain = nn.Sequential(
-        nn.Conv2d(3, 4, 3, groups=1, bias=True), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 2, 1)
-    ).eval()
-    chain[1].running_mean.normal_()
-    chain[1].running_var.uniform_(0.5, 2)
-    x = torch.randn(1, 3, 8, 8)
-    expected = chain(x)
-    assert foldable(chain) == [("0", "1")]
-    fold(chain, foldable(chain))
-    assert isinstance(chain[1], nn.Identity)
-    torch.testing.assert_close(chain(x), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="no convolution and its normalisation"):
-        fold(chain, [("0", "1")])
-
-    class Branches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.config = CONFIG.encoder
-            self.conv, self.norm = nn.Conv2d(3, 16, 16, 16), nn.BatchNorm2d(16)
-
-        def forward(self, images: Tensor) -> Tensor:
-            """The normalisation is no successor of the convolution."""
-            return self.conv(images) + self.norm(images[:, :1, ::16, ::16].expand(-1, 16, -1, -1))
-
-    branches = Branches()
-    branches.norm.running_var *= 4
-    with pytest.raises(RuntimeError, match="folding batch normalisation changes"):
-        planned_copy(tiny_sam().with_encoder(branches, "branches").eval(), Scheme())
 
 
 @pytest.mark.slow
