@@ -20,7 +20,7 @@ class Student:
     Attributes:
         kind: ``tiny_vit``, or ``timm`` for any of timm's backbones.
         name: of a size (``tiny_vit_5m``, ``tiny_vit_11m``, ``tiny_vit_21m``, ``tiny_vit_pocket``), or of a backbone.
-        stages: feature maps of a timm backbone; empty chooses them by the grid.
+        stages: feature maps of a timm backbone, in rising order; empty chooses them by the grid.
         weights: a file of ImageNet weights to begin with (Microsoft's or timm's, of the named backbone), or None.
     """
 
@@ -34,6 +34,9 @@ class Student:
             raise InputError(f"student.kind={self.kind} is not one of tiny_vit, timm")
         if self.kind == "tiny_vit" and self.name not in SIZES:
             raise InputError(f"student.name={self.name} is no size of TinyViT; choose one of {', '.join(SIZES)}")
+        rising = sorted(set(self.stages), key=lambda stage: (stage < 0, stage))
+        if list(self.stages) != rising:
+            raise InputError(f"student.stages={list(self.stages)}: give each stage once, in rising order: {rising}")
 
     def shape(self, teacher: "SamConfig") -> "SamConfig":
         """The student's shape beside a teacher."""
@@ -49,7 +52,11 @@ class Student:
         return replace(teacher, encoder=shape)
 
     def make(self, teacher: "SamConfig", seed: int) -> "nn.Module":
-        """The encoder with initial weights drawn from a run's seed."""
+        """The encoder with initial weights drawn from a run's seed.
+
+        Raises:
+            InputError: timm has no such backbone, or it does not take the teacher's images.
+        """
         # Here, so that settings are checked without PyTorch.
         import torch
 
@@ -60,4 +67,10 @@ class Student:
         _, build = KINDS[kind_of(shape)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "weights"))
-            return build(shape)
+            encoder = build(shape)
+        if self.kind == "timm":
+            # Here, since timm takes a second to import.
+            from students.timm_encoder import check_backbone
+
+            check_backbone(encoder)
+        return encoder

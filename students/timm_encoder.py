@@ -33,7 +33,8 @@ class TimmEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images ``[B, 3, S, S]`` to embeddings ``[B, out_channels, g, g]``."""
         grid = (self.config.grid, self.config.grid)
-        maps = [projection(x) for projection, x in zip(self.projections, self.backbone(images), strict=True)]
+        found = feature_maps(self.backbone, images)
+        maps = [projection(x) for projection, x in zip(self.projections, found, strict=True)]
         resized = [x if x.shape[-2:] == grid else F.interpolate(x, grid, mode="bilinear") for x in maps]
         return self.neck(torch.stack(resized).sum(0))
 
@@ -70,7 +71,7 @@ class TimmMapsEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> FeatureMaps:
         """Normalised images ``[B, 3, S, S]`` to the embedding ``[B, C, g, g]`` and the high-resolution features."""
-        found, grid = self.backbone(images), self.config.grid
+        found, grid = feature_maps(self.backbone, images), self.config.grid
         parts = zip(self.projections, self.embedding, strict=True)
         embedding = torch.stack([sized(projection(found[i]), grid) for projection, i in parts]).sum(0)
         return FeatureMaps(
@@ -80,6 +81,32 @@ class TimmMapsEncoder(nn.Module):
                 HIGH_RES[1]: sized(self.conv_s1(found[self.high_res[1]]), 2 * grid),
             }
         )
+
+
+def feature_maps(backbone: Any, images: Tensor) -> list[Tensor]:
+    """A backbone's maps as ``[B, c, h, w]``; those whose layers keep channels last (Swin, MambaOut) give them so."""
+    maps: list[Tensor] = backbone(images)
+    return [x.permute(0, 3, 1, 2) for x in maps] if backbone.output_fmt == "NHWC" else maps
+
+
+def check_backbone(encoder: nn.Module) -> None:
+    """Run an encoder on one empty image: some backbones take images of their own size alone.
+
+    Raises:
+        InputError: it does not take the teacher's images.
+    """
+    config: Any = encoder.config
+    side = config.image_size
+    try:
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise InputError(
+            f"student.name={config.name}: does not take the teacher's images of {side} x {side} pixels "
+            f"({first_line(error)}); choose another backbone"
+        ) from error
+    finally:
+        encoder.train()
 
 
 def _backbone(config: TimmConfig) -> Any:
@@ -101,7 +128,7 @@ def _backbone(config: TimmConfig) -> Any:
 
 
 def _features(config: TimmConfig, stages: tuple[int, ...] | None) -> Any:
-    """The backbone as a module that gives feature maps ``[B, c, h, w]``."""
+    """The backbone as a module that gives feature maps; see :func:`feature_maps`."""
     arguments: dict[str, Any] = {"features_only": True, "pretrained": False}
     if stages is not None:
         arguments["out_indices"] = stages

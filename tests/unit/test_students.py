@@ -16,6 +16,7 @@ from students.files import load_model, save_model
 from students.initial_weights import load_imagenet
 from students.kinds import build_model
 from students.student import Student
+from students.timm_encoder import feature_maps
 from teachers.catalog import MODELS
 from teachers.sam import Sam
 
@@ -91,6 +92,25 @@ def test_stages_can_be_chosen_and_wrong_names_are_reported() -> None:
         Student("mlp")
     with pytest.raises(InputError, match=r"student\.name=tiny_vit_6m is no size of TinyViT; choose one of tiny_vit_5m"):
         Student("tiny_vit", "tiny_vit_6m")
+
+
+def test_channels_that_a_backbone_keeps_last() -> None:
+    encoder = Student("timm", "swin_tiny_patch4_window7_224").make(POCKET, 0).eval()
+    maps = feature_maps(encoder.backbone, image())
+    assert encoder.backbone.output_fmt == "NHWC"
+    assert [tuple(x.shape) for x in maps] == [(1, 192, 16, 16), (1, 384, 8, 8), (1, 768, 4, 4)]
+    assert torch.equal(maps[0].permute(0, 2, 3, 1), encoder.backbone(image())[0])
+    with torch.no_grad():
+        assert encoder(image()).shape == (1, 128, 16, 16)
+
+
+def test_what_a_backbone_cannot_take_is_refused_before_training() -> None:
+    with pytest.raises(InputError, match=r"student\.name=efficientformer_l1: does not take the .* 128 x 128 pixels"):
+        Student("timm", "efficientformer_l1").make(POCKET, 0)
+    assert Student("timm", "resnet10t").make(POCKET, 0).training
+    for stages, rising in (((3, 1), r"\[1, 3\]"), ((1, 1), r"\[1\]"), ((-1, 2), r"\[2, -1\]")):
+        with pytest.raises(InputError, match=f"give each stage once, in rising order: {rising}"):
+            Student("timm", "resnet10t", stages=stages)
 
 
 class TestBiasesAreNeverStale:
