@@ -41,11 +41,21 @@ PIXELS = 1024
 """Longer side of a prediction that is drawn; larger images are scaled down before."""
 
 
-def draw_masks(path: Path, models: Mapping[str, Segmenter], evaluation_set: EvaluationSet) -> None:
-    """Draw the first images that have objects: prompts, ground truth, each model's masks with their IoUs."""
+def draw_masks(path: Path, models: Mapping[str, Segmenter], evaluation_set: EvaluationSet, run_id: str) -> None:
+    """Draw the first images that have objects: prompts, ground truth, each model's masks with their IoUs.
+
+    Args:
+        models: by what they are in the run, such as ``student``. Above all stand their own names.
+        run_id: of the run that made them, which has the seed.
+    """
     samples = samples_shown(evaluation_set)
     titles = ["box prompts", "ground truth", *models]
-    figure, axes = grid([sample.image for sample in samples], len(titles))
+    # A line more than the titles need, for what is shown.
+    figure, axes = grid([sample.image for sample in samples], len(titles), 2)
+    names = ", ".join(f"{title} {model.name}" for title, model in models.items())
+    about = f"{names}; {evaluation_set.name}, a box for each object, single masks; run {run_id}"
+    top = 1 - 0.03 / figure.get_size_inches()[1]
+    figure.suptitle(about, fontsize=8, color="0.3", x=0.005, y=top, horizontalalignment="left")
     for place, (row, sample) in enumerate(zip(axes, samples, strict=True)):
         chosen = np.argsort(-sample.areas)[:OBJECTS]
         truth = sample.masks[chosen]
@@ -65,7 +75,7 @@ def draw_masks(path: Path, models: Mapping[str, Segmenter], evaluation_set: Eval
             if place == 0:
                 axis.set_title(title, fontsize=10, loc="left")
         row[0].set_title(sample.name, fontsize=6, loc="right", color="0.4")
-    save(figure, path)
+    save(figure, path, Description=about)
 
 
 def samples_shown(evaluation_set: EvaluationSet) -> list[ImageSample]:

@@ -107,8 +107,7 @@ def print_protocols(rows: Sequence[ResultRow]) -> None:
     for start in range(0, len(rows), TOGETHER):
         beside = rows[start : start + TOGETHER]
         console.print(_table([str(row.protocol) for row in beside], [figures(beside, PROTOCOL)]))
-    cost = ", ".join(f"{label.strip()} {shown[0]}" for label, _, shown in figures([first], COST))
-    console.print(cost, soft_wrap=True)
+    console.print(cost_line(first), soft_wrap=True)
     if first.skipped:
         left_out = ", ".join(f"{reason} {count:,}" for reason, count in first.skipped.items())
         console.print(f"left out or changed by rule: {left_out}", soft_wrap=True)
@@ -116,6 +115,17 @@ def print_protocols(rows: Sequence[ResultRow]) -> None:
         console.print(line, soft_wrap=True, style="dim")
     if pocket_teachers([first.teacher]):
         console.print(POCKET_NOTE, style="italic")
+
+
+def cost_line(row: ResultRow) -> str:
+    """What a model costs, in one line; what is a part of the figure before it stands in brackets behind it."""
+    parts: list[str] = []
+    for label, _, shown in figures([row], COST):
+        if label.startswith(" ") and parts:
+            parts[-1] += f" ({label.strip()} {shown[0]})"
+        else:
+            parts.append(f"{label.strip()} {shown[0]}")
+    return "; ".join(parts)
 
 
 def axes_lines(rows: Sequence[ResultRow]) -> list[str]:

@@ -239,7 +239,8 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     # Here, so that a finished run is shown without waiting for matplotlib.
     from experiments.reporting.mask_images import draw_masks
 
-    draw_masks(parts.folder / IMAGE, {"teacher": teacher, "student": student}, parts.evaluation_set)
+    models = {"teacher": teacher, "student": student}
+    draw_masks(parts.folder / IMAGE, models, parts.evaluation_set, parts.run_id)
     files = {
         "student_sha256": file_sha256(file),
         "teacher_sha256": facts["teacher_sha256"],
@@ -254,7 +255,6 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
     }
     write_result(parts.folder / NAME, rows, {**about, **files})
     _remove_states(parts.folder)
-    models = {"teacher": teacher, "student": student}
     tracking.finished(
         Outcome(rows, models, parts.evaluation_set, file, facts, parts.folder / IMAGE, parts.folder / NAME)
     )

@@ -73,7 +73,7 @@ def test_the_table_has_each_command_on_one_line(tmp_path: Path, capsys: pytest.C
 def test_what_a_run_needs_decides_the_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor_weights, "POCKET_SHA256", "0" * 64)
+    monkeypatch.setitem(doctor_weights.PACKAGED_SHA256, "sam_pocket", "0" * 64)
     assert main(["doctor", f"runs={tmp_path}", "format=json"]) == 1
     output = capsys.readouterr()
     assert output.err.startswith("error: a run cannot work here: sam_pocket: ") and output.err.count("\n") == 1
@@ -204,9 +204,14 @@ def test_checkpoints_where_downloads_are_kept(tmp_path: Path) -> None:
     )
 
 
-def test_the_packaged_teacher_is_the_one_it_should_be() -> None:
-    path = MODELS["sam_pocket"].packaged
-    assert path is not None and file_sha256(path) == doctor_weights.POCKET_SHA256
+def test_every_packaged_teacher_is_the_one_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {name: model.packaged for name, model in MODELS.items() if model.packaged is not None}
+    assert {name: file_sha256(path) for name, path in files.items()} == doctor_weights.PACKAGED_SHA256
+    assert {finding.name: finding.state for finding in doctor_weights.packaged()} == dict.fromkeys(files, "ok")
+    # The default of a run needs none of the others.
+    monkeypatch.setitem(doctor_weights.PACKAGED_SHA256, "sam_photo", "0" * 64)
+    found = by_name(doctor_weights.packaged())
+    assert found["sam_photo"].state == "broken" and not found["sam_photo"].needed and found["sam_pocket"].needed
 
 
 def test_a_login_is_found_and_not_shown(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:

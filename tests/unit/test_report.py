@@ -9,7 +9,7 @@ from rich.console import Console
 
 from core.result import ResultRow
 from experiments.reporting.columns import count
-from experiments.reporting.run_report import comparison, conditions, print_comparison
+from experiments.reporting.run_report import comparison, conditions, cost_line, print_comparison
 
 THIRD = 1 / 3
 
@@ -67,3 +67,13 @@ def test_the_line_above_says_what_it_was_measured_on(capsys: pytest.CaptureFixtu
 
 def test_numbers_for_people() -> None:
     assert [count(n) for n in (999, 5_658_968, 371_814_000_000)] == ["999", "5.659 M", "371.8 G"]
+
+
+def test_a_part_of_a_cost_stands_behind_the_whole_in_brackets() -> None:
+    row = replace(
+        rows_of("run", 0)[2], encoder_parameters=2_104_800, macs_full=639_485_184, encoder_macs_full=607_300_000
+    )
+    assert cost_line(row) == (
+        "parameters 2.864 M (image encoder 2.105 M); MACs, counter full 639.5 M (image encoder 607.3 M); "
+        "encoder latency 12.3 ms"
+    )

@@ -41,7 +41,7 @@ def launchers() -> Iterator[Finding]:
         elif name == "submitit_slurm" and shutil.which("sbatch") is None:
             yield Finding(name, "missing", "no sbatch here", "start it where Slurm's sbatch is")
         else:
-            yield Finding(name, "ok", f"{about} {version}".strip())
+            yield Finding(name, "ok", f"{about} ({_PACKAGES[name]} {version})" if version else about)
 
 
 def _wandb_login() -> str:

@@ -1,30 +1,35 @@
-"""``doctor`` on checkpoints: that of the package, and published ones where downloads are kept. Nothing is fetched."""
+"""``doctor`` on checkpoints: those of the package, and published ones where downloads are kept. Nothing is fetched."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.cli.doctor.finding import Finding
 
-POCKET_SHA256 = "c83f303283b4c332fb7eaf0fffe1f0c1b1e36e5925fa3d47cef4de54a9e2da21"
-"""Of ``teachers/weights/sam_pocket.safetensors``, the teacher in the package."""
+PACKAGED_SHA256 = {
+    "sam_pocket": "c83f303283b4c332fb7eaf0fffe1f0c1b1e36e5925fa3d47cef4de54a9e2da21",
+    "sam_photo": "14cb46af453af6aa9652f7dec2634f13cc1fa6700b72a8ba51b4c534bc4b0430",
+    "sam2_pocket": "fa5585c6abd5483f18b9c8b2e0afc76debfd92f9c5fc7c37d4c093d4144ea358",
+}
+"""Of the teachers' files in ``teachers/weights/``."""
 HASHED_UP_TO = 500_000_000
 """Bytes of the largest file that is hashed here; larger ones are when they are read."""
 
 
 def packaged() -> Iterator[Finding]:
-    """The embedded teacher: there, and the file it should be."""
+    """The embedded teachers: there, and the files they should be. A run needs the first one, its default."""
     from core.checkpoint import file_sha256
     from teachers.catalog import MODELS
 
-    path = MODELS["sam_pocket"].packaged
-    assert path is not None
     fix = "git checkout -- teachers/weights, or install the package again"
-    if not path.is_file():
-        yield Finding("sam_pocket", "broken", f"{path} is missing", fix, needed=True)
-    elif file_sha256(path) != POCKET_SHA256:
-        yield Finding("sam_pocket", "broken", f"{path} is not the file of this version", fix, needed=True)
-    else:
-        yield Finding("sam_pocket", "ok", f"in the package, {_size(path)}, hash as it should be", "", True)
+    for name, sha256 in PACKAGED_SHA256.items():
+        path, needed = MODELS[name].packaged, name == "sam_pocket"
+        assert path is not None
+        if not path.is_file():
+            yield Finding(name, "broken", f"{path} is missing", fix, needed)
+        elif file_sha256(path) != sha256:
+            yield Finding(name, "broken", f"{path} is not the file of this version", fix, needed)
+        else:
+            yield Finding(name, "ok", f"in the package, {_size(path)}, hash as it should be", "", needed)
 
 
 def teachers() -> Iterator[Finding]:
