@@ -43,7 +43,7 @@ class RunContext:
         cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
         cache_folder: where on disk; other runs find them there. None: in ``folder``.
         validate: scores a model on labelled training images, higher being better; None where there are none.
-        load: reads a model by its file or its released name.
+        load: reads a model by its file or its released name; the setting that names it is for messages.
         sha256: of all that the run depends on, its images too; empty where nobody says.
     """
 
@@ -53,7 +53,7 @@ class RunContext:
     cache: str = "memory"
     cache_folder: Path | None = None
     validate: Callable[[Sam], float] | None = None
-    load: Callable[[str], Sam] = field(default=lambda name: load_model(Path(name)))
+    load: Callable[[str, str], Sam] = field(default=lambda name, setting: load_model(Path(name)))
     sha256: str = ""
 
     def key(self, method: object) -> str:
@@ -90,7 +90,7 @@ class RunContext:
         Raises:
             InputError: it cannot be read, or its frame, embedding or decoder are not the teacher's.
         """
-        model = self.load(name)
+        model = self.load(name, "method.init")
         mine, theirs = (_outside(m.config) for m in (model, teacher))
         keys = [key for key in shared or mine if mine[key] != theirs[key]]
         if differing := [f"{key} {mine[key]}, the teacher's {theirs[key]}" for key in keys]:

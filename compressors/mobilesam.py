@@ -43,7 +43,7 @@ class MobileSam(MobileSamSettings, Compressor):
         known = teacher, context.teacher_embeddings(teacher), batches
         own, base, name = self.decoder_of is None, teacher, f"{teacher.name}-{self.student.name}"
         if self.decoder_of is not None:
-            base = trainable(context.load(self.decoder_of), f"method.decoder_of={self.decoder_of}")
+            base = trainable(context.load(self.decoder_of, "method.decoder_of"), f"method.decoder_of={self.decoder_of}")
             base = base.to(context.engine.device)
             name += f"-{base.name}"
         maps = layout_of(teacher.config.encoder).keys() & layout_of(base.config.encoder).keys()

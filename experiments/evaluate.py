@@ -238,7 +238,7 @@ def _ground_truth(evaluation: EvaluationConfig, data: ImageData, indices: Sequen
 def _reference(evaluation: EvaluationConfig, evaluated: ChosenSegmenter) -> Segmenter | None:
     if evaluation.reference is None:
         return None
-    model = find_model(evaluation.reference).model.to(evaluated.device)
+    model = find_model(evaluation.reference, setting="evaluation.reference").model.to(evaluated.device)
     if isinstance(model.input_size, Stretched) != isinstance(evaluated.model.input_size, Stretched):
         raise InputError(
             f"evaluation.reference={evaluation.reference}: of it and {evaluated.model.name} one is given images that "

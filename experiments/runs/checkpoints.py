@@ -56,12 +56,15 @@ def chosen_model(settings: ModelConfig) -> LoadedModel:
     return find_model(settings.checkpoint, settings.decoder_heads, settings.entry)
 
 
-def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | None = None) -> LoadedModel:
+def find_model(
+    checkpoint: str, decoder_heads: int | None = None, entry: str | None = None, setting: str = "checkpoint"
+) -> LoadedModel:
     """Load a catalogue's name, a file of this project (which describes itself), or a file or folder of another layout.
 
     Args:
         decoder_heads: heads of the mask decoder, for a file that does not say them.
         entry: which of several models of a file is meant.
+        setting: that names it, for messages.
 
     Raises:
         InputError: neither such a name nor such a file; the file is damaged, holds several models, or does not say how
@@ -78,10 +81,10 @@ def find_model(checkpoint: str, decoder_heads: int | None = None, entry: str | N
         found = replace(_read(path, decoder_heads, entry), about={"method": checkpoint})
         found.model.name = checkpoint
     elif path.exists():
-        found = _read(path, decoder_heads, entry)
+        found = _read(path, decoder_heads, entry, setting)
     else:
         known = [*MODELS, *RELEASED]
-        raise InputError(f"checkpoint={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
+        raise InputError(f"{setting}={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
     if decoder_heads not in (None, found.model.config.decoder_heads):
         raise InputError(
             f"checkpoint.decoder_heads={decoder_heads}: the decoder of {name or checkpoint} has "
@@ -108,13 +111,13 @@ def check_encoder(
         raise InputError(f"{checkpoint}: {problem}")
 
 
-def _read(path: Path, decoder_heads: int | None, entry: str | None) -> LoadedModel:
+def _read(path: Path, decoder_heads: int | None, entry: str | None, setting: str = "checkpoint") -> LoadedModel:
     """A file or a folder, by what is in it."""
     if path.is_dir() and (path / STUDENT).is_file():
-        raise InputError(f"checkpoint={path}: a run's folder; give its student, checkpoint={path / STUDENT}")
+        raise InputError(f"{setting}={path}: a run's folder; give its student, {setting}={path / STUDENT}")
     if is_export(path):
         raise InputError(
-            f"checkpoint={path}: an exported folder, which evaluate, predict, everything and latency read; "
+            f"{setting}={path}: an exported folder, which evaluate, predict, everything and latency read; "
             "give what it was made of"
         )
     facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}

@@ -209,7 +209,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         cache=settings.engine.cache,
         cache_folder=Path(settings.engine.cache_folder),
         validate=training_score(parts.data, batch, is_used) if parts.trained_on.labels else None,
-        load=lambda checkpoint: find_model(checkpoint).model,
+        load=lambda checkpoint, setting: find_model(checkpoint, setting=setting).model,
         sha256=parts.key,
     )
     problem = encoder_problem(teacher, PRECISIONS[engine.precision], "engine.precision")

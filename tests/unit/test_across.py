@@ -204,12 +204,19 @@ def test_masks_alone_need_no_projection(tmp_path: Path) -> None:
 
 def test_what_is_quantised_cannot_learn(tmp_path: Path) -> None:
     quantised = planned_copy(tiny_sam(), Scheme())
-    context = RunContext(0, tmp_path, Engine(tmp_path), load=lambda name: quantised)
+    settings = []
+
+    def load(name: str, setting: str) -> Sam:
+        settings.append(setting)
+        return quantised
+
+    context = RunContext(0, tmp_path, Engine(tmp_path), load=load)
     for method, key in ((MobileSam(Small(), decoder_of="w8a8"), "decoder_of"), (TinySam(init="w8a8"), "init")):
         with pytest.raises(
             InputError, match=rf"method\.{key}=w8a8: is quantised, so nothing of it can learn; give the"
         ):
             method.compress(tiny_sam(), LabelledImages(2), context)
+    assert settings == ["method.decoder_of", "method.init"]
 
 
 def test_costs_are_known_by_name_alone() -> None:

@@ -234,6 +234,12 @@ def test_a_runs_folder_is_refused_with_the_file_to_give(student: Path) -> None:
         find_model(str(student.parent))
 
 
+def test_a_model_that_is_not_there_is_reported_by_the_setting_that_names_it() -> None:
+    for setting in ("checkpoint", "method.init"):
+        with pytest.raises(InputError, match=f"^{setting}=gone.pth is neither a file nor a model; choose"):
+            find_model("gone.pth", setting=setting)
+
+
 def test_a_decoder_trained_by_transformers_keeps_its_layer_norms(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
