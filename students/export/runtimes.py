@@ -120,6 +120,8 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
+        # Otherwise inputs of layers with weights alone in few bits are rounded to 8 bits, though it is set to float32.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     try:
         model = core.read_model(str(path))

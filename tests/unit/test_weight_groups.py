@@ -18,6 +18,7 @@ from core.errors import InputError
 from students.export.checking import check_onnx
 from students.export.folder import export_model
 from students.export.manifest import read_manifest
+from students.export.runtimes import RUNTIMES
 from students.export.segmenter import ExportedSam
 from students.export.weight_groups import round_linear_layers, round_weights, write_groups
 from teachers.weights import load_sam
@@ -78,6 +79,19 @@ def test_files_hold_what_pytorch_rounds_to(bits: int, group_size: int, tmp_path:
         # ONNX Runtime's own rounding of the float weight, and that of the rounded one, which changes nothing.
         assert torch.allclose(columns(path, 160), rounded, rtol=0, atol=1e-6)
     assert {node.op_type for node in onnx.load(path).graph.node} == {"MatMulNBits"}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_openvino_rounds_no_inputs(bits: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra export is not installed")
+    weight = torch.randn(96, 160, generator=torch.Generator().manual_seed(bits))
+    path, inputs = tmp_path / "product.onnx", torch.randn(64, 160, generator=torch.Generator().manual_seed(7))
+    product(path, weight)
+    write_groups(path, bits, 32)
+    (found,) = RUNTIMES["openvino"](path, ["y"], f"w{bits}")({"x": inputs.numpy()})
+    torch.testing.assert_close(
+        torch.from_numpy(found), inputs @ round_weights(weight, bits, 32).T, rtol=1e-4, atol=1e-4
+    )
 
 
 def set_attribute(name: str, value: int) -> Callable[[onnx.ModelProto], None]:
