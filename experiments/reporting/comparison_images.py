@@ -87,7 +87,7 @@ def draw_extremes(
         }
     except InputError as error:
         raise NotDrawn(str(error)) from None
-    titles = ("ground truth", *(f"{side}: {evaluation.name()}" for side, evaluation in sides.items()))
+    titles = (f"{name}: ground truth", *(f"{side}: {evaluation.name()}" for side, evaluation in sides.items()))
     written = [file for file, instances in drawn.items() if instances]
     for file in written:
         _draw(out / file, drawn[file], titles)
@@ -183,4 +183,4 @@ def _draw(path: Path, instances: Sequence[_Drawn], titles: Sequence[str]) -> Non
             shown[border_of(instance.truth)] = 255
             axis.imshow(shown)
             axis.set_title(f"{title}\n{label}" if place == 0 else label, fontsize=8, loc="left")
-    save(figure, path)
+    save(figure, path, Description=", ".join(titles))

@@ -12,6 +12,7 @@ from experiments.reporting.columns import (
     METRICS,
     MODEL_COLUMNS,
     POCKET_NOTE,
+    POCKET_TEACHERS,
     PUBLISHED,
     SPREADS,
     TABLE_COLUMNS,
@@ -25,11 +26,11 @@ from experiments.reporting.text_tables import csv_text, latex_escaped, latex_tab
 
 FRONT = "◆"
 HOW_TO_READ = (
-    "Rows of kind *measured* were scored by this project, and compare with each other where they rest on the same "
-    "instances; those of `sam_pocket`, its students and procedural images say which method is better under equal "
-    "conditions, never how good real SAM is. Rows of kind *published* are what papers say under a like protocol, of "
-    "their own weights, images and boxes: nothing of them was measured here. Figures under no protocol like one of "
-    "these (`results/published/figures.csv` has them) are left out."
+    "Rows of kind *measured* were scored by this project; those on the same instances compare with each other. Rows of "
+    f"{', '.join(f'`{name}`' for name in POCKET_TEACHERS)} and their students say which method is better under equal "
+    "conditions, never how good real SAM is. Rows of kind *published* are figures of papers under a similar protocol, "
+    "with the papers' own weights, images and boxes: this project measured none of them. Published figures whose "
+    "protocol is like none of these are left out (`results/published/figures.csv` has them)."
 )
 EXACT = (
     *("source", "model", "seed", "status", "reason", "miou", "miou_point", "ap", "parameters", "macs_full"),

@@ -96,6 +96,7 @@ def test_a_terminal_shows_both_and_the_files_hold_all(call: Call, runs: Path) ->
     page = (folder / "comparison.md").read_text(encoding="utf-8")
     assert "## box_single@1 on shapes" in page and "![worst.png](worst.png)" in page
     with Image.open(folder / "worst.png") as image:
+        assert image.text["Description"].startswith("box_single@1: ground truth, first: ")
         # Three images side by side, an instance a line.
         assert image.width > 700 and image.height > 400
         assert len(image.convert("RGB").getcolors(1 << 24)) > 100
