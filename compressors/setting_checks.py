@@ -3,6 +3,7 @@
 A refusal names the key, the value and what would do.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -55,14 +56,17 @@ class MethodSettings:
 
 
 def check_at_least(settings: object, **least: int) -> None:
-    """Refuse numbers below what each setting needs.
+    """Refuse numbers below what each setting needs, and those that are not finite.
 
     Raises:
         InputError: the message has the least value.
     """
     for name, value in least.items():
-        if getattr(settings, name) < value:
-            raise InputError(f"method.{name}={getattr(settings, name)} must be at least {value}")
+        # Written so that NaN fails too.
+        given = getattr(settings, name)
+        if not value <= given < math.inf:
+            finite = "" if math.isfinite(given) else " and finite"
+            raise InputError(f"method.{name}={given} must be at least {value}{finite}")
 
 
 def check_ratio(ratio: float) -> None:
@@ -76,14 +80,14 @@ def check_ratio(ratio: float) -> None:
 
 
 def check_above_zero(settings: object, *names: str) -> None:
-    """Refuse numbers that are not above zero.
+    """Refuse numbers that are not above zero, or not finite.
 
     Raises:
         InputError: the message has the key and the value.
     """
     for name in names:
-        if not getattr(settings, name) > 0:
-            raise InputError(f"method.{name}={getattr(settings, name)} must be above 0")
+        if not 0 < getattr(settings, name) < math.inf:
+            raise InputError(f"method.{name}={getattr(settings, name)} must be above 0 and finite")
 
 
 def check_unvalidated(optimisation: OptimizerConfig) -> None:

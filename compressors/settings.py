@@ -105,8 +105,7 @@ class SlimSamSettings(MethodSettings):
             check_at_least(self, patience_step_1=0)
         if self.until == "step_1" and not self.alternate:
             raise InputError("method.until=step_1 ends the first of two steps; method.alternate=false has one alone")
-        if not self.noise > 0:
-            raise InputError(f"method.noise={self.noise} must be above 0, or every channel scores the same")
+        check_above_zero(self, "noise")
         if self.optimisation.schedule == "plateau" and not self.validations:
             raise InputError("method.optimisation.schedule=plateau goes by validation; give method.validations=20")
 

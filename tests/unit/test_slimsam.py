@@ -275,6 +275,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: SlimSam(0.5, importance_images=0), "method.importance_images=0 must be at least 1"),
     (lambda: SlimSam(0.5, steps=0), "method.steps=0 must be at least 1"),
     (lambda: SlimSam(0.5, batch=-3), "method.batch=-3 must be at least 1"),
+    (lambda: SlimSam(0.5, noise=float("inf")), "method.noise=inf must be above 0 and finite"),
     (lambda: SlimSam(0.5, noise=0.0), r"method\.noise=0\.0 must be above 0"),
     (lambda: SlimSam(0.5, noise=float("nan")), r"method\.noise=nan must be above 0"),
     (lambda: Scratch(0.0), r"ratio=0\.0 is outside \(0, 1\); try ratio=0\.5 or ratio=0\.77"),

@@ -159,6 +159,9 @@ def test_refused_settings() -> None:
         ({"decoder": "tuned"}, "method.decoder=tuned is not one of trained, frozen"),
         ({"prompts": 0}, "method.prompts=0 must be at least 1"),
         ({"output": -1}, "method.output=-1 must be at least 0"),
+        ({"output": float("nan")}, "method.output=nan must be at least 0 and finite"),
+        ({"token": float("inf")}, "method.token=inf must be at least 0 and finite"),
+        ({"epsilon": float("inf")}, "method.epsilon=inf must be above 0 and finite"),
         (NOTHING, "are all 0; give one of them a weight"),
         # A mask that teacher and student both miss would weigh 0 / 0.
         ({"epsilon": 0.0}, r"method\.epsilon=0\.0 must be above 0"),
