@@ -19,11 +19,11 @@ class EngineConfig:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
-        precision: of training, in autocast over float32 weights.
+        precision: of training: ``auto``, ``float32``, ``bfloat16`` or ``float16``, in autocast over float32 weights.
         threads: of the CPU, for each operator of a process; null: ``OMP_NUM_THREADS``, else one where a run's teacher
             is small, else as many as the process may use. A run goes on with the number that it began with.
-        workers: threads that make batches ahead (with ``threads=1`` also what the teacher makes of them); null: one on
-            the CPU, beside an accelerator up to eight.
+        workers: threads that prepare batches ahead of training (with ``threads=1`` also the teacher's answers to them);
+            null: one on the CPU, beside an accelerator up to eight.
         compile: whether the student is compiled (``torch.compile``); pays on a GPU and in long runs.
         cache: whether the teacher's embeddings are kept on ``disk``, in ``memory``, or not (``off``).
         cache_folder: where on disk; all runs share it.
@@ -47,11 +47,12 @@ class RecipeConfig:
         batch: images a batch.
         accumulate: batches a step.
         lr: highest learning rate.
-        optimizer: of :class:`compressors.settings.OptimizerConfig`.
+        optimizer: ``adam``, ``adamw`` or ``muon``.
         importance_images: images behind the scores of channels.
         aligned_epochs: for how many epochs SlimSAM aligns features; 0 for half of the steps.
-        feature_padding: whether SlimSAM's distances to features leave out zero padding.
-        scratch_lr, scratch_optimizer: of students that begin from random weights.
+        feature_padding: SlimSAM's ``method.padding``: whether distances leave out zero padding: ``ignore`` does in all,
+            ``count`` in none, ``embedding`` in those of embeddings alone.
+        scratch_lr, scratch_optimizer: as ``lr`` and ``optimizer``, for students that begin from random weights.
         prompts: masks an image, of methods that train on masks.
     """
 
@@ -73,9 +74,9 @@ class TeacherConfig:
     """A named model, a file of weights if not its own, and how and into what it is distilled.
 
     Attributes:
-        name: of :data:`teachers.catalog.MODELS`.
+        name: of the model, as ``teacher=`` lists them.
         checkpoint: a file of weights; null: the one in the package, or the published file where ``torch.hub`` keeps it.
-        student: what it is distilled into where nothing else is said.
+        student: what it is distilled into by methods that take a student, where ``student=`` is not given.
     """
 
     name: str = MISSING
@@ -206,7 +207,7 @@ class DataFolder:
     """Where the images of a data set lie, of those that lie somewhere.
 
     Attributes:
-        root: the folder, as the data set's own layout has it.
+        root: folder of the data set, laid out as it is published.
         missing: what becomes of images that cannot be used: ``refuse`` the command, or ``skip`` and count them.
         unusable: likewise of annotations.
     """
