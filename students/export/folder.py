@@ -172,7 +172,7 @@ def export_model(
             for file in files:
                 write_groups(temporary / file, BITS[precision], group_size)
         precisions = (precision, "fp32" if precision == "bf16" else precision)
-        encoder, decoder = (_part(temporary / file, given) for file, given in zip(files, precisions, strict=True))
+        encoder, decoder = (part_of(temporary / file, given) for file, given in zip(files, precisions, strict=True))
         shape = model.config.encoder
         manifest = Manifest(
             model.name,
@@ -225,10 +225,12 @@ def _write(
     return ("encoder.xml", "decoder.xml"), any_batch
 
 
-def _part(path: Path, precision: str) -> Part:
+def part_of(path: Path, precision: str) -> Part:
+    """What the manifest says of a part's files, by the main one."""
     # Weights beside the main file share the beginning of its name.
-    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
-    return Part(path.name, precision, size, file_sha256(path))
+    files = sorted(path.parent.glob(f"{path.stem}.*"))
+    beside = {file.name: file_sha256(file) for file in files if file != path}
+    return Part(path.name, precision, sum(file.stat().st_size for file in files), file_sha256(path), beside)
 
 
 def _installed(name: str) -> bool:

@@ -35,12 +35,19 @@ class Part:
         precision: what it computes in, or stores its weights in.
         bytes: of all its files.
         sha256: of its main file.
+        beside: SHA-256 by name of the files with weights that lie beside it, as OpenVINO's do.
     """
 
     file: str
     precision: str
     bytes: int
     sha256: str
+    beside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of all its files, by name."""
+        return {self.file: self.sha256, **self.beside}
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         del content["family"]
     if manifest.group_size is None:
         del content["group_size"]
+    for part in ("encoder", "decoder"):
+        if not content[part]["beside"]:
+            del content[part]["beside"]
     write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
 
@@ -144,9 +154,9 @@ def read_manifest(folder: Path) -> Manifest:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: does not describe an exported model ({error}); {_REMEDY}") from error
-    for part in (manifest.encoder, manifest.decoder):
-        if not (folder / part.file).is_file():
-            raise InputError(f"{folder / part.file}: no such file, though {MANIFEST} names it; {_REMEDY}")
+    for name in (*manifest.encoder.hashes, *manifest.decoder.hashes):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file, though {MANIFEST} names it; {_REMEDY}")
     return manifest
 
 
@@ -171,6 +181,9 @@ def _check_columns(manifest: Manifest) -> None:
 def _part(raw: Mapping[str, Any]) -> Part:
     part = Part(**raw)
     # A manifest names files of its own folder only.
-    if type(part.file) is not str or Path(part.file).name != part.file:
-        raise ValueError(f"{part.file!r} is no file name")
+    if type(part.beside) is not dict:
+        raise ValueError(f"beside is {str(part.beside)[:50]}")
+    for name in part.hashes:
+        if type(name) is not str or Path(name).name != name:
+            raise ValueError(f"{name!r} is no file name")
     return part

@@ -45,10 +45,10 @@ class ExportedSam:
         self.name, self.input_size = self.manifest.name, Stretched(frame) if self._is_sam2 else frame
         start = RUNTIMES[self.runtime]
         encoder, decoder = self.manifest.encoder, self.manifest.decoder
-        for part in (encoder, decoder):
-            # Rows name an exported model by these hashes.
-            if file_sha256(folder / part.file) != part.sha256:
-                raise InputError(f"{folder / part.file}: is not the file that was exported (sha256); export it again")
+        # Rows name an exported model by these hashes.
+        for name, stated in (encoder.hashes | decoder.hashes).items():
+            if file_sha256(folder / name) != stated:
+                raise InputError(f"{folder / name}: is not the file that was exported (sha256); export it again")
         self._folder, self._maps = folder, map_names(self.manifest.maps)
         self._encode = start(folder / encoder.file, self._maps, encoder.precision)
         self._decode = start(folder / decoder.file, DECODER_OUTPUTS, decoder.precision)

@@ -65,6 +65,8 @@ def cases() -> Iterator[Case]:
         "cost_of_text": {"cost": {"parameters": "1"}},
         "cost_of_a_list": {"cost": [1]},
         "bytes_of_text": {"encoder": {**part, "bytes": "12"}},
+        "beside_elsewhere": {"encoder": {**part, "beside": {"../../etc/passwd": ""}}},
+        "beside_of_text": {"encoder": {**part, "beside": "encoder.bin"}},
         "group_size_of_text": {"group_size": "\x1b[2J"},
     }.items():
         yield Case(f"export_{name}", "export", lambda f, t=reported: export(f, "onnx", {}, **t), "export it again")  # type: ignore[misc]

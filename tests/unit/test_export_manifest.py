@@ -1,5 +1,6 @@
 """What a folder's manifest says is compared with what its files compute, and refused in one line."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from core.errors import InputError
 from core.protocols import Prompt
+from students.export.folder import part_of
 from students.export.manifest import MANIFEST, read_manifest
 from students.export.segmenter import ExportedSam
 from students.self_check import encoder_problem
@@ -55,3 +57,19 @@ def test_what_export_writes_is_read(pocket_onnx: Path) -> None:
     manifest = read_manifest(pocket_onnx)
     assert manifest.name == "sam_pocket" and manifest.about == {"method": "teacher", "teacher": "sam_pocket"}
     assert all(count > 0 for count in manifest.cost.values()) and len(manifest.cost) == 6
+
+
+def test_weights_beside_a_file_are_those_that_were_exported(pocket_onnx: Path, tmp_path: Path) -> None:
+    # As OpenVINO's files have them: the description alone would fit other weights too.
+    weights = b"weights"
+    encoder = json.loads((pocket_onnx / MANIFEST).read_text())["encoder"]
+    assert "beside" not in encoder
+    encoder["beside"] = {"encoder.bin": hashlib.sha256(weights).hexdigest()}
+    folder = changed(pocket_onnx, tmp_path / "changed", encoder=encoder)
+    with pytest.raises(InputError, match=r"encoder\.bin: no such file, though export\.json names it"):
+        ExportedSam(folder)
+    (folder / "encoder.bin").write_bytes(weights)
+    assert part_of(folder / "encoder.onnx", "fp32").hashes == ExportedSam(folder).manifest.encoder.hashes
+    (folder / "encoder.bin").write_bytes(b"others!")
+    with pytest.raises(InputError, match=r"encoder\.bin: is not the file that was exported \(sha256\)"):
+        ExportedSam(folder)
