@@ -54,8 +54,8 @@ class SlimSamSettings(MethodSettings):
             out in every case.
         steps: optimizer steps of each of the two distillations (of one that cuts at once: half of its steps).
         batch: images a batch.
-        validations: how often each distillation is scored on labelled training images; its best weights are kept,
-            and the plateau schedule goes by them. 0 for never.
+        validations: how often each distillation is scored on labelled training images (less often where its steps
+            do not divide by it); its best weights are kept, and the plateau schedule goes by them. 0 for never.
         keep_best: false ends with the last weights all the same.
         patience_step_1: of the plateau schedule in step 1; None: that of ``optimisation``, as in step 2.
         optimisation: of both distillations.

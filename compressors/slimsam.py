@@ -200,7 +200,8 @@ class SlimSam(SlimSamSettings, Compressor):
             steps=steps,
             optimisation=self._optimisation(name),
             validate=validate and (lambda: validate(teacher.with_encoder(student, name))),
-            validate_every=max(1, steps // max(1, self.validations)),
+            # Rounded up: one more at the end is then not one too many.
+            validate_every=-(-steps // max(1, self.validations)),
             keep_best=self.keep_best,
             full_model=lambda: teacher.with_encoder(student, name),
         )

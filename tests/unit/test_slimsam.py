@@ -19,6 +19,7 @@ from core.checkpoint import weights_sha256
 from core.errors import InputError
 from data.batches import ImageBatches
 from students.files import load_model
+from teachers.sam import Sam
 from tests.unit.tiny import CONFIG, Images, Killed, tiny_sam
 
 OPTIMISATION = OptimizerConfig(lr=0.01)
@@ -148,6 +149,19 @@ def test_the_steps_have_their_own_patience_and_may_end_with_the_last_weights(tmp
         assert compressed.importance_images == 0
     names = ("bottleneck_aligning", "embedding_aligning")
     assert given == [(names[0], 4, True), (names[1], 4, True), (names[0], 3, False), (names[1], 4, False)]
+
+
+@pytest.mark.parametrize(("steps", "validations", "found"), [(4, 2, 2), (5, 3, 3), (5, 4, 3), (2, 5, 2)])
+def test_validations_are_as_many_as_given_at_most(tmp_path: Path, steps: int, validations: int, found: int) -> None:
+    scored = []
+
+    def validate(model: Sam) -> float:
+        scored.append(model.name)
+        return 0.5
+
+    method = replace(SLIM, importance="magnitude", steps=steps, validations=validations)
+    method.compress(tiny_sam(), Images(), RunContext(0, tmp_path, Engine(tmp_path), validate=validate))
+    assert scored == ["bottleneck_aligning"] * found + ["embedding_aligning"] * found
 
 
 @pytest.mark.parametrize("name", METHODS)
