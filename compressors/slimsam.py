@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar
 
 from compressors.aligning import Aligned, Loss, bottleneck_aligning, embedding_aligning, embedding_only
@@ -23,6 +24,7 @@ from compressors.prune.selection import keep_globally, keep_locally
 from compressors.prune.surgery import check_cut, prune
 from compressors.settings import OptimizerConfig, SlimSamSettings
 from core import distributed
+from core.errors import InputError
 from core.seeding import seed_for
 from data.batches import ImageBatches
 from data.exclusions import first_readable
@@ -122,7 +124,7 @@ class SlimSam(SlimSamSettings, Compressor):
     ) -> Any:
         """Cut channels of ``parts``. The first process does, unless it is done already; all read it from the folder."""
         path, key = context.folder / f"{'_and_'.join(parts)}_pruned.safetensors", context.key(self)
-        if distributed.is_main() and not (path.exists() and read_model_metadata(path).get("key") == key):
+        if distributed.is_main() and not _is_cut(path, key):
             sam = teacher.with_encoder(encoder, teacher.name)
             slimmed = self._slim(sam, encoder, parts, batches, context.seed)
             save_model(path, teacher.with_encoder(slimmed, teacher.name), {"key": key})
@@ -208,6 +210,18 @@ class SlimSam(SlimSamSettings, Compressor):
         progress = context.engine.fit(stage)
         student.eval().requires_grad_(False)
         return progress
+
+
+def _is_cut(path: Path, key: str) -> bool:
+    """Whether an encoder was cut already; a damaged file, as a damaged state, is made anew."""
+    try:
+        if not path.exists() or read_model_metadata(path).get("key") != key:
+            return False
+        # What is said of it may be whole where its tensors are not.
+        load_model(path)
+    except InputError:
+        return False
+    return True
 
 
 @contextmanager

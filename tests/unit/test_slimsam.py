@@ -87,6 +87,17 @@ def test_the_same_run_twice_is_bit_identical_whatever_was_drawn_before(
     assert weights_sha256(compress(METHODS[name], tmp_path / "b", seed=1).student) != undisturbed[name][0]
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 1000, -1])
+def test_a_damaged_cut_is_made_anew(tmp_path: Path, kept_bytes: int) -> None:
+    method = replace(SLIM, importance="magnitude", steps=1)
+    first = weights_sha256(compress(method, tmp_path).student)
+    cut = tmp_path / "embedding_pruned.safetensors"
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:kept_bytes])
+    assert weights_sha256(compress(method, tmp_path).student) == first
+    assert len(cut.read_bytes()) == len(whole)
+
+
 @pytest.mark.slow
 def test_the_other_settings_are_repeatable_too(tmp_path: Path) -> None:
     method = replace(SLIM, importance="random", embedding="tied", rel_pos="reset", alternate=False)
