@@ -81,8 +81,11 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; shape unchanged."""
         # The channels-last view lets the fused kernel do the work.
-        normalised = nn.functional.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6)
-        return normalised.permute(0, 3, 1, 2)
+        return self.on_tokens(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def on_tokens(self, x: Tensor) -> Tensor:
+        """The same of ``[..., C]``."""
+        return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-6)
 
 
 def make_neck(dim: int, out_channels: int) -> nn.Sequential:

@@ -86,32 +86,39 @@ class MaskDecoder(nn.Module):
             sparse: prompt embeddings ``[N, K, C]``.
             dense: prompt embeddings ``[N, C, g, g]``, or one for all ``[1, C, g, g]``.
         """
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens, image = self.attend(output_tokens, embedding, position, sparse, dense)
-        return self.answers(tokens, self.output_upscaling(image))
+        tokens, image = self.attend(embedding, position, sparse, dense)
+        # [N, C, g, g] back from [N, g * g, C]
+        upscaled = self.upscaled(image.transpose(1, 2).reshape(image.shape[0], -1, *position.shape[-2:]), embedding)
+        logits = (self.classifiers(tokens) @ upscaled.flatten(2)).reshape(image.shape[0], -1, *upscaled.shape[-2:])
+        return self.answers(tokens, logits)
 
-    def attend(
-        self, output_tokens: Tensor, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The transformer: output tokens ``[T, C]`` as ``[N, T, C]``, and the image as ``[N, C, g, g]``.
+    def output_tokens(self) -> Tensor:
+        """The learned tokens that answers are read from, ``[T, C]``; the last five are those of :class:`Decoded`."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
 
-        Other args as of :meth:`forward`.
-        """
+    def attend(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """The transformer: output tokens ``[N, T, C]`` and the image ``[N, g * g, C]``; args as of :meth:`forward`."""
+        output_tokens = self.output_tokens()
         # Shapes, not len(): a traced graph keeps them open.
         count = sparse.shape[0]
         tokens = torch.cat([output_tokens.expand(count, -1, -1), sparse], 1)
         # Prompts without a mask share their image: [M, C, g, g].
         source = (embedding if dense.shape[0] == 1 else for_each_prompt(embedding, count)) + dense
         tokens, image = self.transformer(source, position.to(source.dtype), tokens)
-        # [N, C, g, g] back from [N, g * g, C]
-        return tokens[:, : output_tokens.shape[0]], image.transpose(1, 2).reshape(count, *source.shape[1:])
+        return tokens[:, : output_tokens.shape[0]], image
 
-    def answers(self, tokens: Tensor, upscaled: Tensor) -> Decoded:
-        """Masks and predicted IoUs of tokens ``[N, 5, C]`` on upscaled images ``[N, C / 8, 4g, 4g]``."""
-        mask_tokens = tokens[:, 1:]
-        # [N, 4, C / 8]: one dynamic linear classifier a mask token
-        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1)
-        logits = (weights @ upscaled.flatten(2)).reshape(upscaled.shape[0], -1, *upscaled.shape[-2:])
+    def upscaled(self, image: Tensor, embedding: Tensor) -> Tensor:
+        """Images ``[N, C, g, g]`` as ``[N, C / 8, 4g, 4g]``."""
+        return self.output_upscaling(image)
+
+    def classifiers(self, tokens: Tensor) -> Tensor:
+        """One dynamic linear classifier a mask token, ``[N, 4, C / 8]``, of output tokens ``[N, T, C]``."""
+        mask_tokens = tokens[:, -self.num_mask_tokens :]
+        return torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1)
+
+    def answers(self, tokens: Tensor, logits: Tensor) -> Decoded:
+        """Output tokens ``[N, T, C]`` and logits ``[N, 4, 4g, 4g]`` with the IoUs that are predicted for them."""
+        tokens = tokens[:, -1 - self.num_mask_tokens :]
         return Decoded(logits, self.iou_prediction_head(tokens[:, 0]), tokens)
 
     def chosen(self, decoded: Decoded, multimask: bool) -> tuple[Tensor, Tensor]:

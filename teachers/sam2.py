@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 from core.feature_layout import HIGH_RES
-from core.feature_maps import FeatureMaps
 from core.geometry import Stretched
 from teachers.hiera import HieraConfig, HieraEncoder
 from teachers.mask_decoder import Decoded, MaskDecoder, Perceptron
@@ -60,22 +59,24 @@ class Sam2MaskDecoder(MaskDecoder):
         self.obj_score_token = nn.Embedding(1, channels)
         self.pred_obj_score_head = Perceptron(channels, channels, 1, 3)
 
-    def forward(self, embedding: Any, position: Tensor, sparse: Tensor, dense: Tensor) -> Any:
-        """Decode ``N`` prompts on the :class:`FeatureMaps` of ``M`` images; see :meth:`MaskDecoder.forward`.
+    def output_tokens(self) -> Tensor:
+        """As of :meth:`MaskDecoder.output_tokens`, the token of the object score before them."""
+        return torch.cat([self.obj_score_token.weight, super().output_tokens()])
 
-        Returns:
-            A :class:`Sam2Decoded`.
-        """
-        output_tokens = torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
-        tokens, image = self.attend(output_tokens, embedding.embedding, position, sparse, dense)
-        decoded = self.answers(tokens[:, 1:], self._upscaled(image, embedding))
+    def attend(self, embedding: Any, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """As of :meth:`MaskDecoder.attend`, on the feature maps of ``M`` images."""
+        return super().attend(embedding.embedding, position, sparse, dense)
+
+    def answers(self, tokens: Tensor, logits: Tensor) -> Any:
+        """A :class:`Sam2Decoded`; args as of :meth:`MaskDecoder.answers`."""
+        decoded = super().answers(tokens, logits)
         object_score = self.pred_obj_score_head(tokens[:, 0])
-        return Sam2Decoded(decoded.logits, decoded.iou_pred.sigmoid(), decoded.tokens, object_score)
+        return Sam2Decoded(logits, decoded.iou_pred.sigmoid(), decoded.tokens, object_score)
 
-    def _upscaled(self, image: Tensor, maps: FeatureMaps) -> Tensor:
-        """Images ``[N, C, g, g]`` to ``[N, C / 8, 4g, 4g]``, the high-resolution features of their own added."""
+    def upscaled(self, image: Tensor, embedding: Any) -> Tensor:
+        """As of :meth:`MaskDecoder.upscaled`, the high-resolution features of the images' own maps added."""
         first, norm, activation, second, _ = self.output_upscaling
-        fine, middle = (maps.maps[name] for name in HIGH_RES)
+        fine, middle = (embedding.maps[name] for name in HIGH_RES)
         x = activation(norm(_added(first(image), middle)))
         return activation(_added(second(x), fine))
 
@@ -125,7 +126,7 @@ def _added(x: Tensor, of_images: Tensor) -> Tensor:
 class Sam2(Sam):
     """A promptable segmenter; args as of :class:`Sam`. Images are stretched to fill its frame, as SAM 2's are.
 
-    ``encode`` gives :class:`FeatureMaps`, and prompts are decoded on them.
+    ``encode`` gives :class:`core.feature_maps.FeatureMaps`, and prompts are decoded on them.
     """
 
     def __init__(

@@ -112,7 +112,10 @@ class TwoWayTransformer(nn.Module):
         Returns:
             Tokens ``[N, K, C]`` and image ``[N, g * g, C]``.
         """
-        image, image_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
+        return self.on_tokens(image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2), tokens)
+
+    def on_tokens(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of an image and its position encoding as tokens, ``[M, g * g, C]`` and ``[1, g * g, C]``."""
         token_pe = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from core.protocols import Prompt
 from students.export.onnx_files import QUANTISED_OPSET, exported, save_program
 from students.export.runtimes import RUNTIMES, WRITES, require
+from students.export.token_decoder import as_linear, is_upsampling
 from students.quantized.layers import QuantizedLayer, QuantizedProduct
 from students.quantized.plan import set_quantizing
 from students.quantized.quantizers import UniformQuantizer
@@ -61,6 +62,9 @@ def measure_layer_times(model: Sam, runtime: str, rounds: int = 15) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         for path, shapes in track(calls.items(), described, len(calls), console=Console(stderr=True), transient=True):
             layer = model.get_submodule(path)
+            if is_upsampling(layer):
+                # As the decoder's file computes it: [N, C, h, w] as tokens.
+                layer, shapes = as_linear(layer), [((n, h * w, c),) for ((n, c, h, w),) in shapes]
             assert isinstance(layer, QuantizedLayer | QuantizedProduct)
             each = []
             for shape in shapes:

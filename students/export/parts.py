@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from core.checkpoint import replacing
 from core.feature_layout import EMBEDDING, HIGH_RES, Layout, layout_of
 from core.feature_maps import FeatureMaps, maps_of
+from students.export.token_decoder import TokenDecoder
 from students.quantized.operators import DECOMPOSITIONS
 from teachers.sam import Sam
 
@@ -50,14 +51,18 @@ class DecoderPart(nn.Module):
     """Prompt encoder and mask decoder, as ``segment_anything``'s ``SamOnnxModel`` lays out prompts.
 
     Unlike that, it takes any number of prompts on one image, and always gives all four candidates.
+
+    Args:
+        on_tokens: whether its upscaling computes on tokens, which is faster in ONNX Runtime and OpenVINO, and slower in
+            PyTorch.
     """
 
-    def __init__(self, model: Sam) -> None:
+    def __init__(self, model: Sam, on_tokens: bool = True) -> None:
         super().__init__()
         prompts = model.prompt_encoder
         self.frame = prompts.frame
         self.positions, self.mask_downscaling = prompts.pe_layer, prompts.mask_downscaling
-        self.mask_decoder = model.mask_decoder
+        self.mask_decoder = TokenDecoder(model.mask_decoder) if on_tokens else model.mask_decoder
         kinds = [prompts.not_a_point_embed, *prompts.point_embeddings]
         # [5, C], addressed by label + 1: padding, background, foreground, top-left corner, bottom-right corner
         self.register_buffer("kinds", torch.cat([cast(nn.Embedding, kind).weight.detach() for kind in kinds]))
@@ -98,8 +103,6 @@ class DecoderPart(nn.Module):
         sparse = torch.where((labels == -1)[..., None], 0.0, encoded) + kinds[labels + 1]
         has_mask = has_mask_input.reshape(-1, 1, 1, 1)
         dense = has_mask * self.mask_downscaling(mask_input) + (1 - has_mask) * no_mask
-        # One mask may be given for all prompts: runtimes broadcast it here, to [N, C, g, g].
-        dense = dense + point_coords.new_zeros(point_coords.shape[0], 1, 1, 1)
         decoded = self.mask_decoder(features, grid_positions, sparse, dense)
         return decoded.logits, decoded.iou_pred
 
@@ -125,9 +128,10 @@ class MapsDecoderPart(DecoderPart):
         return self._decode(FeatureMaps(maps), point_coords, point_labels, mask_input, has_mask_input)
 
 
-def decoder_part(model: Sam) -> DecoderPart:
-    """The decoder of a model, for as many maps as its encoder gives."""
-    return MapsDecoderPart(model) if len(layout_of(model.config.encoder)) > 1 else DecoderPart(model)
+def decoder_part(model: Sam, on_tokens: bool = True) -> DecoderPart:
+    """The decoder of a model, for as many maps as its encoder gives; args as of :class:`DecoderPart`."""
+    kind = MapsDecoderPart if len(layout_of(model.config.encoder)) > 1 else DecoderPart
+    return kind(model, on_tokens)
 
 
 def prepared(model: Sam) -> Sam:
@@ -192,7 +196,7 @@ def write_programs(encoder: Path, decoder: Path, model: Sam, dtype: torch.dtype 
         Whether the encoder takes any number of images.
     """
     maps = len(layout_of(model.config.encoder))
-    _write(decoder, decoder_part(model), example_prompts(model), open_dimensions(maps))
+    _write(decoder, decoder_part(model, on_tokens=False), example_prompts(model), open_dimensions(maps))
     part, images = EncoderPart(model, dtype), torch.randn(2, 3, model.input_size, model.input_size)
     try:
         _write(encoder, part, (images,), ({0: torch.export.Dim("batch")},))

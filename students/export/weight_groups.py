@@ -1,7 +1,7 @@
 """Weights alone in 8 or 4 bits: a scale for each group of a linear layer's inputs, as ``MatMulNBits`` computes them.
 
-What is computed stays float32, and so does everything but the weights of linear layers. ONNX Runtime has the operator,
-and OpenVINO reads it.
+What is computed stays float32, and so does everything but the weights of linear layers (transposed convolutions are
+computed as such). ONNX Runtime has the operator, and OpenVINO reads it.
 """
 
 import logging
@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from students.export.token_decoder import as_rows
 
 BITS = {"w8": 8, "w4": 4}
 """Bits of a weight, by the name of the precision."""
@@ -42,10 +44,16 @@ def round_weights(weight: Tensor, bits: int, group_size: int) -> Tensor:
 
 @torch.no_grad()
 def round_linear_layers(model: nn.Module, bits: int, group_size: int) -> None:
-    """:func:`round_weights` of all linear layers of at least :data:`FEWEST_INPUTS`, in place."""
+    """:func:`round_weights` of all linear layers of at least :data:`FEWEST_INPUTS`, in place.
+
+    Transposed convolutions are among them, since the decoder's file computes them so.
+    """
     for layer in model.modules():
         if isinstance(layer, nn.Linear) and layer.in_features >= FEWEST_INPUTS:
             layer.weight.copy_(round_weights(layer.weight, bits, group_size))
+        elif isinstance(layer, nn.ConvTranspose2d) and layer.in_channels >= FEWEST_INPUTS:
+            rounded = round_weights(as_rows(layer.weight), bits, group_size)
+            layer.weight.copy_(rounded.view(2, 2, layer.out_channels, -1).permute(3, 2, 0, 1))
 
 
 def write_groups(path: Path, bits: int, group_size: int) -> None:
