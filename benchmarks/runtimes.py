@@ -1,7 +1,8 @@
-"""The same model in PyTorch, ONNX Runtime and OpenVINO: latency of the image encoder, bytes, mIoU of the files.
+"""The same model in PyTorch, ONNX Runtime and OpenVINO: latency of both parts, bytes, mIoU of the files.
 
 ``python -m benchmarks.runtimes``; needs the extra ``export``. Exports a SAM with TinyViT-5M at 1024 pixels and random
-weights, or ``--model NAME|FILE``, and lets all of them encode one image of random numbers on the CPU, in turns. The
+weights, or ``--model NAME|FILE``, and lets all of them encode one image of random numbers on the CPU, in turns, and
+then decode ``--prompts`` boxes on its embedding at once, without upscaling their masks to an image's size. The
 first ratio is the time of ONNX Runtime in float32 to the row's, *own* that of the row's runtime in float32. The
 difference is relative (root mean squares), to PyTorch in float32.
 
@@ -13,7 +14,7 @@ by the defaults of ``method=ptq``, and with the grids that OpenVINO computes wit
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from benchmarks._timing import busy, machine, seconds_in_turns
 from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.ptq import Ptq
+from core.feature_layout import EMBEDDING
+from core.feature_maps import Features, maps_of
 from core.protocols import Masks, Prompt, Segmenter
 from data.coco import Coco
 from data.sample import ImageData
@@ -82,27 +85,29 @@ def quickly_quantised(model: Sam, folder: Path, settings: Mapping[str, Any] | No
     context = RunContext(0, folder / "ptq", Engine(folder / "ptq"))
     method = Ptq(metric="minmax", images=1, prompts=1, **(settings or {}))
     student = method.compress(model, Shapes(count=1), context).student
-    export_model(student, folder / "onnx-int8", "onnx", "int8")
+    export_model(student, folder / "onnx-int8", "onnx", "int8", upscale=False)
     return folder / "onnx-int8"
 
 
-def rows_of(model: Sam, folder: Path, int8: Sequence[tuple[str, Path]]) -> tuple[dict[str, Segmenter], dict[str, int]]:
-    """By name of a row: the model that is timed, and the bytes of its encoder's files.
+def rows_of(
+    model: Sam, folder: Path, int8: Sequence[tuple[str, Path]]
+) -> tuple[dict[str, Segmenter], dict[str, tuple[int, int]]]:
+    """By name of a row: the model that is timed, and the bytes of its encoder's and its decoder's files.
 
     Args:
         int8: exported folders, and what is added to the names of their rows.
     """
     rows: dict[str, Segmenter] = {"PyTorch, float32": model, "PyTorch, bfloat16": Bfloat16(model)}
-    sizes: dict[str, int] = {}
+    sizes: dict[str, tuple[int, int]] = {}
 
     def add(found: ExportedSam, label: str = "") -> None:
         name = f"{found.runtime}, {found.manifest.precision}{label}"
         while name in rows:
             name += "'"
-        rows[name], sizes[name] = found, found.manifest.encoder.bytes
+        rows[name], sizes[name] = found, (found.manifest.encoder.bytes, found.manifest.decoder.bytes)
 
     for to, precision in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")):
-        export_model(model, folder / f"{to}-{precision}", to, precision)
+        export_model(model, folder / f"{to}-{precision}", to, precision, upscale=False)
         add(ExportedSam(folder / f"{to}-{precision}"))
     for label, place in int8:
         for runtime in READS[ExportedSam(place).manifest.to]:
@@ -125,6 +130,7 @@ def main() -> None:
     parser.add_argument("--quantise", action="store_true", help="quantise the model here, for time and bytes alone")
     parser.add_argument("--keep", type=Path, help="a folder for the files, for benchmarks.runtime_profile")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=16, help="boxes that are decoded at once (default: 16)")
     parser.add_argument("--images", type=int, default=0, help="score all rows on so many images")
     parser.add_argument("--coco", type=Path, help="of COCO's layout at this folder, not of shapes")
     options = parser.parse_args()
@@ -137,23 +143,37 @@ def main() -> None:
         for label, settings in QUICKLY.items() if options.quantise else ():
             int8.append((label, quickly_quantised(model, Path(folder) / f"quantised{label}", settings)))
         rows, sizes = rows_of(model, Path(folder), int8)
-        works = {name: (lambda row=row: row.encode(images)) for name, row in rows.items()}
-        seconds = seconds_in_turns(works, torch.device("cpu"), options.rounds)
-        reference = model.encode(images)
+        embedding, frame = model.encode(images), (model.input_size, model.input_size)
+        corners = torch.rand(options.prompts, 2, 2).sort(1).values * model.input_size
+        boxes = Prompt(boxes_xyxy=corners.flatten(1))
+        parts: dict[str, Callable[[Segmenter], Any]] = {
+            "image encoder": lambda row: row.encode(images),
+            f"mask decoder, {options.prompts} boxes": lambda row: row.decode(embedding, boxes, frame).logits,
+        }
         print(f"{model.name} at {model.input_size}, {options.rounds} rounds; {machine(torch.device('cpu'))}")
-        scored = f"  mIoU, {options.images} images of {data.name}" if options.images else ""
-        print(f"{'image encoder':28} {'seconds':>9} {'ratio':>7} {'own':>7} {'file':>10}  difference{scored}")
-        for name, row in rows.items():
-            ratio = seconds["onnxruntime, fp32"] / seconds[name]
-            size = f"{sizes[name] / 1e6:7.2f} MB" if name in sizes else ""
-            runtime = name.partition(",")[0]
-            own = seconds.get(f"{runtime}, fp32", seconds["PyTorch, float32"]) / seconds[name]
-            line = f"{name:28} {seconds[name]:9.4f} {ratio:6.2f}x {own:6.2f}x {size:>10}  "
-            line += f"{relative_difference(row.encode(images).float(), reference):.1e}"
-            if options.images:
-                value, count = miou(row, data, options.images)
-                line += f"     {value:.4f} ({count} instances)"
-            print(line.rstrip(), flush=True)
+        for number, (part, run) in enumerate(parts.items()):
+            works = {name: (lambda row=row, run=run: run(row)) for name, row in rows.items()}
+            seconds = seconds_in_turns(works, torch.device("cpu"), options.rounds)
+            reference = run(model)
+            scoring = options.images if number == 0 else 0
+            scored = f"  mIoU, {scoring} images of {data.name}" if scoring else ""
+            print(f"{part:28} {'seconds':>9} {'ratio':>7} {'own':>7} {'file':>10}  difference{scored}")
+            for name, row in rows.items():
+                ratio = seconds["onnxruntime, fp32"] / seconds[name]
+                size = f"{sizes[name][number] / 1e6:7.2f} MB" if name in sizes else ""
+                runtime = name.partition(",")[0]
+                own = seconds.get(f"{runtime}, fp32", seconds["PyTorch, float32"]) / seconds[name]
+                line = f"{name:28} {seconds[name]:9.4f} {ratio:6.2f}x {own:6.2f}x {size:>10}  "
+                line += f"{relative_difference(_tensor(run(row)).float(), _tensor(reference)):.1e}"
+                if scoring:
+                    value, count = miou(row, data, scoring)
+                    line += f"     {value:.4f} ({count} instances)"
+                print(line.rstrip(), flush=True)
+
+
+def _tensor(found: Features) -> Tensor:
+    """Maps as one tensor, whose first is the embedding."""
+    return maps_of(found)[EMBEDDING]
 
 
 if __name__ == "__main__":
