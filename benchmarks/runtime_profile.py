@@ -1,9 +1,10 @@
-"""Where an exported image encoder spends its time, by kind of operator, in ONNX Runtime or OpenVINO.
+"""Where an exported image encoder, or decoder, spends its time, by kind of operator, in ONNX Runtime or OpenVINO.
 
 ``python -m benchmarks.runtime_profile FOLDER...``; needs the extra ``export``. Each folder (``export to=onnx``, or
 ``benchmarks.runtimes --keep``) encodes one image of random numbers ``--rounds`` times in one thread, with the runtime's
-own profiler on, which slows it down a little. Without a folder ``sam_pocket`` is exported. Times are of one encoding,
-in milliseconds; OpenVINO names what it computes a kind with and in (``brgemm_avx512_i8``).
+own profiler on, which slows it down a little; with ``--prompts N`` it decodes N boxes instead. Without a folder
+``sam_pocket`` is exported. Times are of one encoding, or one decoding of all boxes, in milliseconds; OpenVINO names
+what it computes a kind with and in (``brgemm_avx512_i8``).
 """
 
 import argparse
@@ -18,14 +19,18 @@ import torch
 from benchmarks._timing import busy, machine
 from experiments.runs.checkpoints import find_model
 from students.export.folder import export_model
-from students.export.manifest import read_manifest
+from students.export.manifest import Manifest, read_manifest
+from students.export.parts import ENCODER_INPUT, PROMPT_INPUTS, map_names
 from students.export.runtimes import READS, sum_exactly
 
 Times = Counter[str]
 """Milliseconds by kind of operator."""
 
 
-def in_onnxruntime(path: Path, image: np.ndarray, rounds: int, scratch: Path) -> Times:
+Inputs = dict[str, np.ndarray]
+
+
+def in_onnxruntime(path: Path, inputs: Inputs, rounds: int, scratch: Path) -> Times:
     """By ONNX Runtime's names of operators, after fusion."""
     import onnxruntime
 
@@ -36,8 +41,9 @@ def in_onnxruntime(path: Path, image: np.ndarray, rounds: int, scratch: Path) ->
     session = onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
     )
+    given = {entry.name: inputs[entry.name] for entry in session.get_inputs()}
     for _ in range(rounds):
-        session.run(None, {session.get_inputs()[0].name: image})
+        session.run(None, given)
     events = json.loads(Path(session.end_profiling()).read_text())
     found: Times = Counter()
     for event in events:
@@ -46,21 +52,42 @@ def in_onnxruntime(path: Path, image: np.ndarray, rounds: int, scratch: Path) ->
     return found
 
 
-def in_openvino(path: Path, image: np.ndarray, rounds: int, scratch: Path) -> Times:
+def in_openvino(path: Path, inputs: Inputs, rounds: int, scratch: Path) -> Times:
     """By OpenVINO's names of what it executes."""
     import openvino
 
     core = openvino.Core()
     model = core.read_model(str(path))
-    model.reshape(list(image.shape))
+    given = {name: inputs[name] for name in (entry.get_any_name() for entry in model.inputs)}
+    if list(given) == [ENCODER_INPUT]:
+        model.reshape(list(inputs[ENCODER_INPUT].shape))
     settings = {"PERF_COUNT": "YES", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     found: Times = Counter()
     for _ in range(rounds):
-        request.infer([image])
+        request.infer(given)
         for node in request.profiling_info:
             found[f"{node.node_type} {node.exec_type}"] += node.real_time.total_seconds() * 1e3 / rounds
     return found
+
+
+def random_inputs(manifest: Manifest, prompts: int) -> Inputs:
+    """One image, or the maps of one and so many boxes, of random numbers, by the files' names."""
+    draw, size, side = np.random.default_rng(0), manifest.frame, 4 * manifest.grid
+
+    def normal(*shape: int) -> np.ndarray:
+        return draw.standard_normal(shape, dtype=np.float32)
+
+    if not prompts:
+        return {ENCODER_INPUT: normal(1, 3, size, size)}
+    maps = [
+        normal(1, channels, scale * manifest.grid, scale * manifest.grid) for channels, scale in manifest.maps.values()
+    ]
+    corners = np.sort(draw.random((prompts, 2, 2), dtype=np.float32), 1) * size
+    labels = np.tile(np.array([2, 3], np.float32), (prompts, 1))
+    given = (*maps, corners, labels, np.zeros((1, 1, side, side), np.float32), np.zeros(1, np.float32))
+    named = dict(zip((*map_names(manifest.maps), *PROMPT_INPUTS), given, strict=True))
+    return named | {"orig_im_size": np.array([size, size], np.float32)}
 
 
 PROFILES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
@@ -71,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime_profile", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="exported with to=onnx")
     parser.add_argument("--runtime", choices=PROFILES, action="append", help="one of them (default: both)")
+    parser.add_argument("--prompts", type=int, default=0, help="profile the mask decoder, with so many boxes at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", type=int, default=14, help="how many kinds are printed")
     options = parser.parse_args()
@@ -82,10 +110,10 @@ def main() -> None:
             export_model(find_model("sam_pocket").model, folders[0], "onnx")
         for folder in folders:
             manifest = read_manifest(folder)
-            size = manifest.frame
-            image = np.random.default_rng(0).standard_normal((1, 3, size, size), dtype=np.float32)
+            file = manifest.decoder.file if options.prompts else manifest.encoder.file
+            inputs = random_inputs(manifest, options.prompts)
             for runtime in options.runtime or READS[manifest.to]:
-                times = PROFILES[runtime](folder / manifest.encoder.file, image, options.rounds, Path(scratch))
+                times = PROFILES[runtime](folder / file, inputs, options.rounds, Path(scratch))
                 print(f"{folder.name} in {runtime}, {manifest.precision}: {sum(times.values()):.1f} ms")
                 for kind, milliseconds in times.most_common(options.kinds):
                     print(f"  {milliseconds:8.1f}  {kind}")

@@ -1,4 +1,4 @@
-"""Quantisers compared: metrics by bits by mechanisms, from the runs of ``experiment=ptq_state_of_the_art``.
+"""Quantisers compared: metrics by bits by mechanisms, of ``experiment=ptq_state_of_the_art`` and ``ptq_photo``.
 
 ``python -m experiments.quantisers_table --runs FOLDER`` prints it for any folder of runs, or of committed rows.
 """
@@ -21,6 +21,8 @@ from experiments.reporting.text_tables import plain_table
 
 PRESET = "ptq_state_of_the_art"
 """Of the runs, together with ``ptq_state_of_the_art_w4`` and ``..._w4a16``; all lie in the folder of this name."""
+ON_PHOTOGRAPHS = "ptq_photo"
+"""The same of the photograph teacher, in a folder of its own."""
 MECHANISMS = {
     "statistics": "statistics",
     "big_pcc": "+ BIG, PCC",
@@ -64,7 +66,7 @@ class Quantisers:
             if named and row.weight_bits is not None and row.activation_bits is not None:
                 cells.setdefault(((row.weight_bits, row.activation_bits), named[1], named[2]), []).append(row)
         if not cells:
-            raise InputError(f"{folder}: holds no finished run of experiment={PRESET}")
+            raise InputError(f"{folder}: holds no finished run of experiment={PRESET}, nor of {ON_PHOTOGRAPHS}")
         for of_cell in cells.values():
             seeds = [row.seed for row in of_cell]
             if len(set(seeds)) < len(seeds):
@@ -145,7 +147,7 @@ def _decided(gain: SeedDifference | None) -> str:
 
 def print_quantisers(preset: str, runs: Path) -> None:
     """After a sweep of its presets: the table of all finished runs."""
-    if preset.startswith(PRESET):
+    if preset.startswith((PRESET, ON_PHOTOGRAPHS)):
         try:
             print(f"\n{quantisers_table(Quantisers.of(runs))}")
         except InputError as error:

@@ -16,6 +16,7 @@ from experiments.budget import NAME as BUDGET
 from experiments.budget import Budgets, budget_table, findings
 from experiments.commands.cost import cells, known_rows
 from experiments.everything.strategies import read_row, strategies_table
+from experiments.exported import COMPARED, exported_table
 from experiments.families import differences_table
 from experiments.paper_table import by_run, judge, presets, rows_of_runs, table
 from experiments.photograph_students import QUANTISED, Elsewhere, elsewhere_table, quantised_photographs
@@ -26,8 +27,8 @@ from experiments.photographs import (
     photographs_table,
     sizes_table,
 )
+from experiments.quantisers_table import ON_PHOTOGRAPHS, Quantisers, quantisers_table
 from experiments.quantisers_table import PRESET as QUANTISERS
-from experiments.quantisers_table import Quantisers, quantisers_table
 from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
 from experiments.reporting.documents import lines_of
 from experiments.reporting.models import Record, models_frame
@@ -55,7 +56,7 @@ def committed_rows(data: str, *teachers: str) -> pd.DataFrame:
 
     Runs with a name of their own, and those of other budgets, are left out: they belong to tables of their own.
     """
-    named = {*presets(), BUDGET, QUANTISERS}
+    named = {*presets(), BUDGET, QUANTISERS, ON_PHOTOGRAPHS}
     rows = [
         row
         for row in read_records(None, True)
@@ -264,10 +265,12 @@ def _tables() -> dict[str, Callable[[], str]]:
         "low_bits": low_bits_table,
         "columns": documented,
         "quantised": lambda: quantised_table(committed_rows("shapes")),
-        QUANTISERS: _quantisers_table,
+        QUANTISERS: partial(_quantisers_table, QUANTISERS),
+        ON_PHOTOGRAPHS: partial(_quantisers_table, ON_PHOTOGRAPHS),
         EVERYTHING: lambda: strategies_table([read_row(path) for path in committed_strategies()]),
     }
     indices = {f"papers_{paper}": partial(paper_index, paper) for paper in papers()}
+    indices |= {name: partial(exported_table, name) for name in COMPARED}
     return own | indices | {preset: partial(_preset_table, preset) for preset in presets()}
 
 
@@ -276,9 +279,9 @@ def _preset_table(preset: str) -> str:
     return table(preset, rows, scores) if rows else _NO_ROW.format(preset)
 
 
-def _quantisers_table() -> str:
-    folder = ROOT / "results" / QUANTISERS
-    return quantisers_table(Quantisers.of(folder)) if folder.is_dir() else _NO_ROW.format(QUANTISERS)
+def _quantisers_table(preset: str) -> str:
+    folder = ROOT / "results" / preset
+    return quantisers_table(Quantisers.of(folder)) if folder.is_dir() else _NO_ROW.format(preset)
 
 
 def main() -> None:

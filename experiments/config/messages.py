@@ -62,6 +62,9 @@ def _missing(error: MissingConfigException) -> InputError:
         return InputError(_line(error))
     if not options:
         return InputError(f"{group}={name}: there is no such group of settings")
+    if group in ("then", "lastly") and name in group_choices("method"):
+        takers = " or ".join(options)
+        return InputError(f"{group}={name}: {name} takes no model to begin with, so it stands first; choose {takers}")
     return InputError(f"{group}={name} is unknown; {nearest(name, options)}")
 
 

@@ -21,6 +21,8 @@ ENCODER_INPUT, ENCODER_OUTPUT = "image", "image_embeddings"
 PROMPT_INPUTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_INPUTS = (ENCODER_OUTPUT, *PROMPT_INPUTS)
 DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
+UPSAMPLING = ("mask_decoder.first", "mask_decoder.second")
+"""Paths of the linear layers that upscale in :class:`DecoderPart`: in SAM they are transposed convolutions."""
 UPSCALED, UPSCALING = "masks", "upscaling/"
 """The output that a decoder's file may also have, and how the names of the nodes behind it begin."""
 

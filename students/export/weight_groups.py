@@ -1,7 +1,7 @@
 """Weights alone in 8 or 4 bits: a scale for each group of a linear layer's inputs, as ``MatMulNBits`` computes them.
 
-What is computed stays float32, and so does everything but the weights of linear layers (transposed convolutions are
-computed as such). ONNX Runtime has the operator, and OpenVINO reads it.
+What is computed stays float32, and so does everything but the weights of linear layers. ONNX Runtime has the operator,
+and OpenVINO reads it.
 """
 
 import logging
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from students.export.token_decoder import as_rows
+from students.export.parts import UPSAMPLING
 
 BITS = {"w8": 8, "w4": 4}
 """Bits of a weight, by the name of the precision."""
@@ -44,29 +44,31 @@ def round_weights(weight: Tensor, bits: int, group_size: int) -> Tensor:
 
 @torch.no_grad()
 def round_linear_layers(model: nn.Module, bits: int, group_size: int) -> None:
-    """:func:`round_weights` of all linear layers of at least :data:`FEWEST_INPUTS`, in place.
-
-    Transposed convolutions are among them, since the decoder's file computes them so.
-    """
+    """:func:`round_weights` of all linear layers of at least :data:`FEWEST_INPUTS`, in place."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear) and layer.in_features >= FEWEST_INPUTS:
             layer.weight.copy_(round_weights(layer.weight, bits, group_size))
-        elif isinstance(layer, nn.ConvTranspose2d) and layer.in_channels >= FEWEST_INPUTS:
-            rounded = round_weights(as_rows(layer.weight), bits, group_size)
-            layer.weight.copy_(rounded.view(2, 2, layer.out_channels, -1).permute(3, 2, 0, 1))
 
 
 def write_groups(path: Path, bits: int, group_size: int) -> None:
     """Store the rounded weights of an ONNX file's matrix products as codes and scales.
 
-    What lay beside the file for its size has room in it then: the largest SAM takes 0.7 GB in 8 bits.
+    Those of the decoder's upscaling, convolutions in the model, stay float: of sam_pocket in 4 bits they would save a
+    sixtieth of the file, and cost more than all other layers together. What lay beside the file for its size has room
+    in it then: the largest SAM takes 0.7 GB in 8 bits.
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     model = onnx.load(path)
     small = {tensor.name for tensor in model.graph.initializer if tensor.dims and tensor.dims[0] < FEWEST_INPUTS}
-    left_out = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in small]
+    biases = {f"{path}.bias" for path in UPSAMPLING}
+    upscaled = {name for node in model.graph.node if biases & {*node.input} for name in node.input}
+    left_out = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and (node.input[1] in small or node.output[0] in upscaled)
+    ]
     logger = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
     level = logger.level
     # It tells of every node that it leaves alone.

@@ -12,10 +12,12 @@ from core.provenance import ROOT
 from evaluation.protocols import PROTOCOLS
 from experiments.budget import NAME as BUDGET
 from experiments.everything.strategies import published, read_row
+from experiments.exported import NAME as EXPORTED
 from experiments.paper_table import presets
 from experiments.photograph_students import BEST, SINGLE, WITH_DETECTOR
 from experiments.photographs import NAME as PHOTOGRAPHS
 from experiments.photographs import ON_COCO
+from experiments.quantisers_table import ON_PHOTOGRAPHS
 from experiments.quantisers_table import PRESET as QUANTISERS
 from experiments.readme import INDEX, committed_rows, families_table, pages, papers, quality_table, with_tables
 from experiments.reporting.columns import POCKET, POCKET_2
@@ -38,6 +40,11 @@ def test_a_committed_file_is_whole(path: Path) -> None:
         assert [row.method for row in rows[1:]] == ["filled_box", "filled_ellipse"]
     elif path.parent.name == WITH_DETECTOR:
         assert {str(row.protocol) for row in rows} == {SINGLE, BEST} and all(row.ap is not None for row in rows)
+    elif path.parent.name == EXPORTED:
+        assert {row.status for row in rows} == {"evaluated"}
+        assert rows[0].method in ("teacher", "mobilesam", "ptq", "mobilesam+ptq")
+        # A model, or a file of it by the runtime that it was scored in.
+        assert (rows[0].variant or "").partition(" ")[0] == "".join(path.stem.split("-")[2:])
     elif path.parent.name == "latency":
         assert {row.status for row in rows} == {"counted"} and len({row.device for row in rows}) == 1
         # The same models on another machine have its word behind the reference.
@@ -48,7 +55,7 @@ def test_a_committed_file_is_whole(path: Path) -> None:
         assert {row.status for row in rows} == {"evaluated"}
     else:
         assert {row.run_id for row in rows} == {path.stem}
-        named = (QUANTISERS, *presets())
+        named = (QUANTISERS, ON_PHOTOGRAPHS, *presets())
         assert path.parent.name in (rows[-1].method, BUDGET, PHOTOGRAPHS, *named)
         assert (rows[-1].variant is not None) == (path.parent.name in named)
         assert {row.status for row in rows} == {"finished"}
@@ -119,4 +126,4 @@ def test_every_page_says_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> N
     for page, text in texts.items():
         assert with_tables(text) == text, f"python -m experiments.readme writes {page.relative_to(ROOT)} anew"
     assert "<!-- table:pocket -->" in texts[ROOT / "README.md"]
-    assert sum(text.count("<!-- table:") for text in texts.values()) == 21 + len(presets()) + len(papers())
+    assert sum(text.count("<!-- table:") for text in texts.values()) == 25 + len(presets()) + len(papers())

@@ -6,16 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from compressors.distill.engine import Engine
-from compressors.method import RunContext
-from compressors.ptq import Ptq
-from students.export.folder import export_model
+from students.export.onnx_files import QUANTISED_OPSET, write_decoder
 from students.export.parts import decoder_part, example_prompts, prepared
 from students.export.token_decoder import TokenDecoder, as_linear, as_rows
-from students.quantized.layers import QuantizedConvolution
+from students.quantized.layers import QuantizedConvolution, QuantizedLayer
+from students.quantized.plan import planned_copy, set_quantizing
 from students.quantized.quantizers import UniformQuantizer
+from students.quantized.scheme import Scheme
 from teachers.weights import load_sam
-from tests.unit.tiny import Images, tiny_sam
+from tests.unit.tiny import tiny_sam
 
 
 @pytest.mark.parametrize("name", ["sam_pocket", "sam2_pocket"])
@@ -85,10 +84,13 @@ def test_rows_are_the_pixels_of_a_window() -> None:
 def test_files_have_no_transposed_convolution(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
-    method = Ptq(images=1, prompts=1, metric="minmax", rounds=1)
-    model = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
-    export_model(model, tmp_path / "int8", "onnx", "int8", upscale=False)
-    nodes = onnx.load(tmp_path / "int8" / "decoder.onnx").graph.node
+    model = planned_copy(tiny_sam(), Scheme())
+    set_quantizing(model, True)
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLayer):
+            layer.pack()
+    write_decoder(tmp_path / "decoder.onnx", prepared(model), {}, upscale=False, opset=QUANTISED_OPSET)
+    nodes = onnx.load(tmp_path / "decoder.onnx").graph.node
     assert "ConvTranspose" not in {node.op_type for node in nodes}
     made_by = {name: node for node in nodes for name in node.output}
 

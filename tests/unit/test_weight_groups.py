@@ -18,6 +18,7 @@ from core.errors import InputError
 from students.export.checking import check_onnx
 from students.export.folder import export_model
 from students.export.manifest import read_manifest
+from students.export.parts import UPSAMPLING
 from students.export.runtimes import RUNTIMES
 from students.export.segmenter import ExportedSam
 from students.export.weight_groups import round_linear_layers, round_weights, write_groups
@@ -149,6 +150,11 @@ def test_a_whole_model(runtime: str, tmp_path: Path) -> None:
         # Compared with the model whose weights are rounded alike.
         assert max(manifest.difference.values()) < 1e-5
     assert sizes["w4"] < sizes["w8"] < 0.45 * sizes["fp32"]
+    # The upscaling, which is two convolutions in the model, has float weights.
+    graph = onnx.load(tmp_path / "w4" / "decoder.onnx").graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    added = [node for node in graph.node if {f"{path}.bias" for path in UPSAMPLING} & {*node.input}]
+    assert [made_by[next(name for name in node.input if name in made_by)] for node in added] == ["MatMul"] * 2
     image = torch.randn(1, 3, 128, 128)
     expected = ExportedSam(tmp_path / "w4").encode(image)
     assert torch.allclose(ExportedSam(tmp_path / "w4", runtime).encode(image), expected, atol=1e-4)
