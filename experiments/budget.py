@@ -172,7 +172,8 @@ def findings(found: Budgets) -> str:
         verdicts = [difference.verdict for _, difference, _ in known]
         if len(set(verdicts)) > 1:
             parts = (
-                f"{_SAID[difference.verdict]} at {budget:,} ({_shown(difference, seeds)})"
+                f"{_SAID[difference.verdict]} at {budget:,}{' with one seed' if seeds == 1 else ''} "
+                f"({_shown(difference, seeds)})"
                 for budget, difference, seeds in known
             )
             lines.append(f"- {label(a)} against {label(b)}, {prompt}: {', '.join(parts)}.")

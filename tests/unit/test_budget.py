@@ -98,7 +98,7 @@ def test_findings_are_what_intervals_decide(budgets: Budgets) -> None:
         "- At 1,600 images slimsam 0.5 is ahead of every other, with both prompts, by +30.0 [+30.0,"
     )
     assert last.startswith("- At 20,000 images tinysam is ahead of every other, some of them with one seed, with both")
-    crossing = "ahead at 1,600 (+30.0 [+30.0, +30.0]†), behind at 20,000 (-5.0 [-5.0, -5.0]¹)."
+    crossing = "ahead at 1,600 (+30.0 [+30.0, +30.0]†), behind at 20,000 with one seed (-5.0 [-5.0, -5.0]¹)."
     assert box == f"- slimsam 0.5 against tinysam, box prompt: {crossing}"
     assert point == f"- slimsam 0.5 against tinysam, one point: {crossing}"
 
