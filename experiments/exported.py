@@ -58,12 +58,9 @@ def exported_table(name: str, folder: Path = ROOT / "results" / NAME) -> str:
     lines = []
     for path in (path for beginning in beginnings for path in sorted(folder.glob(f"{beginning}*.json"))):
         found = Scored.read(path)
-        file, variant = (
-            path.stem.removeprefix(beginnings[0].partition("-")[0] + "-").rpartition("-")[0],
-            found.row.variant,
-        )
+        _, file, runtime = path.stem.split("-")
         differences = [_difference(path, found, model, column) for column in ("miou", "miou_point")]
-        lines.append([file.replace("_", " "), str(variant).partition(" ")[0], *differences, _size(found.row)])
+        lines.append([file.replace("_", " "), runtime, *differences, _size(found.row)])
     about = (
         f"The model itself: box {share(row.miou)}, one point {share(row.miou_point)}, {_size(row)}. "
         f"Protocol `{row.protocol}`, held-out `{row.data}`, "

@@ -46,11 +46,14 @@ class TokenDecoder(nn.Module):
             dense: of ``N`` prompts; runtimes also take one for all of them.
         """
         tokens, image = self._attend(maps_of(embedding)[EMBEDDING] + dense, position, sparse)
-        middle, fine = self._high_resolution(embedding)
         count, grid = image.shape[0], position.shape[-1]
         # [N, g * g, C] to [N, 4 * g * g, C / 4] to [N, 16 * g * g, C / 8]
-        x = self.first(image).reshape(count, OUTPUTS * grid**2, -1) + middle
-        x = self.second(self.activation(self.norm.on_tokens(x))).reshape(count, OUTPUTS**2 * grid**2, -1) + fine
+        x = self.first(image).reshape(count, OUTPUTS * grid**2, -1)
+        if len(maps := maps_of(embedding)) > 1:
+            x = x + middle_tokens(maps[HIGH_RES[1]], grid)
+        x = self.second(self.activation(self.norm.on_tokens(x))).reshape(count, OUTPUTS**2 * grid**2, -1)
+        if len(maps) > 1:
+            x = x + fine_tokens(maps[HIGH_RES[0]], grid)
         logits = self.decoder.classifiers(tokens) @ self.activation(x).transpose(1, 2)
         # Rows and columns of: the grid, the first layer's outputs, the second's.
         logits = logits.reshape(count, -1, grid, grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
@@ -66,18 +69,15 @@ class TokenDecoder(nn.Module):
         tokens, image = self.decoder.transformer.on_tokens(image, image_pe, tokens)
         return tokens[:, : output_tokens.shape[0]], image
 
-    def _high_resolution(self, embedding: Any) -> tuple[Tensor | float, Tensor | float]:
-        """What SAM 2 adds after each layer, as tokens in their order; nothing of SAM."""
-        maps = maps_of(embedding)
-        if len(maps) == 1:
-            return 0.0, 0.0
-        fine, middle = (maps[name] for name in HIGH_RES)
-        grid = middle.shape[-1] // 2
-        # [1, C / 4, 2g, 2g] to [1, 4 * g * g, C / 4]
-        middle = middle.unflatten(2, (grid, 2)).unflatten(4, (grid, 2)).permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
-        # [1, C / 8, 4g, 4g] to [1, 16 * g * g, C / 8]
-        fine = fine.unflatten(2, (grid, 2, 2)).unflatten(5, (grid, 2, 2)).permute(0, 2, 5, 3, 6, 4, 7, 1).flatten(1, 6)
-        return middle, fine
+
+def middle_tokens(x: Tensor, grid: int) -> Tensor:
+    """What SAM 2 adds after the first layer, ``[1, C / 4, 2g, 2g]``, in its order ``[1, 4 * g * g, C / 4]``."""
+    return x.unflatten(2, (grid, 2)).unflatten(4, (grid, 2)).permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
+
+
+def fine_tokens(x: Tensor, grid: int) -> Tensor:
+    """What SAM 2 adds after the second layer, ``[1, C / 8, 4g, 4g]``, in its order ``[1, 16 * g * g, C / 8]``."""
+    return x.unflatten(2, (grid, 2, 2)).unflatten(5, (grid, 2, 2)).permute(0, 2, 5, 3, 6, 4, 7, 1).flatten(1, 6)
 
 
 @overload
