@@ -10,6 +10,7 @@ import copy
 from typing import Any, TypeGuard, cast, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.feature_layout import EMBEDDING, HIGH_RES
@@ -55,8 +56,10 @@ class TokenDecoder(nn.Module):
         if len(maps) > 1:
             x = x + fine_tokens(maps[HIGH_RES[0]], grid)
         logits = self.decoder.classifiers(tokens) @ self.activation(x).transpose(1, 2)
-        # Rows and columns of: the grid, the first layer's outputs, the second's.
-        logits = logits.reshape(count, -1, grid, grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        # [N * 4, g * g, 4, 4], the first layer's outputs before the second's, to [N * 4, 16, g, g] the other way round:
+        # each in its turn becomes pixels, and no tensor has more than four dimensions, which some runtimes want.
+        logits = logits.reshape(-1, grid**2, OUTPUTS, OUTPUTS).permute(0, 3, 2, 1).reshape(-1, OUTPUTS**2, grid, grid)
+        logits = F.pixel_shuffle(F.pixel_shuffle(logits, 2), 2)
         return self.decoder.answers(tokens, logits.reshape(count, -1, 4 * grid, 4 * grid))
 
     def _attend(self, source: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
