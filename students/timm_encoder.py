@@ -86,7 +86,9 @@ class TimmMapsEncoder(nn.Module):
 def feature_maps(backbone: Any, images: Tensor) -> list[Tensor]:
     """A backbone's maps as ``[B, c, h, w]``; those whose layers keep channels last (Swin, MambaOut) give them so."""
     maps: list[Tensor] = backbone(images)
-    return [x.permute(0, 3, 1, 2) for x in maps] if backbone.output_fmt == "NHWC" else maps
+    # EfficientNets and MobileNets have extractors of their own, which give channels first and do not say so.
+    last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+    return [x.permute(0, 3, 1, 2) for x in maps] if last else maps
 
 
 def check_backbone(encoder: nn.Module) -> None:
