@@ -57,7 +57,7 @@ class TokenDecoder(nn.Module):
             x = x + fine_tokens(maps[HIGH_RES[0]], grid)
         logits = self.decoder.classifiers(tokens) @ self.activation(x).transpose(1, 2)
         # [N * 4, g * g, 4, 4], the first layer's outputs before the second's, to [N * 4, 16, g, g] the other way round:
-        # each in its turn becomes pixels, and no tensor has more than four dimensions, which some runtimes want.
+        # each in its turn becomes pixels, and no tensor of a SAM has more than four dimensions, as some runtimes want.
         logits = logits.reshape(-1, grid**2, OUTPUTS, OUTPUTS).permute(0, 3, 2, 1).reshape(-1, OUTPUTS**2, grid, grid)
         logits = F.pixel_shuffle(F.pixel_shuffle(logits, 2), 2)
         return self.decoder.answers(tokens, logits.reshape(count, -1, 4 * grid, 4 * grid))
