@@ -55,8 +55,8 @@ class DecoderPart(nn.Module):
     Unlike that, it takes any number of prompts on one image, and always gives all four candidates.
 
     Args:
-        on_tokens: whether its upscaling computes on tokens, which is faster in ONNX Runtime and OpenVINO, and slower in
-            PyTorch.
+        on_tokens: whether its upscaling computes on tokens, which is faster in ONNX Runtime and OpenVINO; PyTorch's
+            programs keep the convolutions.
     """
 
     def __init__(self, model: Sam, on_tokens: bool = True) -> None:

@@ -53,9 +53,8 @@ def round_linear_layers(model: nn.Module, bits: int, group_size: int) -> None:
 def write_groups(path: Path, bits: int, group_size: int) -> None:
     """Store the rounded weights of an ONNX file's matrix products as codes and scales.
 
-    Those of the decoder's upscaling, convolutions in the model, stay float: of sam_pocket in 4 bits they would save a
-    sixtieth of the file, and cost more than all other layers together. What lay beside the file for its size has room
-    in it then: the largest SAM takes 0.7 GB in 8 bits.
+    Those of the decoder's upscaling, convolutions in the model, stay float: they are few, and every pixel of a mask is
+    made by them. What lay beside the file for its size has room in it then: the largest SAM takes 0.7 GB in 8 bits.
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
