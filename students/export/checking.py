@@ -146,6 +146,7 @@ _EXPRESSION = {
     *("Eq", "Equality", "Ne", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"),
     *("And", "Or", "Not", "positive", "nonnegative", "negative", "integer", "real", "True", "False"),
 }
+_POWER = "Pow"
 _SIZE = re.compile(r"[su]\d{1,6}")
 # Names, equations of einsum, and the structure of inputs as JSON.
 _PLAIN = re.compile(r"[\w.,:> +\[\]{}\"-]*")
@@ -253,13 +254,27 @@ def _arithmetic(text: str) -> bool:
         nodes = list(ast.walk(ast.parse(text, mode="eval"))) if len(text) <= 2000 else []
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return bool(nodes) and all(_allowed(node) for node in nodes)
+    powers = [node for node in nodes if _is_small_power(node)]
+    named = sum(isinstance(node, ast.Name) and node.id == _POWER for node in nodes)
+    return bool(nodes) and named == len(powers) and all(_allowed(node) for node in nodes)
+
+
+def _is_small_power(node: ast.AST) -> bool:
+    """Whether a node is ``Pow(size, Integer(n))``, n from 2 to 4, and no power in it: others may be endless."""
+    match node:
+        case ast.Call(
+            func=ast.Name(id="Pow"),
+            args=[size, ast.Call(func=ast.Name(id="Integer"), args=[ast.Constant(value=2 | 3 | 4)], keywords=[])],
+            keywords=[],
+        ):
+            return not any(isinstance(part, ast.Name) and part.id == _POWER for part in ast.walk(size))
+    return False
 
 
 def _allowed(node: ast.AST) -> bool:
     match node:
         case ast.Name(id=name):
-            return name in _EXPRESSION or name == "L" or _SIZE.fullmatch(name) is not None
+            return name in _EXPRESSION or name in ("L", _POWER) or _SIZE.fullmatch(name) is not None
         case ast.Attribute(attr=name):
             return name == "size"
         case ast.Constant(value=value):
@@ -276,7 +291,7 @@ def _allowed(node: ast.AST) -> bool:
         | ast.UnaryOp
         | ast.BoolOp
         | ast.boolop
-        # Powers, of which short ones are endless, are not among these.
+        # Powers by this sign are not among these.
         | ast.cmpop
         | ast.USub
         | ast.Not

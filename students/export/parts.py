@@ -215,6 +215,10 @@ def _write(path: Path, part: torch.nn.Module, inputs: tuple[Any, ...], shapes: A
         program = torch.export.export(part.eval(), inputs, dynamic_shapes=shapes)
         if any(node.target in DECOMPOSITIONS for node in program.graph.nodes):
             program = program.run_decompositions(DECOMPOSITIONS)
+        for node in (node for part in program.graph_module.modules() for node in part.graph.nodes):
+            # Paths and lines of this machine's code, most of what a graph is stored as.
+            for fact in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
+                node.meta.pop(fact, None)
         # The example would be stored with the weights.
         program.example_inputs = None
         with replacing(path) as temporary, open(temporary, "wb") as stream:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from core.feature_layout import EMBEDDING, HIGH_RES
 from core.feature_maps import maps_of
 from students.quantized.layers import QuantizedConvolution, QuantizedLinear
-from students.quantized.quantizers import packed, unpacked
+from students.quantized.quantizers import packed
 from teachers.image_encoder import LayerNorm2d
 from teachers.mask_decoder import Decoded, MaskDecoder
 
@@ -123,7 +123,7 @@ def as_linear(layer: nn.Module) -> nn.Linear | QuantizedLinear:
     if layer.weight is not None:
         quantized.take(as_rows(layer.weight), None)
     else:
-        quantized.codes = packed(as_rows(unpacked(layer.codes, layer.shape, grid.bits)), grid.bits)
+        quantized.codes = packed(as_rows(layer.weight_codes()), grid.bits)
         quantized.prepare_export()
     if layer.bias is not None:
         quantized.bias = nn.Parameter(layer.bias.detach().repeat(OUTPUTS), requires_grad=False)

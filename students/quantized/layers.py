@@ -42,7 +42,7 @@ class QuantizedLayer(nn.Module):
     """
 
     codes: Tensor
-    integers: Tensor
+    integers: Tensor | None
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class QuantizedLayer(nn.Module):
         self.output_quantizer = output_quantizer
         self.quantizing = True
         self.register_buffer("codes", torch.zeros(packed_length(self.shape, weight_quantizer.bits), dtype=torch.uint8))
+        self.register_buffer("integers", None, persistent=False)
 
     def take(self, weight: Tensor, bias: Tensor | None) -> None:
         """Begin calibration with a float layer's weight and bias; codes are made by :meth:`pack`."""
@@ -75,9 +76,14 @@ class QuantizedLayer(nn.Module):
         self.weight = None
 
     def prepare_export(self) -> None:
-        """Hold the codes as integers of the weight's shape: runtimes do not unpack bytes."""
-        integers = unpacked(self.codes, self.shape, self.weight_quantizer.bits)
-        self.register_buffer("integers", integers, persistent=False)
+        """Hold the codes as integers of the weight's shape alone: runtimes do not unpack bytes."""
+        self.integers = self.weight_codes()
+        self.codes = self.codes.new_empty(0)
+
+    def weight_codes(self) -> Tensor:
+        """The packed weight's codes, integers of its shape."""
+        stored = self.integers
+        return unpacked(self.codes, self.shape, self.weight_quantizer.bits) if stored is None else stored
 
     def effective_weight(self) -> Tensor:
         """The weight that is computed with, float32."""
@@ -87,8 +93,8 @@ class QuantizedLayer(nn.Module):
         if torch.compiler.is_exporting():
             from students.quantized.operators import dequantize
 
-            return dequantize(self.integers, quantizer.scale, quantizer.zero_point, quantizer.axis)
-        return quantizer.values(unpacked(self.codes, self.shape, quantizer.bits))
+            return dequantize(self.weight_codes(), quantizer.scale, quantizer.zero_point, quantizer.axis)
+        return quantizer.values(self.weight_codes())
 
     def forward(self, x: Tensor) -> Tensor:
         """As the float layer, on quantised operands."""
@@ -134,7 +140,7 @@ class QuantizedLinear(QuantizedLayer):
             grid.scale, grid.zero_point = grid.scale[rows], grid.zero_point[rows]
         shape, bias = (len(rows), *self.shape[1:]), None if self.bias is None else len(rows)
         part = QuantizedLinear(shape, bias, grid, self.input_quantizer, self.output_quantizer)
-        part.codes = packed(unpacked(self.codes, self.shape, grid.bits)[rows], grid.bits)
+        part.codes = packed(self.weight_codes()[rows], grid.bits)
         if self.bias is not None:
             part.bias = nn.Parameter(self.bias[rows], requires_grad=False)
         return part.train(self.training)

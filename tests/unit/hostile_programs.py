@@ -71,6 +71,7 @@ def programs() -> dict[str, Callable[[Members], Members]]:
             "tensor_meta": None,
         }
 
+    endless = "Pow(Pow(Integer(9), Integer(4)), Integer(4))"
     spec = json.dumps([1, {"type": "builtins.tuple", "context": json.dumps({"__enum__": True, "fqn": f"{CANARY}:A"})}])
     return {
         "weights_as_a_pickle": lambda m: _reported({**m, "data/weights/weight_0": evil}, _WEIGHTS, pickled),
@@ -90,6 +91,7 @@ def programs() -> dict[str, Callable[[Members], Members]]:
         "another_library": targets("torch.ops.evil.run.default"),
         "expression": lambda m: _reported(m, _GRAPH, lambda t: nodes(t)[0].update(x={"expr_str": code})),
         "power": lambda m: _reported(m, _GRAPH, lambda t: nodes(t)[0].update(x={"expr_str": "9**9**9"})),
+        "named_power": lambda m: _reported(m, _GRAPH, lambda t: nodes(t)[0].update(x={"expr_str": endless})),
         "guard": lambda m: _reported(m, _GRAPH, lambda t: t.update(guards_code=[code])),
         "name": lambda m: _reported(m, _GRAPH, lambda t: nodes(t)[0].update(name="x; import os")),
         "structure": lambda m: _reported(m, _GRAPH, lambda t: t["graph_module"].update(in_spec=spec)),

@@ -1,5 +1,6 @@
 """A quantised checkpoint as an int8 file: a runtime computes with our codes and grids, for any number of prompts."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from students.export.onnx_files import QUANTISED_OPSET, write_encoder
 from students.export.parts import prepared
 from students.export.segmenter import ExportedSam
 from students.kinds import build_model
+from students.quantized.layers import QuantizedLayer
 from students.quantized.plan import planned_copy
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam
@@ -126,6 +128,21 @@ def test_symmetric_grids_have_no_zero_point(tmp_path: Path) -> None:
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     zeros = [constants[n.input[2]] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert zeros and all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+
+
+def test_pytorchs_own_files_hold_each_code_once_and_no_notes_of_the_machine(tmp_path: Path) -> None:
+    method = Ptq(metric="minmax", images=2, prompts=2)
+    model = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
+    export_model(model, tmp_path / "out", "torch", "int8")
+    assert_alike(ExportedSam(tmp_path / "out"), model)
+    for file, layers in (("encoder.pt2", model.image_encoder), ("decoder.pt2", model.mask_decoder)):
+        content = (tmp_path / "out" / file).read_bytes()
+        assert b"stack_trace" not in content and str(Path(__file__).parents[2]).encode() not in content
+        program = torch.export.load(tmp_path / "out" / file)
+        stored = [x for x in (*program.state_dict.values(), *program.constants.values()) if not x.is_floating_point()]
+        codes = [part.shape for part in layers.modules() if isinstance(part, QuantizedLayer)]
+        integers = sum(x.numel() for x in stored if x.dtype in (torch.int8, torch.uint8))
+        assert codes and integers == sum(math.prod(shape) for shape in codes)
 
 
 def test_attention_of_a_large_map_goes_head_by_head_to_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
