@@ -75,6 +75,9 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
         if row["images_seen"] is None and row["method"] not in COMPARISONS:
             # A model that was evaluated later was trained on as many images as its run says.
             row["images_seen"] = seen.get(row["run_id"])
+        if row["variant"] == row["method"]:
+            # The first line of a paper's table: the method as it is.
+            row["variant"] = None
     scored = [row for row in records if is_scored(row)]
     in_turns = _latencies_of_shapes(records)
     differing, lines = _differing_axes(scored), list[Record]()
