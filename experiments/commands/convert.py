@@ -7,20 +7,21 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from core.checkpoint import read_metadata, write_torch
+from core.checkpoint import is_safetensors, note_of, read_metadata, write_torch
 from core.errors import InputError
 from core.plain_file import home_path
 from core.progress import say
 from core.result import ResultRow
-from core.untrusted import NOTE
+from core.untrusted import NOTE, read_torch
 from experiments.config.files import nearest
 from experiments.config.schema import ConvertConfig
 from experiments.out_place import check_out, writing_to
+from experiments.result_file import NAME as RESULT
 from experiments.runs.checkpoints import LoadedModel, check_encoder, chosen_model
 from students.convert.layouts import CONFIG as MOBILE_SAM
 from students.convert.layouts import HUGGING_FACE, save_hugging_face, to_mobile_sam
 from students.export.manifest import is_export
-from students.files import describe, save_model
+from students.files import FORMAT, describe, read_facts, save_model
 from students.kinds import kind_of
 from students.quantized.plan import plan_of
 from teachers.sam import META_NORM_EPS
@@ -50,15 +51,32 @@ def _check_own(folder: Path) -> None:
         raise InputError(f"out={folder}: holds a {taken[0]} that convert did not write; give a new folder")
 
 
+def _check_file(path: Path, layout: str, *endings: str) -> None:
+    """Refuse what is no name of a layout's files, and a file that ``convert`` did not write."""
+    if path.suffix.lower() not in endings or path.is_dir():
+        raise InputError(f"out={path}: {layout} layout is a file that ends in {endings[0]}; give such a name")
+    if os.path.lexists(path) and not _is_converted(path):
+        raise InputError(f"out={path}: is a file that convert did not write; give a new name")
+
+
+def _is_converted(path: Path) -> bool:
+    try:
+        if is_safetensors(path):
+            return read_facts(path).get("format") == FORMAT and not (path.parent / RESULT).exists()
+        return note_of(read_torch(path)) is not None
+    except InputError:
+        return False
+
+
 def _to_meta(path: Path, found: LoadedModel) -> None:
     model = found.model
     if kind_of(model.config.encoder) == "hiera":
-        _check_ending(path, "Meta's", ".pt", ".pth")
+        _check_file(path, "Meta's", ".pt", ".pth")
         # As SAM 2's own code reads it, but for the weights of a video's memory.
         write_torch(path, to_meta(model.state_dict()), json.dumps(describe(model, found.about)), inside="model")
         say(f"{path}: the image part of {model.name}; SAM 2's own code wants a video model's memory too")
         return
-    _check_ending(path, "Meta's", ".pth", ".pt")
+    _check_file(path, "Meta's", ".pth", ".pt")
     if kind_of(model.config.encoder) != "vit":
         raise InputError(f"to=meta: {model.name} has no ViT as Meta's layout needs; give to=sampress")
     write_torch(path, model.state_dict(), json.dumps(describe(model, found.about)))
@@ -71,7 +89,7 @@ def _to_meta(path: Path, found: LoadedModel) -> None:
 
 
 def _to_mobile_sam(path: Path, found: LoadedModel) -> None:
-    _check_ending(path, "MobileSAM's", ".pt", ".pth")
+    _check_file(path, "MobileSAM's", ".pt", ".pth")
     model = found.model
     if model.config != MOBILE_SAM:
         raise InputError(f"to=mobile_sam: {model.name} is no SAM with TinyViT-5M at 1024 pixels; give to=sampress")
@@ -80,13 +98,8 @@ def _to_mobile_sam(path: Path, found: LoadedModel) -> None:
 
 
 def _to_sampress(path: Path, found: LoadedModel) -> None:
-    _check_ending(path, "this project's", ".safetensors")
+    _check_file(path, "this project's", ".safetensors")
     save_model(path, found.model, found.about)
-
-
-def _check_ending(path: Path, layout: str, *endings: str) -> None:
-    if path.suffix.lower() not in endings or path.is_dir():
-        raise InputError(f"out={path}: {layout} layout is a file that ends in {endings[0]}; give such a name")
 
 
 LAYOUTS: dict[str, Callable[[Path, LoadedModel], None]] = {

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from core.checkpoint import weights_sha256
 from core.errors import InputError
 from experiments.commands.convert import LAYOUTS
-from experiments.runs.checkpoints import LoadedModel
+from experiments.runs.checkpoints import LoadedModel, find_model
 from students.export.manifest import MANIFEST
 from students.export.placing import check_folder
+from students.files import save_model
 from tests.unit.tiny import tiny_sam
 
 Call = Callable[..., tuple[int, str, str]]
@@ -48,6 +52,32 @@ def test_convert_writes_into_no_exported_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is an exported folder; give a new one$"):
         LAYOUTS["hf"](tmp_path, LoadedModel(tiny_sam(), "of a test"))
     assert list(files_of(tmp_path)) == [MANIFEST]
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [("meta", "a.pth"), ("sampress", "a.safetensors"), ("sampress", "other.safetensors")]
+)
+def test_convert_replaces_no_file_of_others_and_no_runs_student(tmp_path: Path, to: str, name: str) -> None:
+    path = tmp_path / name
+    state = tiny_sam().state_dict()
+    if to == "meta":
+        torch.save(state, path)
+    elif name == "a.safetensors":
+        save_file(state, path)
+    else:
+        save_model(path, tiny_sam())
+        (tmp_path / "result.json").write_text("{}")
+    before = files_of(tmp_path)
+    with pytest.raises(InputError, match=rf"{name}: is a file that convert did not write; give a new name$"):
+        LAYOUTS[to](path, LoadedModel(tiny_sam(1), "of a test"))
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(("to", "name"), [("meta", "a.pth"), ("sampress", "a.safetensors")])
+def test_convert_replaces_a_file_that_it_wrote(tmp_path: Path, to: str, name: str) -> None:
+    for seed in (0, 1):
+        LAYOUTS[to](tmp_path / name, LoadedModel(tiny_sam(seed), "of a test"))
+    assert weights_sha256(find_model(str(tmp_path / name)).model) == weights_sha256(tiny_sam(1))
 
 
 def test_convert_replaces_what_it_wrote_and_leaves_the_rest(tmp_path: Path) -> None:
