@@ -142,7 +142,9 @@ class Hiera(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, dim, config.background, config.background))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, dim, *[config.window_sizes[0]] * 2))
         self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
-        self._exported: Tensor | None = None
+        # A buffer, so that it follows the model to bfloat16.
+        self._exported: Tensor | None
+        self.register_buffer("_exported", None, persistent=False)
 
     def prepare_export(self) -> None:
         """Compute the position embedding once; the graph of an exported copy holds it as a constant."""
