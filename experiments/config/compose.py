@@ -4,6 +4,7 @@ What types cannot say is refused in one line that names the key, the value and t
 itself do something else than this project's commands.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -99,10 +100,11 @@ def known_settings(command: str, words: Sequence[str], folder: Path | None) -> D
                 kept.append(f"{key}={first}")
         except (OSError, ValueError):
             continue
-    try:
-        return without_hydra(compose(command, kept, folder))
-    except (HydraException, OmegaConfBaseException):
-        return None
+    # A group may be one of other commands alone.
+    for chosen in (kept, []):
+        with contextlib.suppress(HydraException, OmegaConfBaseException):
+            return without_hydra(compose(command, chosen, folder))
+    return None
 
 
 def without_hydra(settings: DictConfig) -> DictConfig:

@@ -81,12 +81,14 @@ def unknown(key: str, known: DictConfig | None) -> InputError:
         if part not in names:
             prefix = ".".join(parents[:depth])
             names += ["experiment"] if not depth else []
-            near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(part, names, n=1, cutoff=0.6)
             if near:
                 return InputError(f"{key} is no setting; did you mean {'.'.join([*parents[:depth], near[0]])}?")
             where = f"{prefix} has" if prefix else "there are"
             return InputError(f"{key} is no setting; {where} {', '.join(sorted(names)) or 'none'}")
         node = node._get_node(part)
+    if isinstance(node, DictConfig):
+        return InputError(f"{key} is no choice here; give what it has: {', '.join(f'{key}.{name!s}' for name in node)}")
     return InputError(f"{key} is no setting here; see --help")
 
 
