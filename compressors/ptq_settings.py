@@ -118,6 +118,20 @@ class PtqSettings(Scheme, MethodSettings):
         self._check_grids()
         self._check_budget()
 
+    def purposes(self) -> Mapping[str, tuple[str, ...]]:
+        """See :class:`compressors.setting_checks.MethodSettings`."""
+        learned = ("learn", "steps", "batch", "lr", "drop")
+        gradients = self.metric == "hessian" or self.budget is not None
+        return {
+            "a search, which method.metric=minmax does not make,": (
+                ("candidates", "rounds", "weights_in_search") if self.metric == "minmax" else ()
+            ),
+            "method.metric=hessian": () if gradients else ("gradient",),
+            "method.reconstruct=blocks or layers": () if self.reconstruct != "none" else learned,
+            "method.budget": () if self.budget is not None else ("budget_of",),
+            "method.budget_of=milliseconds": () if self.budget_of == "milliseconds" else ("runtime",),
+        }
+
     def _check_grids(self) -> None:
         """Refuse grids, and mechanisms, of what stays float."""
         for name, uniform in (("softmax_grid", "uniform"), ("gelu_grid", "uniform"), ("channel_groups", 0)):

@@ -5,6 +5,7 @@ A refusal names the key, the value and what would do.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import ClassVar
 
 from compressors.optimizer_settings import OptimizerConfig
@@ -37,6 +38,10 @@ class MethodSettings:
             return None
         return batch * optimisation.accumulate
 
+    def purposes(self) -> Mapping[str, tuple[str, ...]]:
+        """Settings that change nothing beside the others, by what they would be for."""
+        return {}
+
     # What a method may have as a setting, in place of these.
 
     @property
@@ -53,6 +58,20 @@ class MethodSettings:
     def reads_labels(self) -> bool:
         """Whether masks of the training images are used."""
         return self.validations > 0
+
+
+def settings_without_effect(settings: MethodSettings) -> list[str]:
+    """A line for each purpose that the others rule out, of the settings for it that are not at their defaults."""
+    lines = []
+    defaults: dict[str, object] = {}
+    if is_dataclass(settings):
+        defaults = {part.name: part.default for part in fields(settings)}
+    for purpose, names in settings.purposes().items():
+        given = {name: value for name in names if (value := getattr(settings, name)) != defaults[name]}
+        if given:
+            listed = ", ".join(f"method.{name}={value}" for name, value in given.items())
+            lines.append(f"{listed}: for {purpose} alone, without effect here")
+    return lines
 
 
 def check_at_least(settings: object, **least: int) -> None:

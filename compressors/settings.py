@@ -22,6 +22,8 @@ from students.quantized.scheme import SINCE
 from students.student import Student
 
 IMPORTANCE = ("disturbed_taylor", "taylor", "group_fisher", "hessian", "magnitude", "random")
+BLIND = ("magnitude", "random")
+"""Importances that are read off the weights, or drawn."""
 NORMALISATIONS = ("mean", "max", "sum", "gaussian", "standardization")
 FEATURE_WEIGHTS = ("constant", "dynamic", "released", "none")
 
@@ -109,6 +111,20 @@ class SlimSamSettings(MethodSettings):
         if self.optimisation.schedule == "plateau" and not self.validations:
             raise InputError("method.optimisation.schedule=plateau goes by validation; give method.validations=20")
 
+    def purposes(self) -> Mapping[str, tuple[str, ...]]:
+        """See :class:`compressors.setting_checks.MethodSettings`."""
+        of_both_steps = ("bottleneck_weights", "embedding_weights", "aligned_epochs", "align_global_qkv")
+        idle = {
+            "method.scope=global": () if self.scope == "global" else ("normalisation",),
+            "method.importance=disturbed_taylor": () if self.importance == "disturbed_taylor" else ("noise",),
+            "importances that look at images": ("importance_images",) if self.importance in BLIND else (),
+            "method.alternate=true": () if self.alternate else of_both_steps,
+            "method.until=step_2": () if self.until == "step_2" else ("embedding_weights",),
+            "method.validations above 0": () if self.validations else ("keep_best",),
+        }
+        plateau = self.optimisation.schedule == "plateau" and self.alternate
+        return idle | {"two steps by method.optimisation.schedule=plateau": () if plateau else ("patience_step_1",)}
+
 
 @dataclass(frozen=True)
 class ScratchSettings(MethodSettings):
@@ -190,6 +206,14 @@ class MobileSamSettings(MethodSettings):
                     f"method.distillation={self.distillation} masks are the only target; leave it out"
                 )
 
+    def purposes(self) -> Mapping[str, tuple[str, ...]]:
+        """See :class:`compressors.setting_checks.MethodSettings`."""
+        masks = self.distillation != "decoupled" or self.decoder_steps or self.decoder_of is not None
+        return {
+            "masks as the target": () if masks else ("prompts",),
+            "method.decoder_steps above 0": () if self.decoder_steps else ("decoder_lr",),
+        }
+
 
 @dataclass(frozen=True)
 class TinySamSettings(MethodSettings):
@@ -244,3 +268,10 @@ class TinySamSettings(MethodSettings):
         check_unvalidated(self.optimisation)
         if not (self.embedding or self.token or self.output or self.annotations):
             raise InputError("method.embedding, token, output and annotations are all 0; give one of them a weight")
+
+    def purposes(self) -> Mapping[str, tuple[str, ...]]:
+        """See :class:`compressors.setting_checks.MethodSettings`."""
+        return {
+            "points": ("hard_prompts",) if self.boxes == "alone" else (),
+            "method.hard_masks=true": () if self.hard_masks else ("epsilon",),
+        }

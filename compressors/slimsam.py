@@ -22,7 +22,7 @@ from compressors.prune.importance import (
 )
 from compressors.prune.selection import keep_globally, keep_locally
 from compressors.prune.surgery import check_cut, prune
-from compressors.settings import OptimizerConfig, SlimSamSettings
+from compressors.settings import BLIND, OptimizerConfig, SlimSamSettings
 from core import distributed
 from core.errors import InputError
 from core.seeding import seed_for
@@ -117,7 +117,7 @@ class SlimSam(SlimSamSettings, Compressor):
 
     def _scoring_images(self, count: int) -> int:
         """Images behind the scores of one cut, of so many."""
-        return 0 if self.importance in ("magnitude", "random") else min(self.importance_images, count)
+        return 0 if self.importance in BLIND else min(self.importance_images, count)
 
     def _cut(
         self, teacher: Sam, encoder: Any, parts: tuple[str, ...], batches: ImageBatches, context: RunContext

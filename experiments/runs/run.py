@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from compressors.method import Compressor, RunContext
+from compressors.setting_checks import settings_without_effect
 from core import distributed, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
 from core.errors import InputError
@@ -103,6 +104,8 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
             _fold(Path(settings.runs))
         say(f"{folder}: finished earlier; force=true does it again", style="dim")
     else:
+        for line in settings_without_effect(method):
+            say(line, style="dim")
         check_installed(settings.logger)
         check_place(folder / NAME)
         teacher = build_teacher(settings.teacher, device)

@@ -1,0 +1,72 @@
+"""Settings that change nothing beside the others are said, so that a sweep over them is no surprise."""
+
+from pathlib import Path
+
+import pytest
+
+from compressors.method import Compressor
+from compressors.mobilesam import MobileSam
+from compressors.ptq import Ptq
+from compressors.setting_checks import settings_without_effect
+from compressors.settings import OptimizerConfig
+from compressors.slimsam import SlimSam
+from compressors.tinysam import TinySam
+from experiments.cli.command_line import main
+
+
+@pytest.mark.parametrize(
+    "method, line",
+    [
+        (SlimSam(0.5, normalisation="max"), "method.normalisation=max: for method.scope=global alone"),
+        (SlimSam(0.5, importance="taylor", noise=0.1), "method.noise=0.1: for method.importance=disturbed_taylor"),
+        (SlimSam(0.5, importance="magnitude", importance_images=8), "method.importance_images=8: for importances that"),
+        (
+            SlimSam(0.5, alternate=False, bottleneck_weights="none", aligned_epochs=3),
+            "method.bottleneck_weights=none, method.aligned_epochs=3: for method.alternate=true",
+        ),
+        (SlimSam(0.5, until="step_1", embedding_weights="none"), "method.embedding_weights=none: for method.until="),
+        (SlimSam(0.5, keep_best=False), "method.keep_best=False: for method.validations above 0"),
+        (SlimSam(0.5, patience_step_1=3), "method.patience_step_1=3: for two steps by method.optimisation.schedule="),
+        (MobileSam(prompts=9), "method.prompts=9: for masks as the target"),
+        (MobileSam(decoder_lr=1e-3), "method.decoder_lr=0.001: for method.decoder_steps above 0"),
+        (TinySam(hard_masks=False, epsilon=0.1), "method.epsilon=0.1: for method.hard_masks=true"),
+        (TinySam(boxes="alone", hard_prompts=False), "method.hard_prompts=False: for points"),
+        (Ptq(metric="minmax", rounds=1), "method.rounds=1: for a search, which method.metric=minmax does not make,"),
+        (Ptq(metric="mse", gradient="perturbed"), "method.gradient=perturbed: for method.metric=hessian"),
+        (Ptq(drop=0.1, lr=0.1), "method.lr=0.1, method.drop=0.1: for method.reconstruct=blocks or layers"),
+        (Ptq(budget_of="bytes"), "method.budget_of=bytes: for method.budget"),
+    ],
+)
+def test_what_changes_nothing_is_said(method: Compressor, line: str) -> None:
+    (said,) = settings_without_effect(method)
+    assert said.startswith(line) and said.endswith(" alone, without effect here")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SlimSam(0.5),
+        SlimSam(0.5, scope="global", normalisation="max"),
+        SlimSam(0.5, noise=0.1, importance_images=8, aligned_epochs=3, embedding_weights="none"),
+        SlimSam(
+            0.5, validations=2, keep_best=False, patience_step_1=3, optimisation=OptimizerConfig(schedule="plateau")
+        ),
+        MobileSam(),
+        MobileSam(prompts=9, distillation="coupled"),
+        MobileSam(prompts=9, decoder_steps=5, decoder_lr=1e-3),
+        TinySam(epsilon=0.1, hard_prompts=False),
+        Ptq(rounds=1, gradient="perturbed"),
+        Ptq(metric="mse", reconstruct="blocks", drop=0.1, lr=0.1),
+        Ptq(metric="mse", weight_bits=4, budget=0.5, budget_of="bytes"),
+    ],
+)
+def test_what_counts_is_not(method: Compressor) -> None:
+    assert settings_without_effect(method) == []
+
+
+def test_a_run_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [f"runs={tmp_path}", "method=slimsam", "ratio=0.5", "method.normalisation=max", "method.steps=1"]
+    command += ["method.importance_images=1", "data.count=2", "evaluation.images=2", "evaluation.latency_runs=1"]
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert "method.normalisation=max: for method.scope=global alone, without effect here" in lines
