@@ -15,9 +15,11 @@ from core.feature_maps import FeatureMaps, maps_of
 from core.protocols import Prompt
 from students.export.folder import export_model
 from students.export.segmenter import ExportedSam
+from students.kinds import build_model
+from students.pruned_vit import pruned_shape
 from students.student import Student
 from teachers.sam import Sam, SamConfig
-from tests.unit.test_sam2_students import tiny_sam2
+from tests.unit.test_sam2_students import TinyMaps, tiny_sam2
 from tests.unit.tiny import ENCODER, Images, TinyStudent, tiny_sam
 
 pytest.importorskip("onnx", reason="the extra export is not installed")
@@ -38,8 +40,13 @@ def cut_by_block() -> Sam:
     return drawn(Sam(SamConfig(encoder, 2, 20, 12), "cut"))
 
 
-def student_of(student: Student) -> Sam:
-    teacher = tiny_sam()
+def cut_alike() -> Sam:
+    """A pruned Hiera."""
+    return drawn(build_model(pruned_shape(tiny_sam2().config, 0.5), "cut"))
+
+
+def student_of(student: Student, teacher: Sam | None = None) -> Sam:
+    teacher = tiny_sam() if teacher is None else teacher
     return drawn(teacher.with_encoder(student.make(teacher.config, 0), "student"))
 
 
@@ -50,6 +57,9 @@ KINDS: dict[str, Callable[[], Sam]] = {
     "resnet18": lambda: student_of(Student("timm", "resnet18")),
     "repvit": lambda: student_of(Student("timm", "repvit_m1")),
     "hiera": tiny_sam2,
+    "cut hiera": cut_alike,
+    "tiny_vit of sam2": lambda: student_of(TinyMaps(), tiny_sam2()),
+    "resnet of sam2": lambda: student_of(Student("timm", "resnet10t"), tiny_sam2()),
 }
 FLOAT = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"), ("torch", "bf16"))
 QUANTISED = (("onnx", "int8"), ("openvino", "int8"), ("torch", "int8"))
