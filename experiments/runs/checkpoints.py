@@ -70,6 +70,7 @@ def find_model(
         InputError: neither such a name nor such a file; the file is damaged, holds several models, or does not say how
             many heads its mask decoder has and is not of a known shape.
     """
+    check_named(checkpoint, setting)
     path = home_path(checkpoint)
     name = None
     if checkpoint in MODELS:
@@ -80,17 +81,25 @@ def find_model(
         path = fetched_folder(release.url, checkpoint) if hub else fetched(release.url, release.sha256, checkpoint)
         found = replace(_read(path, decoder_heads, entry), about={"method": checkpoint})
         found.model.name = checkpoint
-    elif path.exists():
-        found = _read(path, decoder_heads, entry, setting)
     else:
-        known = [*MODELS, *RELEASED]
-        raise InputError(f"{setting}={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
+        found = _read(path, decoder_heads, entry, setting)
     if decoder_heads not in (None, found.model.config.decoder_heads):
         raise InputError(
             f"checkpoint.decoder_heads={decoder_heads}: the decoder of {name or checkpoint} has "
             f"{found.model.config.decoder_heads}; leave it out"
         )
     return found
+
+
+def check_named(checkpoint: str, setting: str = "checkpoint") -> None:
+    """Refuse what is neither a model's name nor a file or folder.
+
+    Raises:
+        InputError: it is; the message has the nearest name.
+    """
+    known = [*MODELS, *RELEASED]
+    if checkpoint not in known and not home_path(checkpoint).exists():
+        raise InputError(f"{setting}={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
 
 
 def check_encoder(

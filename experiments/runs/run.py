@@ -33,7 +33,7 @@ from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison
 from experiments.result_file import BY_IMAGE, FAILED, NAME, read_rows, write_result
 from experiments.runs.build import build_device, build_engine, build_teacher, check_precision
-from experiments.runs.checkpoints import STUDENT, find_model
+from experiments.runs.checkpoints import STUDENT, check_named, find_model
 from experiments.runs.data_content import contents_of_run, require_held_out
 from experiments.runs.folder import lock_run_dir
 from experiments.runs.identity import method_name, resolved, run_id, run_sha256
@@ -136,9 +136,11 @@ def _checked_method(settings: Any) -> Compressor:
     """The method, of which all processes can share a step: known before the first image is read.
 
     Raises:
-        InputError: its settings are wrong, or its images a step cannot be shared.
+        InputError: its settings are wrong, it begins with no model, or its images a step cannot be shared.
     """
     method = build_method(settings)
+    if method.init is not None:
+        check_named(method.init, "method.init")
     if method.images_per_step is not None:
         distributed.check_shared(method.images_per_step, distributed.announced())
     return method

@@ -33,6 +33,7 @@ REFUSED = [
     ),
     ("method=slimsam ratio=0.5 teacher=sam_vitb", ["teacher=sam_vitb is unknown", "sam_vit_b"]),
     ("ratio=0.5 data=imagenet", ["data=imagenet is unknown", "coco"]),
+    ("method=ptq method.init=gone.safetensors", ["method.init=gone.safetensors is neither a file nor a model"]),
     ("ratio=0.5 method.stpes=5", ["method.stpes is no setting", "did you mean method.steps?"]),
     ("ratio=0.5 method.steps=many", ["method.steps=many", "a whole number"]),
     ("ratio=0.5 method.steps=0", ["method.steps=0", "at least 1"]),
