@@ -120,6 +120,11 @@ def test_the_corpus_is_of_every_door() -> None:
     assert max(names.values()) == 1 and len(CASES) >= 400
     doors = Counter(case.door for case in CASES)
     assert doors.keys() == DOORS.keys() and min(doors.values()) >= 9
+    # The page says how many, in all and through each door.
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    assert f"makes {len(CASES)} files" in page
+    lines = [line for line in page.splitlines() if re.search(r"\| \d+ \| (refused|started|counted|scored)", line)]
+    assert sorted(int(line.split("|")[3]) for line in lines) == sorted(doors.values())
 
 
 def test_the_watch_sees_what_payloads_do(tmp_path: Path) -> None:
