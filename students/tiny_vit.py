@@ -49,7 +49,10 @@ class FreshBiases(Attention):
         """Queries, keys and values ``[B, heads, tokens, d]`` of normalised windows ``[B, tokens, C]``."""
         batch, tokens, _ = x.shape
         if "projections" in self._modules:
-            found = [project(x).view(batch, tokens, self.num_heads, -1) for project in self.projections]
+            # Sizes, not -1: of any number of images, Core ML's converter takes one that it has to find for an open one.
+            sizes = (self.key_dim, self.key_dim, self.val_dim)
+            parts = zip(self.projections, sizes, strict=True)
+            found = [project(x).view(batch, tokens, self.num_heads, size) for project, size in parts]
         else:
             qkv = self.qkv(x).view(batch, tokens, self.num_heads, -1)
             found = list(qkv.split([self.key_dim, self.key_dim, self.val_dim], 3))

@@ -1,5 +1,6 @@
 """Every kind of encoder as every kind of file: each answers as its model, with a box and with points."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -98,6 +99,20 @@ def test_files_answer_as_the_model(kind: str, to: str, precision: str, tmp_path:
             theirs, own = (m.decode(embedding, prompt, (64, 64), multimask=True) for m in (model, exported))
             agree = (own.logits > 0) == (theirs.logits > 0)
             assert float(agree.float().mean()) >= LEAST[precision]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vit", "tiny_vit"])
+def test_core_mls_converter_reads_pytorchs_programs(kind: str, tmp_path: Path) -> None:
+    """The command of docs/export.md, where Core ML's tools are installed; no extra has them."""
+    coremltools = pytest.importorskip("coremltools", reason="pip install coremltools")
+    export_model(KINDS[kind](), tmp_path / "out", "torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.load(tmp_path / "out" / "encoder.pt2").run_decompositions({})
+        converted = coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS16)
+        converted.save(str(tmp_path / "encoder.mlpackage"))
+    assert (tmp_path / "encoder.mlpackage").is_dir()
 
 
 def values(features: torch.Tensor | FeatureMaps) -> list[torch.Tensor]:
