@@ -82,13 +82,16 @@ def _over_seeds(values: Sequence[float]) -> str:
     return f"{level.difference:.4f} [{level.low:.4f}, {level.high:.4f}]"
 
 
-def quantised_photographs(found: Photographs, quantised: Photographs) -> str:
-    """What 8 bits cost each student on each measure, in points with intervals, and the sizes of the files.
+def quantised_photographs(found: Photographs, quantised: Photographs, scores: Elsewhere) -> str:
+    """What 8 bits cost each student on each measure, in points with intervals, mask AP before and after, and bytes.
 
     Args:
         quantised: the same models, ``committed(QUANTISED)``.
+        scores: of both with a detector's boxes.
     """
-    lines = [_quantised(found, quantised, model) for model in quantised.models() if found.rows(VALIDATION, model)]
+    lines = [
+        _quantised(found, quantised, scores, model) for model in quantised.models() if found.rows(VALIDATION, model)
+    ]
     if not lines:
         return _NO_ROW
     titles = [title for *_, title in quantised.measures()]
@@ -97,13 +100,15 @@ def quantised_photographs(found: Photographs, quantised: Photographs) -> str:
         "bits",
         "seeds",
         *(f"quantised - float, {title}" for title in titles),
+        "AP, single mask, float",
+        "quantised",
         "file, float",
         "quantised",
     ]
     return plain_table(header, lines)
 
 
-def _quantised(found: Photographs, quantised: Photographs, model: Model) -> list[str]:
+def _quantised(found: Photographs, quantised: Photographs, scores: Elsewhere, model: Model) -> list[str]:
     after = quantised.rows(VALIDATION, model)
     before = [row for row in found.rows(VALIDATION, model) if row.seed in {one.seed for one in after}]
     cells = []
@@ -113,5 +118,9 @@ def _quantised(found: Photographs, quantised: Photographs, model: Model) -> list
         both = replace(quantised.scored[data], scores={**found.scored[data].scores, **quantised.scored[data].scores})
         compared = both.between(*sides, column) if all(sides) else None
         cells.append("" if compared is None else interval_in_points(compared[0]) + ("¹" if compared[1] == 1 else ""))
+    for rows in (before, after):
+        detected = scores.ap([str(row.run_id) for row in rows], SINGLE)
+        # Of the same seeds, or none.
+        cells.append(share(mean(detected)) if len(detected) == len(after) else "")
     size = [COLUMNS["size_bytes"].shown(rows[0].size_bytes) for rows in (before, after) if rows]
     return [label(model), f"W{after[0].weight_bits}A{after[0].activation_bits}", str(len(before)), *cells, *size]

@@ -256,7 +256,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "photographs_findings": lambda: photographs_findings(Photographs.committed()),
         "photographs_elsewhere": lambda: elsewhere_table(Photographs.committed(), Elsewhere.committed()),
         "photographs_quantised": lambda: quantised_photographs(
-            Photographs.committed(), Photographs.committed(QUANTISED)
+            Photographs.committed(), Photographs.committed(QUANTISED), Elsewhere.committed()
         ),
         "families": lambda: families_table(committed_rows("shapes", POCKET, POCKET_2)),
         "families_differences": lambda: differences_table(committed_rows("shapes", POCKET, POCKET_2)),

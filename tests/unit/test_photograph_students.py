@@ -79,11 +79,16 @@ def test_students_elsewhere_are_means_over_seeds_with_intervals() -> None:
 
 
 def test_what_quantisation_costs_is_paired() -> None:
-    found = quantised_photographs(photographs(), photographs(QUANTISED)).splitlines()
+    of = {f"slimsam{made}-{seed}": detected(0.2 + seed / 10, 0.2) for made in ("", "+ptq") for seed in (0, 1)}
+    found = quantised_photographs(photographs(), photographs(QUANTISED), Elsewhere(of, {})).splitlines()
     # On COCO one seed was scored again, and both models alike.
     same = "+0.0 [+0.0, +0.0]"
-    cells = ["slimsam 0.5", "W8A8", "2", "-1.0 [-1.0, -1.0]", same, f"{same}¹", f"{same}¹", "8.00 MB", "2.00 MB"]
-    assert found[2:] == ["| " + " | ".join(cells) + " |"]
+    cells = ["slimsam 0.5", "W8A8", "2", "-1.0 [-1.0, -1.0]", same, f"{same}¹", f"{same}¹"]
+    assert found[2:] == ["| " + " | ".join([*cells, "0.2500", "0.2500", "8.00 MB", "2.00 MB"]) + " |"]
+    # Average precision of other seeds is not put beside it.
+    del of["slimsam-1"]
+    found = quantised_photographs(photographs(), photographs(QUANTISED), Elsewhere(of, {})).splitlines()
+    assert found[2:] == ["| " + " | ".join([*cells, "", "0.2500", "8.00 MB", "2.00 MB"]) + " |"]
 
 
 def test_a_float_student_is_none_of_the_quantised() -> None:
@@ -95,4 +100,5 @@ def test_a_float_student_is_none_of_the_quantised() -> None:
 @pytest.mark.parametrize("made", [elsewhere_table(photographs(), Elsewhere({}, {}))])
 def test_without_rows_that_is_said(made: str) -> None:
     assert made == "No row is committed yet: the commands below make them."
-    assert quantised_photographs(photographs(), Photographs.of([TEACHER], {}, [], {}, QUANTISED)) == made
+    none = Photographs.of([TEACHER], {}, [], {}, QUANTISED)
+    assert quantised_photographs(photographs(), none, Elsewhere({}, {})) == made
