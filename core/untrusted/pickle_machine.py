@@ -9,6 +9,7 @@ process, allocates what a memo index asks for, and sets attributes on whatever `
 import io
 import pickletools
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -167,6 +168,12 @@ class Machine:
         Raises:
             InputError: it is damaged, or asks for what is not allowed. Messages do not name the file.
         """
+        with warnings.catch_warnings():
+            # Of escapes in a damaged name, which is refused for what it is.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return self._interpret(program)
+
+    def _interpret(self, program: io.BytesIO) -> Any:
         for opcode, operand, _ in pickletools.genops(program):
             name = opcode.name
             argument: Any = operand

@@ -217,6 +217,11 @@ def test_the_old_format_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "old.pth").startswith("not a zip file of torch.save")
 
 
+def test_a_name_with_a_damaged_escape_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = torch_zip(tmp_path / "escape.pth", b"c\\orch._utils\n_rebuild_tensor_v2\n.")
+    assert refusal(path).startswith("asks for \\orch._utils._rebuild_tensor_v2, which is refused")
+
+
 def test_missing_files_and_pickles_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.pth", tmp_path):
         assert refusal(path).startswith("no such checkpoint file")
