@@ -55,7 +55,8 @@ def _check_file(path: Path, layout: str, *endings: str) -> None:
     """Refuse what is no name of a layout's files, and a file that ``convert`` did not write."""
     if path.suffix.lower() not in endings or path.is_dir():
         raise InputError(f"out={path}: {layout} layout is a file that ends in {endings[0]}; give such a name")
-    if os.path.lexists(path) and not _is_converted(path):
+    # A link is replaced itself, and what it leads to stays.
+    if path.is_file() and not path.is_symlink() and not _is_converted(path):
         raise InputError(f"out={path}: is a file that convert did not write; give a new name")
 
 
