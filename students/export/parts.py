@@ -4,11 +4,13 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from core.checkpoint import replacing
 from core.feature_layout import EMBEDDING, HIGH_RES, Layout, layout_of
@@ -23,6 +25,8 @@ DECODER_INPUTS = (ENCODER_OUTPUT, *PROMPT_INPUTS)
 DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
 UPSAMPLING = ("mask_decoder.first", "mask_decoder.second")
 """Paths of the linear layers that upscale in :class:`DecoderPart`: in SAM they are transposed convolutions."""
+NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
+"""What PyTorch notes at the nodes of a graph of the code that they come from."""
 UPSCALED, UPSCALING = "masks", "upscaling/"
 """The output that a decoder's file may also have, and how the names of the nodes behind it begin."""
 
@@ -215,9 +219,9 @@ def _write(path: Path, part: torch.nn.Module, inputs: tuple[Any, ...], shapes: A
         program = torch.export.export(part.eval(), inputs, dynamic_shapes=shapes)
         if any(node.target in DECOMPOSITIONS for node in program.graph.nodes):
             program = program.run_decompositions(DECOMPOSITIONS)
-        for node in (node for part in program.graph_module.modules() for node in part.graph.nodes):
+        for graph in (module.graph for module in program.graph_module.modules() if isinstance(module, GraphModule)):
             # Paths and lines of this machine's code, most of what a graph is stored as.
-            for fact in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
+            for node, fact in product(graph.nodes, NOTES):
                 node.meta.pop(fact, None)
         # The example would be stored with the weights.
         program.example_inputs = None
