@@ -101,9 +101,9 @@ def quantised_photographs(found: Photographs, quantised: Photographs, scores: El
         "seeds",
         *(f"quantised - float, {title}" for title in titles),
         "AP, single mask, float",
-        "quantised",
+        "AP, quantised",
         "file, float",
-        "quantised",
+        "file, quantised",
     ]
     return plain_table(header, lines)
 
