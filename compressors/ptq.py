@@ -23,7 +23,7 @@ from core.plain_file import read_json
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
 from students.export.layer_times import LayerTime, measure_layer_times
-from students.quantized.plan import pack, plan_of, planned_copy, simulated
+from students.quantized.plan import keep_groups, pack, plan_of, planned_copy, simulated
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam, SamConfig
 
@@ -69,7 +69,9 @@ class Ptq(PtqSettings, Compressor):
             self.pcc,
         )
         key = context.key(replace(self, init=None))
-        scheme, about = self.scheme(), {"images": self.images, "metric": self.metric, "order": self.order}
+        # Grids are found for the groups of channels that there are at first.
+        scheme = replace(self.scheme(), channel_groups=self.first_channel_groups or self.channel_groups)
+        about = {"images": self.images, "metric": self.metric, "order": self.order}
         if self.budget is not None:
             # Sensitivity is measured once, with the fewest bits everywhere.
             few = self._planned(model, scheme, calibration, images)
@@ -98,6 +100,7 @@ class Ptq(PtqSettings, Compressor):
         if self.reconstruct != "none":
             work = [(image.names[0], *call) for image, call in zip(images, calls, strict=True)]
             stages = (self._reconstruction(context.seed).run(student, exact, work, context.engine, key),)
+            keep_groups(student, self.channel_groups)
         pack(student)
         ending = "-mixed" if scheme.eight_bit_layers or self.budget is not None else ""
         student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}{ending}"
@@ -135,4 +138,5 @@ class Ptq(PtqSettings, Compressor):
         return student
 
     def _reconstruction(self, seed: int) -> Reconstruction:
-        return Reconstruction(self.reconstruct, self.learn, self.steps, self.lr, self.batch, self.drop, seed)
+        how = self.reconstruct, self.learn, self.steps, self.lr, self.batch, self.drop
+        return Reconstruction(*how, self.channel_groups, seed)

@@ -43,6 +43,8 @@ class PtqSettings(Scheme, MethodSettings):
         batch: images (of the mask decoder: answered prompts of one) a step.
         lr: of roundings.
         drop: the probability that a value stays float in a step.
+        first_channel_groups: groups of channels when a block or layer begins to learn; they are halved, in equal parts
+            of its steps, until there are ``channel_groups`` (CAG of AHCPTQ); 0: as many from the beginning.
     """
 
     init: str | None = None
@@ -70,6 +72,7 @@ class PtqSettings(Scheme, MethodSettings):
     batch: int = field(default=4, metadata=SINCE)
     lr: float = field(default=3e-2, metadata=SINCE)
     drop: float = field(default=0.5, metadata=SINCE)
+    first_channel_groups: int = field(default=0, metadata=SINCE)
 
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         "metric": METRICS,
@@ -100,6 +103,7 @@ class PtqSettings(Scheme, MethodSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, candidates=1, rounds=1, images=1, prompts=1, steps=1, batch=1, channel_groups=0)
+        check_at_least(self, first_channel_groups=0)
         check_above_zero(self, "lr")
         for name, allowed in (("weight_bits", range(2, 9)), ("activation_bits", (*range(2, 9), 32))):
             if getattr(self, name) not in allowed:
@@ -145,6 +149,16 @@ class PtqSettings(Scheme, MethodSettings):
             raise InputError(
                 f"method.softmax_grid={self.softmax_grid} is for products of attention, which are float here; "
                 "give method.products=tensor"
+            )
+        if self.first_channel_groups and not 0 < self.channel_groups < self.first_channel_groups:
+            raise InputError(
+                f"method.first_channel_groups={self.first_channel_groups} merge into fewer, of which "
+                f"method.channel_groups={self.channel_groups} is the number; give one above 0 and below"
+            )
+        if self.first_channel_groups and (self.reconstruct == "none" or self.learn == "rounding"):
+            raise InputError(
+                f"method.first_channel_groups={self.first_channel_groups} merge while their ranges learn; give "
+                "method.reconstruct=blocks or layers, and method.learn=both or scales"
             )
         for name in ("big", "pcc", "mac"):
             if getattr(self, name) and self.activation_bits == 32:

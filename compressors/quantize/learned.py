@@ -2,7 +2,7 @@
 
 Weights round as in AdaRound (Nagel et al. 2020, arXiv 2004.10568); activations learn step and zero point (LSQ, Esser et
 al. 2019, arXiv 1902.08153; LSQ+, Bhalgat et al. 2020, arXiv 2004.09576); while they do, each value is left float with
-some probability (QDrop, Wei et al. 2022, arXiv 2203.05740).
+some probability (QDrop, Wei et al. 2022, arXiv 2203.05740). Groups of channels may merge meanwhile (CAG of AHCPTQ).
 
 These stand in a model only inside :meth:`Learners.in_place`. One that is scored, saved or exported has its own
 :class:`students.quantized.quantizers.UniformQuantizer` again, which drops nothing.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from students.quantized.layers import QuantizedLayer
 from students.quantized.quantizers import UniformQuantizer, nearest
+from students.quantized.simulated_grids import ChannelGroupQuantizer, grouped
 
 LOWEST, HIGHEST = -0.1, 1.1
 """What AdaRound stretches its sigmoid to (its gamma and zeta)."""
@@ -80,18 +81,24 @@ class LearnedGrid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The nearest values of the grid as it stands, or ``x`` where a value is dropped."""
         (grid,) = self._grid
-        scale, zero = (grid.spread(part) for part in self._learned())
+        scale, zero = (self._spread(part) for part in self._learned())
         kept = None
         if self.drop:
             kept = (torch.rand(x.shape, generator=self.generator, device=x.device) >= self.drop).float()
         return _OnGrid.apply(x.float(), scale, zero, kept, grid.low, grid.high).to(x.dtype)
 
+    def _spread(self, part: Tensor) -> Tensor:
+        return self._grid[0].spread(part)
+
+    def _unrounded(self) -> tuple[Tensor, Tensor]:
+        (grid,) = self._grid
+        moved = 0.0 if grid.symmetric else GRID_RATE * (grid.high - grid.low) * self.shift
+        return self.scale * (GRID_RATE * self.step).exp(), self.zero_point + moved
+
     def _learned(self) -> tuple[Tensor, Tensor]:
         (grid,) = self._grid
-        scale, zero = self.scale * (GRID_RATE * self.step).exp(), self.zero_point
-        if not grid.symmetric:
-            zero = nearest(zero + GRID_RATE * (grid.high - grid.low) * self.shift, grid.low, grid.high)
-        return scale, zero
+        scale, zero = self._unrounded()
+        return scale, self.zero_point if grid.symmetric else nearest(zero, grid.low, grid.high)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -99,6 +106,62 @@ class LearnedGrid(nn.Module):
         scale, zero = self._learned()
         self._grid[0].scale.copy_(scale)
         self._grid[0].zero_point.copy_(zero)
+
+
+class LearnedGroups(LearnedGrid):
+    """In place of the grids of channel groups: their number halves in equal parts of the learning (CAG of AHCPTQ).
+
+    A merged group's range is the mean of its channels' ranges, of which each of the first groups goes on to learn one.
+
+    Args:
+        grid: with the groups that there are at first.
+        last: how many there are in the end.
+    """
+
+    group: Tensor
+    count: Tensor
+
+    def __init__(self, grid: ChannelGroupQuantizer, last: int) -> None:
+        super().__init__(grid)
+        self._first = grid.group.clone()
+        self.counts = [len(grid.scale)]
+        while self.counts[-1] > last:
+            self.counts.append(max(last, self.counts[-1] // 2))
+        # Of a saved state: what merged once stays together.
+        self.register_buffer("group", grid.group.clone())
+        self.register_buffer("count", torch.tensor(len(grid.scale)))
+
+    @torch.no_grad()
+    def merge(self, share: float) -> None:
+        """Merge, by k-means over ranges, into as many groups as there should be after this share of the learning."""
+        count = self.counts[min(int(share * len(self.counts)), len(self.counts) - 1)]
+        if count < int(self.count):
+            (grid,) = self._grid
+            scale, zero = (self._spread(part) for part in self._learned())
+            self.group.copy_(grouped((grid.low - zero) * scale, (grid.high - zero) * scale, count))
+            self.count.fill_(count)
+
+    def _spread(self, part: Tensor) -> Tensor:
+        return part[self.group]
+
+    def _learned(self) -> tuple[Tensor, Tensor]:
+        """By group ``[count]``."""
+        (grid,) = self._grid
+        # [channels]
+        scale, zero = (part[self._first] for part in self._unrounded())
+        count = int(self.count)
+        channels = torch.bincount(self.group, minlength=count)
+        merged, moved = (scale.new_zeros(count).index_add(0, self.group, part) for part in (scale, scale * zero))
+        # An empty group's step is any; no channel has it.
+        merged = torch.where(channels > 0, merged, 1.0)
+        return merged / channels.clamp(min=1), nearest(moved / merged, grid.low, grid.high)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write what was learned into the grid, with its groups."""
+        (grid,) = self._grid
+        assert isinstance(grid, ChannelGroupQuantizer)
+        grid.regroup(self.group, *self._learned())
 
 
 class _OnGrid(torch.autograd.Function):
@@ -145,9 +208,10 @@ class Learners(nn.Module):
     Args:
         unit: holds quantised layers or products, calibrated and not packed.
         learn: ``rounding`` of weights, ``scales`` of activations, or ``both``.
+        channel_groups: how many groups of channels there are in the end; 0: those that there are.
     """
 
-    def __init__(self, unit: nn.Module, learn: str = "both") -> None:
+    def __init__(self, unit: nn.Module, learn: str = "both", channel_groups: int = 0) -> None:
         super().__init__()
         self._places: list[tuple[nn.Module, str]] = []
         self.learners = nn.ModuleList()
@@ -158,12 +222,21 @@ class Learners(nn.Module):
             for name in ACTIVATIONS if learn != "rounding" else ():
                 if isinstance(grid := getattr(module, name, None), UniformQuantizer):
                     self._places.append((module, name))
-                    self.learners.append(LearnedGrid(grid))
+                    if channel_groups and isinstance(grid, ChannelGroupQuantizer):
+                        self.learners.append(LearnedGroups(grid, channel_groups))
+                    else:
+                        self.learners.append(LearnedGrid(grid))
 
     @property
     def roundings(self) -> list[LearnedRounding]:
         """Of the unit's weights."""
         return [learner for learner in self.learners if isinstance(learner, LearnedRounding)]
+
+    def merge(self, share: float) -> None:
+        """Merge groups of channels as they should be after this share of the learning."""
+        for learner in self.learners:
+            if isinstance(learner, LearnedGroups):
+                learner.merge(share)
 
     @contextmanager
     def in_place(self, drop: float = 0.0, generator: torch.Generator | None = None) -> Iterator[None]:

@@ -128,6 +128,7 @@ class Reconstruction:
         lr: of roundings; scales learn more slowly (:data:`compressors.quantize.learned.GRID_RATE`).
         batch: calls of the unit a step.
         drop: the probability that an input or an activation of the unit stays float in a step.
+        channel_groups: how many groups of channels a grid has once its unit has learned; 0: those that it has.
         seed: of what is drawn.
     """
 
@@ -137,6 +138,7 @@ class Reconstruction:
     lr: float
     batch: int
     drop: float
+    channel_groups: int
     seed: int
 
     def run(self, model: Sam, exact: Sam, calls: Sequence[Call], engine: Engine, key: str) -> Progress:
@@ -172,7 +174,8 @@ class _Work:
     def __init__(self, how: Reconstruction, model: Sam, exact: Sam, calls: Sequence[Call]) -> None:
         self.how, self.model, self.exact, self.calls = how, model, exact, calls
         named = blocks(model) if how.units == "blocks" else list(recordable(model))
-        found = {path: Learners(model.get_submodule(path), how.learn) for path in _in_order(exact, named, calls[:1])}
+        in_order = _in_order(exact, named, calls[:1])
+        found = {path: Learners(model.get_submodule(path), how.learn, how.channel_groups) for path in in_order}
         # Products have no rounding, and weights alone no scales of activations.
         found = {path: learners for path, learners in found.items() if len(learners.learners)}
         if not found:
@@ -248,13 +251,15 @@ class _Work:
         device = batch.calls[0].outputs[0].device
         generator = torch.Generator(device).manual_seed(seed_for(self.how.seed, STAGE, "drop", step))
         errors = []
+        progress = step % self.how.steps / self.how.steps
+        learners.merge(progress)
         with learners.in_place(self.how.drop, generator):
             for call in batch.joined():
                 pairs = zip(call.quantised, call.exact, strict=True)
                 found = unit(*(self._mixed(quantised, exact, generator) for quantised, exact in pairs))
                 errors.append(self._error(found, call.outputs))
         terms = {"error": torch.stack(errors).mean()}
-        share = (step % self.how.steps / self.how.steps - WARMUP) / (1 - WARMUP)
+        share = (progress - WARMUP) / (1 - WARMUP)
         if share >= 0 and (roundings := learners.roundings):
             sharpness = FIRST_SHARPNESS + (LAST_SHARPNESS - FIRST_SHARPNESS) * share
             count = sum(rounding.logits.numel() for rounding in roundings)

@@ -25,7 +25,7 @@ from students.quantized.layers import (
 )
 from students.quantized.quantizers import UniformQuantizer
 from students.quantized.scheme import SINCE, Scheme
-from students.quantized.simulated_grids import SIMULATED
+from students.quantized.simulated_grids import SIMULATED, ChannelGroupQuantizer
 from teachers.sam import Sam
 
 GROUPED = ("qkv", "q_proj", "k_proj", "v_proj", "lin1", "fc1")
@@ -182,6 +182,18 @@ def plan_of(model: nn.Module) -> Plan | None:
     """How a model is quantised; None for a float one."""
     plan = getattr(model, "plan", None)
     return plan if isinstance(plan, Plan) else None
+
+
+def keep_groups(model: Sam, channel_groups: int) -> None:
+    """Have the groups of channels that the grids of a model have by now in its plan, in place."""
+    plan = plan_of(model)
+    assert plan is not None
+    layers = {path: dict(layer) for path, layer in plan.layers.items()}
+    for path, layer in layers.items():
+        if isinstance(grid := model.get_submodule(path).input_quantizer, ChannelGroupQuantizer):
+            layer["input"] = grid.description()
+    scheme = replace(plan.scheme, channel_groups=channel_groups)
+    object.__setattr__(model, "plan", replace(plan, scheme=scheme, layers=layers))
 
 
 FEW_BITS = "fewer than 8 bits"

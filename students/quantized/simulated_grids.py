@@ -180,6 +180,12 @@ class ChannelGroupQuantizer(UniformQuantizer):
             zeros.scatter_reduce(0, self.group, lowest, "amin"), zeros.scatter_reduce(0, self.group, highest, "amax")
         )
 
+    def regroup(self, group: Tensor, scale: Tensor, zero_point: Tensor) -> None:
+        """Have other groups: that of each channel ``[channels]``, and each one's scale and zero point ``[groups]``."""
+        self.shape = (len(scale),)
+        self.group.copy_(group)
+        self.scale, self.zero_point = scale.clone(), zero_point.to(self.zero_point.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """The nearest values of each channel's grid ``[..., channels]``; shape and dtype unchanged."""
         refuse_export(self)
