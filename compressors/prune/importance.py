@@ -20,6 +20,8 @@ from data.prompts import central_point
 from data.sample import ImageSample
 from teachers.sam import Sam
 
+LOST = 0.01
+"""Share of an embedding's values that may stay as they are when it is disturbed; of noise that is seen, none does."""
 MASKS_PER_IMAGE = 16
 """Instances of an image whose masks the task's loss looks at, the first ones."""
 
@@ -51,6 +53,9 @@ def disturbed_gradients(
     The target is the encoder's own embedding plus Gaussian noise of standard deviation ``noise``, so the loss is
     ``MSE(t + eps, t)`` and its gradient ``-(2 / N) J^T eps``: a random probe of how much each weight moves the
     embedding. Cells of padding are left out. Every image counts alike, those of a last, smaller batch too.
+
+    Raises:
+        InputError: the noise is so small that it is lost beside the embedding's values.
     """
 
     def losses() -> Iterator[Tensor]:
@@ -61,6 +66,12 @@ def disturbed_gradients(
             embedding = packed(encoder(batch.images))
             eps = torch.randn(embedding.shape, generator=generator_for(seed, "disturbance", number))
             disturbed = embedding.detach() + noise * eps.to(embedding.device)
+            if (share := float((disturbed == embedding).float().mean())) > LOST:
+                enough = float(embedding.detach().abs().mean()) / 100
+                raise InputError(
+                    f"method.noise={noise:g} is lost in the rounding of {share:.0%} of the embedding's values, so that "
+                    f"channels would be scored by the others alone; give a larger one, such as {enough:.1g}"
+                )
             # A mean over the batch.
             yield embedding_mse(embedding, disturbed, batch.valid) * (len(batch.names) / full)
 

@@ -278,6 +278,13 @@ def test_the_disturbance_gives_gradients_whose_ranking_does_not_depend_on_its_si
         assert name in ("embedding", *(f"{kind}.{i}" for kind in ("attention", "mlp") for i in range(3)))
 
 
+def test_noise_that_is_lost_beside_the_embedding_is_refused(encoder: ImageEncoder) -> None:
+    with pytest.raises(
+        InputError, match=r"method\.noise=1e-09 is lost in the rounding of \d\d% .* a larger one, such as 0\.0"
+    ):
+        disturbed_gradients(encoder, _batches(), 1e-9, 0)
+
+
 def test_images_of_a_smaller_last_batch_count_no_more_than_others(encoder: ImageEncoder) -> None:
     full, other = _batches()
     last = ImageBatch(("c",), other.images[:1], other.valid[:1])
