@@ -156,6 +156,11 @@ class Compressed:
         return sum(stage.device_seconds for stage in self.stages) / 3600
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """That stages were trained in, by name; none where nothing was trained."""
+        return tuple(sorted({stage.precision for stage in self.stages if stage.images and stage.precision}))
+
+    @property
     def peak_memory_bytes(self) -> int:
         """Most memory a training process needed (see :mod:`compressors.distill.engine`)."""
         return max((stage.peak_memory_bytes for stage in self.stages), default=0)

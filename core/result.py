@@ -8,7 +8,7 @@ from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 from core.errors import InputError
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 ADDED = {
     2: ("variant", "train_images_per_s", "train_peak_memory_bytes", "device_hours"),
     3: ("weight_bits", "activation_bits", "bit_operations", "float_macs"),
@@ -23,6 +23,7 @@ ADDED = {
     ),
     7: ("importance_images",),
     8: ("simulated",),
+    9: ("training_precision",),
 }
 """Columns by the schema version that brought them; in rows of an earlier one they are unknown."""
 STATUSES = ("finished", "evaluated", "counted", "failed")
@@ -79,6 +80,8 @@ class ResultRow:
         importance_images: images that channels were scored by before they were cut, counted for each cut;
             ``images_seen`` leaves them out, as no weight is updated by them.
         simulated: what of a quantised model no runtime computes with, in words; None where integers can do all of it.
+        training_precision: ``float32``, or what matrix products were autocast to, of the run's training and of the runs
+            it began with; several are joined by ``and``; ``precision`` is that of scoring and of the latencies.
     """
 
     run_id: str | None = None
@@ -148,6 +151,7 @@ class ResultRow:
     decoder_latency_ratio_high: float | None = None
     importance_images: int | None = None
     simulated: str | None = None
+    training_precision: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

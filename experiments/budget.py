@@ -16,7 +16,7 @@ from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores, SeedDifference, crossed_difference, seed_difference
 from experiments.paper_table import difference, interval_in_points
-from experiments.reporting.columns import COLUMNS, POCKET
+from experiments.reporting.columns import COLUMNS, POCKET, computed_on
 from experiments.reporting.results import read_records
 from experiments.reporting.text_tables import plain_table
 from experiments.result_file import read_scored
@@ -148,10 +148,11 @@ def budget_table(found: Budgets) -> str:
     header = ["first less second, points", *(f"{prompt}, {n:,}" for prompt in MEASURES.values() for n in seen)]
     parts.append("Who is ahead:\n\n" + plain_table(header, rivals))
     one = found.comparisons["teacher"]
-    devices = {row.device for of in found.runs.values() for rows in of.values() for row in rows if row.device}
+    trained = [row for of in found.runs.values() for rows in of.values() for row in rows]
+    computed = computed_on([row.device for row in trained], [row.training_precision for row in trained], one.precision)
     about = (
         f"Protocol `{one.protocol}` on held-out `{one.data}`, {one.instances:,} instances in {one.images:,} images; "
-        f"{' and '.join(sorted(devices))}, {one.precision}. In brackets 95 % intervals: over seeds and images; † over "
+        f"{computed}. In brackets 95 % intervals: over seeds and images; † over "
         "seeds alone (Student's t), where files have no scores image by image; ¹ one seed, over images alone, "
         "which says nothing of other seeds."
     )

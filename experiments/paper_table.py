@@ -17,7 +17,7 @@ from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, crossed_difference, seed_difference
-from experiments.reporting.columns import with_spread
+from experiments.reporting.columns import computed_on, with_spread
 from experiments.reporting.text_tables import csv_lines
 from experiments.result_file import NAME, read_scored
 
@@ -122,10 +122,10 @@ def table(preset: str, rows: Sequence[ResultRow], scores: Scores | None = None) 
     sources = sorted({entry.source for entry in entries if entry.published is not None})
     seen = sorted({row.images_seen for row in used if row.images_seen is not None})
     images = " to ".join(f"{count:,}" for count in sorted({seen[0], seen[-1]})) if seen else "unknown"
-    devices = " and ".join(sorted({str(row.device) for row in used}))
+    computed = computed_on([row.device for row in used], [row.training_precision for row in used], first.precision)
     lines = [
         f"Protocol `{first.protocol}` on held-out `{first.data}`, {first.instances:,} instances in {first.images:,} "
-        f"images; {images} training images a run; {devices}; mean ± standard deviation over seeds."
+        f"images; {images} training images a run; {computed}; mean ± standard deviation over seeds."
         + (f" *Published*: {'; '.join(sources)}; its level does not compare." if sources else ""),
         "",
         f"| | | {'bits' if by_bits else 'ratio'} | seeds | mIoU point | mIoU box | *published* |",

@@ -15,7 +15,7 @@ from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores, SeedDifference
 from experiments.budget import MEASURES, Budgets, Model, label
 from experiments.paper_table import interval_in_points
-from experiments.reporting.columns import COLUMNS
+from experiments.reporting.columns import COLUMNS, computed_on
 from experiments.reporting.text_tables import plain_table
 from experiments.result_file import read_scored
 
@@ -131,8 +131,10 @@ def photographs_table(found: Photographs) -> str:
         seen = COLUMNS["images_seen"].shown(runs[0].images_seen)
         sizes = [_plain(runs[0], figure) for figure in figures]
         lines.append([label(model), str(len(runs)), seen, *cells, _to_teacher(runs, teacher), *sizes])
+    trained = [row.training_precision for model in found.models() for row in found.rows(VALIDATION, model)]
+    computed = computed_on([teacher.device], trained, teacher.precision)
     about = (
-        f"Protocol `{teacher.protocol}`; {_of(found)}; {teacher.device}, {teacher.precision}. In brackets 95 % "
+        f"Protocol `{teacher.protocol}`; {_of(found)}; {computed}. In brackets 95 % "
         "intervals over seeds and images (¹ one seed, over images alone)."
     )
     return f"{about}\n\n{plain_table(header, lines)}"

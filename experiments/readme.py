@@ -29,7 +29,7 @@ from experiments.photographs import (
 )
 from experiments.quantisers_table import ON_PHOTOGRAPHS, Quantisers, quantisers_table
 from experiments.quantisers_table import PRESET as QUANTISERS
-from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, documented, share, with_spread
+from experiments.reporting.columns import COLUMNS, POCKET, POCKET_2, computed_on, documented, share, with_spread
 from experiments.reporting.documents import lines_of
 from experiments.reporting.models import Record, models_frame
 from experiments.reporting.quoted_cells import with_quotes
@@ -73,10 +73,11 @@ def quality_table(rows: pd.DataFrame) -> str:
     header = ["model", "seeds", "images seen", "mIoU box", "mIoU point", "to teacher, box / point (points)"]
     header += ["parameters", "MACs `full`", "MACs `modules`", "file"]
     lines = [[_name(line), *_cells(line, _FIGURES)] for line in sorted(models, key=_place)]
-    devices = sorted(set(rows["device"].dropna()))
+    trained = rows[~rows["method"].str.endswith(QUANTISED)]["training_precision"].dropna()
+    computed = computed_on(rows["device"].dropna(), trained, teacher["precision"])
     return (
         f"Protocol `{teacher['protocol']}` on held-out `{teacher['data']}`, {teacher['instances']:,} instances in "
-        f"{teacher['images']:,} images; {' and '.join(devices)}, {teacher['precision']}; mean ± standard "
+        f"{teacher['images']:,} images; {computed}; mean ± standard "
         f"deviation over seeds. Commands: `results/README.md`.\n\n{plain_table(header, lines)}"
     )
 

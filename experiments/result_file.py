@@ -72,5 +72,16 @@ def read_result(path: Path) -> tuple[list[ResultRow], dict[str, Any]]:
     content = read_json(path, "run again with force=true")
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
         raise InputError(f"{path}: holds no rows; run again with force=true")
-    rows = [ResultRow.from_dict(raw, str(path)) for raw in content["rows"]]
+    rows = [ResultRow.from_dict(_with_precision(raw, content), str(path)) for raw in content["rows"]]
     return rows, {key: value for key, value in content.items() if key != "rows"}
+
+
+def _with_precision(raw: Any, content: Mapping[str, Any]) -> Any:
+    """A row of a file from before rows had their training's precision, with what the file says of it.
+
+    Not of quantised models: their grids learn in float32, whatever the engine was set to.
+    """
+    known, name = isinstance(raw, dict) and "training_precision" not in raw, content.get("training_precision")
+    if not known or not isinstance(name, str) or not raw.get("images_seen") or raw.get("weight_bits") is not None:
+        return raw
+    return {**raw, "training_precision": name}

@@ -36,6 +36,9 @@ _ABOUT: dict[str, tuple[type, ...]] = {
     "ratio": (int, float),
     "teacher": (str,),
     "seed": (int,),
+    "images_seen": (int,),
+    "importance_images": (int,),
+    "training_precision": (str,),
 }
 
 

@@ -87,7 +87,7 @@ class Engine:
             )
             parts["average"] = average
         progress = load_state(path, stage.key, parts)
-        progress.devices = distributed.count()
+        progress.devices, progress.precision = distributed.count(), self.precision
         # Nobody writes a new state before everybody has read the old one.
         distributed.barrier()
         began, saved = time.monotonic() - progress.seconds, time.monotonic()

@@ -28,6 +28,7 @@ class Progress:
         best_weights: the model's state at ``best``.
         plateau: validations in a row that did not beat ``best``.
         rate: factor on the learning rate that the plateau schedule has reached.
+        precision: of training, by the engine's name of it.
     """
 
     step: int = 0
@@ -40,6 +41,7 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     plateau: int = 0
     rate: float = 1.0
+    precision: str | None = None
 
 
 class Stateful(Protocol):
@@ -98,8 +100,8 @@ def load_state(path: Path, key: str, parts: Mapping[str, Stateful]) -> Progress:
 def _progress(raw: object) -> Progress | None:
     """What a file says of where a stage stands; None if it is not that."""
     names = {part.name for part in fields(Progress)}
-    # Earlier states have no device seconds.
-    if not isinstance(raw, dict) or set(raw) not in (names, names - {"device_seconds"}):
+    # Earlier states have no device seconds, and no precision.
+    if not isinstance(raw, dict) or not names - {"device_seconds", "precision"} <= set(raw) <= names:
         return None
     best, weights = raw["best"], raw["best_weights"]
     counts = [raw[name] for name in ("step", "images", "devices", "peak_memory_bytes", "plateau")]
@@ -110,5 +112,6 @@ def _progress(raw: object) -> Progress | None:
         and all(type(number) in (int, float) for number in numbers)
         and isinstance(weights, dict)
         and all(isinstance(tensor, Tensor) for tensor in weights.values())
+        and isinstance(raw.get("precision"), str | None)
     )
     return Progress(**{"device_seconds": raw["seconds"] * raw["devices"], **raw}) if sound else None

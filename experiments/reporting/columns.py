@@ -26,6 +26,15 @@ def pocket_teachers(teachers: Iterable[object]) -> list[str]:
     return [name for name in POCKET_TEACHERS if name in found]
 
 
+def computed_on(devices: Iterable[str | None], training: Iterable[str | None], scoring: str | None) -> str:
+    """The processors behind rows and what they computed in, for the line above a table."""
+    on = " and ".join(sorted({device for device in devices if device}))
+    trained = sorted({name for each in training if each for name in each.split(" and ")})
+    if scoring is None or not trained or trained == [scoring]:
+        return on if scoring is None else f"{on}, {scoring}"
+    return f"{on}, trained in {' and '.join(trained)}, scored in {scoring}"
+
+
 def share(value: float) -> str:
     """A score of 0..1 with four digits."""
     return f"{value:.4f}"

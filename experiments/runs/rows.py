@@ -22,6 +22,7 @@ from experiments.runs.identity import method_name, parent_metadata
 from experiments.scoring import EvaluationSet, Kept, described, images_at_once, own_rules, score_model
 from teachers.sam import Sam
 
+TRAINING_PRECISION, JOINED = "training_precision", " and "
 SCORING = "scoring"
 """Folder of what was scored, by model, while scoring goes on."""
 SCORED = ".scored"
@@ -75,7 +76,7 @@ def score_run(
         about = {"method": "teacher", "teacher": parts.teacher.name}
         if model is student:
             about = about_student(parts, student.name) | {
-                **images_counted(settings, compressed),
+                **of_chain(settings, compressed),
                 "train_seconds": compressed.train_seconds,
                 "train_images_per_s": compressed.images_seen / max(compressed.train_seconds, 1e-9),
                 "train_peak_memory_bytes": compressed.peak_memory_bytes,
@@ -130,7 +131,10 @@ def ratio_of(settings: RunConfig) -> float | None:
     return settings.ratio if settings.ratio is not None else parent_metadata(settings).get("ratio")
 
 
-def images_counted(settings: RunConfig, compressed: Compressed) -> dict[str, int]:
-    """Images of the run and of those before it in the chain: trained on, and behind the scores of channels."""
+def of_chain(settings: RunConfig, compressed: Compressed) -> dict[str, Any]:
+    """Of the run and of those before it in the chain: images trained on and behind scores of channels; precision."""
     earlier = parent_metadata(settings)
-    return {name: getattr(compressed, name) + (earlier.get(name) or 0) for name in ("images_seen", "importance_images")}
+    counts = {n: getattr(compressed, n) + (earlier.get(n) or 0) for n in ("images_seen", "importance_images")}
+    before = str(earlier.get(TRAINING_PRECISION) or "").split(JOINED)
+    precisions = sorted({*compressed.precisions, *before} - {""})
+    return {**counts, TRAINING_PRECISION: JOINED.join(precisions) or None}

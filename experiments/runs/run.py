@@ -41,7 +41,7 @@ from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads, take_one_thread
 from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
-from experiments.runs.rows import SCORING, Parts, about_student, images_counted, ratio_of, score_run
+from experiments.runs.rows import SCORING, Parts, about_student, of_chain, ratio_of, score_run
 from experiments.scoring import score_fillings, training_score
 from experiments.tracking.local_files import METRICS, metrics_csv
 from experiments.tracking.logger import Outcome, RunMetadata
@@ -227,7 +227,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         "method": method_name(settings),
         "ratio": ratio_of(settings),
         "seed": settings.seed,
-        **images_counted(settings, compressed),
+        **of_chain(settings, compressed),
         "teacher": teacher.name,
         "teacher_sha256": weights_sha256(teacher),
         "run_id": parts.run_id,

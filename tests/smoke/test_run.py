@@ -85,6 +85,7 @@ def test_a_run_leaves_rows_student_image_and_leaderboard(first: Path) -> None:
     assert all(student[name] is not None for name in COLUMNS if name not in (*UNKNOWN, "miou_large"))
     assert student["device_hours"] == pytest.approx(student["train_seconds"] / 3600)
     assert student["train_images_per_s"] == pytest.approx(16 / student["train_seconds"])
+    assert student["training_precision"] == content["training_precision"] and of_teacher["training_precision"] is None
     assert student["variant"] == "smoke"
     model = load_model(first / "student.safetensors")
     assert sum(p.numel() for p in model.parameters()) == student["parameters"]
@@ -286,6 +287,7 @@ def test_a_second_method_goes_on_with_what_the_first_made(first: Path, teacher: 
     )
     assert (earlier["method"], second["method"]) == ("slimsam", "slimsam+ptq")
     assert second["ratio"] == 0.5 and second["images_seen"] == earlier["images_seen"]
+    assert second["training_precision"] == earlier["training_precision"] is not None
     assert second["parameters"] == earlier["parameters"] and second["macs_full"] == earlier["macs_full"]
     assert second["weight_bits"] == 8 and second["bit_operations"] < earlier["macs_full"] * 32 * 32
     assert second["size_bytes"] < 0.4 * earlier["size_bytes"]

@@ -58,7 +58,7 @@ def test_columns_keep_their_names_and_order() -> None:
         "ap_rare", "ap_common", "ap_frequent", "average_recall", "detections", "axes", "threads",
         "latency_reference", "encoder_latency_ratio", "encoder_latency_ratio_low", "encoder_latency_ratio_high",
         "decoder_latency_ratio", "decoder_latency_ratio_low", "decoder_latency_ratio_high",
-        "importance_images", "simulated", "schema_version",
+        "importance_images", "simulated", "training_precision", "schema_version",
     )  # fmt: skip
     assert tuple(ROW.to_dict()) == COLUMNS
 
@@ -87,7 +87,7 @@ def test_a_row_survives_json() -> None:
         ({"method": None}, "method is null"),
         ({"status": "done"}, "status is 'done', not one of finished"),
         ({"skipped": {"crowd": "3"}}, "skipped does not map names to counts"),
-        ({"schema_version": 99}, "schema version 99, this version reads 8"),
+        ({"schema_version": 99}, "schema version 99, this version reads 9"),
     ],
 )
 def test_what_is_no_row_is_refused(change: dict[str, object], said: str) -> None:
