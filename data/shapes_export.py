@@ -24,6 +24,9 @@ from data.sample import ImageSample
 from data.shapes import DIFFICULTY, SPLITS, Shapes
 from data.shapes_drawing import KINDS
 
+MARK = "shapes.json"
+"""Written into the folder before anything else: only what lies beside it is replaced."""
+DESCRIPTION = "procedural data set shapes"
 COLUMNS, ROWS = 8, 6
 """Pairs of a contact sheet."""
 _WRITTEN = re.compile(r"(sa_\d{6}\.(jpg|json)|\d{12}\.png|instances_\w+2017\.json)(\.part)?")
@@ -41,25 +44,32 @@ def write_data_set(
     Args:
         data: what to write.
         out: folder, made if need be.
-        overwrite: replace what an earlier run left in the two folders.
+        overwrite: replace what an earlier run left in the two folders, which :data:`MARK` says there was.
         advance: called after each image.
 
     Returns:
         The folders ``out/sa1b`` and ``out/coco``.
 
     Raises:
-        InputError: ``out`` is a file, or the folders already hold a data set and ``overwrite`` is false.
+        InputError: ``out`` is a file, or the folders already hold a data set and ``overwrite`` is false, or one that
+            was not written here.
     """
     sa1b, coco = out / "sa1b", out / "coco"
     files, listing = coco / FOLDERS[data.split], coco / annotations_name(data.split)
     for folder in (sa1b, files, listing.parent):
         _make_folder(folder)
-    earlier = [path for folder in (sa1b, files) for path in folder.iterdir() if _WRITTEN.fullmatch(path.name)]
-    if earlier and not overwrite:
-        raise InputError(f"{earlier[0].parent} already holds a data set; choose another --out or add --overwrite")
+    # Hidden files are what readers keep beside images.
+    there = [path for folder in (sa1b, files) for path in folder.iterdir() if not path.name.startswith(".")]
+    there += [listing] if listing.exists() else []
+    foreign = there if not (out / MARK).is_file() else [path for path in there if not _WRITTEN.fullmatch(path.name)]
+    if foreign:
+        raise InputError(f"{foreign[0]}: was not written by this command, which replaces its own; choose another --out")
+    if there and not overwrite:
+        raise InputError(f"{there[0].parent} already holds a data set; choose another --out or add --overwrite")
+    write_text(out / MARK, json.dumps({"description": DESCRIPTION}) + "\n")
     # All of it goes first: a shorter run must not leave the tail of a longer one behind.
-    for path in [*earlier, listing]:
-        path.unlink(missing_ok=True)
+    for path in there:
+        path.unlink()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(len(data)):
@@ -82,7 +92,7 @@ def write_data_set(
     listing_text = json.dumps(
         {
             "info": {
-                "description": "procedural data set shapes",
+                "description": DESCRIPTION,
                 "split": data.split,
                 "seed": data.seed,
                 "size": data.size,
@@ -190,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write both layouts into")
+    parser.add_argument("--out", type=_folder, metavar="DIR", help="folder to write both layouts into")
     parser.add_argument("--count", type=int, metavar="N", help="number of images (needed with --out)")
     parser.add_argument("--split", default="train", help=f"{' or '.join(SPLITS)} (default: train)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole data set (default: 0)")
@@ -211,7 +221,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; add --overwrite to begin anew", file=sys.stderr)
+        return 130
     return 0
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give a folder, . for this one")
+    return Path(text)
 
 
 def _run(options: argparse.Namespace) -> None:

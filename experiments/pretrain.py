@@ -19,6 +19,7 @@ import torch
 
 from compressors.distill.engine import Engine, Stage
 from compressors.distill.optimizer import OptimizerConfig
+from compressors.distill.state import key_of_state
 from core import distributed
 from core.checkpoint import file_sha256, write_safetensors
 from core.closed_pipes import outlive_closed_pipes
@@ -32,8 +33,9 @@ from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
 from evaluation.protocols import PROTOCOLS
 from evaluation.scorer import Scorer
-from experiments.pretrain_scenes import SceneBatches, SceneTraining, Source, scene_loss
+from experiments.pretrain_scenes import SHAPES_COUNT, SceneBatches, SceneTraining, Source, scene_loss
 from experiments.pretrain_shapes import ShapesBatches, ShapesTraining, prompted_loss
+from experiments.runs.data_content import data_content
 from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads
 from teachers.catalog import MODELS
@@ -42,6 +44,7 @@ from teachers.resample import share_decoder, start_from
 from teachers.sam import Sam
 from teachers.weights import load_sam, read_state, sam_from_state
 
+STAGE = "pretrain"
 GIVEN = ("steps", "images", "batch", "rate", "seed")
 """Fields of a recipe that the command line gives, and those of scenes only."""
 GIVEN_SCENES = ("ellipses", "boxes", "ema")
@@ -56,15 +59,12 @@ def pretrain(recipe: ShapesTraining, model_name: str, folder: Path, precision: s
     Returns:
         The model, whose weights are ``<model_name>.safetensors`` in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "pretrain.state").exists():
-        (folder / THREADS).unlink(missing_ok=True)
-    keep_threads(folder, chosen=False)
+    key = [asdict(recipe), model_name, precision]
+    _begin(folder, key)
     model = _initial(model_name, recipe.seed).to(device)
     batches = ShapesBatches.load(recipe, model.input_size, 4 * model.config.encoder.grid)
     validation = (Shapes("validation", 100, seed=recipe.seed), 100)
     engine = Engine(folder, device=device, precision=precision)
-    key = [asdict(recipe), model_name, precision]
     return _train(engine, recipe, model, key, batches, lambda batch: prompted_loss(model, batch), validation, 400)
 
 
@@ -85,7 +85,19 @@ def pretrain_on_scenes(
             its decoder.
         validation: a data set; of the images that it holds out (of SA-1B's layout: its last 50) the first 40 are scored
             now and then. They choose nothing.
+
+    Raises:
+        InputError: a source or a start that cannot be read; the folder holds another training; an image that is scored
+            is trained on.
     """
+    data = [source.open("train", recipe.seed) for source in sources]
+    scored = None if validation is None else (validation.open("validation"), 40)
+    if scored is not None:
+        _require_held_out(data, *scored)
+    contents = [data_content(images, range(len(images)), True, folder).identity() for images in data]
+    described = [asdict(recipe), [[*pair] for pair in zip([s.share for s in sources], contents, strict=True)]]
+    key = [*described, model_name, precision, None if start is None else file_sha256(start)]
+    _begin(folder, key)
     model = _initial(model_name, recipe.seed)
     if isinstance(model.input_size, Stretched):
         # Nothing of a frame that images fill is padding.
@@ -97,12 +109,45 @@ def pretrain_on_scenes(
     # Ellipses are drawn on images, not seen in them.
     model.image_encoder.requires_grad_(not recipe.ellipses)
     model.to(device)
-    batches = SceneBatches.load(sources, recipe, model.input_size, 4 * model.config.encoder.grid, device)
+    batches = SceneBatches.load(sources, data, recipe, model.input_size, 4 * model.config.encoder.grid, device)
     engine = Engine(folder, device=device, precision=precision, workers=1, save_every_s=120)
-    described = [asdict(recipe), [asdict(source) for source in sources], model_name, precision]
-    key = [*described, None if start is None else file_sha256(start)]
-    scored = None if validation is None else (validation.open("validation"), 40)
     return _train(engine, recipe, model, key, batches, lambda batch: scene_loss(model, batch), scored, 250)
+
+
+def _begin(folder: Path, key: list[Any]) -> None:
+    """Take the threads that a training began with; several processes do so together.
+
+    Raises:
+        InputError: the folder holds a training with other settings or images, which would be lost.
+    """
+
+    def check() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = folder / f"{STAGE}.state"
+        if not state.exists():
+            (folder / THREADS).unlink(missing_ok=True)
+        elif key_of_state(state) not in (None, json.dumps(key)):
+            raise InputError(
+                f"{state}: is of a training with other settings or images; give the command that began it to go on, "
+                "or another --out to begin anew"
+            )
+
+    distributed.from_main(check)
+    keep_threads(folder, chosen=False)
+
+
+def _require_held_out(data: Sequence[ImageData], scored: ImageData, count: int) -> None:
+    trained = {file for images in data for file in _files(images, len(images))}
+    if shared := sorted(map(str, trained & _files(scored, count))):
+        raise InputError(
+            f"--validation: {len(shared)} of the images that are scored are trained on, such as {shared[0]}; give "
+            "another folder"
+        )
+
+
+def _files(images: ImageData, count: int) -> set[object]:
+    files = [images.image_file(index) for index in range(min(count, len(images)))]
+    return {file.resolve() if isinstance(file, Path) else file for file in files if file is not None}
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -188,7 +233,7 @@ def _train(
         ema=recipe.ema if isinstance(recipe, SceneTraining) else 0.0,
     )
     stage = Stage(
-        name="pretrain",
+        name=STAGE,
         key=json.dumps(key),
         model=model,
         batch=batches,
@@ -221,7 +266,7 @@ def main() -> None:
         action="append",
         metavar="NAME[=DIR][:SHARE]",
         help="shapes, coco=DIR or sa1b=DIR, several times for a mixture; scenes are composed of its annotated images "
-        "(without it: single images of shapes, as sam_pocket was trained)",
+        "(without it: single images of shapes, as sam_pocket was trained); of sa1b all images but the last",
     )
     add(
         "--validation",
@@ -231,7 +276,11 @@ def main() -> None:
     )
     add("--start", type=Path, help="weights to begin with (scenes only)")
     add("--steps", type=_at_least_one, help="optimizer steps")
-    add("--images", type=_at_least_one, help="most distinct training images")
+    add(
+        "--images",
+        type=_at_least_one,
+        help=f"most distinct training images; of shapes in a mixture at most {SHAPES_COUNT}",
+    )
     add("--batch", type=_at_least_one, help="images a step")
     add(
         "--mosaics",
@@ -264,17 +313,13 @@ def main() -> None:
     distributed.init(device)
     try:
         if options.data is None:
-            alone = [
-                f"--{name}" for name in ("start", "validation", *GIVEN_SCENES, "mosaics") if getattr(options, name)
-            ]
-            if alone:
+            of_data = ("start", "validation", *GIVEN_SCENES, "mosaics")
+            if alone := [f"--{name}" for name in of_data if getattr(options, name) is not None]:
                 raise InputError(f"{' and '.join(alone)}: only with --data")
             pretrain(ShapesTraining(**given), options.model, options.out, options.precision or "bfloat16", device)
             return
         sources = [Source.parse(text) for text in options.data]
-        validation = Source.parse(options.validation) if options.validation else None
-        if validation and validation.name == "sa1b" and any(source.is_same_folder(validation) for source in sources):
-            raise InputError(f"--validation {options.validation}: is trained on; give another folder")
+        validation = None if options.validation is None else Source.parse_validation(options.validation)
         precision = options.precision or ("float32" if device.type == "cpu" else "bfloat16")
         recipe = SceneTraining(**given, **of_scenes)
         if options.mosaics:
@@ -284,6 +329,8 @@ def main() -> None:
         pretrain_on_scenes(recipe, sources, options.model, options.start, options.out, precision, device, validation)
     except InputError as error:
         parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on\n")
     finally:
         distributed.shut_down()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from compressors.distill.losses import dice_loss, focal_loss, mask_iou
 from core.errors import InputError
 from core.geometry import PIXEL_MEAN, PIXEL_STD
+from core.progress import say
 from core.protocols import Prompt
 from core.seeding import seed_for
 from data.coco import Coco
@@ -80,17 +81,27 @@ class Source:
         name, given, root = text.partition("=")
         if name not in ("shapes", "coco", "sa1b"):
             raise InputError(f"--data {text}: no data set {name!r}; choose one of shapes, coco, sa1b")
-        if (name == "shapes") == bool(given):
-            problem = "shapes lie in no folder" if given else f"give its folder: --data {name}=DIR"
+        if given if name == "shapes" else not root:
+            problem = "shapes lie in no folder" if name == "shapes" else f"give its folder: --data {name}=DIR"
             raise InputError(f"--data {text}: {problem}")
         if not 0 < share < math.inf:
             raise InputError(f"--data {text}:{share:g}: a share is a number above 0")
         return cls(name, root or None, share)
 
-    def is_same_folder(self, other: "Source") -> bool:
-        """Whether both read the files of one folder."""
-        roots = [None if source.root is None else Path(source.root).resolve() for source in (self, other)]
-        return self.name == other.name and roots[0] is not None and roots[0] == roots[1]
+    @classmethod
+    def parse_validation(cls, text: str) -> "Source":
+        """Read ``NAME`` or ``NAME=ROOT``, what is scored.
+
+        Raises:
+            InputError: as of :meth:`parse`, by the name of its own setting; or it has a share.
+        """
+        try:
+            source = cls.parse(text)
+        except InputError as error:
+            raise InputError(str(error).replace("--data", "--validation")) from None
+        if source.share != 1.0:
+            raise InputError(f"--validation {text}: what is scored has no share; leave out :{source.share:g}")
+        return source
 
     def open(self, split: str, seed: int = 0) -> ImageData:
         """The images of ``train`` or ``validation`` with their instances.
@@ -153,16 +164,28 @@ class SceneBatches:
 
     @classmethod
     def load(
-        cls, sources: Sequence[Source], recipe: SceneTraining, frame: int, low_res: int, device: torch.device
+        cls,
+        sources: Sequence[Source],
+        data: Sequence[ImageData],
+        recipe: SceneTraining,
+        frame: int,
+        low_res: int,
+        device: torch.device,
     ) -> "SceneBatches":
-        """Read every source's images into memory."""
-        pools = [
-            (source.share, load_masked_images(source.open("train", recipe.seed), frame, recipe.images, device))
-            for source in sources
-        ]
-        for source, (_, images) in zip(sources, pools, strict=True):
-            if not images:
+        """Read every source's images into memory, and say what was read and what was left out.
+
+        Args:
+            data: each source's training images.
+        """
+        pools = []
+        for source, images in zip(sources, data, strict=True):
+            found = load_masked_images(images, frame, recipe.images, device)
+            if not found:
                 raise InputError(f"--data {source.name}={source.root}: no image there has an instance")
+            counted = {f"images of {len(images)}": len(found), "masks": sum(len(image.masks) for image in found)}
+            counted |= {name: count for name, count in images.skipped.items() if count}
+            say(f"{images.name}: {', '.join(f'{count:,} {name}' for name, count in counted.items())}")
+            pools.append((source.share, found))
         return cls(pools, recipe, frame, low_res)
 
     def __call__(self, places: range) -> SceneBatch:

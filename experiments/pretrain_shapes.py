@@ -117,6 +117,12 @@ class PromptedBatch:
     prompt: Prompt
     targets: Tensor
 
+    def part(self, images: slice) -> "PromptedBatch":
+        """Some of the images, with their prompts."""
+        each = len(self.prompt) // len(self.names)
+        prompts = slice(images.start * each, images.stop * each)
+        return PromptedBatch(self.names[images], self.images[images], self.prompt[prompts], self.targets[prompts])
+
     def pin_memory(self) -> "PromptedBatch":
         """The same batch; it is small, and stays where it is."""
         return self
@@ -143,8 +149,9 @@ class ShapesBatches:
         return cls(recipe, easy, make_pool("train", recipe.images, recipe.seed, DIFFICULTY, frame), frame, low_res)
 
     def __call__(self, places: range) -> PromptedBatch:
-        """The batch at consecutive places."""
-        return self.of_step(places.start // self.recipe.batch)
+        """The images at consecutive places of one step: all of its batch, or the share of one of several processes."""
+        step, first = divmod(places.start, self.recipe.batch)
+        return self.of_step(step).part(slice(first, first + len(places)))
 
     def of_step(self, step: int) -> PromptedBatch:
         """The batch of a step, a function of the recipe and the step alone; masks at ``low_res`` cells a side."""

@@ -97,6 +97,16 @@ def load_state(path: Path, key: str, parts: Mapping[str, Stateful]) -> Progress:
     return kept
 
 
+def key_of_state(path: Path) -> str | None:
+    """Which stage a saved state belongs to; None of a damaged one."""
+    try:
+        state = read_torch(path)
+    except InputError:
+        return None
+    key = state.get("key") if isinstance(state, dict) else None
+    return key if isinstance(key, str) else None
+
+
 def _progress(raw: object) -> Progress | None:
     """What a file says of where a stage stands; None if it is not that."""
     names = {part.name for part in fields(Progress)}

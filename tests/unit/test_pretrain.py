@@ -78,6 +78,19 @@ def test_a_batch_is_a_function_of_the_step() -> None:
     assert len({step.images.numpy().tobytes() for step in in_order}) == 8
 
 
+def test_processes_share_a_batch() -> None:
+    """Images, and with each its own prompts and targets."""
+    recipe = replace(RECIPE, batch=4)
+    batches = ShapesBatches(recipe, painted("easy"), painted("hard"), FRAME, FRAME // 2)
+    whole, first, second = batches(range(8, 12)), batches(range(8, 10)), batches(range(10, 12))
+    assert same(whole, batches.of_step(2)) and whole.names == first.names + second.names
+    assert torch.equal(whole.images, torch.cat([first.images, second.images]))
+    assert torch.equal(whole.targets, torch.cat([first.targets, second.targets])) and len(first.targets) == 4
+    for name in ("boxes_xyxy", "points_xy"):
+        parts = [getattr(batch.prompt, name) for batch in (whole, first, second)]
+        assert parts[0] is None or torch.equal(parts[0], torch.cat(parts[1:]))
+
+
 def test_clear_images_come_first() -> None:
     prefixes = [{name[:4] for name in batch_of(step).names} for step in range(6)]
     # The first 40 % of six steps are 0, 1 and 2 (2 < 2.4).

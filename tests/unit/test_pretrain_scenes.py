@@ -55,7 +55,10 @@ def test_a_source_is_a_name_a_folder_and_a_share(text: str, expected: Source) ->
     [
         ("imagenet=x", "choose one of shapes, coco, sa1b"),
         ("coco", "give its folder: --data coco=DIR"),
+        ("coco=", "give its folder: --data coco=DIR"),
+        ("sa1b=:2", "give its folder: --data sa1b=DIR"),
         ("shapes=x", "shapes lie in no folder"),
+        ("shapes=", "shapes lie in no folder"),
         ("shapes:0", "a share is a number above 0"),
         ("shapes:nan", "a share is a number above 0"),
     ],
@@ -73,7 +76,8 @@ def test_a_wrong_source_is_refused(text: str, message: str) -> None:
         ("--ema 1", "argument --ema: 1 must be at least 0 and below 1"),
         ("--rate -1", "argument --rate: -1 must be above 0"),
         ("--device foo", "argument --device: foo is unknown; choose cpu, cuda or cuda:0"),
-        ("--data sa1b=D --validation sa1b=./D", "--validation sa1b=./D: is trained on; give another folder"),
+        ("--validation sa1b=", "--validation sa1b=: give its folder: --validation sa1b=DIR"),
+        ("--validation sa1b=D:0.5", "--validation sa1b=D:0.5: what is scored has no share; leave out :0.5"),
     ],
 )
 def test_wrong_settings_end_in_a_line(
@@ -87,7 +91,8 @@ def test_wrong_settings_end_in_a_line(
 
 @pytest.fixture(scope="module")
 def batches() -> SceneBatches:
-    return SceneBatches.load([Source("shapes", None, 1.0)], RECIPE, 64, 16, torch.device("cpu"))
+    source = Source("shapes", None, 1.0)
+    return SceneBatches.load([source], [source.open("train")], RECIPE, 64, 16, torch.device("cpu"))
 
 
 def test_a_batch_is_a_function_of_its_places(batches: SceneBatches) -> None:
@@ -170,14 +175,15 @@ def test_the_loss_falls_on_one_batch(batches: SceneBatches) -> None:
 
 
 def test_a_run_trains_on_files_and_another_begins_with_its_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, _ = write_data_set(Shapes("train", 4, size=48), tmp_path / "data")
+    other, _ = write_data_set(Shapes("validation", 2, size=48), tmp_path / "scored")
     monkeypatch.setattr(module, "MODELS", {"tiny": NamedModel(CONFIG)})
     sources = [Source("sa1b", str(root), 0.5), Source("shapes", None, 0.5)]
     monkeypatch.setattr("experiments.pretrain_scenes.SHAPES_COUNT", 4)
     cpu = torch.device("cpu")
-    arguments = (sources, "tiny", None, tmp_path / "first", "float32", cpu, Source("sa1b", str(root), 1.0))
+    arguments = (sources, "tiny", None, tmp_path / "first", "float32", cpu, Source("sa1b", str(other), 1.0))
     written: list[set[str]] = []
 
     def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
@@ -190,6 +196,8 @@ def test_a_run_trains_on_files_and_another_begins_with_its_weights(
     assert written == [{"name", "recipe", "validation"}, {"name", "recipe", "seconds", "images_seen"}]
     weights, about = read_safetensors(tmp_path / "first" / "tiny.safetensors")
     assert about["images_seen"] == "6" and about["name"] == '"tiny"'
+    assert "sa1b: 3 images of 3, " in capsys.readouterr().err
+    assert (tmp_path / "first" / "threads.json").is_file(), "as runs do, it goes on with the threads that it began with"
     log = (tmp_path / "first" / "pretrain.jsonl").read_text()
     assert '"validation"' in log
     start = tmp_path / "first" / "tiny.safetensors"
@@ -199,9 +207,43 @@ def test_a_run_trains_on_files_and_another_begins_with_its_weights(
     assert all(torch.allclose(weights[key], again[key], atol=1e-6) for key in weights)
 
 
+def test_a_training_is_not_lost_to_other_settings_or_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MODELS", {"tiny": NamedModel(CONFIG)})
+    root, _ = write_data_set(Shapes("train", 4, size=48), tmp_path / "data")
+
+    def train(folder: Path, **changes: int) -> None:
+        source, recipe = Source("sa1b", str(folder), 1.0), replace(RECIPE, steps=1, **changes)
+        module.pretrain_on_scenes(recipe, [source], "tiny", None, tmp_path / "out", "float32", torch.device("cpu"))
+
+    train(root)
+    weights = (tmp_path / "out" / "tiny.safetensors").read_bytes()
+    # However the folder is spelled, the same images are the same training.
+    train(tmp_path / "data" / ".." / "data" / "sa1b")
+    with pytest.raises(InputError, match=r"pretrain\.state: is of a training with other settings or images; .* --out"):
+        train(root, seed=1)
+    (root / "sa_000003.json").unlink(), (root / "sa_000003.jpg").unlink()
+    with pytest.raises(InputError, match="other settings or images"):
+        train(root)
+    assert (tmp_path / "out" / "tiny.safetensors").read_bytes() == weights
+
+
+def test_what_is_scored_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MODELS", {"tiny": NamedModel(CONFIG)})
+    root, _ = write_data_set(Shapes("train", 4, size=48), tmp_path / "data")
+    (tmp_path / "link").symlink_to(root)
+    sources = [Source("shapes", None, 1.0), Source("sa1b", str(root), 1.0)]
+    for validation in (root, tmp_path / "link"):
+        held_out, cpu = Source("sa1b", str(validation), 1.0), torch.device("cpu")
+        with pytest.raises(
+            InputError, match=r"--validation: 1 of the images that are scored are trained on, such as .*sa_"
+        ):
+            module.pretrain_on_scenes(RECIPE, sources, "tiny", None, tmp_path / "out", "float32", cpu, held_out)
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    words = ("--data", "shapes", "--images", "4", "--steps", "2", "--batch", "2", "--boxes", "2", "--threads", "1")
+@pytest.mark.parametrize("of_scenes", [("--data", "shapes", "--boxes", "2"), ("--precision", "float32")])
+def test_two_processes_train_what_one_trains(tmp_path: Path, of_scenes: tuple[str, ...]) -> None:
+    words = ("--images", "4", "--steps", "2", "--batch", "2", "--threads", "1", *of_scenes)
     command = [sys.executable, "-m", "experiments.pretrain", *words]
     apart = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [subprocess.Popen([*command, "--out", str(tmp_path / "one")])]

@@ -138,6 +138,24 @@ def test_a_shorter_run_leaves_nothing_of_a_longer_one(tmp_path: Path, capsys: py
     assert len(list((tmp_path / "sa1b").iterdir())) == 4
 
 
+@pytest.mark.parametrize("foreign", ["sa1b/sa_223750.jpg", "coco/annotations/instances_train2017.json"])
+def test_what_another_program_wrote_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], foreign: str
+) -> None:
+    (tmp_path / foreign).parent.mkdir(parents=True)
+    (tmp_path / foreign).write_text("somebody's")
+    arguments = ["--out", str(tmp_path), "--size", "32", "--count", "2"]
+    for more in ([], ["--overwrite"]):
+        assert main([*arguments, *more]) == 2
+        assert f"{foreign}: was not written by this command" in capsys.readouterr().err
+        assert (tmp_path / foreign).read_text() == "somebody's"
+    # Nor beside what this command wrote.
+    (tmp_path / foreign).unlink()
+    assert main(arguments) == 0
+    (tmp_path / "sa1b" / "note.txt").write_text("somebody's")
+    assert main([*arguments, "--overwrite"]) == 2 and (tmp_path / "sa1b" / "sa_000000.jpg").is_file()
+
+
 def test_contact_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     assert main(["--contact-sheet", str(sheet), "--size", "32"]) == 0
