@@ -22,7 +22,7 @@ from experiments.reporting.text_tables import csv_lines
 from experiments.result_file import NAME, read_scored
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
-_CONDITIONS = ("teacher", "data", "protocol", "instances", "images")
+_CONDITIONS = ("teacher", "data", "protocol", "instances", "images", "precision", "axes")
 """Columns that all rows of a table share."""
 _PROMPTS = {"miou_point": "point", "miou": "box"}
 """Prompts by the columns that orderings are looked up in."""
@@ -151,9 +151,16 @@ def _check_alike(preset: str, measured: Measured) -> None:
     """Refuse runs that a mean over seeds must not put together."""
     of_conditions: dict[tuple[object, ...], ResultRow] = {}
     for rows in measured.values():
+        seen = {row.images_seen: row for row in rows}
+        if len(seen) > 1:
+            one, other = list(seen.values())[:2]
+            raise InputError(
+                f"{preset}: {one.run_id} was trained on {one.images_seen} images, {other.run_id} of the same line on "
+                f"{other.images_seen}; move one of them to another folder"
+            )
         of_seed: dict[int | None, ResultRow] = {}
         for row in rows:
-            of_conditions.setdefault(tuple(getattr(row, column) for column in _CONDITIONS), row)
+            of_conditions.setdefault(_conditions(row), row)
             again = of_seed.setdefault(row.seed, row)
             if again is not row:
                 raise InputError(
@@ -162,11 +169,17 @@ def _check_alike(preset: str, measured: Measured) -> None:
                 )
     if len(of_conditions) > 1:
         one, other = list(of_conditions.values())[:2]
-        differing = next(k for k in _CONDITIONS if getattr(one, k) != getattr(other, k))
+        pairs = zip(_CONDITIONS, _conditions(one), _conditions(other), strict=True)
+        differing = next(name for name, mine, others in pairs if mine != others)
         raise InputError(
             f"{preset}: {differing} is {getattr(one, differing)} in {one.run_id} and {getattr(other, differing)} in "
             f"{other.run_id}; move what was scored otherwise to another folder"
         )
+
+
+def _conditions(row: ResultRow) -> tuple[object, ...]:
+    values = (getattr(row, column) for column in _CONDITIONS)
+    return tuple(tuple(sorted(value.items())) if isinstance(value, dict) else value for value in values)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from evaluation.paired_seeds import ImageScores
 from evaluation.protocols import PROTOCOLS, ScoringProtocol
 from evaluation.records import InstanceRecord, PartialRecords, keep_parts
 from evaluation.scorer import Scorer
+from experiments.config.groups import ShapesData
 from teachers.sam import Sam
 
 
@@ -131,10 +132,18 @@ def images_at_once(evaluation: Any, device: torch.device) -> tuple[int, int]:
 
 
 def own_rules(data: Any) -> dict[str, str]:
-    """Which instances settings of a data set admit (``crowd``, ``least_area``), as axes of rows; the usual: none."""
+    """What settings of a data set change about what is scored, as axes of rows; the usual: none.
+
+    Which instances it admits (``crowd``, ``least_area``); of images that are made, and have no content to hash, what
+    they are made of.
+    """
     usual = ScoringProtocol(name="usual")
     differing = (key for key in RULES if hasattr(data, key) and getattr(data, key) != getattr(usual, key))
-    return {key: replace(usual, **{key: getattr(data, key)}).axes()[key] for key in differing}
+    found = {key: replace(usual, **{key: getattr(data, key)}).axes()[key] for key in differing}
+    if isinstance(data, ShapesData):
+        made = {"split": "validation"} | {name: getattr(ShapesData, name) for name in ("seed", "size", "difficulty")}
+        found |= {key: str(getattr(data, key)) for key, value in made.items() if getattr(data, key) != value}
+    return found
 
 
 _NOT_OF_RECORDS = ("missing",)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -24,6 +24,8 @@ COSTS = (
 """What a score can be plotted against; a model is best for the first of these that any model beside it has."""
 CONDITIONS = ("data", "protocol", "source", "instances", "images", "detections", "choices")
 """What models must share for their figures to compare; published ones stand by themselves."""
+MADE_OF = ("split", "seed", "size", "difficulty")
+"""Choices of images that are made, which rows name where they are not the usual."""
 _SCORED_ON = ("data", "protocol", "instances", "images", "detections", "axes")
 _IDENTITY = (
     *("method", "ratio", "teacher", "student", "variant", "weight_bits", "activation_bits", "images_seen"),
@@ -40,7 +42,7 @@ _NEEDED = (
 def model_label(row: Mapping[str, Any]) -> str:
     """Method, ratio, student, variant and bits, as far as each says something that the others do not."""
     if row["method"] == "teacher":
-        return f"teacher {row['teacher']}"
+        return f"teacher {row['teacher']}" + (f", {row['variant']}" if row["variant"] else "")
     ratio, teacher = row["ratio"], row["teacher"]
     name = row["method"].replace("_", " ") + ("" if ratio is None else f" {ratio:g}")
     student = re.sub(r"-?w\d+a\d+$", "", (row["student"] or "").removeprefix(f"{teacher}-"))
@@ -100,7 +102,8 @@ def models_frame(rows: pd.DataFrame) -> pd.DataFrame:
     for line in students:
         line["model"] += f" of {line['teacher']}" if taught[_place(line)] > 1 else ""
     for line in lines:
-        line |= _beside(line, [teacher for teacher in teachers if teacher["scored_on"] == line["scored_on"]])
+        beside = [teacher for teacher in teachers if teacher["scored_on"] == line["scored_on"]]
+        line |= _beside(line, beside, lambda one: {records[place]["run_id"] for place in one["rows"]} - {None})
         if line["method"] in BASELINES and taught[_place(line)] > 1:
             line |= {"to_teacher": None, "point_to_teacher": None}
     lines = _once(lines)
@@ -164,20 +167,27 @@ def _on_one_device(rows: Sequence[Record]) -> list[Record]:
 
 
 def _repeats(group: Sequence[Record]) -> list[list[Record]]:
-    """A model's rows by measurement; each list holds one thing's measurement and its repetitions."""
+    """A model's rows by measurement; each list holds one thing's measurement and its repetitions.
+
+    Students of different settings are no repetitions, however near their scores are.
+    """
     found: list[list[Record]] = []
     # By a coarse score, so that thousands of rows need not be compared with each other.
     near: dict[tuple[int | None, int], list[list[Record]]] = {}
     for row in group:
         place = int(((row["ap"] if row["miou"] is None else row["miou"]) or 0.0) / SAME)
         close = [again for step in (-2, -1, 0, 1, 2) for again in near.get((row["seed"], place + step), ())]
-        again = next((again for again in close if _is_same(row, again[0])), None)
+        again = next((again for again in close if _is_same(row, again[0]) and _is_again(row, again[0])), None)
         if again is None:
             again = []
             found.append(again)
             near.setdefault((row["seed"], place), []).append(again)
         again.append(row)
     return found
+
+
+def _is_again(row: Record, other: Record) -> bool:
+    return row["method"] in COMPARISONS or not are_different([row["settings"], other["settings"]])
 
 
 def _is_same(row: Record, other: Record) -> bool:
@@ -274,28 +284,47 @@ def _spread(rows: Sequence[Record], column: str) -> float | None:
 
 
 def _differing_axes(rows: Sequence[Record]) -> dict[tuple[str, str], set[str]]:
-    """By data set and protocol, the choices that not all of its rows share."""
+    """By data set and protocol, the choices that not all of its rows share.
+
+    Rows of earlier versions have none, which says nothing, but of :data:`MADE_OF`: without these all is as usual.
+    """
     found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in rows:
         found.setdefault((row["data"], row["protocol"]), []).extend([] if row["axes"] is None else [row["axes"]])
+    for table in {(row["data"], row["protocol"]) for row in rows if row["axes"] is None}:
+        if any(name in axes for axes in found[table] for name in MADE_OF):
+            found[table].append({name: value for name, value in found[table][0].items() if name not in MADE_OF})
     return {
         table: {name for name in set().union(*axes) if len({own.get(name) for own in axes}) > 1}
         for table, axes in found.items()
     }
 
 
-def _beside(line: Record, teachers: Sequence[Record]) -> Record:
-    """A line's differences to the teacher, where that was scored under the same conditions."""
+def _beside(line: Record, teachers: Sequence[Record], runs_of: Callable[[Record], set[str]]) -> Record:
+    """A line's differences to the teacher, where that was scored under the same conditions.
+
+    Teachers of one name may be of several weights: then a line's is the one that its runs scored.
+    """
     if line["method"] == "teacher":
         return {}
     own = [teacher for teacher in teachers if teacher["teacher"] == line["teacher"]]
     if line["method"] in BASELINES and len({teacher["teacher"] for teacher in teachers}) == 1:
         own = list(teachers)
-    if not own:
+    runs = runs_of(line)
+    own = [teacher for teacher in own if runs and runs <= runs_of(teacher)] or own
+    by_precision = ([t for t in own if t["precision"] == precision] for precision in (line["precision"], "float32"))
+    own = next((alike for alike in by_precision if alike), own)
+    own = [teacher for teacher in own if teacher["variant"] is None] or own
+    if not own or any(not _is_near(teacher, own[0]) for teacher in own):
         return {}
-    teacher = min(own, key=lambda t: (t["precision"] != line["precision"], t["device"] != line["device"]))
+    teacher = min(own, key=lambda teacher: teacher["device"] != line["device"])
     points = None if None in (line["point"], teacher["point"]) else 100 * (line["point"] - teacher["point"])
     return {"to_teacher": 100 * (line["score"] - teacher["score"]), "point_to_teacher": points}
+
+
+def _is_near(one: Record, other: Record) -> bool:
+    """Whether two teachers of one name score alike, up to what another processor or precision changes."""
+    return abs(one["score"] - other["score"]) <= 10 * SAME
 
 
 def _order(line: Record) -> tuple[Any, ...]:

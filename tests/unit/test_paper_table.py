@@ -108,6 +108,15 @@ def test_what_is_lost_is_seen_beside_the_teacher_of_the_same_runs(tmp_path: Path
         ({"seed": 0, "run_id": "again"}, "slimsam-r0.77-s0-00000000 and again are of one line and seed"),
         ({"instances": 22, "images": 5}, "instances is 450 in slimsam-r0.77-s0-00000000 and 22 in slimsam-r0.77-s1"),
         ({"teacher": "sam_vit_b"}, "teacher is sam_pocket in slimsam-r0.77-s0-00000000 and sam_vit_b in slimsam"),
+        ({"precision": "bfloat16"}, "precision is None in slimsam-r0.77-s0-00000000 and bfloat16 in slimsam-r0.77-s1"),
+        (
+            {"axes": {"size": "64"}},
+            "axes is None in slimsam-r0.77-s0-00000000 and {'size': '64'} in slimsam-r0.77-s1",
+        ),
+        (
+            {"images_seen": 8000},
+            "s0-00000000 was trained on 1600 images, slimsam-r0.77-s1-00000000 of the same line on 8",
+        ),
     ],
 )
 def test_runs_that_do_not_compare_are_not_averaged(changes: dict[str, Any], said: str) -> None:
