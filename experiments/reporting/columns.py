@@ -163,7 +163,8 @@ MODEL_COLUMNS = (
     *("activation_bits", "choices", "seeds", "run_ids", "instances", "images", "detections", "images_seen", "metric"),
     *("score", "score_spread", "small", "medium", "large", "point", "point_spread", "to_teacher", "point_to_teacher"),
     *("parameters", "macs_full", "macs_modules", "macs_full_scaled_by_bits", "published_macs_counter", "size_bytes"),
-    *("encoder_latency_ratio", "encoder_latency_ms", "device_hours", "device", "precision", "paper"),
+    *("encoder_latency_ratio", "encoder_latency_ms", "device_hours", "device", "precision", "training_precision"),
+    "paper",
 )
 """What is known of a model over its seeds; here ``seeds`` are the seeds themselves."""
 TABLE_COLUMNS = (
@@ -212,6 +213,7 @@ TABLE_CSV = {
     "encoder_latency_ms": "encoder_latency_ms",
     "device": "device",
     "precision": "precision",
+    "training_precision": "training_precision",
     "source": "paper",
 }
 """The header of the CSV of the command ``table``, which spells out units, and the columns behind it."""

@@ -18,6 +18,7 @@ from experiments.reporting.columns import (
     TABLE_COLUMNS,
     TABLE_CSV,
     TABLE_JSON,
+    computed_on,
     pocket_teachers,
 )
 from experiments.reporting.models import Record, on_front
@@ -35,7 +36,7 @@ HOW_TO_READ = (
 EXACT = (
     *("source", "model", "seed", "status", "reason", "miou", "miou_point", "ap", "parameters", "macs_full"),
     *("macs_modules", "macs_full_scaled_by_bits", "size_bytes", "encoder_latency_ratio", "images_seen", "device"),
-    *("precision", "instances", "images", "paper", "run_id", "result_file"),
+    *("precision", "training_precision", "instances", "images", "paper", "run_id", "result_file"),
 )
 """Columns of the exact rows of ``leaderboard.md``; ``leaderboard.csv`` has all."""
 
@@ -176,7 +177,7 @@ def _markdown(table: pd.DataFrame, best: Any) -> str:
 def _cell(line: Record, name: str) -> str:
     shown = COLUMNS[name].bare(line[name])
     if name == "device":
-        return ", ".join(part for part in (line["device"], line["precision"]) if part)
+        return computed_on([line["device"]], [line["training_precision"]], line["precision"])
     spread = line.get(SPREADS.get(name, ""))
     return shown if spread is None else f"{shown} ± {spread:.4f}"
 

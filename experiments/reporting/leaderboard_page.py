@@ -35,7 +35,8 @@ _USUAL = (
 _MORE = (
     *("data", "protocol", "point_to_teacher", "small", "medium", "large", "macs_modules", "teacher", "student"),
     *("variant", "weight_bits", "activation_bits", "instances", "images", "detections", "choices", "device"),
-    *("precision", "train_seconds", "device_hours", "paper", "run_id", "utc", "git_sha", "torch_version"),
+    *("precision", "training_precision", "train_seconds", "device_hours", "paper", "run_id", "utc", "git_sha"),
+    "torch_version",
 )
 """Columns of the page's table, and those behind "more columns"."""
 _WIDE = ("choices", "device", "paper")

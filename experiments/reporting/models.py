@@ -36,6 +36,7 @@ _NEEDED = (
     *(*_SCORED_ON, *_IDENTITY, "device", "status", "run_id", "seed", "settings", "miou", "miou_small", "miou_medium"),
     *("miou_large", "miou_point", "ap", "ap_small", "ap_medium", "ap_large", "parameters", "macs_full"),
     *("macs_modules", "size_bytes", "encoder_latency_ms", "latency_reference", "encoder_latency_ratio", "device_hours"),
+    "training_precision",
 )
 
 
@@ -212,6 +213,7 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
     means = {name: _mean(rows, column) for name, column in (figures | {"point": "miou_point"}).items()}
     whole = {name: _mean(rows, name) for name in ("parameters", "macs_full", "macs_modules", "size_bytes")}
     hours = _mean(rows, "device_hours") or None
+    trained = {name for row in rows if row["training_precision"] for name in row["training_precision"].split(" and ")}
     run_ids = dict.fromkeys(row["run_id"] for row in rows if row["run_id"] is not None)
     return {
         **dict.fromkeys(MODEL_COLUMNS),
@@ -220,6 +222,7 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
         **{name: None if value is None else round(value) for name, value in whole.items()},
         "source": MEASURED,
         "device": " and ".join(sorted({row["device"] for row in [*rows, *timed] if row["device"]})) or None,
+        "training_precision": " and ".join(sorted(trained)) or None,
         "model": model_label(first),
         "choices": ", ".join(f"{name}={value}" for name, value in axes) or None,
         "seeds": tuple(sorted(row["seed"] for row in rows if row["seed"] is not None)),
