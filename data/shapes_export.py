@@ -170,9 +170,14 @@ def contact_sheet(data: Shapes) -> NDArray[np.uint8]:
 
 def write_image(path: Path, image: NDArray[np.uint8], form: str, **options: Any) -> None:
     """Encode uint8 ``[H, W, 3]`` as ``PNG`` or ``JPEG`` and put the file in place whole."""
+    write_bytes(path, encoded_image(image, form, **options))
+
+
+def encoded_image(image: NDArray[np.uint8], form: str, **options: Any) -> bytes:
+    """The bytes of a file of uint8 ``[H, W, 3]`` as ``PNG`` or ``JPEG``."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=form, **options)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _make_folder(folder: Path) -> None:

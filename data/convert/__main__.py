@@ -18,6 +18,7 @@ from data.convert.writing import Conversion, convert
 _SETTINGS = """\
 settings:
   out=DIR          folder to write into (needed); a stopped conversion goes on with the same command
+                   (without overwrite=true)
   part=NAME        only images below a folder of this name, such as train
   every=N          every n-th image of each folder (default 1)
   longest=PIXELS   the longer side at most; larger images are scaled down (default 448, 0 keeps all sizes)
@@ -98,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        # The setting would begin anew.
+        less = " without overwrite=true" if "overwrite=true" in options.settings else ""
+        print(f"stopped; the same command{less} goes on", file=sys.stderr)
         return 130
     return 0
 

@@ -1,5 +1,6 @@
 """A converted data set on disk: one JPEG and one JSON an image, in SA-1B's layout."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 from pycocotools import mask as mask_api
 
-from core.checkpoint import write_text
+from core.checkpoint import file_sha256, write_bytes, write_text
 from core.errors import InputError
 from core.geometry import resized_size
 from data.annotations import decode_rle, rle_area, rle_as_text
@@ -18,7 +19,7 @@ from data.convert.sources import SOURCES, Pair
 from data.images import image_size, read_image, resized_image
 from data.json_fields import read_json
 from data.prompts import central_point
-from data.shapes_export import write_image
+from data.shapes_export import encoded_image
 from data.upright import upright_image
 
 
@@ -92,7 +93,8 @@ def convert(
         ``without_annotations``, ``without_masks``, ``damaged``.
 
     Raises:
-        InputError: no images; something damaged that is not skipped; a file in ``out`` was made by another conversion.
+        InputError: no images; something damaged that is not skipped; a file in ``out`` was made by another conversion,
+            of other content, or by none.
     """
     counts: Counter[str] = Counter()
     pairs = conversion.pairs(root)
@@ -100,6 +102,8 @@ def convert(
         _remove_earlier(conversion, out)
     for number, pair in enumerate(pairs, start=conversion.first):
         made = {**asdict(conversion), "file": pair.name}
+        if pair.annotations is not None:
+            made |= {"image_sha256": _sha256(pair.image), "annotations_sha256": _sha256(pair.annotations)}
         target = out / f"sa_{number:06d}.json"
         masks = _finished(target, made)
         if masks is not None:
@@ -108,13 +112,15 @@ def convert(
             counts["without_annotations"] += 1
         else:
             try:
-                masks = _convert_one(conversion, pair, pair.annotations, target, number, made)
-                counts["without_masks"] += not masks
-            except InputError as problem:
-                # The disk is no fault of the image.
-                if not skip or isinstance(problem, OSError):
+                converted = _converted(conversion, pair, pair.annotations)
+            except InputError:
+                if not skip:
                     raise
                 counts["damaged"] += 1
+            else:
+                # What is wrong with the disk or the folder is no fault of the image, so it is never skipped.
+                masks = _write(target, number, made, *converted)
+                counts["without_masks"] += not masks
         counts["images"] += bool(masks)
         counts["masks"] += masks or 0
         advance(len(pairs))
@@ -131,15 +137,24 @@ def _remove_earlier(conversion: Conversion, out: Path) -> None:
                 f"{path}: cannot be read, so that nothing says which conversion made it; remove it"
             ) from None
         if isinstance(made, dict) and (made.get("source"), made.get("first")) == (conversion.source, conversion.first):
-            path.unlink()
+            # The JSON goes last: without it nothing would say whose the JPEG is.
             path.with_suffix(".jpg").unlink(missing_ok=True)
+            path.unlink()
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file's bytes; None where it cannot be read, which whoever reads it next reports."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
 
 
 def _finished(target: Path, made: dict[str, Any]) -> int | None:
     """How many masks an image has that was written before; None if it was not.
 
     Raises:
-        InputError: it was made by another conversion.
+        InputError: it was made by another conversion, or of other files.
     """
     if not target.exists():
         return None
@@ -151,9 +166,14 @@ def _finished(target: Path, made: dict[str, Any]) -> int | None:
     return len(record["annotations"])
 
 
-def _convert_one(
-    conversion: Conversion, pair: Pair, annotations: Path, target: Path, number: int, made: dict[str, Any]
-) -> int:
+def _converted(
+    conversion: Conversion, pair: Pair, annotations: Path
+) -> tuple[bytes, list[dict[str, Any]], tuple[int, int]]:
+    """The JPEG of an image (empty where no mask is left), its masks as RLEs, and their size ``(h, w)``.
+
+    Raises:
+        InputError: the image or its annotations are damaged.
+    """
     source = SOURCES[conversion.source]
     image = upright_image(pair.image) if source.upright else None
     stored = image_size(pair.image) if image is None else (image.shape[0], image.shape[1])
@@ -163,11 +183,31 @@ def _convert_one(
     largest = source.largest if conversion.largest is None else conversion.largest
     rles = chosen(source.masks(annotations, stored, size), smallest, largest)
     if not rles:
-        return 0
+        return b"", [], size
     image = read_image(pair.image) if image is None else image
+    image = image if size == stored else resized_image(image, longest)
+    return encoded_image(image, "JPEG", quality=95, subsampling=0), rles, size
+
+
+def _write(
+    target: Path, number: int, made: dict[str, Any], content: bytes, rles: list[dict[str, Any]], size: tuple[int, int]
+) -> int:
+    """Put an image and its JSON in place if it has masks; returns how many.
+
+    Raises:
+        InputError: a JPEG of other content is in the way.
+        NotWritten: the system refused.
+    """
+    if not rles:
+        return 0
     jpeg = target.with_suffix(".jpg")
+    if not jpeg.is_file():
+        write_bytes(jpeg, content)
+    # A conversion that was stopped here leaves the same bytes.
+    elif _sha256(jpeg) != hashlib.sha256(content).hexdigest():
+        problem = "has no JSON and is not what this conversion makes"
+        raise InputError(f"{jpeg}: {problem}; choose another out=DIR or first=NUMBER, or remove it")
     # The JSON comes last: an image that has one is whole.
-    write_image(jpeg, image if size == stored else resized_image(image, longest), "JPEG", quality=95, subsampling=0)
     record = {
         "image": {"image_id": number, "width": size[1], "height": size[0], "file_name": jpeg.name},
         "annotations": [_annotation(rle, number * 10_000 + k, size) for k, rle in enumerate(rles)],

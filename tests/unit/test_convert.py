@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
+from core.checkpoint import file_sha256
 from core.errors import InputError
 from data.convert import writing
 from data.convert.__main__ import main
-from data.convert.mat_file import read_variable
 from data.convert.regions import chosen, connected, resized_labels
+from data.convert.sources import SOURCES
 from data.convert.writing import Conversion, convert
 from data.sa1b import Sa1b
 
@@ -199,6 +200,7 @@ def test_a_stopped_conversion_goes_on_to_the_same_files(
 ) -> None:
     bsds500(tmp_path / "source", 3)
     words = ["bsds500", str(tmp_path / "source"), f"out={tmp_path / 'out'}", "smallest=9"]
+    anew = [*words, "overwrite=true"]
     whole = convert(Conversion("bsds500", smallest=9), tmp_path / "source", tmp_path / "whole")
     write_text, written = writing.write_text, []
 
@@ -209,6 +211,8 @@ def test_a_stopped_conversion_goes_on_to_the_same_files(
         write_text(path, text)
 
     monkeypatch.setattr(writing, "write_text", stopping)
+    assert main(anew) == 130
+    assert "the same command without overwrite=true goes on" in capsys.readouterr().err
     assert main(words) == 130
     assert "the same command goes on" in capsys.readouterr().err
     # The third image is there without its JSON: it is not finished.
@@ -233,6 +237,43 @@ def test_conversions_are_never_mixed(tmp_path: Path) -> None:
     assert (counts["images"], counts["already"]) == (2, 0)
     # The tail of the longer conversion is gone, and the other source is as it was.
     assert sorted(path.name for path in out.glob("*.json")) == ["sa_000000.json", "sa_000001.json", "sa_000100.json"]
+
+
+@pytest.mark.parametrize("changed", ["images/train/100.jpg", "groundTruth/train/100.mat"])
+def test_other_content_under_the_same_names_is_no_finished_image(changed: str, tmp_path: Path) -> None:
+    bsds500(tmp_path / "source", 2)
+    conversion, out = Conversion("bsds500", smallest=9), tmp_path / "out"
+    convert(conversion, tmp_path / "source", out)
+    noted = json.loads((out / "sa_000000.json").read_text())["conversion"]
+    path = tmp_path / "source" / changed
+    assert file_sha256(path) in (noted["image_sha256"], noted["annotations_sha256"])
+    with open(path, "ab") as stream:
+        stream.write(bytes(8))
+    for skip in (False, True):
+        with pytest.raises(InputError, match=r"sa_000000\.json: was made by another conversion; .* overwrite=true"):
+            convert(conversion, tmp_path / "source", out, skip=skip)
+    assert convert(conversion, tmp_path / "source", out, overwrite=True)["images"] == 2
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_jpeg_of_somebody_else_is_never_replaced(overwrite: bool, tmp_path: Path) -> None:
+    bsds500(tmp_path / "source")
+    conversion, out = Conversion("bsds500", smallest=9), tmp_path / "out"
+    photo(out / "sa_000000.jpg")
+    before = (out / "sa_000000.jpg").read_bytes()
+    with pytest.raises(InputError, match=r"sa_000000\.jpg: has no JSON .*; choose another out=DIR or first=NUMBER, or"):
+        convert(conversion, tmp_path / "source", out, skip=True, overwrite=overwrite)
+    assert (out / "sa_000000.jpg").read_bytes() == before and not (out / "sa_000000.json").exists()
+
+
+def test_an_image_that_cannot_be_read_is_damaged(tmp_path: Path) -> None:
+    bsds500(tmp_path / "source", 2)
+    (tmp_path / "source" / "images" / "train" / "100.jpg").unlink()
+    (tmp_path / "source" / "images" / "train" / "100.jpg").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"100\.jpg: "):
+        convert(Conversion("bsds500", smallest=9), tmp_path / "source", tmp_path / "out")
+    counts = convert(Conversion("bsds500", smallest=9), tmp_path / "source", tmp_path / "out", skip=True)
+    assert (counts["damaged"], counts["images"]) == (1, 1)
 
 
 @pytest.mark.parametrize("content", ["{", '{"conversion": null}'])
@@ -308,37 +349,6 @@ def test_annotations_that_cannot_be_read_are_refused(
     assert (counts["damaged"], counts["images"]) == (1, 1)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_files_of_matlab_are_read_as_scipy_reads_them(packed: bool, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    tables = {kind: (random.random((4, 7)) * 200).astype(kind) for kind in ("u1", "i2", "u2", "i4", "f4", "f8", "i8")}
-    savemat(tmp_path / "a.mat", {**tables, "cell": ground_truth(labels(a_200=(0, 0, 2, 2)))}, do_compression=packed)
-    for name, table in tables.items():
-        assert np.array_equal(read_variable(tmp_path / "a.mat", name), table)
-    ((annotator,),) = read_variable(tmp_path / "a.mat", "cell")
-    assert list(annotator) == ["Segmentation", "Boundaries"]
-    assert np.array_equal(annotator["Segmentation"], loadmat(tmp_path / "a.mat")["cell"][0, 0]["Segmentation"][0, 0])
-
-
-def test_damaged_files_of_matlab_end_no_process(tmp_path: Path) -> None:
-    path, random = tmp_path / "a.mat", np.random.default_rng(0)
-    outcomes = {"read": 0, "refused": 0}
-    for packed in (True, False):
-        savemat(path, {"groundTruth": ground_truth(labels(a_1=(2, 2, 8, 8)))}, do_compression=packed)
-        whole = np.frombuffer(path.read_bytes(), np.uint8)
-        for _ in range(300):
-            spoilt = whole.copy()
-            spoilt[random.integers(0, len(whole), 4)] = random.integers(0, 256, 4)
-            path.write_bytes(spoilt[: random.integers(len(whole) // 2, len(whole) + 1)].tobytes())
-            try:
-                read_variable(path, "groundTruth")
-                outcomes["read"] += 1
-            except InputError as problem:
-                outcomes["refused"] += 1
-                assert str(problem).startswith(f"{path}: ")
-    assert outcomes["read"] + outcomes["refused"] == 600 and outcomes["refused"] > 300
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -372,14 +382,5 @@ def test_help_names_every_source_and_setting(capsys: pytest.CaptureFixture[str])
         main(["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    for word in (
-        "bsds500",
-        "clothing_co_parsing",
-        "camvid",
-        "yolo_segments",
-        "out=",
-        "part=",
-        "every=",
-        "damaged=skip",
-    ):
+    for word in (*SOURCES, "out=", "without overwrite=true", "part=", "every=", "damaged=skip"):
         assert word in text
