@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from core.checkpoint import write_bytes
 from core.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Of what is kept; what another version wrote is made anew."""
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError)
 FOLDER = ".hashes"

@@ -13,7 +13,7 @@ from data import kept
 from data.content import Stamp, stamp_of
 from data.image_files import SA1B_ARCHIVE, SA1B_FILE, files_below, is_image, require_plain
 from data.parallel import in_processes, in_threads
-from data.tar_members import File, TarMember, list_members
+from data.tar_members import File, TarMember, is_hidden, list_members
 
 _MOST_DIGITS = 18
 _LARGE = 100_000_000
@@ -42,8 +42,8 @@ def find_files(root: Path) -> Listing:
     ``sa_*.tar`` are read in place; which files they hold is kept (:mod:`data.kept`).
 
     Raises:
-        InputError: there is no such folder, it has no images, one is closed, an archive is none, or a number occurs
-            twice or fits into no array.
+        InputError: there is no such folder, it has no images, one is closed, an archive is none or has a link
+            that leads to nothing in it, or a number occurs twice or fits into no array.
     """
     with reraise_access(root):
         if not root.is_dir():
@@ -115,8 +115,7 @@ def _all_listed(archives: Sequence[Path]) -> list[tuple[list[TarMember], str | N
 def _listed(archive: Path) -> tuple[list[TarMember], str | None]:
     stamp = stamp_of(archive)
     members, flaw = list_members(archive)
-    # What begins with a dot is left behind by systems, as in folders.
-    members = [member for member in members if not any(part[0] == "." for part in _parts(member.path))]
+    members = [member for member in members if not is_hidden(member.path)]
     for member in members:
         require_plain(archive, member.path)
     # A damaged one may be on its way.
@@ -125,10 +124,6 @@ def _listed(archive: Path) -> tuple[list[TarMember], str | None]:
         places = np.array([(member.offset, member.size) for member in members], dtype=np.int64).reshape(-1, 2)
         kept.save("tar members", archive, {"stamp": np.array(stamp), "names": text, "places": places})
     return members, flaw
-
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _kept(archive: Path, stamp: Stamp | None) -> tuple[list[TarMember], str | None] | None:

@@ -2,12 +2,14 @@
 
 import io
 import os
+import posixpath
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 from core.errors import InputError
+from data.image_files import SA1B_FILE
 
 _BLOCK = 512
 
@@ -105,21 +107,37 @@ def has_end(archive: Path) -> bool:
         return stream.read() == bytes(2 * _BLOCK)
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a part of a member's path begins with a dot: what systems leave behind, in folders too."""
+    return any(part[0] == "." for part in path.split("/") if part not in ("", "."))
+
+
 def list_members(archive: Path) -> tuple[list[TarMember], str | None]:
     """The regular files of an archive in its order, and what is wrong with it, in a few words; None where nothing is.
 
-    What stands before the damage is listed, a member that the archive's end cuts off included.
+    A hard link is listed with the content of the file before it that it names. What stands before the damage is
+    listed, a member that the archive's end cuts off included.
 
     Raises:
-        InputError: the archive cannot be read, or is none, or is compressed.
+        InputError: the archive cannot be read, or is none, or is compressed, or a member that is named as a file of
+            SA-1B is a link to no file before it, a symbolic link or a sparse file.
     """
     members: list[TarMember] = []
+    places: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(archive, "r:") as opened:
             try:
                 while (found := opened.next()) is not None:
+                    place = None
                     if found.isreg() and not found.issparse():
-                        members.append(TarMember(archive, found.name, found.offset_data, found.size))
+                        place = found.offset_data, found.size
+                    elif found.islnk():
+                        place = places.get(posixpath.normpath(found.linkname))
+                    if place is not None:
+                        members.append(TarMember(archive, found.name, *place))
+                        places[posixpath.normpath(found.name)] = place
+                    else:
+                        _require_no_data(archive, found)
                     # Else the library keeps them all.
                     opened.members = []  # type: ignore[attr-defined]
             except tarfile.ReadError as error:
@@ -139,3 +157,19 @@ def list_members(archive: Path) -> tuple[list[TarMember], str | None]:
         raise InputError(f"{archive}: {problem}") from None
     except OSError as error:
         raise InputError(f"{archive}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _require_no_data(archive: Path, member: tarfile.TarInfo) -> None:
+    """Refuse a member without content of its own that is named as a file of SA-1B; folders and the like are none."""
+    if is_hidden(member.name) or not SA1B_FILE.fullmatch(member.name.rpartition("/")[2]):
+        return
+    where = f"{archive}/{PurePosixPath(member.name)}"
+    if member.issparse():
+        raise InputError(f"{where}: is stored as a sparse file; make the archive again without tar's --sparse")
+    if member.issym():
+        raise InputError(
+            f"{where}: is a symbolic link to {member.linkname}; make the archive again with tar's --dereference"
+        )
+    if member.islnk():
+        problem = f"is a hard link to {member.linkname}, which is no file before it in the archive"
+        raise InputError(f"{where}: {problem}; make the archive again with tar's --hard-dereference")

@@ -239,6 +239,59 @@ def test_a_bad_annotation_in_an_archive(tars: Path) -> None:
     assert bool(batch.labelled.all())
 
 
+def linked(path: Path, kind: bytes, links: dict[str, str], first: bool = False) -> None:
+    """An archive with links (or sparse files) in place of members, after all others or before them."""
+    rewritten(path, lambda name, content: None if name in links else (name, content))
+    old = path.read_bytes()
+    with tarfile.open(path, "w" if first else "a") as new:
+        for name, target in links.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            new.addfile(member)
+        end = new.offset
+    if first:
+        path.write_bytes(path.read_bytes()[:end] + old)
+
+
+def test_hard_links_in_an_archive_are_followed(both: tuple[Path, Path], tars: Path, tmp_path: Path) -> None:
+    path, rules = tars / "sa_000001.tar", {"missing": "skip", "unusable": "skip"}
+    content = {found.path: found.read_bytes() for found in list_members(path)[0]}
+    linked(path, tarfile.LNKTYPE, {"./sa_7.jpg": "sa_6.jpg", "./sa_8.jpg": "./sa_7.jpg"})
+    found = {member.path: member.read_bytes() for member in list_members(path)[0]}
+    assert found == {**content, **dict.fromkeys(("./sa_7.jpg", "./sa_8.jpg"), content["./sa_6.jpg"])}
+    with kept.keeping(tmp_path / "kept"):
+        for _ in range(2):
+            data = Sa1b(tars, "all", **rules)
+            assert len(data) == IMAGES and np.array_equal(data.image(6), data.image(5))
+
+
+@pytest.mark.parametrize("rules", [{}, {"missing": "skip", "unusable": "skip"}])
+@pytest.mark.parametrize(
+    ("kind", "target", "first", "problem"),
+    [
+        (tarfile.LNKTYPE, "./sa_99.jpg", False, "is a hard link to ./sa_99.jpg, which is no file before it"),
+        (tarfile.LNKTYPE, "./sa_6.jpg", True, "is a hard link to ./sa_6.jpg, which is no file before it"),
+        (
+            tarfile.SYMTYPE,
+            "sa_6.jpg",
+            False,
+            "is a symbolic link to sa_6.jpg; make the archive again with tar's --deref",
+        ),
+        (tarfile.GNUTYPE_SPARSE, "", False, "is stored as a sparse file; make the archive again without"),
+    ],
+)
+def test_members_without_content_are_refused(
+    kind: bytes, target: str, first: bool, problem: str, rules: dict[str, Any], tars: Path
+) -> None:
+    path = tars / "sa_000001.tar"
+    whole, others = path.read_bytes(), {"./.cache/sa_7.jpg": target, "./notes.txt": target}
+    linked(path, kind, others, first)
+    assert len(Sa1b(tars, "all", **rules)) == IMAGES
+    path.write_bytes(whole)
+    linked(path, kind, {**others, "./sa_7.jpg": target}, first)
+    assert f"{path}/sa_7.jpg: {problem}" in refusal(tars, **rules)
+
+
 def test_an_archive_that_changes_after_it_was_hashed_is_refused(tars: Path) -> None:
     data = Sa1b(tars, "all")
     data.hashes = FileHashes()
