@@ -1,6 +1,7 @@
 """The annotation file of COCO's format: the images that it lists, and their instances by the written rules."""
 
 import json
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,8 @@ def read_entries(
         labels: False checks and reads the images alone.
 
     Raises:
-        InputError: the file is missing or malformed, an id occurs twice, a listed size is beyond all images, or as
-            :meth:`data.instances.Rules.admit`.
+        InputError: the file is missing or malformed, an id or an image's file occurs twice, a listed size is beyond all
+            images, or as :meth:`data.instances.Rules.admit`.
     """
     with reraise_access(source):
         if not source.is_file():
@@ -72,12 +73,15 @@ def read_entries(
     else:
         images, table = found
     by_id: dict[int, Entry] = {}
+    by_file: dict[str, int] = {}
     for raw in images:
         image_id = require_int(raw, "id", f"{source}: an image")
         where = f"{source}: image {image_id}"
         if image_id in by_id:
             raise InputError(f"{where}: the id occurs twice; give every image its own id")
         name = name_of(raw, where)
+        if (other := by_file.setdefault(posixpath.normpath(name), image_id)) != image_id:
+            raise InputError(f"{where}: the file {name} is also that of image {other}; list every image once")
         by_id[image_id] = Entry(image_id, name, listed_size(raw, where))
     if not by_id:
         raise InputError(f"{source}: lists no images; give a {kind} instances file that does")

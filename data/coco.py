@@ -42,9 +42,9 @@ class Coco(AnnotatedImages):
         unusable: annotations that cannot be used are refused, or left out and counted, likewise.
 
     Raises:
-        InputError: a file or folder is missing, the JSON is malformed, an id occurs twice, an annotation cannot be
-            used and is refused, a value is none of those above, or an image that has instances cannot be used and is
-            refused.
+        InputError: a file or folder is missing, the JSON is malformed, an id or an image's file occurs twice, an
+            annotation cannot be used and is refused, a value is none of those above, or an image that has instances
+            cannot be used and is refused.
     """
 
     name = "coco"

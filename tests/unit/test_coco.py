@@ -209,6 +209,7 @@ REFUSED: dict[str, Change] = {
     "\"image_id\" is '2.0', not a whole number": edit("annotations", "image_id", 2.0),
     "annotation 50: the id occurs twice": edit("annotations", "id", 50),
     "image 2: the id occurs twice": edit("images", "id", 2),
+    "image 2: the file 0002.png is also that of image 5": edit("images", "file_name", ".//0002.png"),
     "image 5: \"height\" is '0', not a whole number of at least 1": edit("images", "height", 0),
     "image 5: \"width\" is 'True', not a whole number": edit("images", "width", True),
     'image 5: the key "file_name" is missing': edit("images", "file_name", ...),

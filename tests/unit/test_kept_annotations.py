@@ -117,6 +117,17 @@ def test_other_rules_and_other_files_are_parsed_anew(
         assert coco(root).skipped["area_below_1"] == 0 and len(read) == 7
 
 
+def test_an_image_that_is_listed_twice_is_refused_at_each_opening(root: Path, tmp_path: Path) -> None:
+    path = root / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    path.write_text(json.dumps(content))
+    with kept.keeping(tmp_path / "kept"):
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"image 2: the file 0+1\.jpg is also that of image 1; list"):
+                coco(root)
+
+
 def test_detections_are_kept(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, sizes = root / "detections.json", coco(root).sizes_hw()
     with kept.keeping(tmp_path / "kept"):

@@ -120,6 +120,15 @@ def test_images_need_a_name(tmp_path: Path) -> None:
     assert 'image 3: neither "coco_url" nor "file_name" names an image' in message
 
 
+def test_an_image_is_listed_once(tmp_path: Path) -> None:
+    def repeated(content: dict[str, Any]) -> None:
+        content["images"].append({**content["images"][0], "id": 7})
+
+    message = "image 7: the file val2017/000000000003.png is also that of image 3"
+    assert message in refusal(write(tmp_path, change=repeated))
+    assert message in refusal(tmp_path, labels=False)
+
+
 def test_an_official_file_gives_what_it_holds(tmp_path: Path, shared: Path) -> None:
     source = shared / "data" / "lvis_val_100.json"
     content = json.loads(source.read_bytes())
