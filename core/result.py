@@ -191,8 +191,19 @@ class ResultRow:
 
 COLUMNS = tuple(part.name for part in fields(ResultRow))
 """Names of the columns, in the order of every file."""
+_LARGEST = 2**63 - 1
+"""Of whole numbers: tables hold them in 64 bits."""
 _TYPES = get_type_hints(ResultRow)
 _MAY_BE_UNKNOWN = frozenset(name for name, hint in _TYPES.items() if type(None) in get_args(hint))
+
+
+def is_writable(text: str) -> bool:
+    """Whether a file can hold a text: JSON may name halves of characters, which UTF-8 has none of."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _problem(key: str, value: object) -> str | None:
@@ -202,12 +213,12 @@ def _problem(key: str, value: object) -> str | None:
         return None if key in _MAY_BE_UNKNOWN else f"{key} is null"
     hint = _TYPES[key]
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if dict[str, str] in allowed:
-        words = isinstance(value, Mapping) and all(type(k) is str and type(v) is str for k, v in value.items())
-        return None if words else f"{key} does not map names to words"
-    if dict[str, int] in allowed:
-        whole = isinstance(value, Mapping) and all(type(k) is str and type(v) is int for k, v in value.items())
-        return None if whole else f"{key} does not map names to counts"
+    for kind in (get_args(part)[1] for part in allowed if get_origin(part) is dict):
+        if not isinstance(value, Mapping) or not all(type(k) is str and type(v) is kind for k, v in value.items()):
+            return f"{key} does not map names to {'words' if kind is str else 'counts'}"
+        return next((text for part in (*value, *value.values()) if (text := _unwritable(key, part))), None)
+    if text := _unwritable(key, value):
+        return text
     if float in allowed:
         # Written so that NaN fails too, and so that an int too long for a float does not overflow.
         if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
@@ -219,3 +230,12 @@ def _problem(key: str, value: object) -> str | None:
     return (
         f"status is {value!r}, not one of {', '.join(STATUSES)}" if key == "status" and value not in STATUSES else None
     )
+
+
+def _unwritable(key: str, value: object) -> str | None:
+    """Why no table could hold a value of a column, or a part of it, if none could."""
+    if type(value) is int and abs(value) > _LARGEST:
+        return f"{key} is {repr(value)[:60]}, beyond 2**63 - 1"
+    if type(value) is str and not is_writable(value):
+        return f"{key} is {ascii(value)[:60]}, which is not UTF-8"
+    return None

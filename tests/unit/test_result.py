@@ -87,6 +87,13 @@ def test_a_row_survives_json() -> None:
         ({"method": None}, "method is null"),
         ({"status": "done"}, "status is 'done', not one of finished"),
         ({"skipped": {"crowd": "3"}}, "skipped does not map names to counts"),
+        ({"parameters": 10**400}, f"parameters is 1{'0' * 59}, beyond 2**63 - 1"),
+        ({"seed": -(2**63)}, "seed is -9223372036854775808, beyond 2**63 - 1"),
+        ({"skipped": {"crowd": 2**63}}, "skipped is 9223372036854775808, beyond 2**63 - 1"),
+        ({"variant": "\ud800x"}, r"variant is '\ud800x', which is not UTF-8"),
+        ({"method": "\udfff" * 100}, r"method is '\udfff\udfff"),
+        ({"skipped": {"\ud800": 3}}, r"skipped is '\ud800', which is not UTF-8"),
+        ({"axes": {"boxes": "\ud800"}}, r"axes is '\ud800', which is not UTF-8"),
         ({"schema_version": 99}, "schema version 99, this version reads 9"),
     ],
 )
@@ -94,6 +101,11 @@ def test_what_is_no_row_is_refused(change: dict[str, object], said: str) -> None
     with pytest.raises(InputError, match=r"x\.json: ") as caught:
         ResultRow.from_dict({**ROW.to_dict(), **change}, "x.json")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_largest_number_and_any_whole_text_are_taken() -> None:
+    raw = {**ROW.to_dict(), "parameters": 2**63 - 1, "seed": 1 - 2**63, "variant": "größer 😀", "axes": {"é": "😀"}}
+    assert ResultRow.from_dict(raw, "x.json").to_dict() == raw
 
 
 def test_a_missing_column_is_named() -> None:
