@@ -52,6 +52,11 @@ class ImageScores:
         columns = {key: tuple(values) for key, values in raw.items()}
         images, instances = columns.pop("image", ()), columns.pop("instances", ())
         sound = images and {len(values) for values in (instances, *columns.values())} == {len(images)}
+        sound = sound and all(type(value) is int for value in images)
+        sound = sound and all(type(value) is int and 0 < value < 2**63 for value in instances)
+        # NaN fails too.
+        shares = (value for values in columns.values() for value in values)
+        sound = sound and all(type(value) in (int, float) and 0 <= value <= 1 for value in shares)
         return cls(images, instances, columns) if sound else None
 
 
@@ -99,8 +104,8 @@ def crossed_difference(first: Sequence[ImageScores], second: Sequence[ImageScore
     seeds make the spread, and be taken for 95 %.
 
     Args:
-        first, second: in the same order of seeds, all of the same images and instances. Of a single seed the interval
-            is that over images.
+        first, second: in the same order of seeds, and :func:`are_paired`. Of a single seed the interval is that over
+            images.
         column: which of their scores.
     """
     from scipy.stats import t
@@ -113,7 +118,7 @@ def crossed_difference(first: Sequence[ImageScores], second: Sequence[ImageScore
     difference = float(of_seeds.mean())
     # Images with many instances weigh more: what each one moves the ratio of sums by.
     moves = counts / counts.mean() * (gains.mean(0) - difference)
-    parts = [(float(moves @ moves) / (images * max(images - 1, 1)), max(images - 1, 1))]
+    parts = [(float(moves @ moves) / (images * (images - 1)), images - 1)]
     if seeds > 1:
         parts.append((float(of_seeds.var(ddof=1)) / seeds, seeds - 1))
     variance = sum(part for part, _ in parts)
@@ -125,9 +130,16 @@ def crossed_difference(first: Sequence[ImageScores], second: Sequence[ImageScore
 
 
 def are_paired(scores: Sequence[ImageScores | None], column: str) -> bool:
-    """Whether all are known, with the column, and are of the same images and instances."""
+    """Whether all are known, with the column, and are of the same instances in two images or more.
+
+    One image says nothing of others: there is no interval over images.
+    """
     first = scores[0]
-    return first is not None and all(
-        one is not None and column in one.iou and (one.images, one.instances) == (first.images, first.instances)
-        for one in scores
+    return (
+        first is not None
+        and len(first.images) > 1
+        and all(
+            one is not None and column in one.iou and (one.images, one.instances) == (first.images, first.instances)
+            for one in scores
+        )
     )

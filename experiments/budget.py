@@ -14,7 +14,7 @@ from typing import Any
 from core.checkpoint import replacing
 from core.provenance import ROOT
 from core.result import ResultRow
-from evaluation.paired_seeds import ImageScores, SeedDifference, crossed_difference, seed_difference
+from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, crossed_difference, seed_difference
 from experiments.paper_table import difference, interval_in_points
 from experiments.reporting.columns import COLUMNS, POCKET, computed_on
 from experiments.reporting.results import read_records
@@ -86,8 +86,8 @@ class Budgets:
         None where neither is known.
         """
         known = [self.scores.get(str(row.run_id)) for row in rows]
-        found = [one for one in known if one is not None and column in one.iou]
-        if len(found) == len(rows) and len({(one.images, one.instances) for one in found}) == 1:
+        if are_paired(known, column):
+            found = [one for one in known if one is not None]
             nothing = replace(found[0], iou={column: (0.0,) * len(found[0].images)})
             return crossed_difference(found, [nothing] * len(found), column)
         values = [value for row in rows if (value := getattr(row, column)) is not None]
@@ -103,11 +103,9 @@ class Budgets:
             return None if found is None else (found, len(shared))
         sides = [[row for row in rows if row.seed in shared] for rows in (first, second)]
         known = [self.scores.get(str(row.run_id)) for rows in sides for row in rows]
-        if len(known) != 2 or None in known or any(column not in one.iou for one in known if one is not None):
+        if len(known) != 2 or not are_paired(known, column):
             return None
         one, other = (score for score in known if score is not None)
-        if (one.images, one.instances) != (other.images, other.instances):
-            return None
         return crossed_difference([one], [other], column), 1
 
 

@@ -47,7 +47,7 @@ def exported_table(name: str, folder: Path = ROOT / "results" / NAME) -> str:
     """One of :data:`COMPARED`: a line a file, its differences to the model in points, paired, as Markdown.
 
     Raises:
-        InputError: a file was scored on other instances than the model, or without scores image by image.
+        InputError: a file was scored on other instances than the model, on one image, or without scores image by image.
     """
     of, beginnings = COMPARED[name]
     if not (folder / f"{of}.json").is_file():
@@ -76,5 +76,8 @@ def _size(row: ResultRow) -> str:
 
 def _difference(path: Path, found: Scored, model: Scored, column: str) -> str:
     if found.scores is None or model.scores is None or not are_paired([found.scores, model.scores], column):
-        raise InputError(f"{path}: was not scored on the instances of its model, image by image; evaluate both again")
+        raise InputError(
+            f"{path}: was not scored on the instances of its model, image by image, in two images or more; evaluate "
+            "both again"
+        )
     return interval_in_points(crossed_difference([found.scores], [model.scores], column), digits=2)

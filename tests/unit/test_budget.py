@@ -81,6 +81,15 @@ def test_levels_and_differences_say_what_their_intervals_cover(budgets: Budgets)
     assert budgets.between(tinysam[20000], [run("slimsam", 20000, 7, 0.9)], "miou") is None
 
 
+def test_of_one_image_and_one_seed_nothing_is_decided(budgets: Budgets) -> None:
+    lone = {run_id: ImageScores((1,), (4,), {"miou": (0.9,)}) for run_id in budgets.scores}
+    found, slimsam = replace(budgets, scores=lone), budgets.runs["slimsam", 0.5]
+    assert found.between(budgets.runs["tinysam", None][20000], slimsam[20000], "miou") is None
+    assert found.level(slimsam[20000], "miou") is None
+    level = found.level(slimsam[1600], "miou")
+    assert level is not None and not level.over_images
+
+
 def test_the_tables(budgets: Budgets) -> None:
     table = budget_table(budgets)
     assert "mIoU, box prompt, by images seen" in table and "| 1,600 | 20,000 |" in table

@@ -55,6 +55,16 @@ def test_other_instances_do_not_compare(tmp_path: Path) -> None:
         exported_table("exported_tiny_vit", tmp_path)
 
 
+def test_one_image_does_not_compare(tmp_path: Path) -> None:
+    for name in ("sam_pocket", "sam_pocket-w8_32-onnxruntime"):
+        write(tmp_path / f"{name}.json", [0.8, 0.9], variant="onnxruntime w8")
+        content = json.loads((tmp_path / f"{name}.json").read_text())
+        content["by_image"] = {key: values[:1] for key, values in content["by_image"].items()}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="in two images or more"):
+        exported_table("exported_weights", tmp_path)
+
+
 @pytest.mark.parametrize("name", COMPARED)
 def test_without_rows_it_says_so(name: str, tmp_path: Path) -> None:
     assert exported_table(name, tmp_path).startswith("No row is committed yet")

@@ -21,9 +21,21 @@ def test_scores_by_image_are_means_over_its_instances_and_survive_a_file() -> No
     assert ImageScores.from_dict(found.to_dict()) == found
 
 
-@pytest.mark.parametrize("raw", [None, [], {}, {"image": [1]}, {"image": [1], "instances": [1, 2]}, {"image": 3}])
+SCORED = {"image": [1, 2], "instances": [1, 3], "miou": [0, 0.5]}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(None, [], {}, {"image": [1]}, {"image": [1], "instances": [1, 2]}, {"image": 3}),
+        *(SCORED | {"image": values} for values in ([1, None], [1, "2"], [1, True])),
+        *(SCORED | {"instances": values} for values in ([1, None], [1, 0], [1, 2.0], [1, 10**400])),
+        *(SCORED | {"miou": values} for values in ([0, None], [0, "1"], [0, float("nan")], [0, 1.5], [0, [1]])),
+    ],
+)
 def test_anything_else_is_no_scores(raw: object) -> None:
     assert ImageScores.from_dict(raw) is None
+    assert ImageScores.from_dict(SCORED) is not None
 
 
 def test_students_t_over_three_seeds() -> None:
@@ -100,3 +112,4 @@ def test_only_scores_of_the_same_instances_are_paired() -> None:
     assert not are_paired([one, None], "miou")
     assert not are_paired([None, one], "miou")
     assert not are_paired([one, scores(0.1, 0.2, instances=(1, 2))], "miou")
+    assert not are_paired([scores(0.5), scores(0.1)], "miou"), "one image says nothing of others"
