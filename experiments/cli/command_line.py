@@ -23,7 +23,7 @@ from experiments.config.schema import COMMANDS, OTHER_NAMES, WORDS
 from experiments.config.targets import allow, register
 from experiments.config.words import hydra_words, text_settings
 from experiments.runs.job import Job, Outcome, environment, run_job
-from experiments.runs.sweep import is_sweep, print_summary, run_sweep, sweep_jobs
+from experiments.runs.sweep import is_sweep, print_summary, rows_once, run_sweep, sweep_jobs
 
 FLAGS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--hydra-help", *CONFIG_DIR)
 """What is passed to Hydra; ``--cfg job`` shows the composed settings."""
@@ -68,8 +68,7 @@ def _status(argv: Sequence[str]) -> int:
         print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return 130
     if outcomes and outcomes[0].format == "json" and _speaks():
-        rows = [row.to_dict() for outcome in outcomes for row in outcome.rows or getattr(outcome.error, "rows", ())]
-        print(json.dumps({"rows": rows}, allow_nan=False))
+        print(json.dumps({"rows": [row.to_dict() for row in rows_once(outcomes)]}, allow_nan=False))
     alone = [outcome.error for outcome in outcomes if outcome.is_alone]
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     refused = [found for found in errors if isinstance(found, InputError)]

@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
@@ -14,7 +14,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from core.errors import InputError, RunFailed
-from core.result import ResultRow
+from core.result import ResultRow, Row
 from experiments.config.compose import compose
 from experiments.config.files import group_choices
 from experiments.config.targets import method_options
@@ -23,6 +23,8 @@ from experiments.runs.job import Job, Outcome, run_job
 
 SHARED = ("ratio", "student")
 """Settings outside ``method`` that only some methods take."""
+_OF_ROW = ("run_id", "method", "variant")
+"""What tells the rows of finished runs apart."""
 
 
 def drop_unsupported(
@@ -204,14 +206,23 @@ def _last_line(error: Exception) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip(" -")), "no message")
 
 
+def rows_once(outcomes: Sequence[Outcome]) -> list[Row]:
+    """The rows of a sweep's jobs. Those of a run are there once: chains may begin with the same one."""
+    found: dict[Hashable, Row] = {}
+    for outcome in outcomes:
+        for row in outcome.rows or getattr(outcome.error, "rows", ()):
+            is_of_run = isinstance(row, ResultRow) and row.status == "finished" and row.run_id is not None
+            found.setdefault(tuple(getattr(row, key) for key in _OF_ROW) if is_of_run else len(found), row)
+    return list(found.values())
+
+
 def print_summary(outcomes: Sequence[Outcome]) -> None:
     """Print the students of a sweep, best box mIoU first; runs that ended in an error stand last, with their reason."""
     from evaluation.baselines import BASELINES
 
     students = [
-        (row, outcome)
-        for outcome in outcomes
-        for row in outcome.rows
+        row
+        for row in rows_once(outcomes)
         if isinstance(row, ResultRow) and row.status == "finished" and row.method not in (*BASELINES, "teacher")
     ]
     ended = [outcome for outcome in outcomes if outcome.error is not None]
@@ -227,7 +238,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
     table.add_column("run", no_wrap=True)
     for name in ("box", "point", "parameters", "MACs"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row, _ in sorted(students, key=lambda pair: -(pair[0].miou or 0)):
+    for row in sorted(students, key=lambda row: -(row.miou or 0)):
         names = ("miou", "miou_point", "parameters", "macs_full")
         table.add_row(row.run_id, *(COLUMNS[name].bare(getattr(row, name)) or "-" for name in names))
     console = terminal()

@@ -1,11 +1,16 @@
 """Sweeps over methods that do not all have the same options."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 
+from core.result import ResultRow
+from experiments.cli import command_line
 from experiments.config.targets import method_options, register
-from experiments.runs.sweep import drop_unsupported, left_out_lines, sweep_jobs, taken_of_preset
+from experiments.runs.job import Outcome
+from experiments.runs.sweep import drop_unsupported, left_out_lines, print_summary, sweep_jobs, taken_of_preset
 
 OPTIONS = {
     "slimsam": {"ratio", "steps", "importance"},
@@ -74,3 +79,24 @@ def test_hydras_own_syntax_for_values(capsys: pytest.CaptureFixture[str]) -> Non
     assert len(jobs) == 6 and jobs[-1] == ["method=tinysam", "seed=1"]
     assert "ratio: tinysam have no such option" not in (said := capsys.readouterr().err)
     assert "ratio: tinysam has no such option; left out there" in said
+
+
+def test_the_run_that_chains_begin_with_is_shown_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(run: str, method: str) -> list[ResultRow]:
+        return [ResultRow(run_id=run, method=name, status="finished", miou=0.5) for name in ("teacher", method)]
+
+    scored = ResultRow(run_id="first", method="slimsam", status="evaluated", miou=0.5)
+    chains = [[*rows("first", "slimsam"), *rows(f"w{bits}", "slimsam+ptq"), scored] for bits in (4, 8)]
+    outcomes = [Outcome((), "json", Path("runs"), "None", chain) for chain in chains]
+    print_summary(outcomes)
+    out = capsys.readouterr().out
+    assert "2 runs, 0 of them without a result" in out
+    assert [sum(line.startswith(run) for line in out.splitlines()) for run in ("first", "w4", "w8")] == [1, 1, 1]
+    monkeypatch.setattr(command_line, "_compose_and_call", lambda *_: outcomes)
+    assert command_line.main(["method=slimsam"]) == 0
+    found = [(row["run_id"], row["method"]) for row in json.loads(capsys.readouterr().out)["rows"]]
+    again = [("w8", "teacher"), ("w8", "slimsam+ptq"), ("first", "slimsam")]
+    first = [("first", "teacher"), ("first", "slimsam"), ("w4", "teacher"), ("w4", "slimsam+ptq"), ("first", "slimsam")]
+    assert found == first + again, "evaluations are left as they are"
