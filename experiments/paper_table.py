@@ -88,7 +88,8 @@ def rows_of_runs(folder: Path) -> tuple[list[ResultRow], dict[str, ImageScores]]
     The teacher that a run scored beside its student is a row of variant ``teacher`` with the student's seed and bits,
     once for each of these. It has no run of its own: scores image by image are the student's.
     """
-    rows, scores = read_scored(sorted([*folder.glob(f"*/{NAME}"), *folder.glob("*.json")]))
+    # What a fresh start has set aside lies in hidden folders.
+    rows, scores = read_scored(sorted([*folder.glob(f"[!.]*/{NAME}"), *folder.glob("*.json")]))
     students = [row for row in rows if row.variant is not None and row.student is not None]
     teachers = {row.run_id: row for row in rows if row.method == "teacher"}
     beside = {

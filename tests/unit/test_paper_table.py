@@ -69,9 +69,23 @@ def test_files_with_scores_by_image_are_judged_over_seeds_and_images() -> None:
     assert "†" in orderings([entry("a", 0.5), entry("b", 0.4)], measured, scores)[-1]  # type: ignore[arg-type]
 
 
+def test_of_one_image_there_is_an_interval_over_seeds_alone() -> None:
+    measured = {(v, 0.77, None): [row(v, seed, p) for seed in range(2)] for v, p in (("a", 0.7), ("b", 0.5))}
+    scores = {
+        str(one.run_id): ImageScores((3,), (4,), {"miou_point": (one.miou_point or 0,), "miou": (one.miou or 0,)})
+        for rows in measured.values()
+        for one in rows
+    }
+    entries = [entry("a", 0.5), entry("b", 0.4)]
+    assert "| **+20.0 [+20.0, +20.0]†** | +20.0 [+20.0, +20.0]† |" in orderings(entries, measured, scores)[-1]
+    assert not orderings(entries, {key: rows[:1] for key, rows in measured.items()}, scores), "one seed decides nothing"
+
+
 def test_a_table_shows_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     write_result(tmp_path / "run" / "result.json", [row("slimsam", 0, 0.75), row("slimsam", 1, 0.77)], {})
+    # What a fresh start has set aside.
+    write_result(tmp_path / ".run.earlier" / "result.json", [row("slimsam", 0, 0.25), row("slimsam", 1, 0.25)], {})
     write_result(tmp_path / "taylor.json", [row("taylor", 0, 0.7)], {})
     write_result(tmp_path / "unnamed.json", [ResultRow(method="slimsam", student="s", status="finished")], {})
     rows, scores = rows_of_runs(tmp_path)
