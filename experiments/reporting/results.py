@@ -1,5 +1,6 @@
 """Every row that was measured here, and what papers say, read into one table."""
 
+import contextlib
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from core.checkpoint import write_text
 from core.errors import InputError
 from core.progress import say
 from core.provenance import ROOT
 from core.result import COLUMNS as ROW
-from core.result import ResultRow
+from core.result import ResultRow, is_writable
 from data.content import IDENTITY
 from experiments.config.schema import RENAMED
 from experiments.recorded_evaluation import FOLDER
@@ -26,6 +28,10 @@ from experiments.result_file import FAILED, NAME, command_of, read_result
 
 EVERYTHING = "everything"
 """How folders of ``results/`` end with rows of the command ``everything``, which have columns of their own."""
+LOCK = ".leaderboard.lock"
+"""In the folder of runs, of who makes ``leaderboard.csv`` anew."""
+_PATIENCE = 10.0
+"""Seconds that one waits for it."""
 _FIGURES = "results/published/figures.csv"
 FIGURES = ROOT / _FIGURES
 _COUNTERS = {"full": "macs_full", "modules": "macs_modules", "full-scaled-by-bits": "macs_full_scaled_by_bits"}
@@ -89,10 +95,26 @@ def fold(runs: Path, results: bool = True, published: bool = True) -> Results:
         runs: folder of runs.
         results, published: as of :func:`results_frame`.
     """
-    found = gather(runs, results, published)
-    if len(found.rows):
-        write_text(runs / LEADERBOARD, csv_of(found.rows))
+    # Of runs that end together, who reads last writes last too, so that all of them are in the file.
+    with _in_turn(runs):
+        found = gather(runs, results, published)
+        if len(found.rows):
+            write_text(runs / LEADERBOARD, csv_of(found.rows))
     return found
+
+
+@contextlib.contextmanager
+def _in_turn(runs: Path) -> Iterator[None]:
+    """A block that one process at a time is in; without that where the lock takes too long, or none can be had."""
+    lock = FileLock(runs / LOCK, timeout=_PATIENCE)
+    # A file system without locks has none to request either.
+    with contextlib.suppress(OSError, NotImplementedError):
+        if runs.is_dir():
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def csv_of(rows: pd.DataFrame) -> str:
@@ -173,10 +195,10 @@ def _beside_rows(about: Mapping[str, Any], run: str | None, rows: list[ResultRow
         **{key: about.get(key) for key in ("paper", "student_sha256", "teacher_sha256")},
         **{f"{key}_version": versions.get(key) for key in ("python", "torch")},
         "utc": provenance.get("utc"),
+        "command": command_of(about, rows[0].status == "evaluated"),
     }
     return {
-        **{key: value if isinstance(value, str) else None for key, value in texts.items()},
-        "command": command_of(about, rows[0].status == "evaluated"),
+        **{key: value if isinstance(value, str) and is_writable(value) else None for key, value in texts.items()},
         "config_hash": name[1] if name else None,
         "git_dirty": dirty if isinstance(dirty, bool) else None,
     }

@@ -15,7 +15,7 @@ from compressors.method import Compressor, RunContext
 from compressors.setting_checks import settings_without_effect
 from core import distributed, provenance
 from core.checkpoint import file_sha256, weights_sha256, write_text
-from core.errors import InputError
+from core.errors import InputError, first_line
 from core.memory import reraise_oom
 from core.progress import say
 from core.result import ResultRow
@@ -147,10 +147,14 @@ def _checked_method(settings: Any) -> Compressor:
 
 
 def _fold(runs: Path) -> None:
+    """Make ``leaderboard.csv`` anew. What keeps it from that is said: the run is finished all the same."""
     # Here, so that other commands do not wait for pandas.
     from experiments.reporting.results import fold
 
-    fold(runs)
+    try:
+        fold(runs)
+    except (OSError, ValueError) as error:
+        say(f"{runs / LEADERBOARD}: not made anew ({first_line(error)}); python -m experiments leaderboard makes it")
 
 
 def _is_newer(result: Path, leaderboard: Path) -> bool:

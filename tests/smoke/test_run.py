@@ -100,7 +100,7 @@ def test_a_run_leaves_rows_student_image_and_leaderboard(first: Path) -> None:
     table = pd.read_csv(first.parent / "leaderboard.csv")
     assert list(table.columns) == list(LEADERBOARD_COLUMNS)
     assert (table["result_file"] == f"{first.parent.name}/{first.name}/result.json").sum() == 4, "beside committed rows"
-    beside = [".embeddings", ".scored", "leaderboard.csv", first.name]
+    beside = [".embeddings", ".leaderboard.lock", ".scored", "leaderboard.csv", first.name]
     assert sorted(path.name for path in first.parent.iterdir()) == beside
 
 

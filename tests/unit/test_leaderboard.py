@@ -13,9 +13,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from core.provenance import ROOT
 from core.result import COLUMNS, ResultRow
+from experiments.reporting import results
 from experiments.reporting.columns import COLUMNS as EVERY_COLUMN
 from experiments.reporting.columns import LEADERBOARD as FILE
 from experiments.reporting.columns import LEADERBOARD_COLUMNS, POCKET_NOTE, documented
@@ -26,6 +28,7 @@ from experiments.reporting.results import Results, csv_of, fold, gather, own_met
 from experiments.reporting.terminal import print_leaderboard
 from experiments.reporting.text_tables import markdown_escaped, plain_cell
 from experiments.result_file import FAILED, NAME, read_rows, write_result
+from experiments.runs.run import _fold
 from tests.unit.leaderboard_files import HOSTILE, page_csv, page_data, page_rows, rows_of, write_runs
 
 
@@ -253,6 +256,65 @@ def test_folding_at_once_leaves_a_whole_file(tmp_path: Path) -> None:
     stop.set()
     looking.join()
     assert not torn and not list(tmp_path.glob(".*.part"))
+
+
+def test_runs_that_end_together_are_all_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_result(tmp_path / "one" / NAME, rows_of("one", 0), {})
+    read, begun, gathered = threading.Event(), threading.Event(), results.gather
+
+    def slow(*args: Any) -> Results:
+        found = gathered(*args)
+        if not read.is_set():
+            read.set()
+            assert begun.wait(60)
+            last.join(0.5)
+        return found
+
+    monkeypatch.setattr(results, "gather", slow)
+    first, last = (threading.Thread(target=fold, args=(tmp_path, False, False)) for _ in range(2))
+    first.start()
+    assert read.wait(60)
+    write_result(tmp_path / "two" / NAME, rows_of("two", 1), {})
+    last.start()
+    begun.set()
+    for thread in (first, last):
+        thread.join()
+    assert {line["run_id"] for line in csv_lines((tmp_path / FILE).read_text())} >= {"one", "two"}
+
+
+def test_a_lock_that_cannot_be_had_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "_PATIENCE", 0.1)
+    write_result(tmp_path / "one" / NAME, rows_of("one", 0), {})
+    with FileLock(tmp_path / results.LOCK):
+        fold(tmp_path, results=False, published=False)
+    assert (tmp_path / FILE).is_file()
+    (tmp_path / FILE).unlink()
+    (tmp_path / results.LOCK).unlink()
+    (tmp_path / results.LOCK).symlink_to(tmp_path / "elsewhere")
+    fold(tmp_path, results=False, published=False)
+    assert (tmp_path / FILE).is_file() and not (tmp_path / "elsewhere").exists()
+
+
+def test_a_finished_run_does_not_fail_for_the_leaderboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / FILE).mkdir()
+    _fold(tmp_path)
+    assert f"{tmp_path / FILE}: not made anew (" in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+    def refuse(*_: object) -> None:
+        raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+    monkeypatch.setattr(results, "gather", refuse)
+    _fold(tmp_path)
+    assert "surrogates not allowed" in capsys.readouterr().err
+
+
+def test_what_is_no_text_beside_the_rows_is_unknown(tmp_path: Path) -> None:
+    about = {"paper": "\ud800", "provenance": {"argv": ["name=\ud800"], "utc": "2026"}}
+    write_result(tmp_path / "one" / NAME, rows_of("one", 0), about)
+    row = rows_in(fold(tmp_path, results=False, published=False))[-1]
+    assert (row["paper"], row["command"], row["utc"]) == (None, None, "2026")
 
 
 def test_the_front() -> None:
