@@ -38,15 +38,28 @@ NONE = "none"
 """``runs=none``: committed rows alone."""
 
 
+def _runs_of(settings: CommandConfig) -> Path | None:
+    """The folder of runs, which need not be there where none was given; None for :data:`NONE`.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if settings.runs == NONE:
+        return None
+    runs = Path(settings.runs)
+    if not runs.is_dir() and settings.runs != CommandConfig.runs:
+        raise InputError(f"runs={settings.runs}: no such folder; give a folder of runs, or runs={NONE}")
+    return runs
+
+
 def table(settings: TableConfig, cfg: DictConfig) -> list[PlainRow]:
     """Put every model into its table, and print or write it.
 
     Raises:
-        InputError: there is no row, or none of the chosen protocol or data set, or it cannot be written.
+        InputError: there is no such folder, no row, or none of the chosen protocol or data set, or it cannot be
+            written.
     """
-    runs = None if settings.runs == NONE else Path(settings.runs)
-    if runs is not None and not runs.is_dir() and settings.runs != TableConfig.runs:
-        raise InputError(f"runs={settings.runs}: no such folder; give a folder of runs, or runs={NONE}")
+    runs = _runs_of(settings)
     found = gather(runs, settings.results)
     if not len(found.models):
         raise InputError(f"runs={settings.runs}: no row there; start a run with method=slimsam ratio=0.77")
@@ -85,14 +98,17 @@ def leaderboard(settings: LeaderboardConfig, cfg: DictConfig) -> list[PlainRow]:
     """Write CSV, Markdown and pages, and show the models; returns the rows.
 
     Raises:
-        InputError: there is no row, or none of the chosen protocol or data set, or nothing can be written.
+        InputError: there is no such folder, no row, or none of the chosen protocol or data set, or nothing can be
+            written.
     """
-    runs = Path(settings.runs)
+    runs = _runs_of(settings)
+    out = runs if settings.out is None else home_path(settings.out)
+    if out is None:
+        raise InputError(f"runs={NONE}: leaves no folder to write to; give one with out=FOLDER")
     found = gather(runs, settings.results, settings.published)
     if not len(found.rows):
         raise InputError(f"runs={settings.runs}: no finished run there; start one with method=slimsam ratio=0.77")
     found = narrowed(found, settings.protocol, settings.dataset)
-    out = runs if settings.out is None else home_path(settings.out)
     keys = ("runs", "out", "results", "published", "protocol", "dataset", "pages")
     with writing_to(out):
         written = write_leaderboard(found, out, _typed_command("leaderboard", settings, keys), settings.pages)
@@ -129,7 +145,7 @@ def narrowed(found: Results, protocol: str | None, data: str | None) -> Results:
         protocol, data: a name, of a protocol with or without its version; None: all.
 
     Raises:
-        InputError: no row has it.
+        InputError: no row has it, or none with a score.
     """
     for key, name in (("protocol", protocol), ("data", data)):
         if name is None:
@@ -140,7 +156,9 @@ def narrowed(found: Results, protocol: str | None, data: str | None) -> Results:
             raise InputError(f"{key}={name}: no row has it; {nearest(name, own.dropna().unique())}")
         moved = {old: new for new, old in enumerate(found.rows.index[chosen])}
         # Rows of a model share data set and protocol.
-        models = found.models[found.models["rows"].map(lambda places, moved=moved: places[0] in moved)]
+        models = found.models[found.models["rows"].map(lambda places, moved=moved: places[0] in moved).astype(bool)]
+        if not len(models):
+            raise InputError(f"{key}={name}: no row with a score has it; leave {key}= out to see all rows")
         rows = models["rows"].map(lambda places, moved=moved: tuple(moved[place] for place in places))
         found = Results(found.rows[chosen].reset_index(drop=True), models.assign(rows=rows).reset_index(drop=True))
     return found
