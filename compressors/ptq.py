@@ -139,4 +139,4 @@ class Ptq(PtqSettings, Compressor):
 
     def _reconstruction(self, seed: int) -> Reconstruction:
         how = self.reconstruct, self.learn, self.steps, self.lr, self.batch, self.drop
-        return Reconstruction(*how, self.channel_groups, seed)
+        return Reconstruction(*how, seed, self.channel_groups)

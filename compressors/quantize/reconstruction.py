@@ -128,8 +128,8 @@ class Reconstruction:
         lr: of roundings; scales learn more slowly (:data:`compressors.quantize.learned.GRID_RATE`).
         batch: calls of the unit a step.
         drop: the probability that an input or an activation of the unit stays float in a step.
-        channel_groups: how many groups of channels a grid has once its unit has learned; 0: those that it has.
         seed: of what is drawn.
+        channel_groups: how many groups of channels a grid has once its unit has learned; 0: those that it has.
     """
 
     units: str
@@ -138,8 +138,8 @@ class Reconstruction:
     lr: float
     batch: int
     drop: float
-    channel_groups: int
     seed: int
+    channel_groups: int = 0
 
     def run(self, model: Sam, exact: Sam, calls: Sequence[Call], engine: Engine, key: str) -> Progress:
         """Let all units of a calibrated model learn, in place; it ends with grids that know of none of this.
