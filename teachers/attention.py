@@ -6,8 +6,9 @@ large map:
 
 - On an accelerator the bias is written as one inner product of longer vectors,
   ``[q * scale, q . rel_h, q . rel_w] . [k, onehot(y'), onehot(x')]``, which any fused attention kernel computes.
-- On the CPU, whose fused kernel gains nothing from bfloat16 and pads values to the longer width, small maps take those
-  longer vectors and plain matrix products; large ones go through :mod:`teachers.attention`.
+- On the CPU small maps take those longer vectors and plain matrix products; large ones go head by head in parts that
+  stay in the caches, since the fused kernel pads values to the longer width. With matrix units (AMX) that kernel is
+  faster in bfloat16 in spite of it, and is used.
 - In a graph that is exported for other runtimes it is the textbook form too, of large maps one head at a time: the
   fastest form in ONNX Runtime and OpenVINO, and there an eighth of the memory of all heads together.
 - On the meta device the textbook form is used, so that counters see the textbook number of operations.
@@ -203,19 +204,24 @@ class Attention(nn.Module):
         rel_h = torch.einsum("bnhwd,hkd->bnhwk", q_map, table_h)
         rel_w = torch.einsum("bnhwd,wkd->bnhwk", q_map, table_w)
 
-        out = self._kernel(x.device, tokens)(q * self.scale, k, v, rel_h, rel_w)
+        out = self._kernel(x.device, q.dtype, tokens)(q * self.scale, k, v, rel_h, rel_w)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, heads * dim))
 
     @staticmethod
-    def _kernel(device: torch.device, tokens: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def _kernel(
+        device: torch.device, dtype: torch.dtype, tokens: int
+    ) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
         """The way of computing that is fastest for a map of so many tokens."""
         if torch.compiler.is_exporting():
             return attend_by_definition if tokens <= SMALL_MAP else attend_by_head
         if device.type == "meta":
             return attend_by_definition
-        if device.type == "cpu" and tokens <= SMALL_MAP:
+        if device.type != "cpu":
+            return attend_folded
+        if tokens <= SMALL_MAP:
             return attend_at_once
-        return attend_in_parts if device.type == "cpu" else attend_folded
+        has_matrix_units = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+        return attend_folded if has_matrix_units else attend_in_parts
 
 
 def partition_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:

@@ -16,7 +16,7 @@ class QuantizedAttention(Attention):
     scores: QuantizedProduct
     mixing: QuantizedProduct
 
-    def _kernel(self, device: torch.device, tokens: int) -> Any:  # type: ignore[override]
+    def _kernel(self, device: torch.device, dtype: torch.dtype, tokens: int) -> Any:  # type: ignore[override]
         # Scales of heads need all heads in one call.
         small = tokens <= SMALL_MAP or self.scores.by_head or self.mixing.by_head
         return self._attend if small else self._attend_by_head

@@ -73,13 +73,20 @@ def test_blocks_are_what_they_are_defined_to_be(window: int) -> None:
     assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_size_of_the_map_and_the_device_decide_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("matrix_units", [False, True])
+def test_the_size_of_the_map_and_the_device_decide_the_way(monkeypatch: pytest.MonkeyPatch, matrix_units: bool) -> None:
     monkeypatch.setattr(teachers.attention, "SMALL_MAP", 16)
-    cpu, cuda, meta = (torch.device(kind) for kind in ("cpu", "cuda", "meta"))
-    assert Attention._kernel(cpu, 16) is teachers.attention.attend_at_once
-    assert Attention._kernel(cpu, 17) is teachers.attention.attend_in_parts
-    assert Attention._kernel(cuda, 16) is Attention._kernel(cuda, 17) is teachers.attention.attend_folded
-    assert Attention._kernel(meta, 16) is teachers.attention.attend_by_definition
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: matrix_units)
+
+    def kernel(device: str, tokens: int, dtype: torch.dtype = torch.float32) -> object:
+        return Attention._kernel(torch.device(device), dtype, tokens)
+
+    assert kernel("cpu", 16) is kernel("cpu", 16, torch.bfloat16) is teachers.attention.attend_at_once
+    assert kernel("cpu", 17) is kernel("cpu", 17, torch.float16) is teachers.attention.attend_in_parts
+    large = teachers.attention.attend_folded if matrix_units else teachers.attention.attend_in_parts
+    assert kernel("cpu", 17, torch.bfloat16) is large
+    assert kernel("cuda", 16) is kernel("cuda", 17) is teachers.attention.attend_folded
+    assert kernel("meta", 16) is teachers.attention.attend_by_definition
 
 
 @pytest.mark.usefixtures("way")
