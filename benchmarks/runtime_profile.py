@@ -112,7 +112,7 @@ def main() -> None:
             manifest = read_manifest(folder)
             file = manifest.decoder.file if options.prompts else manifest.encoder.file
             inputs = random_inputs(manifest, options.prompts)
-            for runtime in options.runtime or READS[manifest.to]:
+            for runtime in options.runtime or [name for name in READS[manifest.to] if name in PROFILES]:
                 times = PROFILES[runtime](folder / file, inputs, options.rounds, Path(scratch))
                 print(f"{folder.name} in {runtime}, {manifest.precision}: {sum(times.values()):.1f} ms")
                 for kind, milliseconds in times.most_common(options.kinds):

@@ -44,7 +44,8 @@ class ChosenSegmenter:
     def computes_in(self) -> str:
         """The precision of its rows."""
         if isinstance(self.model, ExportedSam):
-            return PRECISION_NAMES[self.model.manifest.precision]
+            stated = PRECISION_NAMES[self.model.manifest.precision]
+            return "bfloat16" if stated == "float32" and self.runtime == "openvino_bf16" else stated
         return self.precision
 
     @property

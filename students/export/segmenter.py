@@ -16,7 +16,7 @@ from core.memory import is_out_of_memory
 from core.protocols import Masks, Prompt
 from students.export.manifest import MANIFEST, read_manifest
 from students.export.parts import DECODER_OUTPUTS, ENCODER_INPUT, PROMPT_INPUTS, map_names
-from students.export.runtimes import READS, RUNTIMES, Arrays, Run, require
+from students.export.runtimes import NEEDS, READS, RUNTIMES, Arrays, Run, require
 from teachers.sam2 import stable_or_best
 
 
@@ -37,9 +37,9 @@ class ExportedSam:
         self.runtime = known[0] if runtime is None else runtime
         if self.runtime not in known:
             raise InputError(
-                f"runtime={runtime}: files exported to={self.manifest.to} run in {' or '.join(known)}; choose of these"
+                f"runtime={runtime}: files exported to={self.manifest.to} run in {', '.join(known)}; choose of these"
             )
-        require([name for name in (self.runtime,) if name != "pytorch"], f"runtime={self.runtime}")
+        require(NEEDS[self.runtime], f"runtime={self.runtime}")
         self._is_sam2 = self.manifest.family == "sam2"
         frame = self.manifest.frame
         self.name, self.input_size = self.manifest.name, Stretched(frame) if self._is_sam2 else frame
