@@ -4,7 +4,8 @@
 weights, or ``--model NAME|FILE``, and lets all of them encode one image of random numbers on the CPU, in turns, and
 then decode ``--prompts`` boxes on its embedding at once, without upscaling their masks to an image's size. The
 first ratio is the time of ONNX Runtime in float32 to the row's, *own* that of the row's runtime in float32. The
-difference is relative (root mean squares), to PyTorch in float32.
+difference is relative (root mean squares), to PyTorch in float32. ``openvino_bf16`` is OpenVINO in bfloat16 whatever
+the files do not quantise, where the processor has instructions for it.
 
 Files given by ``--int8 DIR`` (an export of the model, quantised) are a row for every runtime that opens them; with
 ``--quantise`` the model is quantised here, quickly (grids over the full range), which is enough for time and bytes:
@@ -109,9 +110,13 @@ def rows_of(
     for to, precision in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")):
         export_model(model, folder / f"{to}-{precision}", to, precision, upscale=False)
         add(ExportedSam(folder / f"{to}-{precision}"))
+    computes_in_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if computes_in_bfloat16:
+        add(ExportedSam(folder / "openvino-bf16", "openvino_bf16"))
     for label, place in int8:
         for runtime in READS[ExportedSam(place).manifest.to]:
-            add(ExportedSam(place, runtime), label)
+            if computes_in_bfloat16 or runtime != "openvino_bf16":
+                add(ExportedSam(place, runtime), label)
     return rows, sizes
 
 
@@ -157,13 +162,13 @@ def main() -> None:
             reference = run(model)
             scoring = options.images if number == 0 else 0
             scored = f"  mIoU, {scoring} images of {data.name}" if scoring else ""
-            print(f"{part:28} {'seconds':>9} {'ratio':>7} {'own':>7} {'file':>10}  difference{scored}")
+            print(f"{part:30} {'seconds':>9} {'ratio':>7} {'own':>7} {'file':>10}  difference{scored}")
             for name, row in rows.items():
                 ratio = seconds["onnxruntime, fp32"] / seconds[name]
                 size = f"{sizes[name][number] / 1e6:7.2f} MB" if name in sizes else ""
-                runtime = name.partition(",")[0]
+                runtime = name.partition(",")[0].removesuffix("_bf16")
                 own = seconds.get(f"{runtime}, fp32", seconds["PyTorch, float32"]) / seconds[name]
-                line = f"{name:28} {seconds[name]:9.4f} {ratio:6.2f}x {own:6.2f}x {size:>10}  "
+                line = f"{name:30} {seconds[name]:9.4f} {ratio:6.2f}x {own:6.2f}x {size:>10}  "
                 line += f"{relative_difference(_tensor(run(row)).float(), _tensor(reference)):.1e}"
                 if scoring:
                     value, count = miou(row, data, scoring)
