@@ -2,7 +2,7 @@
 
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
@@ -195,6 +195,15 @@ _LARGEST = 2**63 - 1
 """Of whole numbers: tables hold them in 64 bits."""
 _TYPES = get_type_hints(ResultRow)
 _MAY_BE_UNKNOWN = frozenset(name for name, hint in _TYPES.items() if type(None) in get_args(hint))
+
+
+_AND = " and "
+
+
+def joined_precisions(each: Iterable[str | None]) -> str | None:
+    """What is written as ``training_precision`` of several trainings: each precision once, by name; None for none."""
+    names = {name for joined in each if joined for name in joined.split(_AND)}
+    return _AND.join(sorted(names)) or None
 
 
 def is_writable(text: str) -> bool:

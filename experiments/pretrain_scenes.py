@@ -68,8 +68,11 @@ class Source:
     share: float
 
     @classmethod
-    def parse(cls, text: str) -> "Source":
+    def parse(cls, text: str, setting: str = "--data") -> "Source":
         """Read ``NAME``, ``NAME=ROOT``, ``NAME:SHARE`` or ``NAME=ROOT:SHARE``.
+
+        Args:
+            setting: what it was given as, for messages.
 
         Raises:
             InputError: an unknown name, a folder that is needed and not given, or a share that is no positive number.
@@ -80,12 +83,12 @@ class Source:
             text, share = front, float(last)
         name, given, root = text.partition("=")
         if name not in ("shapes", "coco", "sa1b"):
-            raise InputError(f"--data {text}: no data set {name!r}; choose one of shapes, coco, sa1b")
+            raise InputError(f"{setting} {text}: no data set {name!r}; choose one of shapes, coco, sa1b")
         if given if name == "shapes" else not root:
-            problem = "shapes lie in no folder" if name == "shapes" else f"give its folder: --data {name}=DIR"
-            raise InputError(f"--data {text}: {problem}")
+            problem = "shapes lie in no folder" if name == "shapes" else f"give its folder: {setting} {name}=DIR"
+            raise InputError(f"{setting} {text}: {problem}")
         if not 0 < share < math.inf:
-            raise InputError(f"--data {text}:{share:g}: a share is a number above 0")
+            raise InputError(f"{setting} {text}:{share:g}: a share is a number above 0")
         return cls(name, root or None, share)
 
     @classmethod
@@ -93,12 +96,9 @@ class Source:
         """Read ``NAME`` or ``NAME=ROOT``, what is scored.
 
         Raises:
-            InputError: as of :meth:`parse`, by the name of its own setting; or it has a share.
+            InputError: as of :meth:`parse`; or it has a share.
         """
-        try:
-            source = cls.parse(text)
-        except InputError as error:
-            raise InputError(str(error).replace("--data", "--validation")) from None
+        source = cls.parse(text, "--validation")
         if source.share != 1.0:
             raise InputError(f"--validation {text}: what is scored has no share; leave out :{source.share:g}")
         return source

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.result import joined_precisions
 from experiments.reporting.text_tables import csv_lines, plain_table
 
 LEADERBOARD = "leaderboard.csv"
@@ -29,10 +30,10 @@ def pocket_teachers(teachers: Iterable[object]) -> list[str]:
 def computed_on(devices: Iterable[str | None], training: Iterable[str | None], scoring: str | None) -> str:
     """The processors behind rows and what they computed in, for the line above a table."""
     on = " and ".join(sorted({device for device in devices if device}))
-    trained = sorted({name for each in training if each for name in each.split(" and ")})
-    if scoring is None or not trained or trained == [scoring]:
+    trained = joined_precisions(training)
+    if scoring is None or trained in (None, scoring):
         return on if scoring is None else f"{on}, {scoring}"
-    return f"{on}, trained in {' and '.join(trained)}, scored in {scoring}"
+    return f"{on}, trained in {trained}, scored in {scoring}"
 
 
 def share(value: float) -> str:

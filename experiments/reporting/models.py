@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from core.result import joined_precisions
 from evaluation.baselines import BASELINES
 from experiments.reporting.columns import MEASURED, MODEL_COLUMNS
 
@@ -213,7 +214,6 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
     means = {name: _mean(rows, column) for name, column in (figures | {"point": "miou_point"}).items()}
     whole = {name: _mean(rows, name) for name in ("parameters", "macs_full", "macs_modules", "size_bytes")}
     hours = _mean(rows, "device_hours") or None
-    trained = {name for row in rows if row["training_precision"] for name in row["training_precision"].split(" and ")}
     run_ids = dict.fromkeys(row["run_id"] for row in rows if row["run_id"] is not None)
     return {
         **dict.fromkeys(MODEL_COLUMNS),
@@ -222,7 +222,7 @@ def _line(rows: Sequence[Record], timed: Sequence[Record], differing: Collection
         **{name: None if value is None else round(value) for name, value in whole.items()},
         "source": MEASURED,
         "device": " and ".join(sorted({row["device"] for row in [*rows, *timed] if row["device"]})) or None,
-        "training_precision": " and ".join(sorted(trained)) or None,
+        "training_precision": joined_precisions(row["training_precision"] for row in rows),
         "model": model_label(first),
         "choices": ", ".join(f"{name}={value}" for name, value in axes) or None,
         "seeds": tuple(sorted(row["seed"] for row in rows if row["seed"] is not None)),

@@ -9,7 +9,7 @@ import torch
 
 from compressors.method import Compressed, Compressor
 from core import distributed
-from core.result import ResultRow
+from core.result import ResultRow, joined_precisions
 from data.content import IDENTITY
 from data.exclusions import ABOUT_IMAGES
 from data.sample import ImageData
@@ -22,7 +22,6 @@ from experiments.runs.identity import method_name, parent_metadata
 from experiments.scoring import EvaluationSet, Kept, described, images_at_once, own_rules, score_model
 from teachers.sam import Sam
 
-TRAINING_PRECISION, JOINED = "training_precision", " and "
 SCORING = "scoring"
 """Folder of what was scored, by model, while scoring goes on."""
 SCORED = ".scored"
@@ -135,6 +134,5 @@ def of_chain(settings: RunConfig, compressed: Compressed) -> dict[str, Any]:
     """Of the run and of those before it in the chain: images trained on and behind scores of channels; precision."""
     earlier = parent_metadata(settings)
     counts = {n: getattr(compressed, n) + (earlier.get(n) or 0) for n in ("images_seen", "importance_images")}
-    before = str(earlier.get(TRAINING_PRECISION) or "").split(JOINED)
-    precisions = sorted({*compressed.precisions, *before} - {""})
-    return {**counts, TRAINING_PRECISION: JOINED.join(precisions) or None}
+    precisions = joined_precisions([*compressed.precisions, earlier.get("training_precision")])
+    return {**counts, "training_precision": precisions}
