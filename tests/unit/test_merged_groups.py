@@ -9,13 +9,12 @@ import torch
 from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.ptq import Ptq
-from compressors.quantize import reconstruction
 from compressors.quantize.learned import LearnedGroups
-from core.checkpoint import weights_sha256
 from core.errors import InputError
 from students.files import load_model, save_model
 from students.quantized.plan import plan_of
 from students.quantized.simulated_grids import ChannelGroupQuantizer
+from tests.unit.stopped_learning import weights_and_steps
 from tests.unit.tiny import Images, tiny_sam
 
 METHOD = Ptq(
@@ -109,22 +108,10 @@ def test_the_model_its_plan_and_its_file_have_the_last_groups(tmp_path: Path) ->
 
 
 def test_merging_that_was_stopped_ends_with_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed = METHOD.compress(tiny_sam(), Images(), RunContext(0, tmp_path / "a", Engine(tmp_path / "a"))).student
-    loss, stopped = reconstruction._Work.loss, set[int]()
-
-    def stopping(self: reconstruction._Work, batch: reconstruction.UnitCalls, step: int) -> dict[str, torch.Tensor]:
-        # Once between two merges, and once behind the last one.
-        if step in (2, 7) and step not in stopped:
-            stopped.add(step)
-            raise KeyboardInterrupt
-        return loss(self, batch, step)
-
-    monkeypatch.setattr(reconstruction._Work, "loss", stopping)
-    context = RunContext(0, tmp_path / "b", Engine(tmp_path / "b", save_every_s=-1.0))
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            METHOD.compress(tiny_sam(), Images(), context)
-    assert weights_sha256(METHOD.compress(tiny_sam(), Images(), context).student) == weights_sha256(undisturbed)
+    undisturbed, _ = weights_and_steps(METHOD, tmp_path / "a", monkeypatch)
+    # Once between two merges, and once behind the last one.
+    resumed, steps = weights_and_steps(METHOD, tmp_path / "b", monkeypatch, stops=(2, 7))
+    assert resumed == undisturbed and steps.count(2) == steps.count(7) == 2
 
 
 @pytest.mark.parametrize(

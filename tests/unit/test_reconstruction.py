@@ -9,7 +9,6 @@ import torch
 from compressors.distill.engine import Engine
 from compressors.method import Compressed, RunContext
 from compressors.ptq import Ptq
-from compressors.quantize import reconstruction
 from compressors.quantize.learned import LearnedGrid, LearnedRounding, Learners
 from compressors.quantize.reconstruction import blocks
 from core.checkpoint import weights_sha256
@@ -21,6 +20,7 @@ from students.quantized.plan import planned_copy
 from students.quantized.quantizers import UniformQuantizer
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam
+from tests.unit.stopped_learning import weights_and_steps
 from tests.unit.tiny import Images, tiny_sam
 
 METHOD = Ptq(4, 4, metric="minmax", images=3, prompts=2, reconstruct="blocks", steps=8, batch=2, lr=0.1)
@@ -187,24 +187,10 @@ def test_a_reconstruction_that_was_stopped_ends_with_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = replace(METHOD, decoder="float", steps=2, images=2)
-    undisturbed = compress(method, tmp_path / "a").student
-    loss, steps = reconstruction._Work.loss, list[int]()
-
-    def stopping(self: reconstruction._Work, batch: reconstruction.UnitCalls, step: int) -> dict[str, torch.Tensor]:
-        steps.append(step)
-        # Within a unit, and once more as the next one begins.
-        if step in (3, 6) and steps.count(step) == 1:
-            raise KeyboardInterrupt
-        return loss(self, batch, step)
-
-    monkeypatch.setattr(reconstruction._Work, "loss", stopping)
-    context = RunContext(0, tmp_path / "b", Engine(tmp_path / "b", save_every_s=-1.0))
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            method.compress(tiny_sam(), Images(), context)
-    resumed = method.compress(tiny_sam(), Images(), context).student
-    assert steps == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9]
-    assert weights_sha256(resumed) == weights_sha256(undisturbed)
+    undisturbed, _ = weights_and_steps(method, tmp_path / "a", monkeypatch)
+    # Within a unit, and once more as the next one begins.
+    resumed, steps = weights_and_steps(method, tmp_path / "b", monkeypatch, stops=(3, 6))
+    assert steps == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9] and resumed == undisturbed
 
 
 @pytest.mark.slow
