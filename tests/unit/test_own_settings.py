@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
+from experiments.cli.command_line import main
 from experiments.config.files import own_settings
 from experiments.config.targets import allow, target_class
 
@@ -72,3 +73,26 @@ def test_the_folder_of_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--config-dir nowhere: no such folder"):
         own_settings(["--config-dir", "nowhere"])
     assert own_settings([]) == (None, ())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method=slimsam"],
+        ["evaluate", "checkpoint=sam_pocket"],
+        ["predict", "checkpoint=sam_pocket", "image=photo.jpg"],
+        ["everything", "checkpoint=sam_pocket"],
+        ["compare", "a", "b"],
+        ["latency", "checkpoint=sam_pocket"],
+        ["doctor"],
+    ],
+)
+def test_settings_of_the_machine_are_every_such_command_s(
+    words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "default.yaml").write_text("engine:\n  threads: 3\n")
+    for typed, threads in ([], 3), (["engine.threads=2"], 2):
+        capfd.readouterr()
+        assert main([*words, *typed, "--config-dir", str(tmp_path), "--cfg", "job"]) == 0
+        assert f"threads: {threads}\n" in capfd.readouterr().out

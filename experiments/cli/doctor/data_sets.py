@@ -21,7 +21,7 @@ _FETCHED = {
 """Where each part comes from, in archives."""
 _MOST_FILES = 200_000
 """Files of SA-1B that are looked at: all of it has 22 million."""
-_ASK = "python -m experiments doctor data.root=FOLDER, or data: {root: FOLDER} in conf/local/default.yaml"
+_ASK = "python -m experiments doctor data.root=FOLDER"
 
 
 def data_sets(root: str | None) -> Iterator[Finding]:
