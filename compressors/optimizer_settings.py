@@ -14,7 +14,8 @@ class OptimizerConfig:
         lr: highest learning rate.
         optimizer: ``adam``, ``adamw``, or ``muon`` (on the weights of linear layers, AdamW on the rest).
         betas: of Adam.
-        weight_decay: on weights of two dimensions or more (``adamw``), on nothing else.
+        weight_decay: on weights of two dimensions or more (``adam`` adds it to their gradients, ``adamw`` to the step),
+            or of linear layers (``muon``); on nothing else.
         schedule: ``constant``, ``cosine`` (to zero at the last step), ``step`` (by ``factor`` at each milestone) or
             ``plateau`` (by ``factor``, when validation stops rising).
         milestones: shares of the steps after which ``step`` acts.

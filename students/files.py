@@ -29,6 +29,11 @@ _LARGEST_WINDOW, _LARGEST_FRAME = 32, 4096
 _LONGEST_NAME = 200
 # Tables hold numbers of 64 bits.
 _LARGEST_NUMBER = 1 << 63
+# What making a model of a shape that is none ends with; timm asserts what its blocks need of heads and windows.
+_UNSOUND = (
+    *(KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError),
+    AssertionError,
+)
 # Facts that become columns of tables.
 _ABOUT: dict[str, tuple[type, ...]] = {
     "run_id": (str,),
@@ -178,7 +183,7 @@ def load_model(path: Path) -> Sam:
             check_fit(_made(config, name, plan), tensors, str(path))
         with torch.random.fork_rng(devices=[]):
             model = _made(config, name, plan)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:
+    except _UNSOUND as error:
         if isinstance(error, InputError):
             raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from None
         raise InputError(f"{path}: its metadata does not describe a model ({type(error).__name__}: {error})") from error
@@ -209,7 +214,7 @@ def stated_shape(facts: Mapping[str, Any], tensors: int, origin: str) -> SamConf
                 raise ValueError(f"{key} of {str(sizes)[:50]}, at most {most} is possible")
         config = FAMILIES[facts.get("family", "sam")](kind(**encoder), **shape)
         check_shape(config, origin)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:
+    except _UNSOUND as error:
         if isinstance(error, InputError):
             raise error if str(error).startswith(origin) else InputError(f"{origin}: {error}") from None
         raise InputError(

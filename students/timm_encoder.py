@@ -6,6 +6,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from core.errors import InputError, first_line
@@ -130,7 +131,19 @@ def _backbone(config: TimmConfig) -> Any:
 
 
 def _features(config: TimmConfig, stages: tuple[int, ...] | None) -> Any:
-    """The backbone as a module that gives feature maps; see :func:`feature_maps`."""
+    """The backbone as a module that gives feature maps; see :func:`feature_maps`.
+
+    Its stochastic depth is off, as TinyViT's is: MobileSAM distils without it, and what it draws on a device is in no
+    training's state.
+    """
+    backbone = _made(config, stages)
+    for module in backbone.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return backbone
+
+
+def _made(config: TimmConfig, stages: tuple[int, ...] | None) -> Any:
     arguments: dict[str, Any] = {"features_only": True, "pretrained": False}
     if stages is not None:
         arguments["out_indices"] = stages

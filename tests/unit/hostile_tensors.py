@@ -278,6 +278,8 @@ METADATA: dict[str, dict[str, Any]] = {
     "no_patch": _encoder(patch_size=0),
     "no_blocks": _encoder(attention_widths=[], mlp_widths=[]),
     "endless_blocks": _of_kind("tiny_vit", _TINY, depths=[1 << 40] * 4, window_sizes=[4] * 4),
+    "heads_that_do_not_divide": _of_kind("tiny_vit", _TINY, num_heads=[1, 1, 1, 3]),
+    "no_window": _of_kind("tiny_vit", _TINY, window_sizes=[4, 4, 0, 4]),
     "endless_window": _of_kind("tiny_vit", _TINY, window_sizes=[1 << 20] * 4),
     "unknown_setting": _encoder(__class__="os.system"),
     "config_of_a_list": {"config": [1, 2]},

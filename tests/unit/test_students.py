@@ -3,10 +3,12 @@
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from core.cost import measure_cost
@@ -170,6 +172,17 @@ def test_what_needs_a_vit_says_so() -> None:
         _ = pocket_student().config.vit
 
 
+def test_stochastic_depth_is_off() -> None:
+    def depths(model: nn.Module) -> list[float]:
+        return [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
+
+    assert max(depths(timm.create_model("focalnet_tiny_srf"))) > 0
+    encoder = Student("timm", "focalnet_tiny_srf").make(POCKET, 0).train()
+    assert depths(encoder) and not any(depths(encoder))
+    again = deepcopy(encoder)
+    assert torch.equal(encoder(image()), again(image()))
+
+
 class TestImageNetWeights:
     """From files of timm's and of Microsoft's names; the classifier is left out."""
 
@@ -186,6 +199,35 @@ class TestImageNetWeights:
         for name, tensor in encoder.backbone.state_dict().items():  # type: ignore[union-attr,operator]
             assert torch.equal(tensor, state[name])
 
+    @pytest.mark.parametrize(
+        "name", ["resnet10t", "convnext_atto", "efficientvit_b0", "repvit_m0_9", "mobilenetv3_small_050", "hgnetv2_b0"]
+    )
+    def test_a_file_of_timms_fills_any_backbone(self, name: str, tmp_path: Path) -> None:
+        whole = timm.create_model(name)
+        _numbered(whole)
+        torch.save({"state_dict": {f"module.{k}": v for k, v in whole.state_dict().items()}}, tmp_path / "a.pth")
+        encoder: Any = Student("timm", name).make(POCKET, 0)
+        load_imagenet(encoder, str(tmp_path / "a.pth"))
+        # What gives feature maps keeps the modules in their order.
+        left = iter(whole.parameters())
+        assert all(any(torch.equal(mine, other) for other in left) for mine in encoder.backbone.parameters())
+
+    def test_positions_of_a_vit_are_resampled(self, tmp_path: Path) -> None:
+        whole: Any = timm.create_model("vit_tiny_patch16_224")
+        with torch.no_grad():
+            # The class token's row, and a ramp from left to right.
+            whole.pos_embed[:, 0] = 7.0
+            whole.pos_embed[:, 1:] = torch.linspace(0, 1, 14).repeat(14)[None, :, None]
+        torch.save(whole.state_dict(), tmp_path / "vit.pth")
+        encoder: Any = Student("timm", "vit_tiny_patch16_224").make(POCKET, 0)
+        load_imagenet(encoder, str(tmp_path / "vit.pth"))
+        model = encoder.backbone.model
+        table = model.pos_embed.detach()[0, :, 0]
+        assert torch.equal(model.blocks[0].attn.qkv.weight, whole.blocks[0].attn.qkv.weight)
+        assert len(table) == 1 + 8 * 8 and float(table[0]) == 7
+        rows = table[1:].view(8, 8)
+        assert torch.allclose(rows, rows[:1].expand(8, -1), atol=1e-5) and bool((rows[0].diff() > 0.05).all())
+
     def test_a_prefix_that_was_left_out_is_reported(
         self, encoder: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -201,6 +243,13 @@ class TestImageNetWeights:
         torch.save([1, 2], tmp_path / "list.pth")
         with pytest.raises(InputError, match="holds a list, not a dict of tensors"):
             load_imagenet(encoder, str(tmp_path / "list.pth"))
+
+
+def _numbered(model: nn.Module) -> None:
+    """Give each parameter values of its own."""
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.fill_(number)
 
 
 def _microsoft(name: str) -> str:
