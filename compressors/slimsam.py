@@ -31,6 +31,7 @@ from data.exclusions import first_readable
 from data.sample import ImageData
 from students.files import load_model, read_model_metadata, save_model
 from students.pruned_vit import pruned_shape
+from teachers.hiera import HieraConfig
 from teachers.sam import Sam, SamConfig
 
 
@@ -65,6 +66,8 @@ class SlimSam(SlimSamSettings, Compressor):
     def compress(self, teacher: Sam, data: ImageData, context: RunContext) -> Compressed:
         """Both steps (figure 2, section 3.2)."""
         v0 = teacher.image_encoder
+        if isinstance(v0.config, HieraConfig) and self.rel_pos != "keep":
+            raise InputError(f"method.rel_pos={self.rel_pos}: {teacher.name} has no relative positions; leave it out")
         teacher_embeddings = context.teacher_embeddings(teacher)
         batches = ImageBatches(data, teacher.input_size, v0.config.grid, context.seed)
         steps = self.steps

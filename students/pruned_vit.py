@@ -18,6 +18,11 @@ def kept_width(width: int, ratio: float, multiple: int) -> int:
     return max(multiple, kept - kept % multiple)
 
 
+def kept_embedding(width: int, ratio: float, multiple: int) -> int:
+    """The same of an embedding, of which two channels stay: layer normalisation makes a constant of one."""
+    return max(2, kept_width(width, ratio, multiple))
+
+
 def pruned_shape(config: SamConfig, ratio: float, embedding_alone: bool = False) -> SamConfig:
     """The shape of a uniformly pruned SAM: embedding, attention and MLP widths all cut by ``ratio``.
 
@@ -28,12 +33,12 @@ def pruned_shape(config: SamConfig, ratio: float, embedding_alone: bool = False)
         return replace(config, encoder=_pruned_hiera(config.encoder, ratio, embedding_alone))
     encoder, heads = config.vit, config.vit.num_heads
     if embedding_alone:
-        return replace(config, encoder=replace(encoder, embed_dim=kept_width(encoder.embed_dim, ratio, heads)))
+        return replace(config, encoder=replace(encoder, embed_dim=kept_embedding(encoder.embed_dim, ratio, heads)))
     return replace(
         config,
         encoder=replace(
             encoder,
-            embed_dim=kept_width(encoder.embed_dim, ratio, heads),
+            embed_dim=kept_embedding(encoder.embed_dim, ratio, heads),
             attention_widths=tuple(kept_width(a, ratio, heads) for a in encoder.attention_widths),
             mlp_widths=tuple(kept_width(m, ratio, heads) for m in encoder.mlp_widths),
         ),
@@ -47,7 +52,8 @@ def _pruned_hiera(encoder: HieraConfig, ratio: float, embedding_alone: bool) -> 
     def cut(widths: tuple[int, ...], multiples: Sequence[int]) -> tuple[int, ...]:
         return tuple(kept_width(width, ratio, multiple) for width, multiple in zip(widths, multiples, strict=True))
 
-    narrower = replace(encoder, embed_dims=cut(encoder.embed_dims, encoder.num_heads))
+    embeddings = zip(encoder.embed_dims, encoder.num_heads, strict=True)
+    narrower = replace(encoder, embed_dims=tuple(kept_embedding(width, ratio, number) for width, number in embeddings))
     if embedding_alone:
         return narrower
     return replace(

@@ -34,6 +34,10 @@ class Student:
             raise InputError(f"student.kind={self.kind} is not one of tiny_vit, timm")
         if self.kind == "tiny_vit" and self.name not in SIZES:
             raise InputError(f"student.name={self.name} is no size of TinyViT; choose one of {', '.join(SIZES)}")
+        if self.kind == "tiny_vit" and self.stages:
+            raise InputError(
+                f"student.stages={list(self.stages)}: a TinyViT has one feature map; leave it out, or give student=timm"
+            )
         rising = sorted(set(self.stages), key=lambda stage: (stage < 0, stage))
         if list(self.stages) != rising:
             raise InputError(f"student.stages={list(self.stages)}: give each stage once, in rising order: {rising}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compressors.prune.groups import Group
-from students.pruned_vit import kept_width
+from students.pruned_vit import kept_embedding, kept_width
 
 
 def keep(scores: Tensor, count: int, slices: int) -> Tensor:
@@ -24,10 +24,12 @@ def keep(scores: Tensor, count: int, slices: int) -> Tensor:
 
 def keep_locally(scores: Mapping[str, Tensor], groups: Mapping[str, Group], ratio: float, heads: int) -> dict:
     """Every group loses the same share: what to keep, by group name."""
-    return {
-        name: keep(of_group, kept_width(groups[name].width, ratio, groups[name].multiple or heads), groups[name].slices)
-        for name, of_group in scores.items()
-    }
+
+    def count(name: str) -> int:
+        kept = kept_embedding if name.startswith("embedding") else kept_width
+        return kept(groups[name].width, ratio, groups[name].multiple or heads)
+
+    return {name: keep(of_group, count(name), groups[name].slices) for name, of_group in scores.items()}
 
 
 def keep_globally(

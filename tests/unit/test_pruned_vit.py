@@ -14,8 +14,9 @@ from torch import Tensor
 from core.checkpoint import file_sha256, read_safetensors, weights_sha256, write_safetensors
 from core.errors import InputError
 from students.files import FORMAT, load_model, read_model_metadata, save_model
-from students.pruned_vit import kept_width, pruned_shape
+from students.pruned_vit import kept_embedding, kept_width, pruned_shape
 from teachers.catalog import MODELS
+from teachers.hiera import HieraConfig
 from teachers.sam import Sam, SamConfig
 from tests.unit.tiny import CONFIG, tiny_sam
 
@@ -162,6 +163,16 @@ def test_what_is_written_is_plain(saved: Path) -> None:
 )
 def test_kept_widths_are_rounded_down_to_a_multiple(width: int, ratio: float, multiple: int, kept: int) -> None:
     assert kept_width(width, ratio, multiple) == kept
+
+
+@pytest.mark.parametrize("ratio", [0.93, 0.999])
+def test_an_embedding_keeps_two_channels(ratio: float) -> None:
+    # Of 24 channels and one head: layer normalisation would make a constant of one.
+    config = MODELS["sam2_pocket"].config
+    assert isinstance(config.encoder, HieraConfig) and config.encoder.num_heads[0] == 1
+    kept = pruned_shape(config, ratio).encoder
+    assert isinstance(kept, HieraConfig) and kept.embed_dims[0] == 2
+    assert kept_embedding(768, 0.5, 12) == 384 and kept_embedding(768, 0.9999, 12) == 12
 
 
 def test_pruned_shapes_keep_what_is_not_pruned() -> None:

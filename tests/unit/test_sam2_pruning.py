@@ -15,7 +15,7 @@ from compressors.prune.selection import keep_locally
 from compressors.prune.surgery import check_cut, prune
 from compressors.scratch import Scratch
 from compressors.slimsam import SlimSam
-from core.errors import RunFailed
+from core.errors import InputError, RunFailed
 from core.feature_maps import maps_of
 from students.files import load_model, save_model
 from students.pruned_vit import pruned_shape
@@ -112,6 +112,20 @@ def test_slimsam_on_a_hiera(tmp_path: Path, alternate: bool) -> None:
     assert student.config.hiera.embed_dims == (4, 8, 16, 32)
     assert all(bool(tensor.isfinite().all()) for tensor in student.state_dict().values())
     assert len(found.stages) == (2 if alternate else 1)
+
+
+def test_relative_positions_of_a_hiera_are_refused(tmp_path: Path) -> None:
+    method = SlimSam(0.5, steps=1, batch=1, importance_images=1, rel_pos="reset")
+    with pytest.raises(InputError, match=r"^method\.rel_pos=reset: .* has no relative positions; leave it out$"):
+        method.compress(tiny_sam2(), Images(), RunContext(0, tmp_path, Engine(tmp_path)))
+
+
+def test_a_high_ratio_leaves_every_stage_two_channels() -> None:
+    for ratio in (0.93, 0.999):
+        kept = kept_of("embedding", ratio=ratio)
+        assert min(len(indices) for indices in kept.values()) == 2
+        shape = pruned_shape(CONFIG, ratio).encoder
+        assert [len(kept[f"embedding.{stage}"]) for stage in range(4)] == list(shape.embed_dims)  # type: ignore[union-attr]
 
 
 def test_slimsam_by_labels_and_over_all_blocks(tmp_path: Path) -> None:

@@ -172,6 +172,11 @@ def test_what_needs_a_vit_says_so() -> None:
         _ = pocket_student().config.vit
 
 
+def test_stages_of_a_tiny_vit_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^student\.stages=\[1\]: a TinyViT has one feature map; leave it out, or "):
+        Student("tiny_vit", "tiny_vit_5m", stages=(1,))
+
+
 def test_stochastic_depth_is_off() -> None:
     def depths(model: nn.Module) -> list[float]:
         return [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
