@@ -59,8 +59,8 @@ class ResultRow:
             of the process's resident pages.
         device_hours: training time of all devices together.
         instances, images: what ``miou`` rests on; with detections, the images that were requested.
-        miou_low, miou_high: 95 % interval of ``miou``, a bootstrap over images. Earlier rows of ``box_point@1`` have
-            the normal one over instances, which is narrower (``results/README.md``).
+        miou_low, miou_high: 95 % interval of ``miou``, a bootstrap over images; None of a single image. Earlier rows
+            of ``box_point@1`` have the normal one over instances, which is narrower (``results/README.md``).
         skipped: how many annotations the written rules left out, by reason.
         reason: of a failure.
         weight_bits, activation_bits: of a quantised model; None in a float one.

@@ -128,10 +128,8 @@ def _figures(pairs: Sequence[InstancePair], seed: int, draws: int, average: str)
     differences = np.array([pair.difference for pair in pairs])
     images, places = np.unique([pair.first.image_id for pair in pairs], return_inverse=True)
     weights = 1 / np.bincount(places)[places] if average == "images" else np.ones(len(pairs))
-    low, high = None, None
-    if len(images) > 1:
-        sums, counts = (np.bincount(places, values).astype(np.float64) for values in (differences * weights, weights))
-        low, high = resampled_interval(sums, counts, seed, draws)
+    sums, counts = (np.bincount(places, values).astype(np.float64) for values in (differences * weights, weights))
+    low, high = resampled_interval(sums, counts, seed, draws)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     return PairedFigures(
         instances=len(pairs),

@@ -62,11 +62,14 @@ def grouped_mean_iou(records: Sequence[InstanceRecord]) -> dict[str, float]:
 
 def bootstrap_interval(
     records: Sequence[InstanceRecord], seed: int = 0, draws: int = 1000, average: str = "instances"
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of mIoU when images are drawn again with repetition: instances share an image.
 
     Args:
         average: as of :func:`mean_iou`.
+
+    Returns:
+        The ends; None each where the records are of fewer than two images.
     """
     _, sums, counts = grouped_sums(records, [record.image_id for record in records])
     if average == "images":
@@ -76,12 +79,18 @@ def bootstrap_interval(
 
 def resampled_interval(
     sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int = 0, draws: int = 1000
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[None, None]:
     """2.5 % and 97.5 % quantiles of ``sums.sum() / counts.sum()`` over groups drawn again with repetition.
 
     Args:
-        sums, counts: ``[G]``, of each group.
+        sums, counts: ``[G]``, of each group; counts are above 0.
+
+    Returns:
+        The quantiles; None each where ``G`` is below 2.
     """
+    if len(sums) < 2:
+        # Every draw of a single group is that group: an interval of width 0 would say that its mean is exact.
+        return None, None
     rng, groups, means = np.random.default_rng(seed), len(sums), []
     for _ in range(draws):
         times = np.bincount(rng.integers(0, groups, groups), minlength=groups)

@@ -11,7 +11,7 @@ from pycocotools import mask as mask_api
 from core.protocols import Metric
 from data.annotations import encode_rle, to_rle
 from data.sample import ImageSample
-from evaluation.metrics import mean_metric
+from evaluation.metrics import resampled_interval
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds."""
@@ -80,14 +80,18 @@ def proposal_scores(per_image: Sequence[ImageProposals]) -> dict[str, Metric]:
     """Figures over the instances of all images.
 
     Returns:
-        ``mean_best_iou``, with the normal 95 % interval of a mean over instances, and ``average_recall_100`` and
-        ``average_recall_1000``: COCO's AR without categories, at so many proposals an image. Nothing where there is
-        no instance.
+        ``mean_best_iou``, with a 95 % interval by a bootstrap over images (none where fewer than two have
+        instances), and ``average_recall_100`` and ``average_recall_1000``: COCO's AR without categories, at so many
+        proposals an image. Nothing where there is no instance.
     """
     best = np.concatenate([np.zeros(0), *(image.best_iou for image in per_image)])
     if not len(best):
         return {}
-    metrics = {"mean_best_iou": mean_metric(best)}
+    # Images without instances are in no mean, and are not drawn.
+    counts = np.array([len(image.best_iou) for image in per_image if len(image.best_iou)], dtype=np.float64)
+    sums = np.array([image.best_iou.sum() for image in per_image if len(image.best_iou)])
+    low, high = resampled_interval(sums, counts)
+    metrics = {"mean_best_iou": Metric(float(best.mean()), "iou", len(best), low=low, high=high)}
     for budget in BUDGETS:
         found = np.sum([image.recalled[budget] for image in per_image], axis=0)
         metrics[f"average_recall_{budget}"] = Metric(float(np.mean(found / len(best))), "recall", len(best))

@@ -39,7 +39,9 @@ class StrategyRow:
         data: the data set scored on; ``split`` is the part of it.
         protocol: ``everything@1``: proposals of the full image against its instances, whatever their category.
         images, instances: what the figures rest on.
-        mean_best_iou: over instances, the IoU of the best proposal; ``_low`` and ``_high`` are its 95 % interval.
+        mean_best_iou: over instances, the IoU of the best proposal; ``_low`` and ``_high`` are its 95 % interval, a
+            bootstrap over images, None of a single one. Earlier rows have the normal one over instances
+            (``results/README.md``).
         average_recall_100, average_recall_1000: COCO's, with so many best predicted proposals an image.
         proposals, prompts, encodings: an image, on average: masks found, point prompts, images or crops encoded.
         seconds: an image, encoding and everything else included; median over images.

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from core.errors import InputError
 from data.sample import ImageSample
-from evaluation.everything import image_proposals, proposal_scores
+from evaluation.everything import ImageProposals, image_proposals, proposal_scores
 
 SIZE = (24, 30)
 
@@ -109,7 +109,17 @@ def test_best_iou_by_hand() -> None:
     assert found.recalled[100].tolist() == [2] + [1] * 9
     metric = proposal_scores([found])["mean_best_iou"]
     assert metric.value == 0.5 and metric.n == 3 and metric.unit == "iou"
-    assert metric.low is not None and metric.high is not None and 0 <= metric.low < 0.5 < metric.high <= 1
+    # Of a single image nothing can be said about another.
+    assert metric.low is None and metric.high is None
+
+
+def test_the_interval_of_the_mean_best_iou_is_over_images() -> None:
+    none = {budget: np.zeros(10, np.int64) for budget in (100, 1000)}
+    images = [ImageProposals(np.array(best), none, 3) for best in ([1.0, 0.0], [0.8], [])]
+    metric = proposal_scores(images)["mean_best_iou"]
+    assert metric.value == pytest.approx(0.6) and metric.n == 3
+    # Images are drawn whole: twice the first gives 0.5, twice the second 0.8. One without instances is never drawn.
+    assert (metric.low, metric.high) == (pytest.approx(0.5), pytest.approx(0.8))
 
 
 def test_the_budget_takes_the_best_predicted() -> None:

@@ -273,6 +273,8 @@ def test_averages_over_images_and_categories_by_hand() -> None:
     # Images are drawn whole: twice the first gives 0.5, twice the second 0.8, each once 0.6.
     assert (low, high) == (pytest.approx(0.5), pytest.approx(0.8))
     assert bootstrap_interval(records) == (low, high)
+    # A single image has no interval, however many instances it holds.
+    assert bootstrap_interval(records[:2]) == bootstrap_interval(records[:2], average="images") == (None, None)
     assert "miou_categories" not in grouped_mean_iou([replace(record, category_id=None) for record in records])
 
 
