@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.checkpoint import file_sha256, weights_sha256
 from core.errors import InputError
 from core.plain_file import home_path
+from experiments.config.files import chosen_groups
 from experiments.config.groups import TeacherConfig
 from experiments.config.schema import RunConfig
 from experiments.config.targets import build_method
@@ -73,6 +74,35 @@ def run_sha256(settings: RunConfig, device: torch.device, contents: Iterable[Dat
 
     Which settings those are is said where they are declared, see :mod:`experiments.config.groups`.
     """
+    return _sha256(_content(settings, device, contents))
+
+
+def run_group(
+    settings: RunConfig, device: torch.device, contents: Iterable[DataContent], earlier: Sequence[Any] = ()
+) -> str:
+    """``<method>-r<ratio>-<teacher>-<hash>``, the same for two runs if and only if they differ by seed alone.
+
+    The teacher is left out where it is the one that a run has where none is given.
+
+    Args:
+        earlier: settings of the methods before this one in its chain. They count instead of the file that they made,
+            which is another one with every seed.
+    """
+    content = _content(settings, device, contents)
+    del content["settings"]["seed"]
+    if earlier:
+        method = content["settings"]["method"]
+        content["settings"]["method"] = [*map(_identity, earlier), {**method, "init": None}]
+    parts = [_shown_name(settings)]
+    if settings.ratio is not None:
+        parts.append(f"r{settings.ratio:g}")
+    if settings.teacher.name != chosen_groups("run")["teacher"]:
+        parts.append(settings.teacher.name)
+    return "-".join([*parts, _sha256(content)[:8]])
+
+
+def _content(settings: RunConfig, device: torch.device, contents: Iterable[DataContent]) -> dict[str, Any]:
+    """All that a run depends on."""
     content = {
         "version": VERSION,
         "settings": _identity(settings),
@@ -84,6 +114,10 @@ def run_sha256(settings: RunConfig, device: torch.device, contents: Iterable[Dat
     if settings.name is not None and _shown_name(settings) == method_name(settings):
         # The row carries the name, and the folder's name would be that of the nameless run.
         content["name"] = settings.name
+    return content
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -30,7 +30,12 @@ SCORED = ".scored"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run works with, built and checked; ``key`` is that of its states."""
+    """What a run works with, built and checked.
+
+    Attributes:
+        key: of its states.
+        earlier: settings of the methods before this one in its chain.
+    """
 
     settings: RunConfig
     run_id: str
@@ -41,6 +46,7 @@ class Parts:
     teacher: Sam
     trained_on: DataContent
     scored_on: DataContent
+    earlier: tuple[Any, ...] = ()
 
     @property
     def data(self) -> ImageData:

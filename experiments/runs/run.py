@@ -36,7 +36,7 @@ from experiments.runs.build import build_device, build_engine, build_teacher, ch
 from experiments.runs.checkpoints import STUDENT, check_named, find_model
 from experiments.runs.data_content import contents_of_run, require_held_out
 from experiments.runs.folder import lock_run_dir
-from experiments.runs.identity import method_name, resolved, run_id, run_sha256
+from experiments.runs.identity import method_name, resolved, run_group, run_id, run_sha256
 from experiments.runs.kept_threads import NAME as THREADS
 from experiments.runs.kept_threads import keep_threads, take_one_thread
 from experiments.runs.mended_run import NAME as STOPPED_BY
@@ -65,7 +65,7 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         _checked_method(method)
     alone, first = replace(settings, then=None, lastly=None), cfg.copy()
     first.then = first.lastly = None
-    rows = run(alone, first)
+    rows, earlier = run(alone, first), [settings.method]
     for key, method in following.items():
         # Of several processes the first alone has rows and writes the student; the others wait until it is there.
         name = distributed.from_main(lambda made=rows: str(made[-1].run_id))  # type: ignore[misc]
@@ -74,12 +74,16 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         OmegaConf.set_struct(stage, False)
         stage.method = cfg[key]
         stage.method.init = literal(init)
-        rows = [*rows, *run(replace(alone, method=replace(method, init=init)), stage)]
+        rows = [*rows, *run(replace(alone, method=replace(method, init=init)), stage, tuple(earlier))]
+        earlier.append(method)
     return rows
 
 
-def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
+def run(settings: RunConfig, cfg: DictConfig, earlier: tuple[Any, ...] = ()) -> list[ResultRow]:
     """Do a run, continue one that was stopped, or read one that is finished; returns its rows and prints them.
+
+    Args:
+        earlier: settings of the methods before this one in its chain.
 
     Raises:
         InputError: something was given wrong; nothing is left behind.
@@ -123,7 +127,7 @@ def run(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
                 take_one_thread(teacher, device)
             keep_threads(folder, chosen=settings.engine.threads is not None)
             with refusals_noted(folder, sha256, apart, trained_on) as key:
-                parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on)
+                parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on, earlier)
                 rows = _do(parts, resolved(cfg))
         if distributed.is_main():
             _fold(Path(settings.runs))
@@ -197,9 +201,8 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunMetadata:
     settings, method = parts.settings, method_name(parts.settings)
     preset = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
     tags = (method, parts.teacher.name, parts.evaluation_set.name, *([str(preset)] if preset else ()))
-    ratio = ratio_of(settings)
     config = {**about["config"], "run_id": parts.run_id, "provenance": about["provenance"]}
-    group = method if ratio is None else f"{method}-r{ratio:g}"
+    group = run_group(settings, parts.device, (parts.trained_on, parts.scored_on), parts.earlier)
     return RunMetadata(parts.run_id, group, tags, config, settings.force)
 
 

@@ -52,7 +52,7 @@ class WandbLogger(CsvLogger):
         mode: ``online``, ``offline`` (files in ``wandb/``, for ``wandb sync``) or ``disabled``.
         project: the project in which the run appears.
         entity: the user or team that has it; null: whoever is logged in.
-        group: of runs that belong together; null: ``<method>-r<ratio>``.
+        group: of runs that belong together; null: of those that differ by seed alone.
         tags: null: method, teacher, data and the preset.
         init_s: seconds to wait for the server at the beginning; then the run is recorded offline.
         finish_s: seconds to wait for uploads at the end.

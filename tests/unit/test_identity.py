@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from data.sa1b import Sa1b
 from experiments.config.compose import settings_of
 from experiments.config.targets import register
 from experiments.runs.data_content import FOLDER, contents_of_run, data_content
-from experiments.runs.identity import _identity, file_identity, model_sha256, run_id
+from experiments.runs.identity import _identity, file_identity, model_sha256, run_group, run_id
 from students.quantized.scheme import SINCE
 from teachers.catalog import MODELS
 from tests.unit.tiny import tiny_sam
@@ -253,6 +255,34 @@ def test_which_settings_make_another_run(identify: Identify) -> None:
     assert {word: identify(*SCRATCH, word) for word in SAME} == dict.fromkeys(SAME, before)
     others = [identify(*SCRATCH, word).rpartition("-")[2] for word in OTHER]
     assert len({*others, before.rpartition("-")[2]}) == len(OTHER) + 1
+
+
+def group(*words: str, earlier: Sequence[Any] = ()) -> str:
+    """The group of a run on made images."""
+    settings = settings_of(composed("data=shapes", *words))
+    return run_group(settings, torch.device("cpu"), contents_of_run(settings), earlier)
+
+
+def test_runs_of_a_group_differ_by_seed_alone(identify: Identify) -> None:
+    before = group(*SCRATCH)
+    assert re.fullmatch(r"scratch-r0\.5-[0-9a-f]{8}", before)
+    assert group(*SCRATCH, "seed=1") == group(*SCRATCH, "runs=other") == before
+    others = ("method=slimsam", "name=mine", "name=scratch", "method.steps=3", "teacher=sam_photo")
+    found = [group(*SCRATCH[1:], *(() if word.startswith("method=") else SCRATCH[:1]), word) for word in others]
+    assert len({before, *found}) == 6
+    assert found[1].startswith("mine-r0.5-") and found[-1].startswith("scratch-r0.5-sam_photo-")
+
+
+def test_the_groups_of_a_chain_do_not_rest_on_the_file_in_between(identify: Identify) -> None:
+    shutil.copy("teacher.pth", "other.pth")
+    inits = ("method.init=student.pth", "method.init=other.pth")
+    assert len({group("method=ptq", init) for init in inits}) == 2
+    first, other = (
+        settings_of(composed("data=shapes", *SCRATCH, word)).method for word in ("seed=1", "method.steps=3")
+    )
+    (same,) = {group("method=ptq", init, earlier=[first]) for init in inits}
+    assert group("method=ptq", inits[0], earlier=[other]) != same
+    assert group("method=ptq", "method.weight_bits=4", inits[0], earlier=[first]) != same
 
 
 def test_what_a_teacher_proposes_counts_only_where_a_method_takes_it(identify: Identify) -> None:
