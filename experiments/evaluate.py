@@ -195,11 +195,22 @@ def chosen_protocols(evaluation: EvaluationConfig) -> tuple[ScoringProtocol, ...
 
 
 def admitting(data: Any, protocols: Sequence[ScoringProtocol]) -> Any:
-    """Settings of the data set that admit what the protocols count."""
-    first, usual = protocols[0], ScoringProtocol(name="usual")
-    changes = {
-        key: getattr(first, key) for key in RULES if hasattr(data, key) and getattr(first, key) != getattr(usual, key)
-    }
+    """Settings of the data set that admit what the protocols count.
+
+    Raises:
+        InputError: the settings have a rule of their own where the protocols have another than the usual one.
+    """
+    first, usual, changes = protocols[0], ScoringProtocol(name="usual"), {}
+    for key in RULES:
+        own, of_protocol = getattr(data, key, None), getattr(first, key)
+        if own is None or of_protocol == getattr(usual, key):
+            continue
+        if own not in (getattr(usual, key), of_protocol):
+            raise InputError(
+                f"evaluation.data.{key}={own:g}: {first.name} is defined with {of_protocol:g}; leave it out, "
+                "or give another protocol"
+            )
+        changes[key] = of_protocol
     return dataclasses.replace(data, **changes)
 
 

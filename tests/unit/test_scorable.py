@@ -10,7 +10,10 @@ from data.coco import Coco
 from data.sa1b import Sa1b
 from data.sample import ImageData
 from data.shapes import Shapes
+from evaluation.protocols import protocol_named
 from experiments.cli.command_line import main
+from experiments.config.groups import CocoData
+from experiments.evaluate import admitting
 from experiments.result_file import read_rows
 from experiments.runs.data_content import DataContent, data_content, require_held_out
 from experiments.scoring import (
@@ -52,6 +55,22 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     photos = test_sa1b.Sa1b(tmp_path / "sa", "all")
     with pytest.raises(InputError, match=r"sa1b: no annotation is left as an instance \(there are none\); give"):
         require_instances(photos, [0], "data")
+
+
+@pytest.mark.parametrize("name", ["edgesam@2", "nanosam@2", "segment_anything_fast@1"])
+def test_a_least_area_that_a_protocol_would_overrule_is_refused(name: str) -> None:
+    protocols = [protocol_named(name)]
+    for area in (1.0, 0.0):
+        assert admitting(CocoData(least_area=area), protocols).least_area == 0
+    with pytest.raises(InputError) as caught:
+        admitting(CocoData(least_area=1024.0), protocols)
+    assert str(caught.value) == (
+        f"evaluation.data.least_area=1024: {name} is defined with 0; leave it out, or give another protocol"
+    )
+    assert admitting(CocoData(least_area=1024.0), [protocol_named("box_single@1")]).least_area == 1024
+    assert admitting(CocoData(least_area=30.0), [protocol_named("efficientvit_sam_box@1")]) == CocoData(
+        crowd=True, least_area=30.0
+    )
 
 
 def test_points_that_annotations_do_not_name_are_missed_before_the_first_image(tmp_path: Path) -> None:
