@@ -17,6 +17,8 @@ from experiments.tracking.settings import LOGGERS
 
 CHOICES: dict[str, dict[str, type[Any]]] = {"data": dict(DATA), "logger": LOGGERS}
 """Groups whose choices have classes of their own."""
+_SELECT = re.compile(r"\$\{oc\.select:(\w+),(\w+)\}")
+"""Another setting's value, and what stands instead where there is no such setting."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def command_settings(command: str) -> tuple[SettingLine, ...]:
             key = typed.get(part.name, part.name)
             own.append(_line(part, key, hints[part.name], lines, values))
         if kind is not None:
-            inner = read_settings(CONF / part.name / f"{chosen.get(part.name)}.yaml")
+            inner = _with_fallbacks(read_settings(CONF / part.name / f"{chosen.get(part.name)}.yaml"), schema)
             nested += list(_below(kind, part.name, inner))
     for group in ("variant", "experiment"):
         if group in chosen:
@@ -111,6 +113,16 @@ def read_attributes(docstring: str) -> dict[str, str]:
         elif inside and text.strip():
             lines |= {name: f"{lines.get(name, '')} {text.strip()}".strip() for name in names}
     return {name: _plain(line) for name, line in lines.items() if name}
+
+
+def _with_fallbacks(values: dict[str, Any], schema: type[Any]) -> dict[str, Any]:
+    """Values of a file, with the fallback of what is taken from a setting that the command's class has not."""
+    names = {part.name for part in dataclasses.fields(schema)}
+
+    def chosen(found: re.Match[str]) -> str:
+        return found[0] if found[1] in names else found[2]
+
+    return {key: _SELECT.sub(chosen, value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def _below(schema: type[Any], prefix: str, values: dict[str, Any]) -> Iterator[SettingLine]:
@@ -164,7 +176,7 @@ def _shown(value: Any) -> str | None:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{', '.join(str(_shown(part)) for part in value)}]"
-    text = re.sub(r"\$\{oc\.select:(\w+),\w+\}", r"${\1}", str(value))
+    text = _SELECT.sub(r"${\1}", str(value))
     return re.sub(r"\$\{([\w.]+)\}", r"<\1>", text)
 
 

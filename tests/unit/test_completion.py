@@ -100,6 +100,8 @@ def test_its_syntax(shell: str, written: Path) -> None:
         ("sampress table format=l", ["latex"]),
         ("sampress run format=", ["table", "json"]),
         ("sampress export to=", ["onnx", "openvino", "torch"]),
+        ("sampress export precision=", ["fp32", "bf16", "int8", "w8", "w4"]),
+        ("sampress latency precision=", ["float32", "bfloat16", "float16"]),
         ("sampress convert to=h", ["hf"]),
         ("sampress evaluate evaluation.protocols=[box_single@1,edge", ["[box_single@1,edgesam@2"]),
         ("sampress completion ", list(SHELLS)),

@@ -1,6 +1,7 @@
 """Help names every command, choice and setting, in lines that fit, without waiting for PyTorch."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import tomllib
@@ -55,6 +56,20 @@ def test_the_overview_has_every_choice(capsys: pytest.CaptureFixture[str]) -> No
     assert all(f"{variant}" in text for variant in choices("variant"))
     assert all(f"\n  {command} " in text and guide.line in text for command, guide in GUIDES.items())
     assert "submitit_slurm" in text and text.count("\n  python -m experiments ") >= 3
+
+
+def test_a_default_from_another_setting_names_one_that_the_command_has() -> None:
+    shown = {}
+    for command in COMMANDS:
+        lines = command_settings(command)
+        first = {line.key.partition(".")[0] for line in lines}
+        for line in lines:
+            assert set(re.findall(r"<(\w+)", line.default or "")) <= first, f"{command} {line.key}={line.default}"
+            if line.key == "engine.cache":
+                shown[command] = line.default
+    assert shown.pop("run") == "<cache>"
+    assert set(shown) >= {"evaluate", "predict", "latency", "everything", "compare", "doctor"}
+    assert set(shown.values()) == {"off"}
 
 
 def test_every_protocol_has_a_line() -> None:
