@@ -19,13 +19,16 @@ from PIL import Image
 from compressors.ptq_settings import PtqSettings
 from core.checkpoint import file_sha256
 from core.errors import InputError
+from core.result import ResultRow
 from data.coco import Coco
 from data.content import ImageContent
 from data.sa1b import Sa1b
 from experiments.config.compose import settings_of
+from experiments.config.schema import RunConfig
 from experiments.config.targets import register
 from experiments.runs.data_content import FOLDER, contents_of_run, data_content
 from experiments.runs.identity import _identity, file_identity, model_sha256, run_group, run_id
+from experiments.runs.run import run_chain
 from students.quantized.scheme import SINCE
 from teachers.catalog import MODELS
 from tests.unit.tiny import tiny_sam
@@ -283,6 +286,19 @@ def test_the_groups_of_a_chain_do_not_rest_on_the_file_in_between(identify: Iden
     (same,) = {group("method=ptq", init, earlier=[first]) for init in inits}
     assert group("method=ptq", inits[0], earlier=[other]) != same
     assert group("method=ptq", "method.weight_bits=4", inits[0], earlier=[first]) != same
+
+
+def test_every_method_of_a_chain_knows_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[list[str]] = []
+
+    def run(settings: RunConfig, cfg: DictConfig, earlier: Sequence[Any] = ()) -> list[ResultRow]:
+        known.append([str(method._target_).rpartition(".")[2] for method in (*earlier, settings.method)])
+        return [ResultRow(run_id="some", method="some", status="finished")]
+
+    monkeypatch.setattr("experiments.runs.run.run", run)
+    cfg = composed("data=shapes", *SCRATCH, "then=tinysam", "lastly=ptq")
+    run_chain(settings_of(cfg), cfg)
+    assert known == [["Scratch"], ["Scratch", "TinySam"], ["Scratch", "TinySam", "Ptq"]]
 
 
 def test_what_a_teacher_proposes_counts_only_where_a_method_takes_it(identify: Identify) -> None:
