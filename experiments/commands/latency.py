@@ -28,7 +28,7 @@ from experiments.reporting.models import COMPARISONS, model_label
 from experiments.reporting.results import committed_files
 from experiments.result_file import read_result, write_result
 from experiments.runs.build import build_device, check_precision
-from experiments.runs.segmenters import chosen_segmenter
+from experiments.runs.segmenters import chosen_segmenter, segmenters_engine
 from students.encoder_shapes import SIZES
 from students.kinds import build_model
 from students.pruned_vit import pruned_shape
@@ -57,9 +57,12 @@ def latency(settings: LatencyConfig, cfg: DictConfig) -> list[ResultRow]:
             raise InputError(f"{name}={getattr(settings, name)} must be at least 1")
     if settings.out is not None:
         check_out(settings.out, home_path(settings.out))
+    names = _names(settings.checkpoint)
+    # One device for all, as ratios of times on two would say nothing of the models.
+    settings = replace(settings, engine=segmenters_engine(settings.engine, names))
     device = build_device(settings.engine)
     precision = check_precision("precision", settings.precision, device)
-    models = [_named(name, settings) for name in _names(settings.checkpoint)]
+    models = [_named(name, settings) for name in names]
     if settings.results:
         models += _committed(models, device)
     if len(models) < 2:

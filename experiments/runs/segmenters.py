@@ -1,5 +1,6 @@
 """The segmenter of ``checkpoint=``: a model of this project on its device, or exported files in their runtime."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from core.errors import InputError
 from core.plain_file import home_path
 from core.protocols import Segmenter
 from evaluation.latency import PRECISIONS
+from experiments.config.groups import EngineConfig
 from experiments.config.schema import SegmenterConfig
 from experiments.runs.build import build_device, check_precision
 from experiments.runs.checkpoints import check_encoder, chosen_model
@@ -58,10 +60,22 @@ def segmenters_device(settings: SegmenterConfig) -> torch.device:
     """Where a command's segmenter computes, known before anything is loaded: exported files on the CPU.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: there is no such device here, or exported files do not run on it.
     """
-    exported = is_export(home_path(settings.checkpoint))
-    return build_device(replace(settings.engine, device="cpu") if exported else settings.engine)
+    return build_device(segmenters_engine(settings.engine, [settings.checkpoint]))
+
+
+def segmenters_engine(engine: EngineConfig, checkpoints: Sequence[str]) -> EngineConfig:
+    """The engine of segmenters that are used together: on the CPU if one of them is an exported folder.
+
+    Raises:
+        InputError: one is, and another device is given.
+    """
+    if not any(is_export(home_path(checkpoint)) for checkpoint in checkpoints):
+        return engine
+    if engine.device not in ("auto", "cpu"):
+        raise InputError(f"engine.device={engine.device}: exported files run on the CPU here; leave it out")
+    return replace(engine, device="cpu")
 
 
 def chosen_segmenter(settings: SegmenterConfig, precision: str = "float32") -> ChosenSegmenter:
@@ -90,8 +104,6 @@ def chosen_segmenter(settings: SegmenterConfig, precision: str = "float32") -> C
 def _exported(settings: SegmenterConfig, precision: str) -> ChosenSegmenter:
     if precision != "float32":
         raise InputError(f"evaluation.precision={precision}: exported files have their own precision; leave it out")
-    if settings.engine.device not in ("auto", "cpu"):
-        raise InputError(f"engine.device={settings.engine.device}: exported files run on the CPU here; leave it out")
     device = segmenters_device(settings)
     model = ExportedSam(home_path(settings.checkpoint), settings.runtime)
     check_encoder(settings.checkpoint, model)

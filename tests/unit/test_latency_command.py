@@ -7,11 +7,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
 from experiments.cli.command_line import main
-from experiments.commands.latency import _committed, _names
+from experiments.commands.latency import _committed, _names, latency
+from experiments.config.groups import EngineConfig
+from experiments.config.schema import LatencyConfig
 from experiments.reporting.models import models_frame
 from experiments.result_file import read_result
 
@@ -49,6 +53,40 @@ def test_a_comma_in_a_name_of_a_file(tmp_path: Path) -> None:
     path.touch()
     assert _names(str(path)) == [str(path)]
     assert _names("sam_pocket, other,") == ["sam_pocket", "other"]
+
+
+class _Timed(Exception):
+    """The models would be timed now."""
+
+
+@pytest.mark.parametrize(("checkpoint", "device"), [("sam_pocket,exported", "cpu"), ("sam_pocket,other", "cuda")])
+def test_exported_files_take_all_models_to_the_cpu(
+    checkpoint: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exported files run there, and ratios compare on one device."""
+    devices = []
+
+    def timed(models: object, rounds: int, device: torch.device, *_: object) -> None:
+        devices.append(device.type)
+        raise _Timed
+
+    def named(name: str, settings: LatencyConfig) -> tuple[None, dict[str, Any]]:
+        devices.append(on_a_gpu(settings.engine).type)
+        return None, {}
+
+    def on_a_gpu(engine: EngineConfig) -> torch.device:
+        return torch.device("cuda" if engine.device == "auto" else engine.device)
+
+    monkeypatch.setattr("experiments.commands.latency.build_device", on_a_gpu)
+    monkeypatch.setattr("experiments.runs.segmenters.is_export", lambda path: path.name == "exported")
+    monkeypatch.setattr("experiments.commands.latency._named", named)
+    monkeypatch.setattr("experiments.commands.latency.compared_latencies", timed)
+    with pytest.raises(_Timed):
+        latency(LatencyConfig(checkpoint=checkpoint), DictConfig({}))
+    assert devices == [device] * 3
+    if device == "cpu":
+        with pytest.raises(InputError, match=r"^engine\.device=cuda: exported files run on the CPU here; leave"):
+            latency(LatencyConfig(checkpoint=checkpoint, engine=EngineConfig(device="cuda")), DictConfig({}))
 
 
 def row(method: str, **changes: object) -> ResultRow:
