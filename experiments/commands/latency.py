@@ -98,7 +98,7 @@ def _names(checkpoints: str) -> list[str]:
 
 
 def _named(name: str, settings: LatencyConfig) -> _Model:
-    found = chosen_segmenter(SegmenterConfig(checkpoint=name, engine=settings.engine), settings.precision)
+    found = chosen_segmenter(SegmenterConfig(checkpoint=name, engine=settings.engine), settings.precision, "precision")
     return found.model, about_columns(found) | cost_columns(found.model)
 
 

@@ -43,6 +43,19 @@ PLACES = {
 """The module and function of each command, which is imported once its settings are known to be right."""
 
 
+LESS_MEMORY = {
+    "run": "give smaller batches (method.batch, evaluation.prompt_batch_size), engine.precision=bfloat16 and "
+    "evaluation.precision=bfloat16, or engine.device=cpu",
+    "evaluate": "give smaller batches (evaluation.prompt_batch_size, evaluation.image_batch_size), "
+    "evaluation.precision=bfloat16, or engine.device=cpu",
+    "latency": "give a smaller batch, precision=bfloat16, or engine.device=cpu",
+    "predict": "give engine.device=cpu, or a smaller model as checkpoint",
+    "everything": "give a smaller generator.points_per_batch, or engine.device=cpu",
+    "compare": "give engine.device=cpu",
+}
+"""What to change where a device has too little memory, by the command that has these settings."""
+
+
 class PlainRow(dict[str, Any]):
     """A line that is of no class of its own."""
 
@@ -131,8 +144,7 @@ class Job:
         if wants_torchrun(settings):
             beside = int(HydraConfig.get().job.num) if os.getpid() != self.process else None
             return list(run_under_torchrun(settings, task, self.flags, beside))
-        batches = "method.batch, evaluation.prompt_batch_size"
-        fix = f"give smaller batches ({batches}), a precision of bfloat16, or engine.device=cpu"
+        fix = LESS_MEMORY.get(self.command, "end other programs, or take a machine with more")
         runs = _place(cfg)[1]
         with reraise_oom(self.command, fix), reraise_disk(runs), threads_taken(), keeping(runs / FOLDER):
             return list(function_of(self.command)(settings, cfg))

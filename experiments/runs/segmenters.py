@@ -78,32 +78,35 @@ def segmenters_engine(engine: EngineConfig, checkpoints: Sequence[str]) -> Engin
     return replace(engine, device="cpu")
 
 
-def chosen_segmenter(settings: SegmenterConfig, precision: str = "float32") -> ChosenSegmenter:
+def chosen_segmenter(
+    settings: SegmenterConfig, precision: str = "float32", setting: str = "evaluation.precision"
+) -> ChosenSegmenter:
     """The segmenter of a command.
 
     Args:
-        precision: as ``evaluation.precision`` says.
+        precision: of autocast.
+        setting: that says it, for messages.
 
     Raises:
         InputError: there is none, it is damaged, its image encoder is broken as it is going to compute, or settings ask
             for what it cannot do.
     """
     if is_export(home_path(settings.checkpoint)):
-        return _exported(settings, precision)
+        return _exported(settings, precision, setting)
     if settings.runtime is not None:
         raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
     device = segmenters_device(settings)
-    precision = check_precision("evaluation.precision", precision, device)
+    precision = check_precision(setting, precision, device)
     found = chosen_model(settings)
     model = found.model.to(device)
-    check_encoder(settings.checkpoint, model, PRECISIONS[precision])
+    check_encoder(settings.checkpoint, model, PRECISIONS[precision], setting)
     description = f"{settings.checkpoint}: {found.layout}"
     return ChosenSegmenter(model, device, precision, model_sha256(model), found.about, description)
 
 
-def _exported(settings: SegmenterConfig, precision: str) -> ChosenSegmenter:
+def _exported(settings: SegmenterConfig, precision: str, setting: str) -> ChosenSegmenter:
     if precision != "float32":
-        raise InputError(f"evaluation.precision={precision}: exported files have their own precision; leave it out")
+        raise InputError(f"{setting}={precision}: exported files have their own precision; leave it out")
     device = segmenters_device(settings)
     model = ExportedSam(home_path(settings.checkpoint), settings.runtime)
     check_encoder(settings.checkpoint, model)

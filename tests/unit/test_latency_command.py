@@ -40,7 +40,7 @@ def test_the_first_model_is_the_reference(tmp_path: Path, capsys: pytest.Capture
         (["checkpoint=sam_pocket,sam_pokcet"], "sam_pokcet"),
         (["checkpoint=sam_pocket,sam_pocket", "rounds=0"], "rounds=0 must be at least 1"),
         (["checkpoint=sam_pocket,sam_pocket", "batch=0"], "batch=0 must be at least 1"),
-        (["checkpoint=sam_pocket,sam_pocket", "precision=int4"], "precision=int4"),
+        (["checkpoint=sam_pocket,sam_pocket", "precision=int4"], "error: precision=int4"),
     ],
 )
 def test_what_cannot_be_timed(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +87,19 @@ def test_exported_files_take_all_models_to_the_cpu(
     if device == "cpu":
         with pytest.raises(InputError, match=r"^engine\.device=cuda: exported files run on the CPU here; leave"):
             latency(LatencyConfig(checkpoint=checkpoint, engine=EngineConfig(device="cuda")), DictConfig({}))
+
+
+def test_messages_name_the_precision_as_the_command_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exported").mkdir()
+    monkeypatch.setattr("experiments.runs.segmenters.is_export", lambda path: path.name == "exported")
+    assert main(["latency", f"checkpoint={tmp_path / 'exported'},sam_pocket", "precision=bfloat16"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: precision=bfloat16: exported files have their own precision; leave it out"
+    monkeypatch.setattr("experiments.runs.checkpoints.encoder_problem", lambda *given: f"give {given[-1]}=float32")
+    assert main(["latency", "checkpoint=sam_pocket,sam_pocket", "precision=bfloat16"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: sam_pocket: give precision=float32"
 
 
 def row(method: str, **changes: object) -> ResultRow:
