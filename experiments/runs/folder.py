@@ -3,13 +3,14 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from core.checkpoint import remove_abandoned
 from core.errors import InputError
+from core.progress import say
 from evaluation.records import remove_parts
 from experiments.runs.kept_threads import NAME as THREADS
 
@@ -19,21 +20,25 @@ _OF_NOTHING = (LOCK, THREADS, "metrics.csv", "tensorboard")
 
 
 @contextlib.contextmanager
-def lock_run_dir(folder: Path, fresh: bool) -> Iterator[None]:
+def lock_run_dir(folder: Path, fresh: bool | Callable[[], bool], wait: bool = False) -> Iterator[None]:
     """Make the folder and keep other processes out of it; empty it first if ``fresh``.
 
     A block that ends in an InputError takes a new folder with it, but only one in which nothing was computed: whatever
     was scored, trained or written stays, and the same command goes on from it. Likewise, what a fresh start took away
     comes back where nothing was computed instead; it goes for good when a block ends well.
 
+    Args:
+        fresh: or what says so once no other process is in the folder.
+        wait: until another process that works there has ended; that is said once.
+
     Raises:
-        InputError: another process works there, or the folder cannot be made, or a link stands where its lock should.
+        InputError: another process works there and is not waited for, or the folder cannot be made, or a link stands
+            where its lock should.
     """
-    # Of a folder that may not be looked into, the lock says so.
-    before, earlier = os.path.exists(folder), folder.with_name(f".{folder.name}.earlier")
-    lock = _locked(folder)
+    earlier = folder.with_name(f".{folder.name}.earlier")
+    lock, before = _locked(folder, wait)
     try:
-        if fresh:
+        if fresh() if callable(fresh) else fresh:
             _set_aside(folder, earlier)
         # What killed processes were writing goes, also where nothing is written now.
         remove_abandoned(folder.absolute())
@@ -64,20 +69,30 @@ def remove_taken_over(folders: Iterable[Path], key: str, contents: Collection[st
                 shutil.rmtree(folder)
 
 
-def _locked(folder: Path) -> FileLock:
-    """The lock of a folder, which is made where it is not there."""
+def _locked(folder: Path, wait: bool) -> tuple[FileLock, bool]:
+    """The lock of a folder, which is made where it is not there, and whether it was there."""
     # A tenth of a second, since a process that was refused may take the folder away between two steps of this one.
     lock = FileLock(folder / LOCK, timeout=0.1, poll_interval=0.02)
+    before = waiting = False
     try:
         while not lock.is_locked:
+            # Of a folder that may not be looked into, the lock says so.
+            before = os.path.exists(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                lock.acquire()
+            try:
+                lock.acquire(timeout=-1 if waiting else None, poll_interval=0.2 if waiting else None)
+            except FileNotFoundError:
+                continue
+            except Timeout:
+                if not wait:
+                    raise
+                say(f"{folder}: another process works on this run; waiting for it", style="dim")
+                waiting = True
     except Timeout:
         raise InputError(f"{folder}: another process works on this run; wait for it, or give another seed") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); give another folder (runs=, out=)") from None
-    return lock
+    return lock, before
 
 
 def holds_nothing(folder: Path) -> bool:

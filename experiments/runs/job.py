@@ -24,6 +24,7 @@ from experiments.config.compose import check_settings, check_student, settings_o
 from experiments.config.messages import as_input_error
 from experiments.config.targets import allow
 from experiments.config.words import typed_words
+from experiments.runs.began import BEGAN, command_began
 
 PLACES = {
     "run": "experiments.runs.run.run_chain",
@@ -96,6 +97,7 @@ class Job:
         flags: options of the command line that a process of its own needs too.
         typed: the arguments as they were typed, without the command's word; they are recorded.
         process: the process that was started by the user.
+        began: when the command began, as of :func:`experiments.runs.began.command_began`.
     """
 
     command: str
@@ -103,6 +105,7 @@ class Job:
     flags: tuple[str, ...] = ()
     typed: tuple[str, ...] = ()
     process: int = field(default_factory=os.getpid)
+    began: int = field(default_factory=command_began)
 
     def __call__(self, cfg: DictConfig) -> Outcome:
         """Do the job. A sweep goes on with its other jobs, unless one of several processes fails alone."""
@@ -116,7 +119,8 @@ class Job:
         task = task_overrides(self.command)
         shared = (tuple(task), *_place(cfg), preset)
         try:
-            outcome = Outcome(*shared, rows=self._rows(cfg))
+            with environment({BEGAN: str(self.began)}):
+                outcome = Outcome(*shared, rows=self._rows(cfg))
         except OmegaConfBaseException as error:
             # What was typed stands for something that there is not.
             outcome = Outcome(*shared, error=as_input_error(error, task, None))

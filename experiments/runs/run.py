@@ -32,6 +32,7 @@ from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison
 from experiments.result_file import BY_IMAGE, FAILED, NAME, read_rows, write_result
+from experiments.runs.began import is_of_this_command
 from experiments.runs.build import build_device, build_engine, build_teacher, check_precision
 from experiments.runs.checkpoints import STUDENT, check_named, find_model
 from experiments.runs.data_content import contents_of_run, require_held_out
@@ -57,7 +58,8 @@ IMAGE = "masks.png"
 def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
     """Do the run, and then the next ones, each on the student before it. What is finished is read, not done again.
 
-    A stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it.
+    A stage's name and rows carry the chain (``slimsam+ptq``): a student's file says what made it. Jobs of a sweep may
+    share all stages but the last: one of them does a shared stage, the others wait and read it.
     """
     following = {key: method for key in FOLLOWING if (method := getattr(settings, key)) is not None}
     for method in following.values():
@@ -65,8 +67,8 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         _checked_method(method)
     alone, first = replace(settings, then=None, lastly=None), cfg.copy()
     first.then = first.lastly = None
-    rows, earlier = run(alone, first), [settings.method]
-    for key, method in following.items():
+    rows, earlier = run(alone, first, wait=bool(following)), [settings.method]
+    for place, (key, method) in enumerate(following.items(), 1):
         # Of several processes the first alone has rows and writes the student; the others wait until it is there.
         name = distributed.from_main(lambda made=rows: str(made[-1].run_id))  # type: ignore[misc]
         init = str(Path(settings.runs) / name / STUDENT)
@@ -74,16 +76,18 @@ def run_chain(settings: RunConfig, cfg: DictConfig) -> list[ResultRow]:
         OmegaConf.set_struct(stage, False)
         stage.method = cfg[key]
         stage.method.init = literal(init)
-        rows = [*rows, *run(replace(alone, method=replace(method, init=init)), stage, tuple(earlier))]
+        stage_settings = replace(alone, method=replace(method, init=init))
+        rows = [*rows, *run(stage_settings, stage, tuple(earlier), wait=place < len(following))]
         earlier.append(method)
     return rows
 
 
-def run(settings: RunConfig, cfg: DictConfig, earlier: tuple[Any, ...] = ()) -> list[ResultRow]:
+def run(settings: RunConfig, cfg: DictConfig, earlier: tuple[Any, ...] = (), wait: bool = False) -> list[ResultRow]:
     """Do a run, continue one that was stopped, or read one that is finished; returns its rows and prints them.
 
     Args:
         earlier: settings of the methods before this one in its chain.
+        wait: for another process that does this run, whose rows are read then; else that is an error.
 
     Raises:
         InputError: something was given wrong; nothing is left behind.
@@ -98,16 +102,10 @@ def run(settings: RunConfig, cfg: DictConfig, earlier: tuple[Any, ...] = ()) -> 
     sha256 = run_sha256(settings, device, (trained_on, scored_on))
     name = run_id(settings, device, sha256)
     folder = Path(settings.runs) / name
-    finished = (folder / NAME).is_file() and not settings.force
-    if finished:
-        rows = read_rows(folder / NAME)
-        if distributed.is_main() and not (folder / PAGE).is_file():
-            _end(settings, folder)
-        if distributed.is_main() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
-            # It was stopped between its own end and this.
-            _fold(Path(settings.runs))
-        say(f"{folder}: finished earlier; force=true does it again", style="dim")
-    else:
+    rows: list[ResultRow] = []
+    # Another job may end it at any moment, so that each process by itself might find otherwise.
+    finished = distributed.from_main(lambda: _is_finished(settings, folder))
+    if not finished:
         for line in settings_without_effect(method):
             say(line, style="dim")
         check_installed(settings.logger)
@@ -119,21 +117,48 @@ def run(settings: RunConfig, cfg: DictConfig, earlier: tuple[Any, ...] = ()) -> 
         apart = run_sha256(whatever_is_damaged(settings), device, (scored_on,))
         if distributed.is_main() and not settings.force:
             take_over(folder, apart, trained_on)
-        # Everybody has looked for the finished run before the first process begins it.
-        distributed.barrier()
-        with lock_run_dir(folder, fresh=settings.force) if distributed.is_main() else nullcontext():
+        locked = lock_run_dir(folder, lambda: _starts_over(settings, folder), wait)
+        with locked if distributed.is_main() else nullcontext():
             distributed.barrier()
-            if settings.engine.threads is None:
-                take_one_thread(teacher, device)
-            keep_threads(folder, chosen=settings.engine.threads is not None)
-            with refusals_noted(folder, sha256, apart, trained_on) as key:
-                parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on, earlier)
-                rows = _do(parts, resolved(cfg))
-        if distributed.is_main():
-            _fold(Path(settings.runs))
+            # By the process that was waited for.
+            finished = distributed.from_main(lambda: _is_finished(settings, folder))
+            if not finished:
+                if settings.engine.threads is None:
+                    take_one_thread(teacher, device)
+                keep_threads(folder, chosen=settings.engine.threads is not None)
+                with refusals_noted(folder, sha256, apart, trained_on) as key:
+                    parts = Parts(settings, name, key, folder, device, method, teacher, trained_on, scored_on, earlier)
+                    rows = _do(parts, resolved(cfg))
+    if finished:
+        rows = _read_finished(settings, folder)
+    elif distributed.is_main():
+        _fold(Path(settings.runs))
     if settings.format == "table" and distributed.is_main():
         print_comparison(rows, folder)
     return rows if distributed.is_main() else []
+
+
+def _is_finished(settings: RunConfig, folder: Path) -> bool:
+    """Whether there is nothing to do; ``force`` has a run done once by all jobs of a command."""
+    return (folder / NAME).is_file() and (not settings.force or is_of_this_command(folder / NAME))
+
+
+def _starts_over(settings: RunConfig, folder: Path) -> bool:
+    """Whether what a run's folder holds is thrown away: not what another job of this command left there."""
+    return settings.force and not any(is_of_this_command(folder / name) for name in (NAME, FAILED))
+
+
+def _read_finished(settings: RunConfig, folder: Path) -> list[ResultRow]:
+    """The rows of a finished run; what it had still to do when it was stopped is done."""
+    rows = read_rows(folder / NAME)
+    if distributed.is_main() and not (folder / PAGE).is_file():
+        _end(settings, folder)
+    if distributed.is_main() and _is_newer(folder / NAME, Path(settings.runs) / LEADERBOARD):
+        # It was stopped between its own end and this.
+        _fold(Path(settings.runs))
+    by_whom = "by another job of this command" if settings.force else "earlier; force=true does it again"
+    say(f"{folder}: finished {by_whom}", style="dim")
+    return rows
 
 
 def _checked_method(settings: Any) -> Compressor:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import threading
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -59,6 +60,32 @@ def test_a_lock_that_was_taken_away_holds_nobody(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", locked_late)
     with lock_run_dir(folder, fresh=False):
         assert len(descriptors) == 2 and os.fstat(descriptors[1]).st_ino == (folder / LOCK).stat().st_ino
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_who_waits_enters_when_the_other_process_is_done(
+    is_left: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, entered = tmp_path / "run", []
+
+    def wait_and_enter() -> None:
+        # What the other process did decides whether the folder is emptied.
+        with lock_run_dir(folder, fresh=lambda: not (folder / "result.json").exists(), wait=True):
+            entered.append(sorted(path.name for path in folder.iterdir()))
+
+    thread = threading.Thread(target=wait_and_enter)
+    with contextlib.suppress(InputError), lock_run_dir(folder, fresh=False):
+        thread.start()
+        thread.join(0.4)
+        assert thread.is_alive() and not entered
+        if not is_left:
+            # It takes its new folder away.
+            raise InputError("refused")
+        (folder / "result.json").write_text("of ten hours")
+    thread.join(60)
+    assert entered == [[LOCK, "result.json"] if is_left else [LOCK]]
+    said = capsys.readouterr().err
+    assert said == f"{folder}: another process works on this run; waiting for it\n"
 
 
 def _refused_and_working(folder: Path, barrier: Barrier, inside: Path, number: int) -> None:
