@@ -18,6 +18,8 @@ from data.image_files import is_image
 from data.images import WITHOUT_PILLOWS_WARNINGS
 from evaluation.everything import EverythingSettings
 
+OUT = "everything"
+"""The folder of what is made, where none is given."""
 SHOWS = "Source"
 """The text in a drawing's file that says of what it is."""
 LONGEST = 256 << 20

@@ -18,13 +18,10 @@ from data.upright import upright_image
 from evaluation.everything import EverythingGenerator, EverythingSettings
 from evaluation.latency import device_name, timed
 from experiments.config.schema import EverythingConfig
-from experiments.everything.files import Made, Place, drawing_of, finished_annotations, places, write_annotations
+from experiments.everything.files import OUT, Made, Place, drawing_of, finished_annotations, places, write_annotations
 from experiments.out_place import check_out
 from experiments.reporting.columns import seconds
 from experiments.runs.segmenters import chosen_segmenter
-
-OUT = "everything"
-"""The folder of what is made, where none is given."""
 
 
 @dataclass(frozen=True)

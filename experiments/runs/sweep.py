@@ -20,6 +20,7 @@ from experiments.config.files import group_choices
 from experiments.config.targets import method_options
 from experiments.config.words import hydra_words
 from experiments.runs.job import Job, Outcome, run_job
+from experiments.runs.sweep_output import check_outputs
 
 SHARED = ("ratio", "student")
 """Settings outside ``method`` that only some methods take."""
@@ -160,7 +161,7 @@ def run_sweep(job: Job, first: DictConfig, words: Sequence[str], folder: Path | 
         folder: of ``--config-dir``.
 
     Raises:
-        InputError, HydraException: of one job; none has begun.
+        InputError, HydraException: of one job, or jobs would write to one place; none has begun.
     """
     params = first.hydra.sweeper.get("params") or {}
     preset = hydra_words(job.command, [f"{key}={value}" for key, value in params.items()], sweep=True)
@@ -168,6 +169,7 @@ def run_sweep(job: Job, first: DictConfig, words: Sequence[str], folder: Path | 
     hydras = [word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     jobs = sweep_jobs([*preset, *(word for word in words if word not in hydras)], folder)
     composed = [compose(job.command, [*hydras, *own], folder) for own in jobs]
+    check_outputs(job.command, composed)
     if str(first.hydra.launcher._target_).rpartition(".")[2] != "BasicLauncher":
         return _launch(job, first, jobs)
     outcomes = []
