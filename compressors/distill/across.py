@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from compressors.distill.teacher_outputs import TeacherEmbeddings, TeacherMasks, teacher_masks
 from core.feature_layout import Layout, layout_of
 from core.feature_maps import FeatureMaps, Features, maps_of
-from core.geometry import resized_size
+from core.geometry import Stretched, resized_size
 from core.protocols import Prompt
 from core.seeding import seed_for
 from data.batches import ImageBatch, ImageBatches
+from data.content import ReadFromFiles
 from data.sample import ScaledImage
 from teachers.mask_decoder import Decoded
 from teachers.sam import Sam, SamConfig
@@ -138,7 +139,7 @@ class PairedBatch(ImageBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class PairedBatches(ImageBatches):
-    """Images in two frames of one side, each read once; the teacher's are those of its other students.
+    """Images in two frames of one side, each read once, as large as the larger of its two sizes needs.
 
     Attributes:
         frame: the teacher's.
@@ -146,6 +147,13 @@ class PairedBatches(ImageBatches):
     """
 
     own_frame: int
+
+    def _read(self, index: int) -> ScaledImage:
+        if not isinstance(self.data, ReadFromFiles):
+            return super()._read(index)
+        # An image that fills a frame is the larger one.
+        frames = (self.frame, self.own_frame)
+        return self.data.training_image(index, next((f for f in frames if isinstance(f, Stretched)), self.frame))
 
     def made(self, indices: Sequence[int], images: Sequence[ScaledImage]) -> PairedBatch:
         """The batch of images that were read, at their places in the data set."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressors.distill.across import Across, PairedBatch, in_frame_of, reframed
+from compressors.distill.across import Across, PairedBatch, PairedBatches, in_frame_of, reframed
 from compressors.distill.engine import Engine
 from compressors.distill.losses import embedding_mse
 from compressors.distill.teacher_outputs import mask_loss
@@ -21,6 +21,8 @@ from core.errors import InputError
 from core.geometry import Stretched, points_to_frame
 from core.protocols import Prompt
 from data.batches import ImageBatches
+from data.content import ReadFromFiles
+from data.sample import ScaledImage
 from students.encoder_shapes import TinyVitConfig, TinyVitMapsConfig
 from students.files import load_model, save_model
 from students.quantized.plan import planned_copy
@@ -242,3 +244,18 @@ def test_one_setting_of_the_command_line(command: Callable[..., tuple[int, str, 
     assert row["student"] == "sam_pocket-tiny_vit_pocket-sam2_pocket" and row["images_seen"] == 4
     student = load_model(Path("runs") / row["run_id"] / "student.safetensors")
     assert isinstance(student, Sam2) and student.input_size == 128
+
+
+def test_images_are_read_as_large_as_the_larger_frame_needs() -> None:
+    frames: list[int] = []
+
+    class Files(ReadFromFiles, Images):
+        def training_image(self, index: int, frame: int) -> ScaledImage:
+            frames.append(frame)
+            image = self.image(index)
+            return ScaledImage(image, (image.shape[0], image.shape[1]))
+
+    for padded, own in ((64, Stretched(64)), (Stretched(64), 64), (64, 64)):
+        PairedBatches(Files(1), padded, 16, 0, own_frame=own).of([0])
+    # Of an image of 2250 x 1500 pixels a padded frame of 1024 needs 683 rows, one that is filled 1024.
+    assert [type(frame) for frame in frames] == [Stretched, Stretched, int]
