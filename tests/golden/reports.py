@@ -22,9 +22,9 @@ COMMITTED = (
     "mobilesam+ptq/mobilesam+ptq-s0-8ec7759e",
     "mobilesam_options/student_vit-s0-bb796e8e",
     "ptq_ablations/ptq_mse-s0-4f16273a",
-    "scratch/scratch-r0.77-s0-8e7a15d4",
+    "scratch/scratch-r0.77-s0-bdff1b0f",
     "slimsam/slimsam-r0.5-s0-18d66956",
-    "slimsam+ptq/slimsam+ptq-r0.77-s0-20b607c9",
+    "slimsam+ptq/slimsam+ptq-r0.77-s0-48673bff",
 )
 """Files of ``results/`` whose rows are compared: one a method, and one of each kind of evaluation."""
 
