@@ -85,8 +85,20 @@ class TimmMapsEncoder(nn.Module):
 
 
 def feature_maps(backbone: Any, images: Tensor) -> list[Tensor]:
-    """A backbone's maps as ``[B, c, h, w]``; those whose layers keep channels last (Swin, MambaOut) give them so."""
-    maps: list[Tensor] = backbone(images)
+    """A backbone's maps as ``[B, c, h, w]``; those whose layers keep channels last (Swin, MambaOut) give them so.
+
+    Raises:
+        InputError: one image trains a backbone that normalises a map of one pixel over the batch (ResNeSt, SKNet).
+    """
+    try:
+        maps: list[Tensor] = backbone(images)
+    except ValueError as error:
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "student.name: this backbone's batch normalisation needs two images a batch; give method.batch=2 or more, "
+            "or choose another backbone"
+        ) from error
     # EfficientNets and MobileNets have extractors of their own, which give channels first and do not say so.
     last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
     return [x.permute(0, 3, 1, 2) for x in maps] if last else maps

@@ -177,6 +177,13 @@ def test_stages_of_a_tiny_vit_are_refused() -> None:
         Student("tiny_vit", "tiny_vit_5m", stages=(1,))
 
 
+def test_one_image_is_no_batch_to_normalise_over() -> None:
+    encoder = Student("timm", "skresnet18").make(POCKET, 0).train()
+    with pytest.raises(InputError, match=r"^student\.name: .* needs two images a batch; give method\.batch=2 or more"):
+        encoder(torch.zeros(1, 3, 128, 128))
+    assert encoder(torch.zeros(2, 3, 128, 128)).shape[0] == 2
+
+
 def test_stochastic_depth_is_off() -> None:
     def depths(model: nn.Module) -> list[float]:
         return [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
