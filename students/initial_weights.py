@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from core import distributed
@@ -98,6 +97,9 @@ def _present(others: Iterable[str], ready: Mapping[str, Tensor]) -> str | None:
 
 def _resampled_positions(backbone: Any, own: Mapping[str, Tensor], ready: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A ViT's table of positions ``[1, tokens, C]``, brought from the grid of the file to that of the backbone."""
+    # Here, since timm takes a second to import.
+    from timm.layers import resample_abs_pos_embed
+
     grid: tuple[int, int] | None
     grid = getattr(getattr(getattr(backbone, "model", None), "patch_embed", None), "grid_size", None)
     if grid is None:

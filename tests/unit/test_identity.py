@@ -291,7 +291,7 @@ def test_the_groups_of_a_chain_do_not_rest_on_the_file_in_between(identify: Iden
 def test_every_method_of_a_chain_knows_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     known: list[list[str]] = []
 
-    def run(settings: RunConfig, cfg: DictConfig, earlier: Sequence[Any] = ()) -> list[ResultRow]:
+    def run(settings: RunConfig, cfg: DictConfig, earlier: Sequence[Any] = (), wait: bool = False) -> list[ResultRow]:
         known.append([str(method._target_).rpartition(".")[2] for method in (*earlier, settings.method)])
         return [ResultRow(run_id="some", method="some", status="finished")]
 
