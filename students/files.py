@@ -30,10 +30,7 @@ _LONGEST_NAME = 200
 # Tables hold numbers of 64 bits.
 _LARGEST_NUMBER = 1 << 63
 # What making a model of a shape that is none ends with; timm asserts what its blocks need of heads and windows.
-_UNSOUND = (
-    *(KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError),
-    AssertionError,
-)
+_UNSOUND = (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, LookupError, AssertionError)
 # Facts that become columns of tables.
 _ABOUT: dict[str, tuple[type, ...]] = {
     "run_id": (str,),
