@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from fractions import Fraction
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,17 +44,19 @@ class Aligned:
     """For how long intermediate features are aligned, from the first step on.
 
     Attributes:
-        steps: optimizer steps; the weight is 0 from there on. Training may end before.
+        steps: optimizer steps, exact where an epoch is no whole number of them; the weight is 0 from there on. Training
+            may end before.
         stairs: the paper's ``N``, in which they are divided.
     """
 
-    steps: float
+    steps: Fraction | float
     stairs: int = STAIRS
 
     @classmethod
-    def during(cls, steps: int, epochs: int, steps_per_epoch: float) -> Self:
+    def during(cls, steps: int, epochs: int, steps_per_epoch: Fraction | float) -> Self:
         """For some epochs, however long is trained (the paper: 10), a stair each; with 0, for half of the ``steps``."""
-        return cls(epochs * steps_per_epoch, epochs) if epochs else cls(ALIGNED_SHARE * steps)
+        exact = Fraction(steps_per_epoch).limit_denominator(10**6)
+        return cls(epochs * exact, epochs) if epochs else cls(ALIGNED_SHARE * steps)
 
 
 def feature_weight(kind: str, step: int, aligned: Aligned) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,7 +72,7 @@ class SlimSam(SlimSamSettings, Compressor):
         teacher_embeddings = context.teacher_embeddings(teacher)
         batches = ImageBatches(data, teacher.input_size, v0.config.grid, context.seed)
         steps = self.steps
-        epoch = len(data) / (self.batch * self.optimisation.accumulate)
+        epoch = Fraction(len(data), self.batch * self.optimisation.accumulate)
         aligned = Aligned.during(steps, self.aligned_epochs, epoch)
 
         def cut(encoder: Any, *parts: str) -> Any:

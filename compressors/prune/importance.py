@@ -189,15 +189,22 @@ def hessian_scores(group: Group, weights: Weights, squares: Weights) -> Tensor:
 
 
 def joint_gradient(group: Group, weights: Weights, gradients: Weights) -> Tensor:
-    """The gradient by a mask that all weights of a channel share, ``sum(w g)`` over them: float ``[width]``.
+    """The gradient by one mask on what all layers behind a channel take in: float ``[width]``.
 
-    It is one sum over the group's members, and over the slices that keep one pattern, so that what compensates in it
-    does so before anything is squared. Each slice has the sum's share of its channel (its square root's, so that the
-    slices' squares add up to the square of the sum).
+    A mask on an input channel of a linear layer or a convolution has the gradient ``sum(w g)`` over the weights of that
+    input; the layers that make the channel have no part in it (Liu et al. 2021, section 3.2). Channels of queries and
+    keys meet in a product that has no weights: the mask is on it once, on the queries, with the relative positions
+    that these meet; ``sum(w g)`` over their rows, biases included, is its gradient.
+
+    It is one sum over these layers, and over the slices that keep one pattern, so that what compensates in it does so
+    before anything is squared. Each slice has the sum's share of its channel (its square root's, so that the slices'
+    squares add up to the square of the sum).
     """
-    products = {m.name: weights[m.name] * gradients[m.name] for m in group.members}
-    of_channel = torch.stack([_by_channel(products[m.name], m) for m in group.members]).sum(0)
-    of_pattern = of_channel.reshape(group.slices, -1).sum(0)
+    members = [member for member in group.members if member.axis == 1]
+    if group.name.startswith("attention"):
+        members += [Member(name, 0) for kind in ("weight", "bias") if (name := f"{group.root}.{kind}") in weights]
+    products = [_by_channel(weights[m.name] * gradients[m.name], m) for m in members]
+    of_pattern = torch.stack(products).sum(0).reshape(group.slices, -1).sum(0)
     return (of_pattern / group.slices**0.5).repeat(group.slices)
 
 
@@ -251,4 +258,4 @@ def _mean_over_members(group: Group, values: Mapping[str, Tensor]) -> Tensor:
 
 def _by_channel(values: Tensor, member: Member) -> Tensor:
     """Values of a weight summed for each channel of its group: ``[width]``."""
-    return values.transpose(0, member.axis).flatten(1).sum(1)
+    return values.transpose(0, member.axis).reshape(values.shape[member.axis], -1).sum(1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -224,6 +225,16 @@ def test_features_are_aligned_for_ten_epochs_however_long_is_trained() -> None:
     short = Aligned.during(5, 4, 2)
     assert [feature_weight("dynamic", step, short) for step in range(5)] == [0.75, 0.75, 0.5, 0.5, 0.25]
     assert feature_weight("released", 7, short) == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize(("images", "batch"), [(7, 3), (800, 12), (1600, 3), (10_000, 48)])
+def test_a_stair_begins_with_the_step_that_begins_its_epoch(images: int, batch: int) -> None:
+    # Epoch n begins with the first step at which n * images have been seen, by whole numbers.
+    expected = [min(step * batch // images, 10) for step in range(-(-12 * images // batch))]
+    for per_epoch in (Fraction(images, batch), images / batch):
+        aligned = Aligned.during(10**6, 10, per_epoch)
+        found = [feature_weight("dynamic", step, aligned) for step in range(len(expected))]
+        assert found == [(10 - n - 1) / 10 if n < 10 else 0 for n in expected]
 
 
 def test_an_encoder_without_global_blocks_has_no_such_term(batch: ImageBatch) -> None:

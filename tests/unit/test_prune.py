@@ -1,5 +1,7 @@
 """Groups, scores and surgery: what goes together, which channels stay, and what the cut leaves unchanged."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compressors.prune import importance
 from compressors.prune.groups import find_groups, from_traceable, split_qkv, to_traceable
 from compressors.prune.importance import (
     disturbed_gradients,
@@ -227,38 +230,64 @@ def test_group_fisher_scores_by_hand() -> None:
         "blocks.0.mlp.lin2.weight": torch.tensor([[3.0, 0.5], [1.0, 1.0]]),
     }
     second = {name: -2 * gradient for name, gradient in first.items()}
-    # Channel 0 is row 0 of lin1 (1 - 2) and column 0 of lin2 (3 + 2); channel 1 row 1 (6 - 1) and column 1 (0.5 - 2).
-    assert torch.equal(joint_gradient(group, weights, first), torch.tensor([4.0, 3.5]))
+    # Channel 0 is column 0 of lin2 (3 + 2), channel 1 column 1 (0.5 - 2); rows of lin1 make the channels, and are left out.
+    assert torch.equal(joint_gradient(group, weights, first), torch.tensor([5.0, -1.5]))
     joint = sum(joint_gradient(group, weights, one).square() for one in (first, second))
-    assert torch.equal(group_fisher_scores(joint), torch.tensor([(16 + 64) / 2, (12.25 + 49) / 2]))
+    assert torch.equal(group_fisher_scores(joint), torch.tensor([(25 + 100) / 2, (2.25 + 9) / 2]))
     # Weight by weight: (25 + 65) / 4 and (185 + 21.25) / 4, what compensates within a channel counts too.
     squares = {name: first[name].square() + second[name].square() for name in first}
     assert torch.equal(hessian_scores(group, weights, squares), torch.tensor([22.5, 51.5625]))
-    # Two slices keep one pattern: their channels are one, of 4 + 3.5.
+    # Two slices keep one pattern: their channels are one, of 5 - 1.5.
     tied = joint_gradient(replace(group, slices=2), weights, first).square()
-    torch.testing.assert_close(tied, torch.full((2,), 7.5**2 / 2))
+    torch.testing.assert_close(tied, torch.full((2,), 3.5**2 / 2))
     assert keep(group_fisher_scores(tied), 2, 2).tolist() == [0, 1]
 
 
-def test_the_joint_gradient_is_that_of_a_mask_on_all_of_a_channels_weights() -> None:
-    sam, sample = tiny_sam(), _sample(0)
+@pytest.mark.parametrize("name", ["embedding", "attention.0", "attention.1", "mlp.1"])
+def test_the_joint_gradient_is_that_of_a_mask_on_what_the_layers_behind_a_channel_take_in(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sam, samples = tiny_sam(), [_sample(0), _sample(1)]
     encoder = sam.image_encoder
-    groups = find_groups(encoder.config)
-    chosen = [groups["mlp.1"], groups["attention.0"]]
-    found = label_gradients(sam, encoder, [sample], groups=chosen)
-    assert set(found.joint) == {"mlp.1", "attention.0"}
-    alone = label_gradients(sam, encoder, [sample]).sums
-    weights = split_qkv({name: p.detach() for name, p in encoder.named_parameters()})
-    mlp = groups["mlp.1"]
-    by_hand = torch.zeros(mlp.width)
-    for name, axis in (("blocks.1.mlp.lin1.weight", 1), ("blocks.1.mlp.lin2.weight", 0)):
-        by_hand += (weights[name] * alone[name]).sum(axis)
-    torch.testing.assert_close(found.joint["mlp.1"], by_hand.square())
-    both = label_gradients(sam, encoder, [sample, _sample(1)], groups=chosen)
-    second = label_gradients(sam, encoder, [_sample(1)], groups=chosen)
-    torch.testing.assert_close(both.joint["mlp.1"], found.joint["mlp.1"] + second.joint["mlp.1"])
-    scores = score("group_fisher", groups["attention.0"], encoder, found, 0)
-    assert scores.shape == (24,) and scores.min() > 0
+    group = find_groups(encoder.config)[name]
+    found = label_gradients(sam, encoder, samples, groups=[group])
+    tied = torch.zeros(group.width // group.slices)
+    for sample in samples:
+        mask = torch.ones(group.width // group.slices, requires_grad=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(importance, "_summed", lambda _, losses, *__: list(losses))
+            with _masked(encoder, name, mask.repeat(group.slices)):
+                (loss,) = label_gradients(sam, encoder, [sample])  # type: ignore[misc]
+        (gradient,) = torch.autograd.grad(loss, [mask])
+        tied += gradient.square()
+    shares = found.joint[name].reshape(group.slices, -1)
+    torch.testing.assert_close(shares.sum(0), tied, rtol=1e-3, atol=1e-4 * float(tied.max()))
+    scores = score("group_fisher", group, encoder, found, 0)
+    assert torch.equal(scores, found.joint[name] / 2) and scores.min() > 0
+
+
+@contextmanager
+def _masked(encoder: ImageEncoder, name: str, mask: Tensor) -> Iterator[None]:
+    """Multiplies what consumes the channels of a group by a mask: inputs of layers, or the queries."""
+    kind, _, number = name.partition(".")
+    blocks = list(encoder.blocks) if kind == "embedding" else [encoder.blocks[int(number)]]
+    layers: list[torch.nn.Module] = []
+    for block in blocks:
+        layers += {
+            "embedding": [block.attn.qkv, block.mlp.lin1],
+            "attention": [block.attn.proj],
+            "mlp": [block.mlp.lin2],
+        }[kind]
+    handles = [layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * mask,)) for layer in layers]
+    if kind == "embedding":
+        conv = encoder.neck[0]
+        handles.append(conv.register_forward_pre_hook(lambda _, inputs: (inputs[0] * mask[:, None, None],)))
+    if kind == "attention":
+        whole = torch.cat([mask, torch.ones(2 * len(mask))])
+        handles.append(blocks[0].attn.qkv.register_forward_hook(lambda _, __, output: output * whole))
+    yield
+    for handle in handles:
+        handle.remove()
 
 
 def _batches() -> list[ImageBatch]:
