@@ -230,7 +230,8 @@ def test_group_fisher_scores_by_hand() -> None:
         "blocks.0.mlp.lin2.weight": torch.tensor([[3.0, 0.5], [1.0, 1.0]]),
     }
     second = {name: -2 * gradient for name, gradient in first.items()}
-    # Channel 0 is column 0 of lin2 (3 + 2), channel 1 column 1 (0.5 - 2); rows of lin1 make the channels, and are left out.
+    # Channel 0 is column 0 of lin2 (3 + 2), channel 1 column 1 (0.5 - 2).
+    # Rows of lin1 make the channels, and have no part.
     assert torch.equal(joint_gradient(group, weights, first), torch.tensor([5.0, -1.5]))
     joint = sum(joint_gradient(group, weights, one).square() for one in (first, second))
     assert torch.equal(group_fisher_scores(joint), torch.tensor([(25 + 100) / 2, (2.25 + 9) / 2]))
@@ -348,8 +349,8 @@ def test_gradients_of_the_task_are_summed_image_by_image() -> None:
         torch.testing.assert_close(together.sums[name], sum(one.sums[name] for one in single))
         torch.testing.assert_close(together.squares[name], sum(one.squares[name] for one in single))
     groups = find_groups(sam.image_encoder.config)
-    for importance in ("taylor", "hessian"):
-        scores = {name: score(importance, group, sam.image_encoder, together, 0) for name, group in groups.items()}
+    for criterion in ("taylor", "hessian"):
+        scores = {name: score(criterion, group, sam.image_encoder, together, 0) for name, group in groups.items()}
         assert all(of_group.min() > 0 for of_group in scores.values())
 
 
