@@ -38,6 +38,11 @@ class ImageScores:
             means[column] = tuple(round(float(mean), DIGITS) for mean in sums / counts)
         return cls(tuple(map(int, images)), tuple(map(int, counts)), means)
 
+    def mean(self, column: str) -> float:
+        """The mean of a column over all instances."""
+        counts = np.array(self.instances, dtype=np.float64)
+        return float(np.array(self.iou[column]) @ counts / counts.sum())
+
     def to_dict(self) -> dict[str, list[Any]]:
         """Plain lists, as a result file keeps them."""
         return {"image": list(self.images), "instances": list(self.instances)} | {

@@ -19,7 +19,7 @@ from experiments.paper_table import difference, interval_in_points
 from experiments.reporting.columns import COLUMNS, POCKET, computed_on
 from experiments.reporting.results import read_records
 from experiments.reporting.text_tables import plain_table
-from experiments.result_file import read_scored
+from experiments.result_file import read_scored, scores_of
 
 NAME = "budget"
 """Of the folder in ``results/`` whose rows are for this alone."""
@@ -85,13 +85,21 @@ class Budgets:
 
         None where neither is known.
         """
-        known = [self.scores.get(str(row.run_id)) for row in rows]
+        known = [scores_of(row, self.scores) for row in rows]
         if are_paired(known, column):
             found = [one for one in known if one is not None]
             nothing = replace(found[0], iou={column: (0.0,) * len(found[0].images)})
             return crossed_difference(found, [nothing] * len(found), column)
         values = [value for row in rows if (value := getattr(row, column)) is not None]
         return seed_difference(values, [0.0] * len(values)) if len(values) > 1 else None
+
+    def beside(self, rows: Sequence[ResultRow], comparison: ResultRow, column: str) -> SeedDifference | None:
+        """A model's less that of the teacher or of filled prompts, over seeds and images; None where one is unknown."""
+        other = scores_of(comparison, self.scores)
+        known = [scores_of(row, self.scores) for row in rows]
+        if other is None or not known or not are_paired([*known, other], column):
+            return None
+        return crossed_difference([one for one in known if one is not None], [other] * len(known), column)
 
     def between(
         self, first: Sequence[ResultRow], second: Sequence[ResultRow], column: str
@@ -102,7 +110,7 @@ class Budgets:
             found = difference(first, second, column, dict(self.scores))
             return None if found is None else (found, len(shared))
         sides = [[row for row in rows if row.seed in shared] for rows in (first, second)]
-        known = [self.scores.get(str(row.run_id)) for rows in sides for row in rows]
+        known = [scores_of(row, self.scores) for rows in sides for row in rows]
         if len(known) != 2 or not are_paired(known, column):
             return None
         one, other = (score for score in known if score is not None)

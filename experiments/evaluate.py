@@ -45,7 +45,7 @@ from experiments.config.schema import EvaluateConfig
 from experiments.model_columns import about_columns, cost_columns, latency_columns
 from experiments.recorded_evaluation import FOLDER
 from experiments.reporting.run_report import print_comparison, print_protocols
-from experiments.result_file import BY_IMAGE, NAME, write_result
+from experiments.result_file import BESIDE, BY_IMAGE, NAME, write_result
 from experiments.runs.build import build_data, data_name, evaluation_indices
 from experiments.runs.checkpoints import find_model
 from experiments.runs.data_content import data_content
@@ -133,7 +133,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
             return []
         if len(scored.left_out) == len(indices):
             raise InputError(f"{data.name}: none of the {len(indices)} images could be read; look at the first of them")
-        rows = scoring.rows(scored, content.column())
+        rows, by_image = scoring.rows(scored, content.column())
         # An earlier evaluation in this folder goes first: its rows never stand beside these records.
         (folder / NAME).unlink(missing_ok=True)
         write_records(folder, scored.records)
@@ -147,7 +147,7 @@ def evaluate(settings: EvaluateConfig, cfg: DictConfig) -> list[ResultRow]:
                 "identity": IDENTITY,
                 "scored_images_sha256": content.sha256,
                 **hashes,
-                **scoring.by_image(scored),
+                **by_image,
             },
         )
         # Here, because only this end of the command needs it.
@@ -299,11 +299,14 @@ class Scoring:
         }
         return json.dumps(content, sort_keys=True)
 
-    def rows(self, scored: Scored, data_sha256: str | None) -> list[ResultRow]:
+    def rows(self, scored: Scored, data_sha256: str | None) -> tuple[list[ResultRow], dict[str, Any]]:
         """A row a protocol; of the protocol of runs one of the model, and one of each baseline.
 
         Args:
             data_sha256: of the images and their annotations; None where they are made and not read.
+
+        Returns:
+            The rows, and of the protocol of runs what a result file keeps image by image, as runs have it.
         """
         evaluation, found = self.evaluation, self.evaluated
         about = (evaluation.prompt_batch_size, evaluation.protocol, found.precision, data_sha256)
@@ -313,19 +316,14 @@ class Scoring:
         shared = about_columns(found) | origin | cost_columns(found.model)
         shared |= latency_columns(found.model, evaluation.latency_runs, found.device, found.precision)
         if evaluation.protocols:
-            return [ResultRow(**shared, **self._columns(p, scored, evaluation_set)) for p in self.protocols]
+            return [ResultRow(**shared, **self._columns(p, scored, evaluation_set)) for p in self.protocols], {}
         box, point = (scored.instances(protocol.name) for protocol in BOX_POINT)
         skipped = {"skipped": {reason: count for reason, count in scored.skipped.items() if count}}
         row = ResultRow(**shared, **columns(box, point, evaluation_set) | skipped)
-        fillings = score_fillings(evaluation_set).items()
-        return [row, *(ResultRow(method=name, **origin, **filled | skipped) for name, filled in fillings)]
-
-    def by_image(self, scored: Scored) -> dict[str, Any]:
-        """Of the protocol of runs: mean IoUs image by image, as runs have them, so that seeds of a model compare."""
-        if self.evaluation.protocols:
-            return {}
-        found = {name: scored.instances(protocol.name) for name, protocol in zip(IOUS, BOX_POINT, strict=True)}
-        return {BY_IMAGE: ImageScores.of(found).to_dict()}
+        fillings = score_fillings(evaluation_set)
+        filled = [ResultRow(method=name, **origin, **{**one, **skipped}) for name, one in fillings.columns.items()]
+        by_image = ImageScores.of(dict(zip(IOUS, (box, point), strict=True)))
+        return [row, *filled], {BY_IMAGE: by_image.to_dict(), BESIDE: fillings.by_image}
 
     def _columns(self, protocol: ScoringProtocol, scored: Scored, evaluation_set: EvaluationSet) -> dict[str, Any]:
         """The columns of one protocol."""

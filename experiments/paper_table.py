@@ -19,7 +19,7 @@ from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, crossed_difference, seed_difference
 from experiments.reporting.columns import computed_on, with_spread
 from experiments.reporting.text_tables import csv_lines
-from experiments.result_file import NAME, read_scored
+from experiments.result_file import NAME, read_scored, scores_of
 
 PUBLISHED = ROOT / "results" / "published" / "orderings.csv"
 _CONDITIONS = ("teacher", "data", "protocol", "instances", "images", "precision", "axes")
@@ -86,7 +86,7 @@ def rows_of_runs(folder: Path) -> tuple[list[ResultRow], dict[str, ImageScores]]
     """Students of all finished runs below a folder, ``<run_id>/result.json`` or ``<run_id>.json``, and their scores.
 
     The teacher that a run scored beside its student is a row of variant ``teacher`` with the student's seed and bits,
-    once for each of these. It has no run of its own: scores image by image are the student's.
+    once for each of these.
     """
     # What a fresh start has set aside lies in hidden folders.
     rows, scores = read_scored(sorted([*folder.glob(f"[!.]*/{NAME}"), *folder.glob("*.json")]))
@@ -94,7 +94,7 @@ def rows_of_runs(folder: Path) -> tuple[list[ResultRow], dict[str, ImageScores]]
     teachers = {row.run_id: row for row in rows if row.method == "teacher"}
     beside = {
         (row.seed, row.weight_bits): replace(
-            teachers[row.run_id], variant="teacher", seed=row.seed, weight_bits=row.weight_bits, run_id=None
+            teachers[row.run_id], variant="teacher", seed=row.seed, weight_bits=row.weight_bits
         )
         for row in students
         if row.run_id in teachers
@@ -259,17 +259,32 @@ def orderings(entries: Sequence[Entry], measured: Measured, scores: Scores) -> l
 def difference(
     better: Sequence[ResultRow], worse: Sequence[ResultRow], column: str, scores: Scores
 ) -> SeedDifference | None:
-    """Of two lines over the seeds that both have; None where these are fewer than two."""
+    """Of two lines over the seeds that both have; None where these are fewer than two.
+
+    Raises:
+        InputError: two of them were scored on different instances.
+    """
     one, other = ({row.seed: row for row in rows if getattr(row, column) is not None} for rows in (better, worse))
     shared = sorted(seed for seed in one.keys() & other.keys() if seed is not None)
     if len(shared) < 2:
         return None
     sides = [[of_seed[seed] for seed in shared] for of_seed in (one, other)]
-    known = [scores.get(str(row.run_id)) for rows in sides for row in rows]
-    if are_paired(known, column):
-        first, second = ([scores[str(row.run_id)] for row in rows] for rows in sides)
+    known = [[scores_of(row, scores) for row in rows] for rows in sides]
+    _check_same_instances([*sides[0], *sides[1]], [*known[0], *known[1]])
+    if are_paired([*known[0], *known[1]], column):
+        first, second = ([one for one in found if one is not None] for found in known)
         return crossed_difference(first, second, column)
     return seed_difference(*([getattr(row, column) for row in rows] for rows in sides))
+
+
+def _check_same_instances(rows: Sequence[ResultRow], scores: Sequence[ImageScores | None]) -> None:
+    known = [(row, of_row) for row, of_row in zip(rows, scores, strict=True) if of_row is not None]
+    for (one, of_one), (other, of_other) in pairwise(known):
+        if (of_one.images, of_one.instances) != (of_other.images, of_other.instances):
+            raise InputError(
+                f"{one.method} of {one.run_id} and {other.method} of {other.run_id} were scored on different images or "
+                "instances, so that they do not compare; move one of them to another folder"
+            )
 
 
 def interval_in_points(found: SeedDifference, digits: int = 1) -> str:

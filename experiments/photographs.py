@@ -4,7 +4,7 @@ Runs are scored on held-out photographs of the kinds that they are distilled on,
 ``evaluate``; both sets of rows are compared at equal images, over seeds and images.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, product
@@ -202,17 +202,22 @@ def photographs_leaders(found: Photographs) -> str:
         filled = scored.comparisons.get(ruler)
         if not scored.runs or filled is None or filled.miou is None:
             continue
-        means = {label(model): _values(found.rows(data, model), "miou") for model in found.models()}
-        means |= {"the teacher": _values(_baseline(found, "teacher", data), "miou")}
-        above = [name for name, values in means.items() if values and sum(values) / len(values) > filled.miou]
+        models = {label(model): found.rows(data, model) for model in found.models()}
+        models["the teacher"] = _baseline(found, "teacher", data)
+        sides: dict[str, list[str]] = {"holds": [], "undecided": [], "reversed": []}
+        for name, rows in models.items():
+            difference = scored.beside(rows, filled, "miou")
+            if difference is not None:
+                # The teacher is one model, not one seed of several.
+                seeds = len(rows) if rows[0].student is not None else 0
+                sides[difference.verdict].append(f"{name} {_shown(difference, seeds)}")
+        words = {"holds": "above it", "undecided": "undecided", "reversed": "below it"}
+        parts = [f"{words[verdict]}: {', '.join(names)}" for verdict, names in sides.items() if names]
         lines.append(
-            f"- Mean box mIoU above a {ruler.replace('_', ' ')}'s ({filled.miou:.4f}) on {data}: {_joined(above)}."
+            f"- Box mIoU against a {ruler.replace('_', ' ')}'s ({filled.miou:.4f}) on {data}, in points; "
+            f"{'; '.join(parts) or 'its scores image by image are not there'}."
         )
     return "\n".join(lines)
-
-
-def _joined(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names) or "none"
 
 
 def _of(found: Photographs) -> str:

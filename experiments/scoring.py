@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -234,11 +234,27 @@ def training_score(data: ImageData, batch: int, is_used: bool = True) -> Callabl
     return score
 
 
-def score_fillings(evaluation_set: EvaluationSet) -> dict[str, dict[str, Any]]:
-    """The same columns for each baseline; none of them answers to a point."""
+@dataclass(frozen=True)
+class Fillings:
+    """What each baseline scored, by its name; none of them answers to a point.
+
+    Attributes:
+        columns: as of :func:`score_model`.
+        by_image: mean IoUs image by image, of boxes alone.
+    """
+
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    by_image: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+
+
+def score_fillings(evaluation_set: EvaluationSet) -> Fillings:
+    """Score filled boxes and ellipses."""
     with counted("scoring filled boxes and ellipses", len(evaluation_set.indices)) as done:
         records = score_baselines(evaluation_set.data, indices=evaluation_set.indices, on_image=done)
-    return {name: columns(of_baseline, (), evaluation_set) for name, of_baseline in records.items()}
+    return Fillings(
+        {name: columns(of_baseline, (), evaluation_set) for name, of_baseline in records.items()},
+        {name: ImageScores.of({IOUS[0]: of_baseline}).to_dict() for name, of_baseline in records.items()},
+    )
 
 
 def columns(

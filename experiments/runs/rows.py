@@ -1,6 +1,5 @@
 """What a run works with, and the rows that say what it found."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from data.sample import ImageData
 from evaluation.latency import device_name
 from experiments.config.schema import RunConfig
 from experiments.model_columns import compared_latencies, cost_columns
+from experiments.result_file import BESIDE, BY_IMAGE
 from experiments.runs.build import data_name
 from experiments.runs.data_content import DataContent
 from experiments.runs.identity import method_name, parent_metadata
-from experiments.scoring import EvaluationSet, Kept, described, images_at_once, own_rules, score_model
+from experiments.scoring import EvaluationSet, Fillings, Kept, described, images_at_once, own_rules, score_model
 from teachers.sam import Sam
 
 SCORING = "scoring"
@@ -64,19 +64,20 @@ class Parts:
 
 
 def score_run(
-    parts: Parts, compressed: Compressed, student: Sam, fillings: Mapping[str, Mapping[str, Any]], git_sha: str
+    parts: Parts, compressed: Compressed, student: Sam, fillings: Fillings, git_sha: str
 ) -> tuple[list[ResultRow], dict[str, Any]]:
     """Both baselines, the teacher and the student, all scored on the same images; without costs where not first.
 
     Returns:
-        The rows, and the student's scores image by image.
+        The rows, and what a result file keeps of them image by image.
     """
     settings, evaluation_set = parts.settings, parts.evaluation_set
     shared: dict[str, Any] = {"run_id": parts.run_id, "git_sha": git_sha, "status": "finished"}
     machine: dict[str, Any] = {"device": device_name(parts.device), "precision": settings.evaluation.precision}
     machine |= {"threads": torch.get_num_threads()}
-    rows = [ResultRow(method=name, **shared, **filling) for name, filling in fillings.items()]
+    rows = [ResultRow(method=name, **shared, **filling) for name, filling in fillings.columns.items()]
     found: list[dict[str, Any]] = []
+    by_image: dict[str, Any] = {}
     for model in (parts.teacher, student):
         about = {"method": "teacher", "teacher": parts.teacher.name}
         if model is student:
@@ -93,7 +94,7 @@ def score_run(
             [str(image) for image in parts.scored_on.images],
             Path(settings.runs) / SCORED if model is parts.teacher else None,
         )
-        measured, by_image = score_model(model, evaluation_set, kept)
+        measured, by_image[about["method"]] = score_model(model, evaluation_set, kept)
         if distributed.is_main():
             measured |= cost_columns(model)
         if model is student:
@@ -103,7 +104,9 @@ def score_run(
         runs, precision = settings.evaluation.latency_runs, settings.evaluation.precision
         timed = compared_latencies([parts.teacher, student], runs, parts.device, precision)
         found = [columns | times for columns, times in zip(found, timed, strict=True)]
-    return [*rows, *(ResultRow(**columns) for columns in found)], by_image
+    of_student = by_image.pop(about["method"])
+    kept_scores = {BY_IMAGE: of_student, BESIDE: {**fillings.by_image, **by_image}}
+    return [*rows, *(ResultRow(**columns) for columns in found)], kept_scores
 
 
 def _left_out_of_training(parts: Parts) -> dict[str, int]:

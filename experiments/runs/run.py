@@ -31,7 +31,7 @@ from experiments.config.words import literal
 from experiments.reporting.columns import LEADERBOARD
 from experiments.reporting.run_record import PAGE, stage_names
 from experiments.reporting.run_report import print_comparison
-from experiments.result_file import BY_IMAGE, FAILED, NAME, read_rows, write_result
+from experiments.result_file import FAILED, NAME, read_rows, write_result
 from experiments.runs.began import is_of_this_command
 from experiments.runs.build import build_device, build_engine, build_teacher, check_precision
 from experiments.runs.checkpoints import STUDENT, check_named, find_model
@@ -43,7 +43,7 @@ from experiments.runs.kept_threads import keep_threads, take_one_thread
 from experiments.runs.mended_run import NAME as STOPPED_BY
 from experiments.runs.mended_run import refusals_noted, take_over, whatever_is_damaged
 from experiments.runs.rows import SCORING, Parts, about_student, of_chain, ratio_of, score_run
-from experiments.scoring import score_fillings, training_score
+from experiments.scoring import Fillings, score_fillings, training_score
 from experiments.tracking.local_files import METRICS, metrics_csv
 from experiments.tracking.logger import Outcome, RunMetadata
 from experiments.tracking.settings import CsvLogger, check_installed
@@ -234,7 +234,7 @@ def _tracked_as(parts: Parts, about: Mapping[str, Any]) -> RunMetadata:
 def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[ResultRow]:
     settings, teacher = parts.settings, parts.teacher
     # Before anything is trained: a held-out image that cannot be read is met here.
-    fillings = score_fillings(parts.evaluation_set) if distributed.is_main() else {}
+    fillings = score_fillings(parts.evaluation_set) if distributed.is_main() else Fillings()
     torch.manual_seed(seed_for(settings.seed, "run"))
     engine = replace(build_engine(settings.engine, parts.folder, parts.device), callback=tracking.callback)
     # What a method may choose its weights by.
@@ -288,7 +288,7 @@ def _work(parts: Parts, about: Mapping[str, Any], tracking: Tracking) -> list[Re
         "training_precision": engine.precision,
         "stages": stage_names(parts.folder),
         "widths": {"teacher": widths_of(teacher), "student": widths_of(student)},
-        BY_IMAGE: by_image,
+        **by_image,
     }
     write_result(parts.folder / NAME, rows, {**about, **files})
     _remove_states(parts.folder)

@@ -27,6 +27,7 @@ def run(method: str, seen: int, seed: int, miou: float, ratio: float | None = No
         method=method,
         ratio=ratio,
         seed=seed,
+        student=f"sam_pocket-{method}",
         run_id=f"{method}-{seen}-{seed}",
         images_seen=seen,
         miou=miou,

@@ -10,7 +10,7 @@ from core.errors import InputError
 from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores
 from experiments.paper_table import Entry, orderings, presets, rows_of_runs, table
-from experiments.result_file import write_result
+from experiments.result_file import BESIDE, BY_IMAGE, write_result
 
 
 def row(variant: str, seed: int, point: float, ratio: float = 0.77) -> ResultRow:
@@ -100,12 +100,22 @@ def test_a_table_shows_what_is_there_and_what_is_not(tmp_path: Path) -> None:
         table("slimsam_ablations", [])
 
 
+def write_quantised(folder: Path, seed: int, found: float, beside: bool, images: tuple[int, ...] = (1, 2)) -> Path:
+    """A result of a quantised teacher of 0.9 with one point and 1.0 with boxes, which scores alike on each image."""
+    student = replace(row("ptq_mixed", seed, found), run_id=f"mixed-{seed}", ratio=None, weight_bits=4)
+    teacher = replace(row("teacher", seed, 0.9), run_id=f"mixed-{seed}", ratio=None, variant=None, student=None)
+
+    def scores(point: float) -> dict[str, list[Any]]:
+        return ImageScores(images, (1, 1), {"miou": (point + 0.1,) * 2, "miou_point": (point,) * 2}).to_dict()
+
+    about: dict[str, Any] = {BY_IMAGE: scores(found)} | ({BESIDE: {"teacher": scores(0.9)}} if beside else {})
+    write_result(path := folder / f"{seed}.json", [replace(teacher, method="teacher"), student], about)
+    return path
+
+
 def test_what_is_lost_is_seen_beside_the_teacher_of_the_same_runs(tmp_path: Path) -> None:
-    for seed, found in ((0, 0.88), (1, 0.9), (2, 0.89)):
-        student = replace(row("ptq_mixed", seed, found), run_id=f"mixed-{seed}", ratio=None, weight_bits=4)
-        teacher = replace(row("teacher", seed, 0.9), run_id=f"mixed-{seed}", ratio=None, variant=None, student=None)
-        of_image = ImageScores((1, 2), (1, 1), {"miou": (found, found), "miou_point": (found, found)}).to_dict()
-        write_result(tmp_path / f"{seed}.json", [replace(teacher, method="teacher"), student], {"by_image": of_image})
+    for seed, found in enumerate((0.88, 0.9, 0.89)):
+        write_quantised(tmp_path, seed, found, beside=False)
     rows, scores = rows_of_runs(tmp_path)
     assert set(scores) == {"mixed-0", "mixed-1", "mixed-2"}
     assert [(r.variant, r.seed) for r in rows].count(("teacher", 1)) == 1
@@ -114,6 +124,29 @@ def test_what_is_lost_is_seen_beside_the_teacher_of_the_same_runs(tmp_path: Path
     # Differences 2, 0 and 1 points: a mean of 1, a standard error of 0.577, t of two degrees of freedom 4.30. The
     # student's scores image by image are not the teacher's: nothing is drawn over images.
     assert any("float > all deployable, ends with 8 bits" in line and "+1.0 [-1.5, +3.5]†" in line for line in lines)
+
+
+def test_the_teachers_scores_image_by_image_are_paired_with_its_students(tmp_path: Path) -> None:
+    for seed, found in enumerate((0.88, 0.9, 0.89)):
+        # The teacher scores the same in all runs: one file of its scores is enough.
+        write_quantised(tmp_path, seed, found, beside=seed == 1)
+    lines = table("ptq_mechanisms", *rows_of_runs(tmp_path)).splitlines()
+    # Nothing differs between images: the interval is that of seeds.
+    (line,) = (line for line in lines if "float > all deployable, ends with 8 bits" in line)
+    assert "+1.0 [-1.5, +3.5]" in line and "†" not in line
+
+
+def test_scores_of_other_images_or_that_contradict_their_row_are_refused(tmp_path: Path) -> None:
+    for seed, images in enumerate(((1, 2), (3, 4))):
+        write_quantised(tmp_path, seed, 0.8, beside=True, images=images)
+    with pytest.raises(InputError, match=r"teacher of mixed-\d and ptq of mixed-\d|were scored on different images"):
+        table("ptq_mechanisms", *rows_of_runs(tmp_path))
+    path = write_quantised(tmp_path, 1, 0.8, beside=True)
+    path.write_text(path.read_text().replace("0.8", "0.7", 1))
+    with pytest.raises(
+        InputError, match=r"1\.json: miou_point of slimsam is 0\.7, but its scores .* a mean of 0\.8000"
+    ):
+        rows_of_runs(tmp_path)
 
 
 @pytest.mark.parametrize(
