@@ -125,12 +125,13 @@ class LatencyRatio:
     """A model's time over the reference's: the median over rounds, in each of which both had their turn.
 
     Attributes:
-        low, high: 95 % interval of the median, by a bootstrap over rounds.
+        low, high: its 95 % interval: of the median by a bootstrap over rounds; of fewer than :data:`ENOUGH` rounds, by
+            Student's t on the logarithms of their ratios; None of a single round, which says nothing of others.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,33 @@ class Turns:
 
     def ratios_to(self, reference: "Turns") -> tuple[LatencyRatio, LatencyRatio]:
         """Of the encoder and of the decoder, to another model's of the same rounds."""
-        return _ratio(self.encoder_ms, reference.encoder_ms), _ratio(self.decoder_ms, reference.decoder_ms)
+        of_encoder, of_decoder = self.encoder_ms / reference.encoder_ms, self.decoder_ms / reference.decoder_ms
+        return ratio_of_rounds(of_encoder), ratio_of_rounds(of_decoder)
 
 
-def _ratio(own: NDArray[np.float64], reference: NDArray[np.float64], draws: int = 1000) -> LatencyRatio:
-    ratios = own / reference
+ENOUGH = 6
+"""Rounds from which the least and the largest of them enclose the median in 95 % of all cases (1 - 2 / 2^6 = 0.97).
+
+A bootstrap draws no interval that is wider: of three rounds what it calls 95 % holds the median in three quarters of
+all cases, of six to fifty in 90 to 94 %.
+"""
+
+
+def ratio_of_rounds(ratios: NDArray[np.float64], draws: int = 1000) -> LatencyRatio:
+    """Median and 95 % interval of ratios, float ``[rounds]``."""
+    value, count = float(np.median(ratios)), len(ratios)
+    if count < 2:
+        return LatencyRatio(value, None, None)
+    if count < ENOUGH:
+        # Here, because scipy.stats takes a second to import.
+        from scipy.stats import t
+
+        logs = np.log(ratios)
+        half = float(t.ppf(0.975, count - 1)) * float(logs.std(ddof=1)) / count**0.5
+        return LatencyRatio(value, *(float(np.exp(logs.mean() + side)) for side in (-half, half)))
     drawn = np.random.default_rng(0).integers(0, len(ratios), (draws, len(ratios)))
     low, high = np.quantile(np.median(ratios[drawn], axis=1), [0.025, 0.975])
-    return LatencyRatio(float(np.median(ratios)), float(low), float(high))
+    return LatencyRatio(value, float(low), float(high))
 
 
 def measure_in_turns(

@@ -154,8 +154,8 @@ def _print(rows: Sequence[ResultRow], settings: LatencyConfig) -> None:
         cells = [model_label(vars(row))]
         for part in ("encoder", "decoder"):
             value, low, high = (getattr(row, f"{part}_latency_ratio{end}") for end in ("", "_low", "_high"))
-            time = f"{part}_latency_ms"
-            cells += [COLUMNS[time].shown(getattr(row, time)), f"{value:.2f} [{low:.2f}, {high:.2f}]"]
+            time, interval = f"{part}_latency_ms", "" if low is None else f" [{low:.2f}, {high:.2f}]"
+            cells += [COLUMNS[time].shown(getattr(row, time)), f"{value:.2f}{interval}"]
         table.add_row(*map(Text, cells))
     console = terminal()
     console.print(table)

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from evaluation.latency import (
     measure_in_turns,
     measure_latency,
     peak_memory,
+    ratio_of_rounds,
 )
 from teachers.catalog import MODELS
 from teachers.sam import Sam, SamConfig
@@ -183,9 +185,23 @@ def test_models_take_turns_and_their_ratios_are_of_the_same_rounds(monkeypatch: 
     assert len(turns[0].encoder_ms) == len(turns[0].decoder_ms) == 9
     for own, ratio in zip(turns, (1.0, 0.5, 2.0), strict=True):
         encoder, decoder = own.ratios_to(turns[0])
+        assert encoder.low is not None and encoder.high is not None
         assert encoder.value == pytest.approx(ratio, rel=0.2) and encoder.low <= encoder.value <= encoder.high
         assert decoder.value == pytest.approx(ratio, rel=0.2)
     assert turns[0].ratios_to(turns[0]) == (LatencyRatio(1, 1, 1), LatencyRatio(1, 1, 1))
+
+
+def test_few_rounds_have_the_interval_that_few_rounds_can_have() -> None:
+    # Logarithms -0.1, 0 and 0.1: a standard error of 0.1 / 3 ** 0.5, a quantile of two degrees of freedom of 4.303.
+    three = ratio_of_rounds(np.exp([0.1, -0.1, 0.0]))
+    half = 4.30265 * 0.1 / 3**0.5
+    assert (three.value, three.low, three.high) == pytest.approx((1.0, np.exp(-half), np.exp(half)))
+    assert ratio_of_rounds(np.array([0.5])) == LatencyRatio(0.5, None, None)
+    random = np.random.default_rng(0)
+    for rounds, least in {2: 0.93, 3: 0.93, 5: 0.93, 8: 0.87, 20: 0.9}.items():
+        drawn = [ratio_of_rounds(np.exp(random.normal(0, 0.1, rounds)), 200) for _ in range(400)]
+        covered = sum(one.low <= 1 <= one.high for one in drawn if one.low is not None and one.high is not None)
+        assert covered / len(drawn) > least, f"{rounds} rounds"
 
 
 def test_a_batch_is_images_together_and_boxes_together() -> None:

@@ -120,8 +120,8 @@ def test_what_several_measures_say_together(verdicts: set[str], words: str) -> N
 
 
 def test_leaders_are_ahead_of_all_others_and_rulers_stand_beside(photographs: Photographs) -> None:
-    # Two seeds that differ by 0.2 points: 12.706 x 0.1 on either side. tinysam's images move its difference by 0.5 x -57
-    # and 1.5 x 19 points: 12.706 x 28.5.
+    # Two seeds that differ by 0.2 points: 12.706 x 0.1 on either side. tinysam's images move its difference by
+    # 0.5 x -57 and 1.5 x 19 points: 12.706 x 28.5.
     rulers = [
         "- Box mIoU against a filled ellipse's (0.5500) on validation, in points; above it: slimsam 0.5 +5.1 "
         "[+3.8, +6.4], the teacher +10.0 [+10.0, +10.0]; undecided: tinysam -4.9 [-367.0, +357.2]; below it: "
