@@ -191,10 +191,10 @@ def paper_index(paper: str) -> str:
     """
     table = ["| | claim | published orderings here | note | command, and its rows |", "|---|---|---|---|---|"]
     for line in (line for line in csv_lines(INDEX) if line["paper"] == paper):
-        rows = f"<br>`results/{line['rows']}/`" if line["rows"] else ""
-        command = f"`{line['command']}`" if line["command"] else ""
+        commands = [f"`{command}`" for command in line["command"].split("; ") if command]
+        folders = [f"`results/{folder}/`" for folder in line["rows"].split("; ") if folder]
         outcome = _outcome(line["preset"], line["group"])
-        cells = (line["item"], line["claim"], outcome, line["note"], command + rows)
+        cells = (line["item"], line["claim"], outcome, line["note"], "<br>".join([*commands, *folders]))
         table.append("| " + " | ".join(cells) + " |")
     return "\n".join(table)
 
