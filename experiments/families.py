@@ -1,15 +1,17 @@
 """What carries over from SAM to SAM 2: differences between methods of each family, with intervals, from rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
+from core.provenance import ROOT
 from core.result import ResultRow
-from evaluation.paired_seeds import ImageScores, SeedDifference, seed_difference
+from evaluation.paired_seeds import ImageScores, SeedDifference, are_paired, crossed_difference, seed_difference
 from experiments.paper_table import difference, interval_in_points
 from experiments.reporting.columns import POCKET, POCKET_2
 from experiments.reporting.text_tables import plain_table
-from experiments.result_file import read_scored
+from experiments.result_file import read_scored, scores_of
 
 Model = tuple[str, float | None]
 """Method and ratio."""
@@ -22,6 +24,7 @@ PAIRS: tuple[tuple[Model, Model], ...] = (
 MODELS: tuple[Model, ...] = (("slimsam", 0.5), ("slimsam", 0.77), ("mobilesam", None), ("tinysam", None))
 COLUMNS = ("miou", "miou_point")
 Rows = dict[tuple[str, Model], list[ResultRow]]
+TEACHERS = ROOT / "results" / "teacher"
 _NONE = "-"
 _PROMPTS = ("box", "one point")
 
@@ -44,15 +47,19 @@ def differences_table(rows: pd.DataFrame) -> str:
 
     def lost(model: Model, column: str) -> str:
         """Student less teacher on SAM 2, less the same on SAM, over the seeds that both have."""
-        by_seed = []
-        for teacher in (POCKET_2, POCKET):
-            of_teacher = getattr(teachers[teacher], column)
-            found = students.get((teacher, model), [])
-            by_seed.append({row.seed: getattr(row, column) - of_teacher for row in found})
-        shared = sorted(by_seed[0].keys() & by_seed[1].keys(), key=str)
+        of_families = [{row.seed: row for row in students.get((t, model), [])} for t in (POCKET_2, POCKET)]
+        shared = sorted(of_families[0].keys() & of_families[1].keys(), key=str)
         if len(shared) < 2:
             return _NONE
-        return _shown(seed_difference(*([values[seed] for seed in shared] for values in by_seed)))
+        levels, by_image = [], []
+        for teacher, of_seed in zip((teachers[POCKET_2], teachers[POCKET]), of_families, strict=True):
+            rows = [of_seed[seed] for seed in shared]
+            levels.append([getattr(row, column) - getattr(teacher, column) for row in rows])
+            by_image.append([_less(scores_of(row, scores), scores_of(teacher, scores), column) for row in rows])
+        if are_paired([*by_image[0], *by_image[1]], column):
+            first, second = ([one for one in side if one is not None] for side in by_image)
+            return _shown(crossed_difference(first, second, column))
+        return _shown(seed_difference(*levels))
 
     named = [*((_label(a), _label(b), a, b) for a, b in PAIRS)]
     named += [(f"{_label(model)}, W8A8", "float", (f"{model[0]}+ptq", model[1]), model) for model in MODELS]
@@ -71,6 +78,14 @@ def differences_table(rows: pd.DataFrame) -> str:
     )
 
 
+def _less(one: ImageScores | None, other: ImageScores | None, column: str) -> ImageScores | None:
+    """Image by image; None where they are not of the same instances, or not known."""
+    if one is None or other is None or not are_paired([one, other], column):
+        return None
+    gains = tuple(a - b for a, b in zip(one.iou[column], other.iou[column], strict=True))
+    return replace(one, iou={column: gains})
+
+
 def _label(model: Model) -> str:
     method, ratio = model
     return method if ratio is None else f"{method} {ratio:g}"
@@ -85,6 +100,8 @@ def _read(rows: pd.DataFrame) -> tuple[Rows, dict[str, ResultRow], dict[str, Ima
     students: Rows = {}
     teachers: dict[str, ResultRow] = {}
     read, scores = read_scored(sorted(set(rows["path"])))
+    # Runs may have kept no scores image by image of their teacher.
+    scores = read_scored(sorted(TEACHERS.glob("*.json")))[1] | scores
     for row in read:
         if row.method == "teacher":
             teachers[str(row.teacher)] = row

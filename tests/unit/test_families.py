@@ -59,6 +59,25 @@ def test_differences_and_what_is_lost(tmp_path: Path) -> None:
     assert cells(table, "mobilesam") == ["-", "-"]
 
 
+def test_what_is_lost_is_paired_image_by_image_where_files_have_the_teachers_scores(tmp_path: Path) -> None:
+    paths = list(rows(tmp_path, 0.02, of_image=False)["path"])
+    for path in paths:
+        content = json.loads(path.read_text())
+        teacher, student = content["rows"][-2:]
+        assert teacher["method"] == "teacher"
+        # Of two images, with one and three instances; what SAM 2's student loses is 3 points less in the first one.
+        spread = 0.01 if student["teacher"] == "sam2_pocket" else 0.0
+        for key, row, apart in (("by_image", student, spread), ("teacher", teacher, 0.0)):
+            of_image = {name: [row[name] + 3 * apart, row[name] - apart] for name in ("miou", "miou_point")}
+            content.setdefault("by_image_beside", {})[key] = {"image": [1, 2], "instances": [1, 3], **of_image}
+        content["by_image"] = content["by_image_beside"].pop("by_image")
+        path.write_text(json.dumps(content))
+    table = differences_table(pd.DataFrame({"path": paths}))
+    # Each seed gains 2 points; of the images 0.5 x 3 and 1.5 x -1 points are a standard error of 1.5: Student's 12.706.
+    for model in ("slimsam 0.5", "slimsam 0.77"):
+        assert cells(table, model) == ["+2.0 [-17.1, +21.1]"] * 2
+
+
 def test_nothing_is_said_where_sam_2_has_no_student() -> None:
     of_sam = [path for path in RESULTS.glob("*.json") if '"sam2_pocket"' not in path.read_text()]
     assert of_sam and differences_table(pd.DataFrame({"path": of_sam})) == ""
