@@ -15,7 +15,7 @@ from tests.unit.leaderboard_files import write_runs
 
 FOLDER = Path(__file__).with_name("reports")
 COMMITTED = (
-    "decoupled_vs_coupled/coupled-s0-b046e266",
+    "decoupled_vs_coupled/coupled-s0-2280cc79",
     "evaluations/sam_pocket-coco_box",
     "evaluations/sam_pocket-coco_detector_box",
     "mobilesam/mobilesam-s0-dab6f986",
