@@ -309,11 +309,12 @@ def _describe(module: Any, scheme: Scheme, biased: bool, after_gelu: bool) -> di
     weight_shape = by_channel if scheme.weights == "channel" else []
     given: dict[str, Any] | None = None
     if scheme.activation_bits <= 8:
-        kind = scheme.linear_activations if isinstance(module, nn.Linear) else "same"
-        given = _activation(scheme, kind=kind)
-        if after_gelu and scheme.twin:
+        linear = isinstance(module, nn.Linear)
+        given = _activation(scheme, kind=scheme.linear_activations if linear else "same")
+        # Of linear layers alone; a transposed convolution behind a GELU has the grid of convolutions.
+        if after_gelu and linear and scheme.twin:
             given = {"kind": "twin", "bits": scheme.activation_bits, "values": "gelu"}
-        elif after_gelu and scheme.gelu_grid == "hybrid" and isinstance(module, nn.Linear):
+        elif after_gelu and linear and scheme.gelu_grid == "hybrid":
             given = {"kind": "hybrid", "bits": scheme.activation_bits}
     output = None
     if scheme.convolution_outputs == "quantized" and scheme.activation_bits == 8 and own["kind"] == "convolution":

@@ -22,10 +22,11 @@ class Scheme:
         products: of attention: one scale for each ``head``, one for the ``tensor``, or ``float``.
         convolution_outputs: ``quantized``: with 8 bits a grid also stands behind each convolution (transposed ones
             aside), since runtimes compute it in integers only between two grids; or ``float``.
-        twin: the twin grids of TinySAM for softmax and for inputs that come from a GELU; no runtime knows them.
+        twin: the twin grids of TinySAM for softmax and for inputs of linear layers that come from a GELU; no runtime
+            knows them.
         softmax_grid: of what softmax gives: ``uniform``, or ``logarithmic`` (AGQ of PTQ4SAM); no runtime knows that.
-        gelu_grid: of inputs that come from a GELU: ``uniform``, or ``hybrid``: small values on a logarithmic grid (HLUQ
-            of AHCPTQ); no runtime knows that.
+        gelu_grid: of inputs of linear layers that come from a GELU: ``uniform``, or ``hybrid``: small values on a
+            logarithmic grid (HLUQ of AHCPTQ); no runtime knows that.
         channel_groups: so many grids for the inputs of q, k and v and of the first layer of each MLP, each for channels
             of similar ranges (CAG of AHCPTQ); 0 for one grid. No runtime knows that.
         decoder: whether the mask decoder is ``quantized`` or stays ``float``.

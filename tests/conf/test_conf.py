@@ -334,6 +334,7 @@ def test_the_reference_of_quantisation_has_a_scheme_for_each_kind_of_operator() 
     )
     assert method.twin and method.bias_correction and method.convolution_outputs == "float"
     assert (method.gradient, method.order, method.images) == ("fisher", "parallel", 8)
+    assert (method.candidates, method.rounds, method.weights_in_search) == (100, 3, "quantized")
     plan = make_plan(
         load_sam("sam_pocket"), Scheme(**{k.name: getattr(method, k.name) for k in dataclasses.fields(Scheme)})
     )
@@ -342,6 +343,11 @@ def test_the_reference_of_quantisation_has_a_scheme_for_each_kind_of_operator() 
     assert (qkv["weight"]["parts"], qkv["weight"]["shape"], qkv["input"]["symmetric"]) == (3, [480, 1], True)
     lin1, lin2 = (plan.layers[f"image_encoder.blocks.0.mlp.{name}"] for name in ("lin1", "lin2"))
     assert (lin1["weight"]["shape"], lin2["input"]["kind"]) == ([], "twin")
+    deconvolution = plan.layers["mask_decoder.output_upscaling.3"]
+    assert deconvolution["transposed"] and (deconvolution["input"]["kind"], deconvolution["input"]["symmetric"]) == (
+        "uniform",
+        False,
+    )
     products = plan.products["image_encoder.blocks.0.attn"]
     assert products["scores"]["left"]["symmetric"] and len(products["scores"]["left"]["shape"]) == 3
     assert products["mixing"]["left"] == {"kind": "twin", "bits": 8, "values": "softmax"}

@@ -175,6 +175,18 @@ def test_a_hybrid_grid_is_searched_and_better_than_a_uniform_one_behind_gelu() -
 GROUPS = Scheme(channel_groups=4, softmax_grid="logarithmic", gelu_grid="hybrid")
 
 
+@pytest.mark.parametrize("kind, scheme", [("twin", Scheme(twin=True)), ("hybrid", Scheme(gelu_grid="hybrid"))])
+def test_of_what_comes_from_a_gelu_linear_layers_alone_have_such_a_grid(kind: str, scheme: Scheme) -> None:
+    layers = make_plan(tiny_sam(), scheme).layers
+    found = {path for path, layer in layers.items() if layer["input"]["kind"] == kind}
+    assert found == {f"image_encoder.blocks.{i}.mlp.lin2" for i in range(3)}
+    # The mask decoder's second transposed convolution stands behind a GELU, too.
+    assert (
+        layers["mask_decoder.output_upscaling.3"]
+        == make_plan(tiny_sam(), Scheme()).layers["mask_decoder.output_upscaling.3"]
+    )
+
+
 def test_the_plan_puts_each_grid_where_its_paper_does() -> None:
     plan = make_plan(tiny_sam(), GROUPS)
     kinds = {path: layer["input"]["kind"] for path, layer in plan.layers.items()}
