@@ -16,8 +16,9 @@ class OptimizerConfig:
         betas: of Adam.
         weight_decay: on weights of two dimensions or more (``adam`` adds it to their gradients, ``adamw`` to the step),
             or of linear layers (``muon``); on nothing else.
-        schedule: ``constant``, ``cosine`` (to zero at the last step), ``step`` (by ``factor`` at each milestone) or
-            ``plateau`` (by ``factor``, when validation stops rising).
+        schedule: ``constant``, ``cosine`` (``(1 + cos(pi t / T)) / 2`` at step ``t`` of ``T``, from 0 on: it would be
+            zero one step after the last), ``step`` (by ``factor`` at each milestone) or ``plateau`` (by ``factor``,
+            when validation stops rising).
         milestones: shares of the steps after which ``step`` acts.
         warmup: steps of linear warm-up.
         clip: largest norm of the gradient; 0 for none.
@@ -67,6 +68,15 @@ class OptimizerConfig:
         ):
             if not sound:
                 raise ValueError(f"{name}={getattr(self, name)} must be {range_}")
+
+    def purposes(self) -> Mapping[str, tuple[str, ...]]:
+        """See :class:`compressors.setting_checks.MethodSettings`; a run names them by ``method.optimisation.``."""
+        plateau, step = self.schedule == "plateau", self.schedule == "step"
+        return {
+            "method.optimisation.schedule=plateau": () if plateau else ("patience",),
+            "method.optimisation.schedule=step or plateau": () if step or plateau else ("factor",),
+            "method.optimisation.schedule=step": () if step else ("milestones",),
+        }
 
     def lr_at(self, step: int, steps: int, plateau: float = 1.0) -> float:
         """Learning rate of a step in ``[0, steps)``; ``plateau`` is the factor that schedule has reached."""

@@ -61,17 +61,33 @@ class MethodSettings:
 
 
 def settings_without_effect(settings: MethodSettings) -> list[str]:
-    """A line for each purpose that the others rule out, of the settings for it that are not at their defaults."""
+    """A line for each purpose that the others rule out, of the settings for it that are not at their defaults.
+
+    Those of ``optimisation`` are among them, of methods that have it.
+    """
+    lines = _without_effect(settings, settings.purposes(), "method")
+    optimisation = getattr(settings, "optimisation", None)
+    if isinstance(optimisation, OptimizerConfig):
+        lines += _without_effect(optimisation, optimisation.purposes(), "method.optimisation")
+    return lines
+
+
+def _without_effect(settings: object, purposes: Mapping[str, tuple[str, ...]], key: str) -> list[str]:
     lines = []
     defaults: dict[str, object] = {}
     if is_dataclass(settings):
         defaults = {part.name: part.default for part in fields(settings)}
-    for purpose, names in settings.purposes().items():
+    for purpose, names in purposes.items():
         given = {name: value for name in names if (value := getattr(settings, name)) != defaults[name]}
         if given:
-            listed = ", ".join(f"method.{name}={value}" for name, value in given.items())
+            listed = ", ".join(f"{key}.{name}={_as_typed(value)}" for name, value in given.items())
             lines.append(f"{listed}: for {purpose} alone, without effect here")
     return lines
+
+
+def _as_typed(value: object) -> object:
+    """A value as it is typed: lists in brackets, without blanks."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else value
 
 
 def check_at_least(settings: object, **least: int) -> None:

@@ -111,15 +111,25 @@ class SlimSamSettings(MethodSettings):
         if self.optimisation.schedule == "plateau" and not self.validations:
             raise InputError("method.optimisation.schedule=plateau goes by validation; give method.validations=20")
 
+    @property
+    def aligns(self) -> bool:
+        """Whether intermediate features are aligned in any step."""
+        weights = (self.bottleneck_weights, self.embedding_weights)[: 1 if self.until == "step_1" else 2]
+        return self.alternate and any(kind != "none" for kind in weights)
+
     def purposes(self) -> Mapping[str, tuple[str, ...]]:
         """See :class:`compressors.setting_checks.MethodSettings`."""
         of_both_steps = ("bottleneck_weights", "embedding_weights", "aligned_epochs", "align_global_qkv")
+        # Step 1 cuts the embedding, of which there is one width, and no head.
+        of_step_2 = ("embedding_weights", "scope", "normalisation", "softmax")
         idle = {
-            "method.scope=global": () if self.scope == "global" else ("normalisation",),
+            "method.scope=global": ("normalisation",) if self.scope == "local" and self.until == "step_2" else (),
             "method.importance=disturbed_taylor": () if self.importance == "disturbed_taylor" else ("noise",),
             "importances that look at images": ("importance_images",) if self.importance in BLIND else (),
             "method.alternate=true": () if self.alternate else of_both_steps,
-            "method.until=step_2": () if self.until == "step_2" else ("embedding_weights",),
+            "method.until=step_2": () if self.until == "step_2" else of_step_2,
+            "features of step 1": ("align_global_qkv",) if self.alternate and self.bottleneck_weights == "none" else (),
+            "features that are aligned": ("aligned_epochs",) if self.alternate and not self.aligns else (),
             "method.validations above 0": () if self.validations else ("keep_best",),
         }
         plateau = self.optimisation.schedule == "plateau" and self.alternate
@@ -220,7 +230,7 @@ class TinySamSettings(MethodSettings):
     """Of :class:`compressors.tinysam.TinySam`.
 
     Attributes:
-        student: the image encoder to be distilled, from random weights.
+        student: the image encoder to be distilled, without ``init``.
         init: a model to begin with instead (a file of any layout, or a released model's name), decoder included.
         embedding, token, output: weights of the three distances to the teacher; the paper does not give them.
         annotations: weight of the losses against annotated masks.
@@ -271,7 +281,12 @@ class TinySamSettings(MethodSettings):
 
     def purposes(self) -> Mapping[str, tuple[str, ...]]:
         """See :class:`compressors.setting_checks.MethodSettings`."""
+        of_masks = bool(self.token or self.output or self.annotations)
+        ious = self.annotations or (self.output and self.hard_masks)
         return {
-            "points": ("hard_prompts",) if self.boxes == "alone" else (),
-            "method.hard_masks=true": () if self.hard_masks else ("epsilon",),
+            "points": ("hard_prompts",) if self.boxes == "alone" and of_masks else (),
+            "method.output above 0": () if self.output else ("hard_masks", "epsilon"),
+            "method.hard_masks=true": ("epsilon",) if self.output and not self.hard_masks else (),
+            "IoUs, of method.hard_masks and method.annotations,": ("tiny_masks",) if not ious else (),
+            "method.token, output or annotations above 0": () if of_masks else ("hard_prompts", "boxes"),
         }

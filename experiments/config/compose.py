@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core.errors import InputError
 from core.plain_file import home_path
 from experiments.config.files import CONF, FOLLOWING, group_choices, group_file, nearest, owner_of
-from experiments.config.groups import DATA, EvaluationConfig, ProposalsConfig
+from experiments.config.groups import DATA, EvaluationConfig, ProposalsConfig, StudentConfig
 from experiments.config.schema import CACHES, FORMATS, RENAMED, TABLE_FORMATS, EverythingConfig, RunConfig, TableConfig
 from experiments.config.targets import build, settings_class
 from experiments.config.words import quoted
@@ -253,7 +253,7 @@ def _check_ratio(cfg: DictConfig) -> None:
 
 
 def check_student(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """A student is chosen only where the method takes one.
+    """A student is chosen only where the method takes one, by words or by a preset or variant.
 
     Args:
         overrides: what was typed.
@@ -267,7 +267,12 @@ def check_student(cfg: DictConfig, overrides: Iterable[str]) -> None:
     if chosen is not None and "student" not in cfg.method:
         name = str(cfg.method._target_).rpartition(".")[2]
         raise InputError(f"{chosen}: {name} takes no student; leave it out, or give method=mobilesam")
-    if chosen is not None and cfg.method.get("init") is not None:
+    if cfg.method.get("init") is None or "student" not in cfg.method or cfg.get("teacher") is None:
+        return
+    usual = OmegaConf.structured(StudentConfig("tiny_vit", cfg.teacher.student))
+    changed = [f"student.{key}={cfg.student[key]}" for key in usual if cfg.student[key] != usual[key]]
+    if chosen is not None or changed:
+        chosen = chosen or ", ".join(changed)
         raise InputError(f"{chosen}: the student is that of method.init={cfg.method.init}; give one of the two")
 
 

@@ -1,5 +1,6 @@
 """Settings that change nothing beside the others are said, so that a sweep over them is no surprise."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,18 @@ import pytest
 from compressors.method import Compressor
 from compressors.mobilesam import MobileSam
 from compressors.ptq import Ptq
+from compressors.scratch import Scratch
 from compressors.setting_checks import settings_without_effect
 from compressors.settings import OptimizerConfig
 from compressors.slimsam import SlimSam
 from compressors.tinysam import TinySam
 from experiments.cli.command_line import main
+
+OF_OTHERS: list[Callable[[OptimizerConfig], Compressor]] = [
+    lambda o: Scratch(0.5, optimisation=o),
+    lambda o: MobileSam(optimisation=o),
+    lambda o: TinySam(optimisation=o),
+]
 
 
 @pytest.mark.parametrize(
@@ -25,11 +33,30 @@ from experiments.cli.command_line import main
             "method.bottleneck_weights=none, method.aligned_epochs=3: for method.alternate=true",
         ),
         (SlimSam(0.5, until="step_1", embedding_weights="none"), "method.embedding_weights=none: for method.until="),
+        (
+            SlimSam(0.5, until="step_1", scope="global", normalisation="max", softmax="rescale"),
+            "method.scope=global, method.normalisation=max, method.softmax=rescale: for method.until=step_2",
+        ),
+        (SlimSam(0.5, until="step_1", normalisation="max"), "method.normalisation=max: for method.until=step_2"),
+        (
+            SlimSam(0.5, bottleneck_weights="none", align_global_qkv=False),
+            "method.align_global_qkv=False: for features",
+        ),
+        (
+            SlimSam(0.5, bottleneck_weights="none", embedding_weights="none", aligned_epochs=3),
+            "method.aligned_epochs=3: for features that are aligned",
+        ),
         (SlimSam(0.5, keep_best=False), "method.keep_best=False: for method.validations above 0"),
         (SlimSam(0.5, patience_step_1=3), "method.patience_step_1=3: for two steps by method.optimisation.schedule="),
         (MobileSam(prompts=9), "method.prompts=9: for masks as the target"),
         (MobileSam(decoder_lr=1e-3), "method.decoder_lr=0.001: for method.decoder_steps above 0"),
         (TinySam(hard_masks=False, epsilon=0.1), "method.epsilon=0.1: for method.hard_masks=true"),
+        (TinySam(output=0, epsilon=1e-3), "method.epsilon=0.001: for method.output above 0"),
+        (TinySam(output=0, annotations=0, tiny_masks="none"), "method.tiny_masks=none: for IoUs, of method.hard_masks"),
+        (
+            TinySam(token=0, output=0, annotations=0, boxes="alone"),
+            "method.boxes=alone: for method.token, output or annotations above 0",
+        ),
         (TinySam(boxes="alone", hard_prompts=False), "method.hard_prompts=False: for points"),
         (Ptq(metric="minmax", rounds=1), "method.rounds=1: for a search, which method.metric=minmax does not make,"),
         (Ptq(metric="mse", gradient="perturbed"), "method.gradient=perturbed: for method.metric=hessian"),
@@ -42,11 +69,38 @@ def test_what_changes_nothing_is_said(method: Compressor, line: str) -> None:
     assert said.startswith(line) and said.endswith(" alone, without effect here")
 
 
+@pytest.mark.parametrize("make", [lambda o: SlimSam(0.5, validations=2, optimisation=o), *OF_OTHERS])
+@pytest.mark.parametrize(
+    "optimisation, lines",
+    [
+        (
+            OptimizerConfig(schedule="cosine", patience=9, factor=0.1, milestones=(0.1, 0.2)),
+            [
+                "method.optimisation.patience=9: for method.optimisation.schedule=plateau",
+                "method.optimisation.factor=0.1: for method.optimisation.schedule=step or plateau",
+                "method.optimisation.milestones=[0.1,0.2]: for method.optimisation.schedule=step",
+            ],
+        ),
+        (OptimizerConfig(schedule="step", factor=0.1, milestones=(0.1,), warmup=5, betas=(0.8, 0.9)), []),
+    ],
+)
+def test_what_a_schedule_has_no_use_for_is_said_of_every_method(
+    make: Callable[[OptimizerConfig], Compressor], optimisation: OptimizerConfig, lines: list[str]
+) -> None:
+    assert settings_without_effect(make(optimisation)) == [f"{line} alone, without effect here" for line in lines]
+
+
+def test_a_plateau_has_its_patience_and_factor() -> None:
+    optimisation = OptimizerConfig(schedule="plateau", patience=9, factor=0.1)
+    assert settings_without_effect(SlimSam(0.5, validations=2, optimisation=optimisation)) == []
+
+
 @pytest.mark.parametrize(
     "method",
     [
         SlimSam(0.5),
-        SlimSam(0.5, scope="global", normalisation="max"),
+        SlimSam(0.5, scope="global", normalisation="max", softmax="rescale"),
+        SlimSam(0.5, until="step_1", embedding="tied", rel_pos="reset", align_global_qkv=False, aligned_epochs=3),
         SlimSam(0.5, noise=0.1, importance_images=8, aligned_epochs=3, embedding_weights="none"),
         SlimSam(
             0.5, validations=2, keep_best=False, patience_step_1=3, optimisation=OptimizerConfig(schedule="plateau")
@@ -55,6 +109,7 @@ def test_what_changes_nothing_is_said(method: Compressor, line: str) -> None:
         MobileSam(prompts=9, distillation="coupled"),
         MobileSam(prompts=9, decoder_steps=5, decoder_lr=1e-3),
         TinySam(epsilon=0.1, hard_prompts=False),
+        TinySam(output=0, tiny_masks="none", token=0, prompts=8),
         Ptq(rounds=1, gradient="perturbed"),
         Ptq(metric="mse", reconstruct="blocks", drop=0.1, lr=0.1),
         Ptq(metric="mse", weight_bits=4, budget=0.5, budget_of="bytes"),

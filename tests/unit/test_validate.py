@@ -34,6 +34,14 @@ REFUSED = [
     ("method=slimsam ratio=0.5 teacher=sam_vitb", ["teacher=sam_vitb is unknown", "sam_vit_b"]),
     ("ratio=0.5 data=imagenet", ["data=imagenet is unknown", "coco"]),
     ("method=ptq method.init=gone.safetensors", ["method.init=gone.safetensors is neither a file nor a model"]),
+    (
+        "method=tinysam method.init=sam_pocket student=tiny_vit_5m",
+        ["student=tiny_vit_5m: the student is that of method.init=sam_pocket; give one of the two"],
+    ),
+    (
+        "variant=student_resnet method=tinysam method.init=sam_pocket",
+        ["student.kind=timm, student.name=resnet10t: the student is that of method.init=sam_pocket"],
+    ),
     ("ratio=0.5 method.stpes=5", ["method.stpes is no setting", "did you mean method.steps?"]),
     ("ratio=0.5 method.steps=many", ["method.steps=many", "a whole number"]),
     ("ratio=0.5 method.steps=0", ["method.steps=0", "at least 1"]),
