@@ -26,6 +26,7 @@ from compressors.prune.surgery import check_cut, prune
 from compressors.settings import BLIND, OptimizerConfig, SlimSamSettings
 from core import distributed
 from core.errors import InputError
+from core.progress import say
 from core.seeding import seed_for
 from data.batches import ImageBatches
 from data.exclusions import first_readable
@@ -74,6 +75,7 @@ class SlimSam(SlimSamSettings, Compressor):
         steps = self.steps
         epoch = Fraction(len(data), self.batch * self.optimisation.accumulate)
         aligned = Aligned.during(steps, self.aligned_epochs, epoch)
+        self._say_if_aligned_to_the_end(aligned, len(data))
 
         def cut(encoder: Any, *parts: str) -> Any:
             return self._cut(teacher, encoder, parts, batches, context)
@@ -112,6 +114,15 @@ class SlimSam(SlimSamSettings, Compressor):
             )
             stages = (first, distil(student, "embedding_aligning", aligning, steps))
         return self._made(teacher, student, stages, data)
+
+    def _say_if_aligned_to_the_end(self, aligned: Aligned, images: int) -> None:
+        """One line where no step is left to the image embedding alone (the paper: all from the 11th epoch on)."""
+        if self.aligned_epochs and self.aligns and aligned.steps >= self.steps:
+            say(
+                f"features are aligned to the end of method.steps={self.steps}: method.aligned_epochs="
+                f"{self.aligned_epochs} epochs of {images} images last {aligned.steps:.0f} steps; for the published "
+                "loss give fewer images (data.count=10000), more steps or fewer epochs"
+            )
 
     def _made(self, teacher: Sam, encoder: Any, stages: tuple[Progress, ...], data: ImageData) -> Compressed:
         after = "" if self.until == "step_2" else "-step1"

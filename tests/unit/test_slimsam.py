@@ -87,6 +87,26 @@ def test_the_same_run_twice_is_bit_identical_whatever_was_drawn_before(
     assert weights_sha256(compress(METHODS[name], tmp_path / "b", seed=1).student) != undisturbed[name][0]
 
 
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        # Five images, two a step: two and a half steps an epoch.
+        ({"aligned_epochs": 2}, "method.steps=4: method.aligned_epochs=2 epochs of 5 images last 5 steps; for the"),
+        ({"aligned_epochs": 1}, None),
+        ({"aligned_epochs": 0}, None),
+        ({"aligned_epochs": 2, "bottleneck_weights": "none", "embedding_weights": "none"}, None),
+        ({"aligned_epochs": 2, "alternate": False}, None),
+    ],
+)
+def test_a_step_that_ends_while_features_are_aligned_is_said(
+    tmp_path: Path, changes: dict[str, object], line: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compress(replace(SLIM, importance="magnitude", **changes), tmp_path)  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert said.count("features are aligned to the end of") == (line is not None)
+    assert line is None or (line in said and "data.count=10000" in said)
+
+
 @pytest.mark.parametrize("kept_bytes", [0, 1000, -1])
 def test_a_damaged_cut_is_made_anew(tmp_path: Path, kept_bytes: int) -> None:
     method = replace(SLIM, importance="magnitude", steps=1)
