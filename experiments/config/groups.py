@@ -52,7 +52,9 @@ class RecipeConfig:
         aligned_epochs: for how many epochs SlimSAM aligns features; 0 for half of the steps.
         feature_padding: SlimSAM's ``method.padding``: whether distances leave out zero padding: ``ignore`` does in all,
             ``count`` in none, ``embedding`` in those of embeddings alone.
-        scratch_lr, scratch_optimizer: as ``lr`` and ``optimizer``, for students that begin from random weights.
+        scratch_lr, scratch_optimizer: as ``lr`` and ``optimizer``, of methods that take a student of another
+            architecture (MobileSAM, TinySAM), whatever it begins with: random weights, ImageNet's, or
+            ``method.init``.
         prompts: masks an image, of methods that train on masks.
     """
 

@@ -360,7 +360,7 @@ def test_hydra_leaves_no_folders() -> None:
     assert cfg.hydra.job_logging.root is None
 
 
-def test_students_of_another_architecture_take_the_recipe_for_random_weights() -> None:
+def test_students_of_another_architecture_have_a_recipe_of_their_own() -> None:
     words = ("teacher.recipe.scratch_optimizer=adamw", "teacher.recipe.scratch_lr=0.5", "teacher.recipe.lr=0.25")
     for name in ("mobilesam", "tinysam", "scratch", "slimsam"):
         ratio = ["ratio=0.5"] if name in ("slimsam", "scratch") else []
