@@ -35,6 +35,8 @@ NOT_HERE = {
     "git": "changes the repository",
     "export": "sets a variable",
     "source": "is the shell's",
+    ".": "is the shell's",
+    "jupyter": "serves until it is stopped; tests/unit/test_docs.py runs the notebook",
     "eval": "is the shell's",
 }
 """Programs that are not run, and why."""

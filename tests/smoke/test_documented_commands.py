@@ -20,7 +20,7 @@ ALL = documented()
 PRODUCED = {word.partition("=")[2]: c for c in reversed(ALL) for word in c.words if re.match(r"out=[^A-Z]+$", word)}
 """Which command writes what later ones read."""
 NOT_RUN = {
-    r"^experiment=(?!smoke|everything_pocket)": "its jobs are methods that other commands run with small numbers",
+    r"^experiment=(?!smoke|everything_p)": "its jobs are methods that other commands run with small numbers",
     r"^--config-dir": "tests/smoke/test_own_method.py runs it",
     r"^engine\.device=cuda": "needs a GPU",
     r"^hydra/launcher=": "starts processes or Slurm jobs; tests/smoke/test_sweeps.py does",
@@ -42,7 +42,7 @@ SLOW = (
     r" compare EVAL",
     r" latency checkpoint=sam_(vit_b|pocket,runs/RUN/)",
     r"student=timm",
-    r"ratio=0.5 data=coco",
+    r"teacher=sam_photo data=coco",
 )
 """Commands that take long even with small numbers."""
 
