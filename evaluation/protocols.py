@@ -165,6 +165,10 @@ _ALL = (
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 """All protocols by name."""
+BOX_AND_POINT = "box_point@1"
+"""What runs are scored by, and evaluations that name no protocol: two of these in one row."""
+BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
+"""What it stands for: boxes take the single mask, points the best predicted of three."""
 
 
 def protocol_named(name: str) -> ScoringProtocol:
@@ -174,6 +178,11 @@ def protocol_named(name: str) -> ScoringProtocol:
         InputError: there is none of this name.
     """
     found = [known for known in PROTOCOLS if name in (known, known.partition("@")[0])]
+    if not found and name in (BOX_AND_POINT, BOX_AND_POINT.partition("@")[0]):
+        pair = " and ".join(protocol.name for protocol in BOX_POINT)
+        raise InputError(
+            f"protocol {name} is {pair}, in one row: leave protocols empty ([]) for it, or name the two for a row each"
+        )
     if not found:
         raise InputError(f"protocol {name} is unknown; choose of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[found[-1]]

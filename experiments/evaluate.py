@@ -31,7 +31,7 @@ from evaluation.average_precision.prepared import GroundTruth
 from evaluation.latency import PRECISIONS, device_name
 from evaluation.metrics import bootstrap_interval, grouped_mean_iou, mean_iou
 from evaluation.paired_seeds import ImageScores
-from evaluation.protocols import ScoringProtocol, protocol_named
+from evaluation.protocols import BOX_POINT, ScoringProtocol, protocol_named
 from evaluation.records import (
     InstanceRecord,
     PartialRecords,
@@ -53,7 +53,6 @@ from experiments.runs.folder import lock_run_dir, remove_taken_over
 from experiments.runs.identity import model_sha256, resolved
 from experiments.runs.segmenters import ChosenSegmenter, chosen_segmenter, segmenters_device
 from experiments.scoring import (
-    BOX_POINT,
     IOUS,
     RULES,
     EvaluationSet,

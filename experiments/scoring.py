@@ -23,7 +23,7 @@ from evaluation.baselines import score_baselines
 from evaluation.latency import PRECISIONS
 from evaluation.metrics import bootstrap_interval, mean_iou
 from evaluation.paired_seeds import ImageScores
-from evaluation.protocols import PROTOCOLS, ScoringProtocol
+from evaluation.protocols import BOX_POINT, PROTOCOLS, ScoringProtocol
 from evaluation.records import InstanceRecord, PartialRecords, keep_parts
 from evaluation.scorer import Scorer
 from experiments.config.groups import ShapesData
@@ -88,8 +88,6 @@ def _left_out(data: ImageData) -> str:
 
 
 VALIDATION_IMAGES = 50
-BOX_POINT = (PROTOCOLS["box_single@1"], PROTOCOLS["point_best_of_3@1"])
-"""What ``box_point@1`` stands for: boxes take the single mask, points the best predicted of three."""
 IOUS = ("miou", "miou_point")
 """The columns of their mIoUs."""
 RULES = ("crowd", "least_area")

@@ -139,12 +139,20 @@ def _named(command: str, words: Sequence[str]) -> list[str]:
         key, sign, value = word.partition("=")
         if sign and key in others:
             word = f"{others[key]}={value}"
+        elif sign and (below := [name for name in others if _parent(name) == _parent(key) in text_settings(command)]):
+            # Hydra would take a mapping for the text that the setting above it is.
+            raise InputError(f"{key} is no setting; {nearest(key, below)}")
         elif command in WORDS and _is_bare(command, word):
             if not open_names:
                 raise InputError(f"{word!r} is one word too many; {command} takes {' and '.join(WORDS[command])}")
             word = f"{open_names.pop(0)}={word}"
         named.append(word)
     return named
+
+
+def _parent(key: str) -> str:
+    """What stands before the last dot of a setting; nothing where there is none."""
+    return key.rpartition(".")[0]
 
 
 def _is_bare(command: str, word: str) -> bool:
@@ -190,7 +198,8 @@ def _compose_and_call(
         try:
             outcomes = _outcomes(job, options, given, folder)
         except (HydraException, OmegaConfBaseException, ValueError, OverflowError) as error:
-            raise as_input_error(error, given, known_settings(command, given, folder)) from error
+            known = known_settings(command, given, folder)
+            raise as_input_error(error, given, known, OTHER_NAMES.get(command, {})) from error
     if len(outcomes) > 1 and outcomes[0].format == "table" and _speaks():
         from experiments.everything.strategies import print_sweep
         from experiments.paper_table import print_paper_table

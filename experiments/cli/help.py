@@ -9,8 +9,16 @@ from itertools import groupby
 from pathlib import Path
 
 from core.errors import InputError
-from evaluation.protocols import PROTOCOLS, ScoringProtocol
-from experiments.cli.setting_lines import CHOICES, SettingLine, choice_settings, command_settings, method_settings
+from evaluation.protocols import BOX_AND_POINT, PROTOCOLS, ScoringProtocol
+from experiments.cli.setting_lines import (
+    CHOICES,
+    SCORED,
+    SettingLine,
+    choice_settings,
+    command_settings,
+    method_settings,
+    scored_settings,
+)
 from experiments.config.files import (
     CONF,
     LAUNCHERS,
@@ -76,8 +84,8 @@ _SETTINGS = (
 _EXAMPLES = (
     "method=slimsam ratio=0.77",
     "-m method=slimsam,scratch ratio=0.5,0.77 seed=0,1",
-    "evaluate checkpoint=sam_pocket evaluation=coco data.root=FOLDER",
-    "predict checkpoint=sam_pocket image=photo.jpg 'box=[120,90,560,470]'",
+    "evaluate checkpoint=sam_photo evaluation=coco data.root=FOLDER",
+    "predict checkpoint=sam_photo image=photo.jpg 'box=[120,90,560,470]'",
 )
 _PROMPTS = {
     "box": "annotated box",
@@ -97,20 +105,24 @@ _TRUTHS = {"frame": "truth in the model's frame", "reference": "another model's 
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-    """Whether help is among the arguments."""
-    return any(argument in _HELP for argument in argv)
+    """Whether help is among the arguments, or nothing is."""
+    return not argv or any(argument in _HELP for argument in argv)
 
 
 def show_help(argv: Sequence[str]) -> int:
     """Print the overview, or the help of the command that is named; returns the exit status.
 
-    2, with one line on standard error, for a command or method that does not exist.
+    2, with one line on standard error, for a command or method that does not exist, and where nothing was typed: a
+    script whose arguments came out empty has not done what it was for.
     """
     arguments = [argument for argument in argv if argument not in _HELP]
     try:
         print(help_for(arguments) if arguments else help_text())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not argv:
+        print("error: nothing is given; begin with method=slimsam ratio=0.77, or COMMAND --help", file=sys.stderr)
         return 2
     return 0
 
@@ -131,8 +143,7 @@ def help_text() -> str:
         f"a file or folder, recognised by what is in it; a teacher's name; or a released model: {', '.join(RELEASED)}"
     )
     parts += [
-        "protocols: 'evaluation.protocols=[NAME,...]' (evaluate)\n"
-        + single_lines(protocol_lines(PROTOCOLS.values()), 31),
+        "protocols: 'evaluation.protocols=[NAME,...]' (evaluate)\n" + single_lines(_protocols(), 31),
         "launchers, of -m: hydra/launcher=NAME\n" + single_lines(LAUNCHERS.items()),
         "prepared experiments: experiment=NAME\n"
         + single_lines((name, line.partition(";")[0]) for name, line in choices("experiment").items()),
@@ -166,7 +177,7 @@ def help_for(arguments: Sequence[str]) -> str:
     if command in _WITH_MODEL:
         parts.append("checkpoint=... also takes the name of a teacher, or of a released model\n" + listed(RELEASED))
     if command == "evaluate":
-        parts.append("protocols\n" + columns(protocol_lines(PROTOCOLS.values()), 31))
+        parts.append("protocols\n" + columns(_protocols(), 31))
     if command == "run":
         parts.append("launchers, of -m: hydra/launcher=NAME\n" + single_lines(LAUNCHERS.items()))
     parts += [paragraph(_DEFAULTS)] if any("<" in (setting.default or "") for setting in settings) else []
@@ -226,6 +237,9 @@ def _groups(command: str, settings: Sequence[SettingLine]) -> list[str]:
         for name in found if setting.group in CHOICES else ():
             if settings_of_choice := choice_settings(setting.group, name):
                 parts.append(block(f"settings of {setting.group}={name}", settings_of_choice))
+    keys = [setting.key for setting in settings]
+    if SCORED in keys and "data" not in keys:
+        parts += [block(f"settings of {SCORED}, of {name}", lines) for name, lines in scored_settings().items()]
     return parts
 
 
@@ -248,6 +262,12 @@ def _method_file(name: str, roots: Sequence[Path]) -> Path:
         if path.stem == name:
             return path
     raise InputError(f"method={name} does not exist; {nearest(name, [path.stem for path in found])}")
+
+
+def _protocols() -> list[tuple[str, str]]:
+    """The protocol of runs, then those that an evaluation may name."""
+    line = "box, single mask, and one point, best of three; when evaluation.protocols is empty"
+    return [(BOX_AND_POINT, line), *protocol_lines(PROTOCOLS.values())]
 
 
 def protocol_lines(protocols: Iterable[ScoringProtocol]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,7 +17,10 @@ from experiments.tracking.settings import LOGGERS
 
 CHOICES: dict[str, dict[str, type[Any]]] = {"data": dict(DATA), "logger": LOGGERS}
 """Groups whose choices have classes of their own."""
-_SELECT = re.compile(r"\$\{oc\.select:(\w+),(\w+)\}")
+SCORED = "evaluation.data"
+"""Below it stand the settings of the data set that is scored."""
+_SCORED_LINE = "settings of the data set that is scored"
+_SELECT = re.compile(r"\$\{oc\.select:([\w.]+),(\w+)\}")
 """Another setting's value, and what stands instead where there is no such setting."""
 
 
@@ -45,7 +48,7 @@ def command_settings(command: str) -> tuple[SettingLine, ...]:
     """Every setting of a command: its own first, then groups, then what stands in each group that has one type.
 
     Those of ``method`` and ``then``, ``data`` and ``logger`` depend on the choice: :func:`method_settings`,
-    :func:`choice_settings`.
+    :func:`choice_settings`; so do those of ``evaluation.data``: :func:`scored_settings`.
     """
     schema, chosen = COMMANDS[command], chosen_groups(command)
     typed = {name: typed for typed, name in OTHER_NAMES.get(command, {}).items()}
@@ -64,6 +67,7 @@ def command_settings(command: str) -> tuple[SettingLine, ...]:
         if kind is not None:
             inner = _with_fallbacks(read_settings(CONF / part.name / f"{chosen.get(part.name)}.yaml"), schema)
             nested += list(_below(kind, part.name, inner))
+    nested = _with_scored(nested, typed, with_data="data" in chosen)
     for group in ("variant", "experiment"):
         if group in chosen:
             groups.append(SettingLine(group, "", chosen[group], f"one of conf/{group}; see below", group))
@@ -90,6 +94,13 @@ def choice_settings(group: str, choice: str) -> tuple[SettingLine, ...]:
     """
     values = read_settings(CONF / group / f"{choice}.yaml")
     return tuple(_below(CHOICES[group][choice], group, values))
+
+
+@cache
+def scored_settings() -> dict[str, tuple[SettingLine, ...]]:
+    """Every setting of the data set that is scored, by data set, with the values of the evaluation of its name."""
+    given = {name: read_settings(CONF / "evaluation" / f"{name}.yaml").get("data", {}) for name in DATA}
+    return {name: tuple(_below(schema, SCORED, given[name])) for name, schema in DATA.items()}
 
 
 def attribute_lines(documented: type[Any]) -> dict[str, str]:
@@ -125,6 +136,25 @@ def _with_fallbacks(values: dict[str, Any], schema: type[Any]) -> dict[str, Any]
     return {key: _SELECT.sub(chosen, value) if isinstance(value, str) else value for key, value in values.items()}
 
 
+def _with_scored(lines: list[SettingLine], typed: dict[str, str], with_data: bool) -> list[SettingLine]:
+    """Settings with the shorter names that those of :data:`SCORED` have, which stand with the command's ``data``.
+
+    Args:
+        typed: the other names of settings.
+        with_data: whether the settings of each data set are shown for ``data`` already.
+    """
+    found = [
+        line if with_data or line.key != SCORED else replace(line, line=f"{_SCORED_LINE}, listed below")
+        for line in lines
+    ]
+    for name, short in typed.items():
+        if name.startswith(f"{SCORED}."):
+            part = f"part of the data set that is scored: validation, train or (sa1b) all; short for {name}"
+            place = max(number for number, line in enumerate(found) if line.key.startswith("data.")) + 1
+            found.insert(place, SettingLine(short, "str", f"<{name}>", part))
+    return found
+
+
 def _below(schema: type[Any], prefix: str, values: dict[str, Any]) -> Iterator[SettingLine]:
     """The settings of a class, those of classes inside it included.
 
@@ -138,8 +168,7 @@ def _below(schema: type[Any], prefix: str, values: dict[str, Any]) -> Iterator[S
         if part.name == "_target_":
             continue
         if part.name == "data":
-            line = "settings of the data set that is scored, as those of data="
-            yield SettingLine(key, "", None, line, "data")
+            yield SettingLine(key, "", None, f"{_SCORED_LINE}, as those of data=", "data")
         elif kind is not None and group_choices(part.name):
             yield SettingLine(key, "", None, lines.get(part.name, f"the group {part.name}"), part.name)
         elif kind is not None:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import InputError
 from core.plain_file import home_path
-from experiments.config.files import CONF, FOLLOWING, group_choices, group_file, nearest, owner_of
+from experiments.config.files import CONF, FOLLOWING, chosen_groups, group_choices, group_file, nearest, owner_of
 from experiments.config.groups import DATA, EvaluationConfig, ProposalsConfig, StudentConfig
 from experiments.config.schema import CACHES, FORMATS, RENAMED, TABLE_FORMATS, EverythingConfig, RunConfig, TableConfig
 from experiments.config.targets import build, settings_class
@@ -76,12 +76,20 @@ def compose(command: str, words: Sequence[str], folder: Path | None = None) -> D
         folder: of ``--config-dir``.
 
     Raises:
-        InputError: see :func:`check_hydra_settings`.
+        InputError: see :func:`check_hydra_settings`; or a setting stands below a group of which nothing is chosen.
         HydraException: the settings do not compose.
     """
     if given := next((word for word in words if word.lstrip("+~").startswith("hydra.searchpath")), None):
         raise InputError(f"{given}: further settings are given by --config-dir FOLDER")
-    settings = hydra.compose(f"{command}_command", [search_path(folder), *words], return_hydra_config=True)
+    try:
+        settings = hydra.compose(f"{command}_command", [search_path(folder), *words], return_hydra_config=True)
+    except AssertionError:
+        # OmegaConf's, of a setting below a group of which nothing is chosen.
+        unset = (word for word in words if chosen_groups(command).get(word.lstrip("+~").partition(".")[0]) == "null")
+        if (word := next(unset, None)) is None:
+            raise
+        group = word.lstrip("+~").partition(".")[0]
+        raise InputError(f"{word}: nothing is chosen for {group}; give {group}=NAME too (see --help)") from None
     check_hydra_settings(settings)
     return settings
 

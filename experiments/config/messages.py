@@ -15,12 +15,15 @@ from experiments.config.files import LAUNCHERS, group_choices, nearest
 from experiments.config.schema import RENAMED
 
 
-def as_input_error(error: Exception, overrides: Sequence[str], known: DictConfig | None) -> InputError:
+def as_input_error(
+    error: Exception, overrides: Sequence[str], known: DictConfig | None, others: Iterable[str] = ()
+) -> InputError:
     """The error of a composition as an :class:`InputError`.
 
     Args:
         overrides: what was typed.
         known: the configuration without the overrides, to find what was meant.
+        others: further names that settings of the command are typed by.
     """
     if isinstance(error, OverrideParseException):
         return InputError(f"{error.override!r} cannot be read; give key=value, with a value such as 0.5, true or [1,2]")
@@ -36,13 +39,13 @@ def as_input_error(error: Exception, overrides: Sequence[str], known: DictConfig
     for part in chain:
         text = _line(part)
         if not of_type and (match := re.search(r"Could not override '([^']+)'", text)):
-            return unknown(match[1], known)
+            return unknown(match[1], known, others)
     for part in chain:
         if isinstance(part, ValidationError) and part.full_key:
             return InputError(f"{_typed(part.full_key, overrides)}: {_kind(_line(part))}")
     for part in chain:
         if isinstance(part, ConfigKeyError | ConfigAttributeError) and part.full_key:
-            return unknown(part.full_key, known)
+            return unknown(part.full_key, known, others)
     for text in overrides:
         key, _, value = text.partition("=")
         if value in ("null", "") and (names := group_choices(key)):
@@ -68,28 +71,48 @@ def _missing(error: MissingConfigException) -> InputError:
     return InputError(f"{group}={name} is unknown; {nearest(name, options)}")
 
 
-def unknown(key: str, known: DictConfig | None) -> InputError:
-    """A key that does not exist, with the one that was probably meant."""
+def unknown(key: str, known: DictConfig | None, others: Iterable[str] = ()) -> InputError:
+    """A key that does not exist, with the one that was probably meant.
+
+    Args:
+        others: further names that settings of the command are typed by, with dots.
+    """
     if key in RENAMED:
         return InputError(f"{key} is called {RENAMED[key]} now")
     node: Any = known
     parents = key.split(".")
     for depth, part in enumerate(parents):
-        if not isinstance(node, DictConfig):
+        prefix = ".".join(parents[:depth])
+        names = _names(node)
+        if part in names:
+            node = node._get_node(part)
+            continue
+        names += [other.removeprefix(f"{prefix}.") for other in others if prefix and other.startswith(f"{prefix}.")]
+        if not isinstance(node, DictConfig) and not names:
             break
-        names = [str(name) for name in node]
-        if part not in names:
-            prefix = ".".join(parents[:depth])
-            names += ["experiment"] if not depth else []
-            near = difflib.get_close_matches(part, names, n=1, cutoff=0.6)
-            if near:
-                return InputError(f"{key} is no setting; did you mean {'.'.join([*parents[:depth], near[0]])}?")
-            where = f"{prefix} has" if prefix else "there are"
-            return InputError(f"{key} is no setting; {where} {', '.join(sorted(names)) or 'none'}")
-        node = node._get_node(part)
+        names += ["experiment"] if not depth else []
+        if not depth and (below := _below(part, node)):
+            return InputError(f"{key} is no setting; did you mean {' or '.join(below)}?")
+        near = difflib.get_close_matches(part, names, n=1, cutoff=0.6)
+        if near:
+            return InputError(f"{key} is no setting; did you mean {'.'.join([*parents[:depth], near[0]])}?")
+        where = f"{prefix} has" if prefix else "there are"
+        return InputError(f"{key} is no setting; {where} {', '.join(sorted(set(names))) or 'none'}")
     if isinstance(node, DictConfig):
         return InputError(f"{key} is no choice here; give what it has: {', '.join(f'{key}.{name!s}' for name in node)}")
     return InputError(f"{key} is no setting here; see --help")
+
+
+def _names(node: Any) -> list[str]:
+    """The settings below a node; none below a value."""
+    return [str(name) for name in node] if isinstance(node, DictConfig) and not node._is_none() else []
+
+
+def _below(name: str, known: DictConfig) -> list[str]:
+    """Settings of this name that stand in a group: in the method's, where it has one, else in any."""
+    groups = sorted(_names(known), key="method".__ne__)
+    found = [f"{group}.{name}" for group in groups if name in _names(known._get_node(group))]
+    return found[:1] if found[:1] == [f"method.{name}"] else found
 
 
 def _typed(key: str, overrides: Sequence[str]) -> str:

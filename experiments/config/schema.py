@@ -49,7 +49,8 @@ class SegmenterConfig(ModelConfig):
 
     Attributes:
         checkpoint: a model's name or file, or an exported folder.
-        runtime: of an exported folder, where several can run its files: ``onnxruntime`` or ``openvino``.
+        runtime: of an exported folder, where several can run its files: ``onnxruntime``, ``openvino`` or
+            ``openvino_bf16`` (in bfloat16 whatever the files do not quantise); null: its format's own.
     """
 
     runtime: str | None = None

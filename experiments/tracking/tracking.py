@@ -13,8 +13,9 @@ from compressors.distill.stage import Callback
 from core import distributed
 from core.protocols import Segmenter, device_of
 from evaluation.metrics import mean_iou
+from evaluation.protocols import BOX_POINT
 from evaluation.scorer import Scorer
-from experiments.scoring import BOX_POINT, EvaluationSet
+from experiments.scoring import EvaluationSet
 from experiments.tracking.logger import Logger, Outcome, RunMetadata
 from experiments.tracking.settings import CsvLogger, TensorboardLogger, WandbLogger
 from experiments.tracking.stage_logs import Entry

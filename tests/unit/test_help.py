@@ -15,8 +15,10 @@ from experiments.cli.command_line import main
 from experiments.cli.help import GUIDES, WIDTH, help_text
 from experiments.cli.setting_lines import CHOICES, choice_settings, command_settings, method_settings, read_attributes
 from experiments.config.files import CONF, choices, first_comment, owner_of, read_settings
+from experiments.config.groups import DATA
 from experiments.config.schema import COMMANDS, OTHER_NAMES
 from experiments.config.targets import target_class
+from students.export.runtimes import READS
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = sorted(choices("method"))
@@ -55,6 +57,7 @@ def test_the_overview_has_every_choice(capsys: pytest.CaptureFixture[str]) -> No
             assert line and f"  {name} " in text and start in text, f"{group}={name}"
     assert all(f"{variant}" in text for variant in choices("variant"))
     assert all(f"\n  {command} " in text and guide.line in text for command, guide in GUIDES.items())
+    assert "\n  box_point@1 " in text, "the protocol of runs"
     assert "submitit_slurm" in text and text.count("\n  python -m experiments ") >= 3
 
 
@@ -94,6 +97,38 @@ def test_every_setting_of_a_command_has_a_line(command: str, capsys: pytest.Capt
     assert f"writes {GUIDES[command].writes.split(' ')[0]}" in text
     assert text.startswith(f"usage: python -m experiments {GUIDES[command].usage}")
     assert len(GUIDES[command].examples) >= 3 and all(example in text for example in GUIDES[command].examples)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "everything"])
+def test_what_scores_a_data_set_lists_the_settings_of_each(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, command, "--help")
+    assert "\n  data.split=str " in text and "(default <evaluation.data.split>)" in words(text)
+    for name, schema in DATA.items():
+        (block,) = re.findall(rf"^settings of evaluation\.data, of {name}\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+        for part in dataclasses.fields(schema)[1:]:
+            assert f"  evaluation.data.{part.name}=" in block, f"{name}: {part.name}"
+    assert "evaluation.data.root=str folder of the files" in words(text) and "(default <data.root>)" in words(text)
+    assert "evaluation.data.missing=str images" in words(text) and "(default <data.missing>)" in words(text)
+    assert "must be given" not in text.partition("settings of evaluation.data, of")[2]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "everything"])
+def test_help_names_every_runtime_that_there_is_to_choose(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = next(setting.line for setting in command_settings(command) if setting.key == "runtime")
+    for runtime in {runtime for several in READS.values() if len(several) > 1 for runtime in several}:
+        assert re.search(rf"\b{runtime}\b", line), runtime
+
+
+def test_the_protocol_of_runs_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "box_point@1 box, single mask, and one point, best of three; when evaluation.protocols is empty"
+    assert said in words(printed(capsys, "evaluate", "--help"))
+
+
+def test_nothing_typed_shows_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    output = capsys.readouterr()
+    assert output.out == help_text() + "\n"
+    assert output.err == "error: nothing is given; begin with method=slimsam ratio=0.77, or COMMAND --help\n"
 
 
 @pytest.mark.parametrize("name", METHODS)

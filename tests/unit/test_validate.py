@@ -23,6 +23,10 @@ REFUSED = [
     ("method=slimsam ratio=", ["ratio=", "a number"]),
     ("method=slimsam", ["ratio is missing", "ratio=0.5"]),
     ("methd=slimsam", ["methd is no setting", "did you mean method?"]),
+    ("method=slimsam steps=4", ["steps is no setting; did you mean method.steps?"]),
+    ("ratio=0.5 device=cpu", ["device is no setting; did you mean engine.device?"]),
+    ("ratio=0.5 precision=x", ["did you mean evaluation.precision or engine.precision?"]),
+    ("evaluate checkpoint=sam_pocket root=x", ["root is no setting; did you mean data.root?"]),
     ("xyzzy=3", ["xyzzy is no setting", "method", "teacher"]),
     ("+foo=3 ratio=0.5", ["foo is no setting"]),
     ("+method.foo=3 ratio=0.5", ["method.foo is no setting"]),
@@ -81,6 +85,21 @@ REFUSED = [
     ("evaluate checkpoint=truncated.pth", ["truncated.pth"]),
     ("evaluate checkpoint=truncated.safetensors", ["truncated.safetensors"]),
     ("evaluate checkpoint=sam_pocket method=slimsam", ["method is no setting; there are checkpoint, data"]),
+    ("evaluate checkpoint=sam_pocket data.bogus=1", ["data.bogus is no", "data has missing, root, split, unusable"]),
+    ("everything checkpoint=sam_pocket data.splt=1", ["data.splt is no setting; did you mean data.split?"]),
+    ("compare data.split=train", ["data.split is no setting; data has missing, root, unusable"]),
+    ("evaluate checkpoint=sam_pocket checkpoint.entr=1", ["checkpoint.entr is no setting", "checkpoint.entry"]),
+    (
+        "everything checkpoint=sam_pocket image=x data.split=train",
+        ["data.split='train': nothing is chosen for evaluation", "evaluation=NAME"],
+    ),
+    *(
+        (
+            f"evaluate checkpoint=sam_pocket evaluation.protocols=[{name}]",
+            [f"protocol {name} is box_single@1 and point_best_of_3@1, in one row", "leave protocols empty"],
+        )
+        for name in ("box_point", "box_point@1")
+    ),
     ("evaluate checkpoint=sam_pocket data=coco", ["data is no choice here; give what it has: data.root"]),
     ("evaluate checkpoint=sam_pocket evaluation.batch=8", ["is called evaluation.prompt_batch_size now"]),
     ("method=scratch method.optimisation.rate=1", ["method.optimisation.rate is called method.optimisation.lr now"]),
