@@ -36,7 +36,6 @@ NOT_HERE = {
     "export": "sets a variable",
     "source": "is the shell's",
     ".": "is the shell's",
-    "jupyter": "serves until it is stopped; tests/unit/test_docs.py runs the notebook",
     "eval": "is the shell's",
 }
 """Programs that are not run, and why."""
