@@ -4,6 +4,7 @@
 run of its own, whose schedule ends there: rates fall to zero at the end, so a longer run gives no shorter one's result.
 """
 
+import argparse
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -293,7 +294,11 @@ def draw(found: Budgets, path: Path) -> None:
 
 
 def main() -> None:
-    """Draw the committed rows."""
+    """Draw the committed rows.
+
+    No option changes what is drawn; the parser is here so that ``--help`` writes nothing.
+    """
+    argparse.ArgumentParser(prog="python -m experiments.budget", description=__doc__).parse_args()
     found = Budgets.committed()
     if not found.runs:
         sys.exit("no committed rows: python -m experiments experiment=budget makes them")

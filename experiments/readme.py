@@ -1,5 +1,6 @@
 """The tables of README.md and of docs/, made from committed result rows: ``python -m experiments.readme``."""
 
+import argparse
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -286,7 +287,11 @@ def _quantisers_table(preset: str) -> str:
 
 
 def main() -> None:
-    """Write all pages anew, but for those with a sentence that the rows no longer bear."""
+    """Write all pages anew, but for those with a sentence that the rows no longer bear.
+
+    No option changes what is written; the parser is here so that ``--help`` writes nothing.
+    """
+    argparse.ArgumentParser(prog="python -m experiments.readme", description=__doc__).parse_args()
     refused = []
     for page in pages():
         text = page.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ What is written is committed; a change shows as a difference to it. Write it aga
 say so in the commit.
 """
 
+import argparse
 import contextlib
 import io
 import os
@@ -61,6 +62,7 @@ def _text(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tests.golden.reports", description=__doc__).parse_args()
     os.environ["COLUMNS"] = "100"
     with tempfile.TemporaryDirectory() as place:
         for name, text in reports(Path(place)).items():

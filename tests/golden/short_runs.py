@@ -4,6 +4,7 @@ What is written is committed; a change of behaviour shows as a difference to it.
 meant, and say so in the commit.
 """
 
+import argparse
 import json
 import tempfile
 from dataclasses import replace
@@ -72,6 +73,7 @@ def _losses(entry: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     """Write the file anew."""
+    argparse.ArgumentParser(prog="python -m tests.golden.short_runs", description=__doc__).parse_args()
     found = {}
     for name in RUNS:
         with tempfile.TemporaryDirectory() as folder:

@@ -91,7 +91,7 @@ def main() -> None:
     """Write the notebook anew."""
     import nbformat
 
-    argparse.ArgumentParser("python -m tests.golden.tour", description=str(__doc__).partition("\n")[0]).parse_args()
+    argparse.ArgumentParser(prog="python -m tests.golden.tour", description=__doc__).parse_args()
     with TemporaryDirectory() as folder:
         notebook = run_tour(Path(folder))
     keep(notebook)
