@@ -185,7 +185,7 @@ class PtqSettings(Scheme, MethodSettings):
             raise InputError(f"method.budget weighs layers by method.gradient=fisher, not by {self.gradient}")
         if self.budget_of == "milliseconds":
             if not self.budget > 0:
-                raise InputError(f"method.budget={self.budget} is of milliseconds; give more than 0")
+                raise InputError(f"method.budget={self.budget} is of milliseconds; give more than 0, or null")
             if (self.weight_bits, self.activation_bits) != (8, 8):
                 raise InputError(
                     "method.budget_of=milliseconds chooses between 8 bits and float, which is what runtimes compute; "
@@ -193,7 +193,7 @@ class PtqSettings(Scheme, MethodSettings):
                 )
             return
         if not 0 < self.budget <= 1:
-            raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1")
+            raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1, or null")
         if min(self.weight_bits, self.activation_bits) >= 8:
             raise InputError("method.budget chooses layers for eight bits; give the others fewer, weight_bits=4")
         if self.budget_of == "bytes" and self.weight_bits > 4:

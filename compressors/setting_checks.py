@@ -6,7 +6,7 @@ A refusal names the key, the value and what would do.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from compressors.optimizer_settings import OptimizerConfig
 from core.errors import InputError
@@ -90,18 +90,26 @@ def _as_typed(value: object) -> object:
     return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else value
 
 
+def unset_by_default(settings: Any) -> frozenset[str]:
+    """The names of settings that are null where nothing is said, and may be given as null."""
+    return frozenset(part.name for part in fields(settings) if part.default is None)
+
+
 def check_at_least(settings: object, **least: int) -> None:
-    """Refuse numbers below what each setting needs, and those that are not finite.
+    """Refuse numbers below what each setting needs, and those that are not finite; what is unset stays so.
 
     Raises:
         InputError: the message has the least value.
     """
+    optional = unset_by_default(settings)
     for name, value in least.items():
-        # Written so that NaN fails too.
         given = getattr(settings, name)
-        if not value <= given < math.inf:
+        # Written so that NaN fails too.
+        if not (given is None and name in optional) and not value <= given < math.inf:
             finite = "" if math.isfinite(given) else " and finite"
-            raise InputError(f"method.{name}={given} must be at least {value}{finite}")
+            raise InputError(
+                f"method.{name}={given} must be at least {value}{finite}{', or null' * (name in optional)}"
+            )
 
 
 def check_ratio(ratio: float) -> None:

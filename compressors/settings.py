@@ -102,9 +102,8 @@ class SlimSamSettings(MethodSettings):
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         super().__post_init__()
-        check_at_least(self, importance_images=1, steps=1, batch=1, validations=0, aligned_epochs=0)
-        if self.patience_step_1 is not None:
-            check_at_least(self, patience_step_1=0)
+        least_one = {"importance_images": 1, "steps": 1, "batch": 1}
+        check_at_least(self, **least_one, validations=0, aligned_epochs=0, patience_step_1=0)
         if self.until == "step_1" and not self.alternate:
             raise InputError("method.until=step_1 ends the first of two steps; method.alternate=false has one alone")
         check_above_zero(self, "noise")
@@ -204,9 +203,7 @@ class MobileSamSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1)
-        if self.high_res is not None:
-            check_at_least(self, high_res=0)
+        check_at_least(self, prompts=1, steps=1, decoder_steps=0, batch=1, high_res=0)
         check_above_zero(self, "decoder_lr")
         check_unvalidated(self.optimisation)
         for name, default in (("loss", "mse"), ("padding", "ignore")):

@@ -81,7 +81,7 @@ class EverythingSettings:
         for key, least in _WHOLE.items():
             _check_whole(key, getattr(self, key), least)
         if self.coarse_points_per_side is not None:
-            _check_whole("coarse_points_per_side", self.coarse_points_per_side, 1)
+            _check_whole("coarse_points_per_side", self.coarse_points_per_side, 1, optional=True)
         for key, (low, high) in _REAL.items():
             value = getattr(self, key)
             # Written so that NaN fails too.
@@ -108,6 +108,6 @@ class EverythingSettings:
         )
 
 
-def _check_whole(key: str, value: object, least: int) -> None:
+def _check_whole(key: str, value: object, least: int, optional: bool = False) -> None:
     if type(value) is not int or value < least:
-        raise InputError(f"{key} is {value!r}; give a whole number of at least {least}")
+        raise InputError(f"{key} is {value!r}; give a whole number of at least {least}{', or null' * optional}")

@@ -76,7 +76,7 @@ _SETTINGS = (
     ("cache=MODE", "of the teacher's embeddings: disk (shared by all runs), memory (of this run), off"),
     ("force=true", "start this run over"),
     ("name=TEXT", "first part of the run's name"),
-    ("format=json", '{"rows": [...]} on standard output and nothing else there; every command has it'),
+    ("format=json", '{"rows": [...]} on standard output and nothing else there; every command but completion'),
     ("runs=FOLDER", "of runs, evaluations and the leaderboard; every command has it"),
     ("-m", "run every combination of values given as a,b,c"),
     ("--cfg job", "show all settings, with the choices made, and stop"),

@@ -210,6 +210,7 @@ def _shown(value: Any) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of reStructuredText, and without a full stop behind a single sentence."""
+    """Without the marks of reStructuredText, None as it is typed, and no full stop behind a single sentence."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "").strip()
+    text = re.sub(r"\bNone\b", "null", text)
     return text.removesuffix(".") if ". " not in text else text

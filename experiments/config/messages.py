@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, Node
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, GrammarParseError, ValidationError
 
 from core.errors import InputError
@@ -42,7 +42,7 @@ def as_input_error(
             return unknown(match[1], known, others)
     for part in chain:
         if isinstance(part, ValidationError) and part.full_key:
-            return InputError(f"{_typed(part.full_key, overrides)}: {_kind(_line(part))}")
+            return InputError(f"{_typed(part.full_key, overrides)}: {_kind(_line(part), part.child_node)}")
     for part in chain:
         if isinstance(part, ConfigKeyError | ConfigAttributeError) and part.full_key:
             return unknown(part.full_key, known, others)
@@ -123,17 +123,22 @@ def _typed(key: str, overrides: Sequence[str]) -> str:
     return key
 
 
-def _kind(text: str) -> str:
-    """OmegaConf's complaint about a value, in plain words."""
+def _kind(text: str, node: Node | None) -> str:
+    """OmegaConf's complaint about a value, in plain words.
+
+    Args:
+        node: what has the setting's type.
+    """
+    unset = ", or null" if node is not None and node._is_optional() else ""
     kinds = {"Float": "a number, such as 0.5", "Integer": "a whole number", "Bool": "true or false"}
     if (match := re.search(r"could not be converted to (\w+)", text)) and match[1] in kinds:
-        return f"give {kinds[match[1]]}"
+        return f"give {kinds[match[1]]}{unset}"
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return "null is not possible here; give a value"
     if "is not a valid bool" in text:
-        return "give true or false"
+        return f"give true or false{unset}"
     if "is not a ListConfig" in text:
-        return "give a list, such as [1,2]"
+        return f"give a list, such as [1,2]{unset}"
     return text
 
 

@@ -99,6 +99,8 @@ def check_named(checkpoint: str, setting: str = "checkpoint") -> None:
     """
     known = [*MODELS, *RELEASED]
     if checkpoint not in known and not home_path(checkpoint).exists():
+        # All other settings that name a model may be left unset.
+        known += [] if setting == "checkpoint" else ["null"]
         raise InputError(f"{setting}={checkpoint} is neither a file nor a model; {nearest(checkpoint, known)}")
 
 

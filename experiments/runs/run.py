@@ -1,5 +1,6 @@
 """One run: compress a teacher, score student and teacher by the same code, and keep what was found."""
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -165,11 +166,13 @@ def _checked_method(settings: Any) -> Compressor:
     """The method, of which all processes can share a step: known before the first image is read.
 
     Raises:
-        InputError: its settings are wrong, it begins with no model, or its images a step cannot be shared.
+        InputError: its settings are wrong, what names a model is none, or its images a step cannot be shared.
     """
     method = build_method(settings)
-    if method.init is not None:
-        check_named(method.init, "method.init")
+    of_models = [part.name for part in dataclasses.fields(method) if part.metadata.get("identity") == "model"]
+    for name in ("init", *of_models):
+        if (checkpoint := getattr(method, name)) is not None:
+            check_named(checkpoint, f"method.{name}")
     if method.images_per_step is not None:
         distributed.check_shared(method.images_per_step, distributed.announced())
     return method

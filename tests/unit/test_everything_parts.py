@@ -20,7 +20,7 @@ WRONG = [
     ({"points_per_side": 0}, "points_per_side is 0; give a whole number of at least 1"),
     ({"points_per_batch": 2.5}, "points_per_batch is 2.5; give a whole number"),
     ({"crop_n_layers": True}, "crop_n_layers is True; give a whole number"),
-    ({"coarse_points_per_side": 0}, "coarse_points_per_side is 0; give a whole number"),
+    ({"coarse_points_per_side": 0}, "coarse_points_per_side is 0; give a whole number of at least 1, or null"),
     ({"min_mask_region_area": -1}, "min_mask_region_area is -1"),
     ({"pred_iou_thresh": float("nan")}, "pred_iou_thresh is nan; give any number"),
     ({"box_nms_thresh": 1.5}, "box_nms_thresh is 1.5; give a number from 0 to 1"),

@@ -179,6 +179,13 @@ def test_a_method_of_ones_own(
     assert "method.strength=float how much (default 3)" in words(printed(capsys, "packages=help_of_mine", *line))
 
 
+def test_what_is_unset_is_called_null(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [*([command] for command in COMMANDS), *([f"method={name}"] for name in METHODS)]
+    text = "".join(printed(capsys, *page, "--help") for page in pages)
+    assert not re.findall(r".*\bNone\b.*", text)
+    assert "null: the teacher itself" in words(text) and "null is a quarter of points_per_side" in words(text)
+
+
 def test_lines_fit(capsys: pytest.CaptureFixture[str]) -> None:
     # Usage lines and examples are to be copied as they stand.
     def long(text: str) -> list[str]:

@@ -48,6 +48,12 @@ REFUSED = [
     ),
     ("ratio=0.5 method.stpes=5", ["method.stpes is no setting", "did you mean method.steps?"]),
     ("ratio=0.5 method.steps=many", ["method.steps=many", "a whole number"]),
+    ("ratio=0.5 method.patience_step_1=None", ["method.patience_step_1=None: give a whole number, or null"]),
+    ("ratio=0.5 method.patience_step_1=-1", ["method.patience_step_1=-1 must be at least 0, or null"]),
+    ("method=mobilesam method.high_res=x", ["method.high_res=x: give a number, such as 0.5, or null"]),
+    ("method=mobilesam method.high_res=-1", ["method.high_res=-1.0 must be at least 0, or null"]),
+    ("method=ptq method.init=None", ["method.init=None is neither a file nor a model", ", null"]),
+    ("everything checkpoint=sam_pocket image=x generator.coarse_points_per_side=None", ["a whole number, or null"]),
     ("ratio=0.5 method.steps=0", ["method.steps=0", "at least 1"]),
     ("ratio=0.5 method.optimisation.schedule=cosin", ["method.optimisation", "cosin", "cosine"]),
     ("ratio=0.5 method._target_=os.system", ["_target_=os.system", "compressors"]),
@@ -194,6 +200,16 @@ def test_a_run_takes_no_setting_that_has_no_effect_on_it(given: str, message: st
     register()
     with initialize_config_module("conf", version_base="1.3"), pytest.raises(InputError, match=message):
         settings_of(compose("config", ["ratio=0.5", given]))
+
+
+@pytest.mark.parametrize("given", ["method=mobilesam method.decoder_of=mine", "method=ptq method.init=mine"])
+def test_a_model_that_is_not_there_is_refused_before_the_first_image(
+    given: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.runs.run.contents_of_run", lambda _: pytest.fail("images are read"))
+    assert main(given.split(" ")) == 2
+    setting = given.partition(" ")[2]
+    assert capsys.readouterr().err.startswith(f"error: {setting} is neither a file nor a model; choose one of")
 
 
 def test_a_refused_run_leaves_what_was_there(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
