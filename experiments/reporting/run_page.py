@@ -39,6 +39,8 @@ FILES = {
     "metrics.csv": "what was logged while it trained: stage, step, metric, value",
     "quantisation.json": "signal to noise of every quantised layer",
     "calibration.safetensors": "grids of a calibration, from which a stopped one goes on",
+    "sensitivity.safetensors": "likewise of the measurement by which method.budget chooses layers",
+    "layer_times.json": "milliseconds of each layer, by which method.budget_of=milliseconds chooses",
     "instances.jsonl": "one record an instance, from which any average can be made anew",
 }
 ENDINGS = {

@@ -15,7 +15,7 @@ from core.provenance import ROOT
 from experiments.cli.command_line import main
 from experiments.reporting.bars import quantisation_part
 from experiments.reporting.charts import line_chart
-from experiments.reporting.run_page import MOST_BYTES, as_yaml, image_data, run_page, write_run_page
+from experiments.reporting.run_page import FILES, MOST_BYTES, as_yaml, image_data, run_page, write_run_page
 from experiments.reporting.run_record import read_stage, stage_names
 from experiments.result_file import write_result
 from tests.unit.leaderboard_files import page_data, write_runs
@@ -148,6 +148,16 @@ def test_links_lead_from_where_the_page_lies(tmp_path: Path) -> None:
     source = finished(tmp_path / "runs" / "a run?")
     assert 'href="../../runs/a%20run%3F/masks.png"' in run_page(source, tmp_path / "pages" / "runs")
     assert 'href="masks.png"' in run_page(source)
+
+
+def test_every_file_that_a_method_leaves_has_a_line() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "compressors").glob("*.py"))
+    left = re.findall(r'context\.folder / "([^"]+)"', code)
+    assert len(left) > 2
+    table = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
+    for name in left:
+        assert name in FILES, f"experiments/reporting/run_page.py: FILES has no line for {name}"
+        assert f"\n| `{name}` | " in table, f"docs/runs.md has no line for {name}"
 
 
 def test_damaged_files_hide_only_their_own_part(tmp_path: Path) -> None:
