@@ -169,8 +169,8 @@ def _checked_method(settings: Any) -> Compressor:
         InputError: its settings are wrong, what names a model is none, or its images a step cannot be shared.
     """
     method = build_method(settings)
-    of_models = [part.name for part in dataclasses.fields(method) if part.metadata.get("identity") == "model"]
-    for name in ("init", *of_models):
+    parts: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    for name in ("init", *(part.name for part in parts if part.metadata.get("identity") == "model")):
         if (checkpoint := getattr(method, name)) is not None:
             check_named(checkpoint, f"method.{name}")
     if method.images_per_step is not None:
