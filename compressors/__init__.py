@@ -1,1 +1,1 @@
-"""One file a paper; the parts that several share live in ``distill``, ``prune`` and ``quantize``."""
+"""One file a method; the parts that several share live in ``distill``, ``prune`` and ``quantize``."""
