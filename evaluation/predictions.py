@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,9 @@ def with_next_clicks(prompt: Prompt, predicted: Tensor, truth: Tensor) -> Prompt
         predicted, truth: bool ``[N, H, W]``.
     """
     assert prompt.points_xy is not None and prompt.labels is not None
-    earlier = prompt.points_xy.round().int().tolist()
+    # Padding is no click, wherever it stands: the pixel there may still be missed.
+    given = zip(prompt.points_xy.round().int().tolist(), (prompt.labels >= 0).tolist(), strict=True)
+    earlier = [list(compress(points, is_click)) for points, is_click in given]
     parts = zip(predicted.cpu().numpy(), truth.cpu().numpy(), earlier, strict=True)
     points, labels = zip(*(_next_click(*part) for part in parts), strict=True)
     device = prompt.points_xy.device

@@ -316,6 +316,19 @@ def test_no_pixel_is_clicked_twice() -> None:
     assert again.labels is not None and again.labels.tolist() == [[1, -1]]
 
 
+def test_padding_is_no_click() -> None:
+    truth = torch.zeros(1, 5, 7, dtype=torch.bool)
+    truth[0, :2, :2] = True
+    # One pixel alone is missed, in the corner where padding stands; the answer before it was without errors.
+    almost = truth.clone()
+    almost[0, 0, 0] = False
+    first = Prompt(points_xy=torch.tensor([[[1.0, 1.0]]]), labels=torch.tensor([[1]]))
+    found = with_next_clicks(with_next_clicks(first, truth, truth), almost, truth)
+    assert found.points_xy is not None and found.labels is not None
+    assert found.points_xy.tolist() == [[[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]]
+    assert found.labels.tolist() == [[1, -1, 1]]
+
+
 def test_inclusive_bounds_count_an_area_twice() -> None:
     records = [InstanceRecord(0, 1, 32.0**2, 0.5, 0.5, 0)]
     assert set(mean_iou(records, "inclusive")) == {"miou", "miou_small", "miou_medium"}
