@@ -202,12 +202,13 @@ def _leader(found: Budgets, budget: int) -> str:
         ]
         if compared and all(each is not None and each[0].verdict == "holds" for each in compared):
             least = min((each for each in compared if each is not None), key=lambda each: each[0].difference)
-            lone = ", some of them with one seed" if any(each is not None and each[1] == 1 for each in compared) else ""
+            lone = [each is not None and each[1] == 1 for each in compared]
+            seeds = ", with one seed" if all(lone) else ", some of them with one seed" if any(lone) else ""
             others = "every other"
             if len(there) < len(found.runs):
                 others += f" that was measured there ({', '.join(label(other) for other in there if other != model)})"
             return (
-                f"- At {budget:,} images {label(model)} is ahead of {others}{lone}, with both prompts, "
+                f"- At {budget:,} images {label(model)} is ahead of {others}{seeds}, with both prompts, "
                 f"by {_shown(*least)} points at least."
             )
     return ""

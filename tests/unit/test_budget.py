@@ -107,7 +107,7 @@ def test_findings_are_what_intervals_decide(budgets: Budgets) -> None:
     assert first.startswith(
         "- At 1,600 images slimsam 0.5 is ahead of every other, with both prompts, by +30.0 [+30.0,"
     )
-    assert last.startswith("- At 20,000 images tinysam is ahead of every other, some of them with one seed, with both")
+    assert last.startswith("- At 20,000 images tinysam is ahead of every other, with one seed, with both")
     crossing = "ahead at 1,600 (+30.0 [+30.0, +30.0]†), behind at 20,000 with one seed (-5.0 [-5.0, -5.0]¹)."
     assert box == f"- slimsam 0.5 against tinysam, box prompt: {crossing}"
     assert point == f"- slimsam 0.5 against tinysam, one point: {crossing}"
@@ -117,7 +117,16 @@ def test_those_that_were_measured_at_a_budget_are_named_where_not_all_were(budge
     alone = {("scratch", 0.5): {1600: [run("scratch", 1600, seed, 0.4) for seed in (0, 1)]}}
     more = replace(budgets, runs={**budgets.runs, **alone})
     last = next(line for line in findings(more).splitlines() if "At 20,000" in line)
-    assert "tinysam is ahead of every other that was measured there (slimsam 0.5), some of them with one seed" in last
+    assert "tinysam is ahead of every other that was measured there (slimsam 0.5), with one seed, with both" in last
+
+
+def test_of_comparisons_only_some_of_which_have_one_seed_that_is_said(budgets: Budgets) -> None:
+    slimsam, tinysam = budgets.runs["slimsam", 0.5], budgets.runs["tinysam", None]
+    scratch = {1600: [run("scratch", 1600, 0, 0.4)]}
+    runs = {"slimsam": {1600: slimsam[1600]}, "tinysam": {1600: tinysam[1600]}, "scratch": scratch}
+    scores = {**budgets.scores, "scratch-1600-0": scored(scratch[1600][0])}
+    (line,) = findings(Budgets({(name, None): of for name, of in runs.items()}, scores, {})).splitlines()
+    assert line.startswith("- At 1,600 images slimsam is ahead of every other, some of them with one seed, with both")
 
 
 def test_with_one_number_of_images_there_is_nothing_to_say(budgets: Budgets) -> None:
