@@ -350,8 +350,8 @@ class Scoring:
         axes |= {"backend": evaluation.backend, "boxes": boxes}
         most = "300 an image" if evaluation_set.name == "lvis" else "100 a category and image"
         axes |= {"ranked_by": "the detector's score", "most_detections": most}
-        # The evaluator has rules of its own about annotations, to the letter those of COCO or LVIS.
-        axes |= {"crowd": f"as {evaluation_set.name}", "least_area": f"as {evaluation_set.name}"}
+        # The evaluator has rules of its own about annotations, size classes and means, to the letter COCO's or LVIS's.
+        axes |= dict.fromkeys(("crowd", "least_area", "bounds", "average"), f"as {evaluation_set.name}")
         shared["skipped"] = {reason: n for reason, n in shared["skipped"].items() if reason in ABOUT_DETECTIONS}
         if data.unusable_in_truth:
             shared["skipped"]["unusable_annotation"] = data.unusable_in_truth

@@ -101,6 +101,16 @@ def test_several_protocols_in_one_pass_with_records(root: Path, tmp_path: Path) 
         assert {record.category_id for record in of_row} == {1, 2}
 
 
+def test_average_precision_names_the_evaluators_own_rules(
+    root: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requested = ["evaluation.protocols=[detector_box_single]", f"detections={boxes}", "evaluation.images=2"]
+    (row,) = evaluated(tmp_path / "out", "evaluation=coco", f"data.root={root}", *requested)
+    own = dict.fromkeys(("crowd", "least_area", "bounds", "average"), "as coco")
+    assert row.axes is not None and row.axes.items() >= own.items()
+    assert "bounds=as coco, average=as coco" in capsys.readouterr().out
+
+
 def test_rows_say_which_annotations_counted(root: Path, tmp_path: Path) -> None:
     """Other rules than the protocol's are axes, by which tables keep rows apart."""
     requested = ["evaluation=coco", f"data.root={root}", "evaluation.images=2"]
