@@ -1,6 +1,6 @@
 """What a run or an evaluation found: models beside each other, figures below, so that eighty characters are enough."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,10 +82,12 @@ def conditions(rows: Sequence[ResultRow]) -> str:
 
 
 def print_comparison(rows: Sequence[ResultRow], folder: Path | None = None) -> None:
-    """Print models side by side, what they were measured on, and where the files of the run are."""
+    """Print models side by side, what they were measured on, what was left out, and where the files of the run are."""
     console = terminal()
     console.print(conditions(rows))
     console.print(comparison(rows))
+    if left_out := left_out_line(rows[-1].skipped):
+        console.print(left_out, soft_wrap=True)
     if pocket_teachers(row.teacher for row in rows):
         console.print(POCKET_NOTE, style="italic")
     if folder is not None:
@@ -108,13 +110,18 @@ def print_protocols(rows: Sequence[ResultRow]) -> None:
         beside = rows[start : start + TOGETHER]
         console.print(_table([str(row.protocol) for row in beside], [figures(beside, PROTOCOL)]))
     console.print(cost_line(first), soft_wrap=True)
-    if first.skipped:
-        left_out = ", ".join(f"{reason} {count:,}" for reason, count in first.skipped.items())
-        console.print(f"left out or changed by rule: {left_out}", soft_wrap=True)
+    if left_out := left_out_line(first.skipped):
+        console.print(left_out, soft_wrap=True)
     for line in axes_lines(rows):
         console.print(line, soft_wrap=True, style="dim")
     if pocket_teachers([first.teacher]):
         console.print(POCKET_NOTE, style="italic")
+
+
+def left_out_line(skipped: Mapping[str, int]) -> str:
+    """Counts by reason (:data:`data.exclusions.REASONS`) in one line; empty where there are none."""
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items() if count)
+    return f"left out or changed by rule: {counts}" if counts else ""
 
 
 def cost_line(row: ResultRow) -> str:

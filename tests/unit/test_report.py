@@ -65,6 +65,14 @@ def test_the_line_above_says_what_it_was_measured_on(capsys: pytest.CaptureFixtu
     assert "pocket scale" not in capsys.readouterr().out
 
 
+def test_what_was_left_out_stands_below(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of("run", 0)
+    print_comparison([replace(row, skipped={}) for row in rows])
+    assert "left out" not in capsys.readouterr().out
+    print_comparison([*rows[:-1], replace(rows[-1], skipped={"crowd": 1200, "training_empty_box": 1})])
+    assert "left out or changed by rule: crowd 1,200, training_empty_box 1\n" in capsys.readouterr().out
+
+
 def test_numbers_for_people() -> None:
     assert [count(n) for n in (999, 5_658_968, 371_814_000_000)] == ["999", "5.659 M", "371.8 G"]
 
