@@ -13,6 +13,7 @@ from experiments.config.schema import EverythingConfig
 from experiments.everything.folder import segment_images
 from experiments.everything.score import score_strategy
 from experiments.everything.strategies import strategies_table
+from experiments.reporting.run_report import left_out_line
 
 
 def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:
@@ -32,6 +33,8 @@ def everything(settings: EverythingConfig, cfg: DictConfig) -> Sequence[Row]:
     row = score_strategy(settings, settings.evaluation, generator, cfg)
     if settings.format == "table":
         print(strategies_table([row]))
+        if left_out := left_out_line(row.skipped or {}):
+            print(f"\n{left_out}")
     return [row]
 
 

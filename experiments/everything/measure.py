@@ -2,7 +2,8 @@
 
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from core.plain_file import parse_json
 from core.progress import counted
 from core.protocols import Metric
-from data.exclusions import first_readable, readable_samples
+from data.exclusions import readable_samples
 from data.sample import ImageData
 from evaluation.everything import EverythingGenerator, ImageProposals, image_proposals, proposal_scores
 from evaluation.latency import PRECISIONS, peak_memory, timed
@@ -33,6 +35,7 @@ class MeasuredImage:
         prompts, encodings: of :class:`evaluation.everything.Everything`.
         seconds, processor_seconds: it took.
         peak_memory_bytes: of the first image of the process that made it.
+        skipped: what the data set's rules left out when the image was read, by reason.
     """
 
     content: str
@@ -44,6 +47,7 @@ class MeasuredImage:
     seconds: float
     processor_seconds: float
     peak_memory_bytes: int | None
+    skipped: dict[str, int]
 
     def found(self) -> ImageProposals:
         """What the scores are made of."""
@@ -61,7 +65,7 @@ def measured_images(
     folder: Path,
     key: str,
     label: str,
-) -> list[MeasuredImage]:
+) -> tuple[list[MeasuredImage], dict[str, int]]:
     """Every image that can be read, in order; those that an earlier process has done are taken from its folder.
 
     Args:
@@ -70,35 +74,41 @@ def measured_images(
         folder: where images are kept as they are done; in other folders ``*.parts`` beside it they count too.
         key: what must be equal for them to count: model, settings, precision.
 
+    Returns:
+        The images, and what was left out by reason (:data:`data.exclusions.REASONS`): when the data set was opened,
+        and when these images were read, in whichever process.
+
     Raises:
         InputError: an image cannot be read, or none has an instance.
     """
     known = _known(folder.parent.glob("*.parts"), key)
     left = [place for place, content in enumerate(contents) if content not in known]
+    counts = dict(data.skipped)
+    skipped = Counter(counts)
     if left:
         cast, model = PRECISIONS[precision], generator.model
         part = PartFile(folder, 0, key)
+        is_first, peak = True, None
         try:
             with counted(label, len(indices)) as done, torch.autocast(device.type, cast, enabled=cast is not None):
-                # Not timed: following every tensor takes time, and so does a first call.
-                _, first = first_readable(data, indices[left[0]], data.image)
-                peak = None
-                if isinstance(model, nn.Module):
-                    peak = peak_memory(lambda: generator.run(first), [*model.parameters(), *model.buffers()], device)
-                else:
-                    # The memory of another runtime cannot be followed tensor by tensor.
-                    generator.run(first)
                 samples = readable_samples(data, [indices[place] for place in left])
                 for number, (place, (_, sample)) in enumerate(zip(left, samples, strict=True), 1):
+                    before, counts = counts, dict(data.skipped)
+                    own = {reason: cases - before[reason] for reason, cases in counts.items() if cases > before[reason]}
                     if sample is None:
+                        # In no line of the file: whoever goes on tries the image again, and counts it.
+                        skipped.update(own)
                         continue
+                    if is_first:
+                        # Not timed: following every tensor takes time, and so does a first call.
+                        is_first, peak = False, _first_run(generator, model, sample.image, device)
                     processor = time.process_time()
                     answer, seconds = timed(functools.partial(generator.run, sample.image), device)
                     processor = time.process_time() - processor
                     found = image_proposals(answer.records, sample)
-                    recalled = {str(budget): counts.tolist() for budget, counts in found.recalled.items()}
+                    recalled = {str(budget): of_budget.tolist() for budget, of_budget in found.recalled.items()}
                     figures = (found.best_iou.tolist(), recalled, found.proposals, answer.prompts, answer.encodings)
-                    image = MeasuredImage(contents[place], *figures, seconds, processor, peak)
+                    image = MeasuredImage(contents[place], *figures, seconds, processor, peak, own)
                     part.add(image)
                     known[image.content] = image
                     done(len(contents) - len(left) + number)
@@ -106,10 +116,22 @@ def measured_images(
             part.close()
     images = [known[content] for content in contents if content in known]
     require_records([iou for image in images for iou in image.best_iou], data)
-    return images
+    for image in images:
+        skipped.update(image.skipped)
+    return images, {reason: cases for reason, cases in skipped.items() if cases}
 
 
-def columns(images: Sequence[MeasuredImage], device: torch.device) -> dict[str, Any]:
+def _first_run(
+    generator: EverythingGenerator, model: Any, image: NDArray[np.uint8], device: torch.device
+) -> int | None:
+    """The peak memory of a run in bytes; None of another runtime's, which cannot be followed tensor by tensor."""
+    if isinstance(model, nn.Module):
+        return peak_memory(lambda: generator.run(image), [*model.parameters(), *model.buffers()], device)
+    generator.run(image)
+    return None
+
+
+def columns(images: Sequence[MeasuredImage], skipped: Mapping[str, int], device: torch.device) -> dict[str, Any]:
     """The columns of :class:`experiments.everything.strategies.StrategyRow` that rest on the images."""
     scores = proposal_scores([image.found() for image in images])
     best: Metric = scores["mean_best_iou"]
@@ -125,6 +147,7 @@ def columns(images: Sequence[MeasuredImage], device: torch.device) -> dict[str, 
         "seconds": median(image.seconds for image in images),
         "processor_seconds": median(image.processor_seconds for image in images) if device.type == "cpu" else None,
         "peak_memory_bytes": images[0].peak_memory_bytes,
+        "skipped": dict(skipped),
     }
 
 
@@ -135,7 +158,9 @@ def _known(folders: Iterable[Path], key: str) -> dict[str, MeasuredImage]:
         try:
             image = MeasuredImage(**parse_json(line))
             image.found()
+            sound = all(type(cases) is int for cases in image.skipped.values())
         except (ValueError, TypeError, AttributeError):
             continue
-        found[image.content] = image
+        if sound:
+            found[image.content] = image
     return found

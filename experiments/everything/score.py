@@ -67,7 +67,7 @@ def score_strategy(
     label = f"scoring {model.name}, {strategy_name(generator)}"
     contents = [str(image) for image in content.images]
     with lock_run_dir(parts, fresh=False):
-        images = measured_images(
+        images, skipped = measured_images(
             EverythingGenerator(model, generator), data, indices, contents, device, precision, parts, key, label
         )
         row = StrategyRow(
@@ -79,7 +79,7 @@ def score_strategy(
             data=data_name(evaluation.data),
             split=getattr(evaluation.data, "split", None),
             protocol=evaluation.protocol,
-            **columns(images, device),
+            **columns(images, skipped, device),
             device=device_name(device),
             threads=torch.get_num_threads(),
             precision=found.computes_in,

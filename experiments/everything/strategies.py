@@ -52,6 +52,8 @@ class StrategyRow:
         threads: CPU threads that PyTorch may use for one operator.
         runtime: what ran exported files; None of a model that PyTorch ran as it is.
         settings: of :class:`evaluation.everything.EverythingSettings`.
+        skipped: what was left out, or changed by rule, by reason (:data:`data.exclusions.REASONS`); None of earlier
+            rows, which did not keep it.
     """
 
     run_id: str
@@ -81,6 +83,7 @@ class StrategyRow:
     settings: dict[str, Any]
     git_sha: str | None
     runtime: str | None = None
+    skipped: dict[str, int] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -215,6 +215,45 @@ def test_scores_that_were_stopped_go_on(call: Call, tmp_path: Path, monkeypatch:
     assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
 
 
+def test_what_is_left_out_is_counted_once_also_by_a_scoring_that_goes_on(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_coco(tmp_path / "coco", drawn_labels(4))
+    source = root / "annotations" / "instances_val2017.json"
+    content = json.loads(source.read_text())
+    # Counted when the file is read, when the first image is, and when the second one is; of each image there are four.
+    more = [(content["annotations"][place], number) for place, number in ((0, 900), (0, 901), (4, 902))]
+    content["annotations"].append({**more[0][0], "id": more[0][1], "iscrowd": 1})
+    for raw, number in more[1:]:
+        height, width = raw["segmentation"]["size"]
+        empty = {"size": [height, width], "counts": [height * width]}
+        content["annotations"].append({**raw, "id": number, "segmentation": empty})
+    source.write_text(json.dumps(content))
+    images = sorted((root / "val2017").iterdir())
+    whole = images[2].read_bytes()
+    images[2].write_bytes(whole[: len(whole) // 2])
+    words = (*QUICK, "evaluation=coco", f"data.root={root}", "evaluation.data.missing=skip", "out=scores")
+    run, stopped = EverythingGenerator.run, []
+
+    def stopping(generator: EverythingGenerator, image: np.ndarray) -> object:
+        stopped.append(image)
+        # Once untimed, then one image; the second one is read when the command is stopped.
+        if len(stopped) == 3:
+            raise KeyboardInterrupt
+        return run(generator, image)
+
+    monkeypatch.setattr(EverythingGenerator, "run", stopping)
+    assert call(*words)[0] == 130
+    status, out, _ = call(*words)
+    assert status == 0
+    (file,) = Path("scores").glob("*.json")
+    (row,) = json.loads(file.read_text())["rows"]
+    counts = {"crowd": 1, "empty_mask": 2, "unreadable_image": 4, "image_left_out": 1}
+    assert row["skipped"] == counts and (row["images"], row["instances"]) == (3, 12)
+    line = "left out or changed by rule: "
+    assert line in out and all(f"{name} {n}" in out.partition(line)[2] for name, n in counts.items())
+
+
 def test_scores_of_nothing_are_refused_before_the_first_image(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
