@@ -17,7 +17,7 @@ from data.convert.writing import Conversion, convert
 
 _SETTINGS = """\
 settings:
-  out=DIR          folder to write into (needed); a stopped conversion goes on with the same command
+  out=DIR          folder to write into (needed), not in SOURCE; a stopped conversion goes on with the same command
                    (without overwrite=true)
   part=NAME        only images below a folder of this name, such as train
   every=N          every n-th image of each folder (default 1)

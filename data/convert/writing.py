@@ -17,10 +17,15 @@ from data.annotations import decode_rle, rle_area, rle_as_text
 from data.convert.regions import chosen
 from data.convert.sources import SOURCES, Pair
 from data.images import image_size, read_image, resized_image
-from data.json_fields import read_json
+from data.json_fields import LARGEST_WHOLE, read_json
 from data.prompts import central_point
 from data.shapes_export import encoded_image
 from data.upright import upright_image
+
+IDS_OF_IMAGE = 10_000
+"""Ids that an image's annotations have: from its number times this on."""
+LARGEST_NUMBER = (LARGEST_WHOLE - (IDS_OF_IMAGE - 1)) // IDS_OF_IMAGE
+"""Of an image: its annotations' ids fit into 64 bits, and its name is read again."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Conversion:
         longest: most pixels of the longer side; larger images are scaled down. 0 keeps all sizes.
         smallest: least pixels of a mask; None for the source's own.
         largest: largest share of the image that a mask may cover; None for the source's own.
-        first: the number of the first image (``sa_<number>``); several sources in one folder need numbers of their own.
+        first: the number of the first image (``sa_<number>``), at most :data:`LARGEST_NUMBER`; several sources in one
+            folder need numbers of their own.
 
     Raises:
         InputError: a setting is out of its range.
@@ -57,6 +63,18 @@ class Conversion:
                 raise InputError(f"{name}={value} must be at least {least}")
         if self.largest is not None and not 0 < self.largest <= 1:
             raise InputError(f"largest={self.largest} must be above 0 and at most 1")
+        self.check_numbers(1)
+
+    def check_numbers(self, images: int) -> None:
+        """Refuse numbers of which what is written could not be read.
+
+        Raises:
+            InputError: the last of so many images has a number above :data:`LARGEST_NUMBER`.
+        """
+        if (last := self.first + images - 1) > LARGEST_NUMBER:
+            raise InputError(
+                f"first={self.first}: an image has number {last}, beyond {LARGEST_NUMBER}; give a smaller one"
+            )
 
     def pairs(self, root: Path) -> list[Pair]:
         """The images that are converted, in the order of their numbers."""
@@ -93,11 +111,15 @@ def convert(
         ``without_annotations``, ``without_masks``, ``damaged``.
 
     Raises:
-        InputError: no images; something damaged that is not skipped; a file in ``out`` was made by another conversion,
-            of other content, or by none.
+        InputError: no images, or more than numbers are left for; ``out`` is the source's folder or lies in it;
+            something damaged that is not skipped; a file in ``out`` was made by another conversion, of other content,
+            or by none.
     """
     counts: Counter[str] = Counter()
     pairs = conversion.pairs(root)
+    if out.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"out={out}: lies in the source {root}, whose images it would join; give another out=DIR")
+    conversion.check_numbers(len(pairs))
     if overwrite:
         _remove_earlier(conversion, out)
     for number, pair in enumerate(pairs, start=conversion.first):
@@ -210,7 +232,7 @@ def _write(
     # The JSON comes last: an image that has one is whole.
     record = {
         "image": {"image_id": number, "width": size[1], "height": size[0], "file_name": jpeg.name},
-        "annotations": [_annotation(rle, number * 10_000 + k, size) for k, rle in enumerate(rles)],
+        "annotations": [_annotation(rle, number * IDS_OF_IMAGE + k, size) for k, rle in enumerate(rles)],
         "conversion": made,
     }
     write_text(target, json.dumps(record))

@@ -119,37 +119,37 @@ def test_pixels_stand_where_they_stood(tmp_path: Path) -> None:
 
 
 def test_labels_of_camvid_may_be_indices_in_a_folder_of_annotations(tmp_path: Path) -> None:
-    photo(tmp_path / "val" / "b.png")
+    photo(tmp_path / "source" / "val" / "b.png")
     indices = labels(sky_3=(0, 0, 10, 30), none_11=(10, 0, 20, 15))
-    (tmp_path / "valannot").mkdir()
-    Image.fromarray(indices).save(tmp_path / "valannot" / "b.png")
+    (tmp_path / "source" / "valannot").mkdir()
+    Image.fromarray(indices).save(tmp_path / "source" / "valannot" / "b.png")
     # Of class 0, class 3 and 11, which is none.
-    counts = convert(Conversion("camvid"), tmp_path, tmp_path / "out")
+    counts = convert(Conversion("camvid"), tmp_path / "source", tmp_path / "out")
     assert (counts["images"], counts["masks"]) == (1, 2)
 
 
 def test_camvids_void_may_be_the_highest_number(tmp_path: Path) -> None:
-    photo(tmp_path / "val" / "b.png")
-    (tmp_path / "valannot").mkdir()
+    photo(tmp_path / "source" / "val" / "b.png")
+    (tmp_path / "source" / "valannot").mkdir()
     # Class 0 beside class 3, and a strip of no class.
     indices = labels(sign_3=(0, 0, 10, 30))
     indices[18:] = 255
-    Image.fromarray(indices).save(tmp_path / "valannot" / "b.png")
-    convert(Conversion("camvid"), tmp_path, tmp_path / "out")
+    Image.fromarray(indices).save(tmp_path / "source" / "valannot" / "b.png")
+    convert(Conversion("camvid"), tmp_path / "source", tmp_path / "out")
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json"))
     assert sorted(annotation["area"] for annotation in record["annotations"]) == [8 * 30, 10 * 30]
 
 
 def test_outlines_of_yolo_are_of_the_upright_image(tmp_path: Path) -> None:
-    yolo(tmp_path, "0 0.1 0.1 0.5 0.1 0.5 0.2 0.1 0.2\n")
-    photograph = tmp_path / "images" / "train" / "a.jpg"
+    yolo(tmp_path / "source", "0 0.1 0.1 0.5 0.1 0.5 0.2 0.1 0.2\n")
+    photograph = tmp_path / "source" / "images" / "train" / "a.jpg"
     stored = np.zeros((WIDTH, HEIGHT, 3), np.uint8)
     # To be turned a quarter to the right: the upper left corner as it is seen lies in the lower left one.
     stored[15:27, 2:4] = 255
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(stored).save(photograph, exif=exif, quality=100, subsampling=0)
-    convert(Conversion("yolo_segments", smallest=4), tmp_path, tmp_path / "out")
+    convert(Conversion("yolo_segments", smallest=4), tmp_path / "source", tmp_path / "out")
     sample = Sa1b(tmp_path / "out", "all").sample(0)
     assert sample.masks.shape == (1, HEIGHT, WIDTH)
     assert sample.image[sample.masks[0]].mean() > 230 and sample.image[~sample.masks[0]].mean() < 15
@@ -313,10 +313,10 @@ def test_images_without_annotations_or_masks_are_counted(tmp_path: Path, capsys:
     ],
 )
 def test_outlines_that_are_none_are_refused_by_file_and_line(line: str, message: str, tmp_path: Path) -> None:
-    yolo(tmp_path, line)
+    yolo(tmp_path / "source", line)
     with pytest.raises(InputError, match=message):
-        convert(Conversion("yolo_segments"), tmp_path, tmp_path / "out")
-    counts = convert(Conversion("yolo_segments"), tmp_path, tmp_path / "out", skip=True)
+        convert(Conversion("yolo_segments"), tmp_path / "source", tmp_path / "out")
+    counts = convert(Conversion("yolo_segments"), tmp_path / "source", tmp_path / "out", skip=True)
     assert (counts["damaged"], counts["images"]) == (1, 0) and not (tmp_path / "out").exists()
 
 
@@ -340,12 +340,12 @@ def _truncated(path: Path) -> None:
 def test_annotations_that_cannot_be_read_are_refused(
     spoil: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
-    bsds500(tmp_path, 2)
-    path = tmp_path / "groundTruth" / "train" / "100.mat"
+    bsds500(tmp_path / "source", 2)
+    path = tmp_path / "source" / "groundTruth" / "train" / "100.mat"
     spoil(path)
     with pytest.raises(InputError, match=rf"100\.mat: .*{message}"):
-        convert(Conversion("bsds500", smallest=9), tmp_path, tmp_path / "out")
-    counts = convert(Conversion("bsds500", smallest=9), tmp_path, tmp_path / "out", skip=True)
+        convert(Conversion("bsds500", smallest=9), tmp_path / "source", tmp_path / "out")
+    counts = convert(Conversion("bsds500", smallest=9), tmp_path / "source", tmp_path / "out", skip=True)
     assert (counts["damaged"], counts["images"]) == (1, 1)
 
 

@@ -1,0 +1,42 @@
+"""Where a conversion writes, and how it numbers images: nothing that this project itself would refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import InputError
+from data.convert.__main__ import main
+from data.convert.writing import LARGEST_NUMBER, Conversion, convert
+from data.sa1b import Sa1b
+from tests.unit.test_convert import bsds500
+
+
+def test_numbers_go_as_far_as_ids_fit_into_64_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bsds500(tmp_path / "source", 2)
+    words = ["bsds500", str(tmp_path / "source"), f"out={tmp_path / 'out'}", "smallest=9"]
+    for first in (LARGEST_NUMBER, LARGEST_NUMBER + 1, 99999999999999999999):
+        assert main([*words, f"first={first}"]) == 2
+        found = capsys.readouterr().err.splitlines()[-1]
+        last = first + (first == LARGEST_NUMBER)
+        said = f"an image has number {last}, beyond {LARGEST_NUMBER}; give a smaller one"
+        assert found == f"error: first={first}: {said}"
+    assert not (tmp_path / "out").exists()
+    assert main([*words, f"first={LARGEST_NUMBER - 1}"]) == 0
+    data = Sa1b(tmp_path / "out", "all")
+    assert [data.image_id(index) for index in range(2)] == [LARGEST_NUMBER - 1, LARGEST_NUMBER]
+    assert data.sample(1).annotation_ids[0] == LARGEST_NUMBER * 10_000
+    # Even of the last number all ids are whole numbers of 64 bits.
+    assert LARGEST_NUMBER * 10_000 + 9_999 < 2**63 <= (LARGEST_NUMBER + 1) * 10_000 + 9_999
+
+
+@pytest.mark.parametrize("below", ["", "made", "images/train", "made/../images"])
+def test_nothing_is_written_into_the_source(below: str, tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    bsds500(root)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(InputError, match=r"^out=.*: lies in the source .*; give another out=DIR$"):
+        convert(Conversion("bsds500", smallest=9), root, root / below)
+    (tmp_path / "link").symlink_to(root)
+    with pytest.raises(InputError, match="lies in the source"):
+        convert(Conversion("bsds500", smallest=9), root, tmp_path / "link" / below)
+    assert sorted(root.rglob("*")) == before
