@@ -10,10 +10,11 @@ With ``--data``, scenes are composed of annotated images (:mod:`data.scenes`) of
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,7 +27,9 @@ from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
 from core.geometry import Stretched
 from core.seeding import seed_for
+from core.storage import NotWritten, check_place
 from core.threads import take_threads
+from data.exclusions import ON_MISSING
 from data.sample import ImageData
 from data.shapes import Shapes
 from evaluation.latency import PRECISIONS
@@ -42,12 +45,15 @@ from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
 from teachers.resample import share_decoder, start_from
 from teachers.sam import Sam
-from teachers.weights import load_sam, read_state, sam_from_state
+from teachers.weights import load_sam, read_state, sam_from_state, weight_files
 
 STAGE = "pretrain"
 GIVEN = ("steps", "images", "batch", "rate", "seed")
 """Fields of a recipe that the command line gives, and those of scenes only."""
 GIVEN_SCENES = ("ellipses", "boxes", "ema")
+SKIPPING = {"data.missing=skip": "--missing skip", "data.unusable=skip": "--unusable skip"}
+"""Settings that data sets name in their messages, and what they are on this command line."""
+N = TypeVar("N", int, float)
 
 POCKET_BLOCKS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 7: 5}
 """Which block of ``sam_pocket`` each of ``sam_photo``'s begins as; blocks 5 and 6 begin as the identity."""
@@ -90,20 +96,21 @@ def pretrain_on_scenes(
         InputError: a source or a start that cannot be read; the folder holds another training; an image that is scored
             is trained on.
     """
+    begun = None if start is None else (read_state(start), _sha256(start))
     data = [source.open("train", recipe.seed) for source in sources]
     scored = None if validation is None else (validation.open("validation"), 40)
     if scored is not None:
         _require_held_out(data, *scored)
     contents = [data_content(images, range(len(images)), True, folder).identity() for images in data]
     described = [asdict(recipe), [[*pair] for pair in zip([s.share for s in sources], contents, strict=True)]]
-    key = [*described, model_name, precision, None if start is None else file_sha256(start)]
+    key = [*described, model_name, precision, None if begun is None else begun[1]]
     _begin(folder, key)
     model = _initial(model_name, recipe.seed)
     if isinstance(model.input_size, Stretched):
         # Nothing of a frame that images fill is padding.
         recipe = replace(recipe, scenes=replace(recipe.scenes, narrowest=1.0))
-    if start is not None:
-        model.load_state_dict(sam_from_state(model.config, read_state(start), str(start)).state_dict())
+    if begun is not None:
+        model.load_state_dict(sam_from_state(model.config, begun[0], str(start)).state_dict())
     elif model_name == "sam_photo":
         start_from(model, load_sam("sam_pocket"), POCKET_BLOCKS)
     # Ellipses are drawn on images, not seen in them.
@@ -136,6 +143,24 @@ def _begin(folder: Path, key: list[Any]) -> None:
     keep_threads(folder, chosen=False)
 
 
+def _sha256(start: Path) -> str | list[str]:
+    """Of the file of weights that can be read; of a folder's shards each."""
+    hashes = [file_sha256(file) for file in weight_files(start)]
+    return hashes[0] if len(hashes) == 1 else hashes
+
+
+def _check_out(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, before anything is read.
+
+    Raises:
+        InputError: the system refuses, or a file stands in its place.
+    """
+    try:
+        check_place(folder / f"{STAGE}.state")
+    except NotWritten as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); give another folder") from None
+
+
 def _require_held_out(data: Sequence[ImageData], scored: ImageData, count: int) -> None:
     trained = {file for images in data for file in _files(images, len(images))}
     if shared := sorted(map(str, trained & _files(scored, count))):
@@ -151,28 +176,36 @@ def _files(images: ImageData, count: int) -> set[object]:
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    shares = tuple(float(part) for part in text.split(","))
-    if min(shares) < 0 or not 0 < sum(shares) < float("inf"):
-        raise ValueError
+    shares = tuple(_number(part, float, "number; give shares such as 0.5,0.3,0.2") for part in text.split(","))
+    # Written so that NaN fails too.
+    if not (all(share >= 0 for share in shares) and 0 < sum(shares) < math.inf):
+        raise argparse.ArgumentTypeError(f"{text}: shares must be at least 0 and not all 0, such as 0.5,0.3,0.2")
     return tuple(share / sum(shares) for share in shares)
 
 
 def _at_least_one(text: str) -> int:
-    if (number := int(text)) < 1:
+    if (number := _number(text, int, "whole number; give one of at least 1")) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return number
 
 
 def _rate(text: str) -> float:
-    if not 0 < (rate := float(text)) < float("inf"):
+    if not 0 < (rate := _number(text, float, "number; give one above 0")) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be above 0")
     return rate
 
 
 def _decay(text: str) -> float:
-    if not 0 <= (decay := float(text)) < 1:
+    if not 0 <= (decay := _number(text, float, "number; give one from 0 to below 1")) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 0 and below 1")
     return decay
+
+
+def _number(text: str, kind: Callable[[str], N], needed: str) -> N:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {needed}") from None
 
 
 def _device(text: str) -> torch.device:
@@ -274,7 +307,10 @@ def main() -> None:
         help="a data set; of its held-out images (in SA-1B's layout: the folder's last 50) 40 are scored now and then; "
         "what is scored is written",
     )
-    add("--start", type=Path, help="weights to begin with (scenes only)")
+    images, annotations = "images that are missing or damaged", "annotations that cannot be used"
+    for name, what in (("--missing", images), ("--unusable", annotations)):
+        add(name, choices=ON_MISSING, help=f"{what}: refuse (default), or skip, which counts them (scenes only)")
+    add("--start", type=Path, help="weights to begin with, a file or a folder of SamModel (scenes only)")
     add("--steps", type=_at_least_one, help="optimizer steps")
     add(
         "--images",
@@ -312,14 +348,18 @@ def main() -> None:
     of_scenes = {name: value for name in GIVEN_SCENES if (value := getattr(options, name)) is not None}
     distributed.init(device)
     try:
+        distributed.from_main(lambda: _check_out(options.out))
         if options.data is None:
-            of_data = ("start", "validation", *GIVEN_SCENES, "mosaics")
+            of_data = ("start", "validation", "missing", "unusable", *GIVEN_SCENES, "mosaics")
             if alone := [f"--{name}" for name in of_data if getattr(options, name) is not None]:
                 raise InputError(f"{' and '.join(alone)}: only with --data")
             pretrain(ShapesTraining(**given), options.model, options.out, options.precision or "bfloat16", device)
             return
-        sources = [Source.parse(text) for text in options.data]
-        validation = None if options.validation is None else Source.parse_validation(options.validation)
+        rules = {name: rule for name in ("missing", "unusable") if (rule := getattr(options, name)) is not None}
+        sources = [replace(Source.parse(text), **rules) for text in options.data]
+        validation = None
+        if options.validation is not None:
+            validation = replace(Source.parse_validation(options.validation), **rules)
         precision = options.precision or ("float32" if device.type == "cpu" else "bfloat16")
         recipe = SceneTraining(**given, **of_scenes)
         if options.mosaics:
@@ -328,7 +368,10 @@ def main() -> None:
             recipe = replace(recipe, scenes=scenes)
         pretrain_on_scenes(recipe, sources, options.model, options.start, options.out, precision, device, validation)
     except InputError as error:
-        parser.exit(2, f"{error}\n")
+        message = str(error)
+        for setting, option in SKIPPING.items():
+            message = message.replace(setting, option)
+        parser.exit(2, f"{message}\n")
     except KeyboardInterrupt:
         parser.exit(130, "stopped; the same command goes on\n")
     finally:

@@ -61,11 +61,16 @@ class SceneTraining:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set by its name, and its share of the scenes."""
+    """A data set by its name, its share of the scenes, and what becomes of what cannot be used in it.
+
+    ``missing`` and ``unusable`` are those of :class:`data.coco.Coco`.
+    """
 
     name: str
     root: str | None
     share: float
+    missing: str = "refuse"
+    unusable: str = "refuse"
 
     @classmethod
     def parse(cls, text: str, setting: str = "--data") -> "Source":
@@ -108,13 +113,18 @@ class Source:
 
         Args:
             seed: of procedural training images.
+
+        Raises:
+            InputError: the data set cannot be read, or has what is refused.
         """
-        training = split == "train"
+        training, rules = split == "train", {"missing": self.missing, "unusable": self.unusable}
         if self.root is None:
             return Shapes(split, SHAPES_COUNT, seed=seed, size=SHAPES_SIZE) if training else Shapes(split, 100)
         if self.name == "coco":
-            return Coco(Path(self.root), split)
-        return Sa1b(Path(self.root), split, validation_count=1) if training else Sa1b(Path(self.root), split)
+            return Coco(Path(self.root), split, **rules)
+        if training:
+            return Sa1b(Path(self.root), split, validation_count=1, **rules)
+        return Sa1b(Path(self.root), split, **rules)
 
 
 def _is_number(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Pretraining on scenes: sources by name, batches by place, losses, and a run that begins where another ended."""
 
+import json
 import os
 import subprocess
 import sys
@@ -75,6 +76,15 @@ def test_a_wrong_source_is_refused(text: str, message: str) -> None:
         ("--steps 0", "argument --steps: 0 must be at least 1"),
         ("--ema 1", "argument --ema: 1 must be at least 0 and below 1"),
         ("--rate -1", "argument --rate: -1 must be above 0"),
+        ("--rate abc", "argument --rate: 'abc' is no number; give one above 0"),
+        ("--rate nan", "argument --rate: nan must be above 0"),
+        ("--ema none", "argument --ema: 'none' is no number; give one from 0 to below 1"),
+        ("--steps 2.5", "argument --steps: '2.5' is no whole number; give one of at least 1"),
+        ("--mosaics 1,-1", "argument --mosaics: 1,-1: shares must be at least 0 and not all 0, such as 0.5,0.3,0.2"),
+        ("--mosaics 0,0", "argument --mosaics: 0,0: shares must be at least 0 and not all 0"),
+        ("--mosaics 1,nan", "argument --mosaics: 1,nan: shares must be at least 0"),
+        ("--mosaics 1,two", "argument --mosaics: 'two' is no number; give shares such as 0.5,0.3,0.2"),
+        ("--missing maybe", "argument --missing: invalid choice: 'maybe'"),
         ("--device foo", "argument --device: foo is unknown; choose cpu, cuda or cuda:0"),
         ("--validation sa1b=", "--validation sa1b=: give its folder: --validation sa1b=DIR"),
         ("--validation sa1b=D:0.5", "--validation sa1b=D:0.5: what is scored has no share; leave out :0.5"),
@@ -87,6 +97,58 @@ def test_wrong_settings_end_in_a_line(
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def ended_with(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the command ends with; status 2."""
+    monkeypatch.setattr("sys.argv", ["pretrain", *words])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    found = capsys.readouterr().err
+    assert ended.value.code == 2 and found.count("\n") == 1
+    return found
+
+
+def test_a_start_that_cannot_be_read_ends_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
+    for name in ("nowhere.safetensors", "folder", "damaged.safetensors"):
+        words = ["--data", "shapes", "--start", str(tmp_path / name), "--out", str(tmp_path / "out")]
+        assert ended_with(words, monkeypatch, capsys).startswith(f"{tmp_path / name}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--data", "shapes")])
+def test_a_place_that_takes_no_files_is_refused_by_its_option(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        found = ended_with(["--out", str(out), *more], monkeypatch, capsys)
+        assert found.startswith(f"--out {out}: cannot be written (") and found.endswith("); give another folder\n")
+
+
+def test_what_cannot_be_used_is_refused_by_the_option_that_skips_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = write_data_set(Shapes("train", 4, size=48), tmp_path / "data")
+    (root / "sa_000000.jpg").write_bytes(b"no image")
+    content = json.loads((root / "sa_000001.json").read_text())
+    content["annotations"][0]["bbox"] = None
+    (root / "sa_000001.json").write_text(json.dumps(content))
+    words = ["--data", f"sa1b={root}", "--out", str(tmp_path / "out"), "--steps", "1"]
+    assert ended_with(words, monkeypatch, capsys).endswith(", or give --missing skip\n")
+    assert ended_with([*words, "--missing", "skip"], monkeypatch, capsys).endswith(", or give --unusable skip\n")
+    held_out = ["--data", "shapes", "--validation", f"sa1b={root}", *words[2:]]
+    monkeypatch.setattr("experiments.pretrain_scenes.SHAPES_COUNT", 4)
+    (root / "sa_000003.jpg").write_bytes(b"no image")
+    assert ended_with(held_out, monkeypatch, capsys).endswith(", or give --missing skip\n")
+    source = Source("sa1b", str(root), 1.0, missing="skip", unusable="skip")
+    assert source.open("train").skipped["unusable_annotation"] == 1 and len(source.open("train")) == 2
+    alone = ended_with(["--missing", "skip", "--unusable", "skip"], monkeypatch, capsys)
+    assert alone == "--missing and --unusable: only with --data\n"
 
 
 @pytest.fixture(scope="module")
