@@ -13,6 +13,7 @@ from core.errors import InputError
 from core.plain_file import reraise_access
 from data import kept
 from data.annotations import pack_polygons
+from data.box_form import require_sides
 from data.content import stamp_of
 from data.instance_table import InstanceTable, instance_table
 from data.instances import Instance, Rules
@@ -54,7 +55,7 @@ def read_entries(
 
     Raises:
         InputError: the file is missing or malformed, an id or an image's file occurs twice, a listed size is beyond all
-            images, or as :meth:`data.instances.Rules.admit`.
+            images, or as :meth:`data.instances.Rules.admit` and :func:`data.box_form.require_sides`.
     """
     with reraise_access(source):
         if not source.is_file():
@@ -104,8 +105,17 @@ def _admitted(annotations: Sequence[Any], by_id: Mapping[int, Entry], rules: Rul
         return entry.size_hw if entry else None
 
     admitted = ((rules.admit(raw, size_of, source), raw) for raw in annotations)
-    pairs = [(instance, raw["image_id"]) for instance, raw in admitted if instance is not None]
-    return instance_table([instance for instance, _ in pairs], [image_id for _, image_id in pairs])
+    pairs = [(instance, raw) for instance, raw in admitted if instance is not None]
+    owners = [raw["image_id"] for _, raw in pairs]
+    sizes = (by_id[owner].size_hw or (0, 0) for owner in owners)
+    require_sides(
+        (
+            (one.annotation_id, raw["bbox"], one.segmentation, size)
+            for (one, raw), size in zip(pairs, sizes, strict=True)
+        ),
+        source,
+    )
+    return instance_table([instance for instance, _ in pairs], owners)
 
 
 _IMAGE_FIELDS = ("id", "height", "width", "file_name", "coco_url")

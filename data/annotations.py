@@ -122,6 +122,13 @@ def rle_area(rle: dict[str, Any]) -> int:
     return int(mask_api.area(rle))
 
 
+def rle_boxes(rles: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """The boxes of RLEs that :func:`to_rle` returned, not decoding them: xyxy float64 ``[N, 4]``, 0 of empty ones."""
+    boxes: NDArray[np.float64] = np.asarray(mask_api.toBbox(rles), dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
 def decode_segmentation(segmentation: object, size_hw: tuple[int, int], where: str) -> NDArray[np.bool_]:
     """The mask of a segmentation: bool ``[H, W]`` at the stored size of the image.
 

@@ -15,6 +15,7 @@ REASONS = {
     "unreadable_image": "the image is missing, damaged or of another size than listed, and such are skipped",
     "unusable_annotation": "a field that is needed is missing, malformed or not of the image, and such are skipped",
     "empty_mask": "the segmentation covers no pixel (known once the sample was read)",
+    "box_apart": "kept, though its box does not meet its mask (known once the sample was read)",
     "clipped_box": "kept, with its box cut to the image",
     "unknown_category": "kept, with a category that is not listed: average precision leaves it out",
     "image_without_instances": "images (not annotations) that have no usable instance",
@@ -27,8 +28,11 @@ REASONS = {
 ABOUT_IMAGES = ("image_left_out", "unlisted_image", "other_file")
 """Reasons for leaving a whole image or file out."""
 
-NO_ANNOTATIONS = frozenset({"clipped_box", "unknown_category", "image_without_instances", *ABOUT_IMAGES})
+NO_ANNOTATIONS = frozenset({"box_apart", "clipped_box", "unknown_category", "image_without_instances", *ABOUT_IMAGES})
 """Reasons that leave no annotation out. All others and the instances of all samples add up to the annotations."""
+
+ONCE_READ = ("empty_mask", "box_apart")
+"""Reasons that show when the mask of an annotation is read."""
 
 ON_MISSING = ("refuse", "skip")
 """What to do about what cannot be used: raise InputError, or count it and go on without it."""
@@ -59,7 +63,7 @@ class Exclusions:
         self.small_area = f"area_below_{least_area:.15g}"
         self._counts = {self.small_area if reason == "area_below_1" else reason: 0 for reason in REASONS}
         # Kept by id, so that threads may count too.
-        self._empty: set[int] = set()
+        self._seen: dict[str, set[int]] = {reason: set() for reason in ONCE_READ}
         self._left_out: dict[int, int] = {}
         self.refused: set[int] = set()
 
@@ -67,15 +71,15 @@ class Exclusions:
     def counts(self) -> dict[str, int]:
         """How often each of :data:`REASONS` applied so far (a copy)."""
         images = {"image_left_out": len(self._left_out), "unreadable_image": sum(list(self._left_out.values()))}
-        return {**self._counts, "empty_mask": len(self._empty), **images}
+        return {**self._counts, **{reason: len(seen) for reason, seen in self._seen.items()}, **images}
 
     def count(self, reason: str, cases: int = 1) -> None:
         """Count one or more cases of a reason."""
         self._counts[reason] += cases
 
-    def count_empty_mask(self, annotation_id: int) -> None:
-        """Count an annotation whose mask is empty; once however often it is read."""
-        self._empty.add(annotation_id)
+    def count_once(self, reason: str, annotation_id: int) -> None:
+        """Count an annotation for one of :data:`ONCE_READ`; once however often it is read."""
+        self._seen[reason].add(annotation_id)
 
     def skip_annotation(self, problem: InputError) -> None:
         """Count an annotation that cannot be used.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from data.annotations import check_segmentation, decode_rle, pack_segmentation, rle_area, to_rle
+from data.box_form import meets
 from data.content import Stamp
 from data.exclusions import Exclusions
 from data.json_fields import is_number, numbers, require_int, value
@@ -18,6 +19,8 @@ from data.tar_members import File
 
 # COCO rounds x and width to 0.01 each, so a box may end this far outside without being wrong.
 ROUNDING = 0.02
+RULES_VERSION = 2
+"""What was kept of files under earlier rules is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Rules:
 
     Attributes:
         stamp: of the annotation file before it was read (:func:`data.content.stamp_of`), if all share one.
-        described: the arguments that decide which annotations are admitted, as text.
+        described: the version, and the arguments that decide which annotations are admitted, as text.
         categories: the ids that the file lists, where it lists some.
         categorised: whether annotations name a category: all do, or none. None: as the first one has it.
         unusable: the places of annotations that were skipped because they cannot be used, in the order of admission.
@@ -75,7 +78,7 @@ class Rules:
         self.left_out: dict[int, tuple[int, int] | None] = {}
         self._place = -1
         self._crowd, self._least_area = crowd, least_area
-        self.described = f"{crowd} {least_area!r} {unusable}"
+        self.described = f"{RULES_VERSION} {crowd} {least_area!r} {unusable}"
         self.seen: set[int] = set()
 
     def found(self) -> dict[str, Any]:
@@ -176,7 +179,7 @@ class Rules:
         category_id = self._category(raw, where)
         check_segmentation(segmentation, size_hw, where)
         _check_crowd_flag(raw, where)
-        point_xy = _first_point(raw, where)
+        point_xy = _first_point(raw, size_hw, where)
         box = _cut(corners, size_hw)
         if any(abs(cut - corner) > ROUNDING for cut, corner in zip(box, corners, strict=True)):
             self.skipped.count("clipped_box")
@@ -194,18 +197,24 @@ class Rules:
             if rle_area(rle):
                 pairs.append((instance, rle))
             else:
-                self.skipped.count_empty_mask(instance.annotation_id)
+                self.skipped.count_once("empty_mask", instance.annotation_id)
         return pairs
 
     def sample(
         self, image_id: int, name: str, image: NDArray[np.uint8], instances: Iterable[Instance], source: File
     ) -> ImageSample:
-        """An image and its instances, masks decoded at the image's size."""
+        """An image and its instances, masks decoded at the image's size.
+
+        An instance whose box does not meet its mask is counted once however often it is read, and stays: LVIS v0.5
+        has such, and whoever scores all that it lists counts them.
+        """
         size_hw = (image.shape[0], image.shape[1])
         pairs = self.with_pixels(instances, size_hw, source)
         masks = np.zeros((len(pairs), *size_hw), dtype=np.bool_)
-        for row, (_, rle) in enumerate(pairs):
+        for row, (instance, rle) in enumerate(pairs):
             masks[row] = decode_rle(rle)
+            if not meets(masks[row], instance.box_xyxy):
+                self.skipped.count_once("box_apart", instance.annotation_id)
         boxes = np.array([instance.box_xyxy for instance, _ in pairs], dtype=np.float64).reshape(-1, 4)
         areas = np.array([instance.area for instance, _ in pairs], dtype=np.float64)
         ids = tuple(instance.annotation_id for instance, _ in pairs)
@@ -251,7 +260,7 @@ def _cut(corners: tuple[float, float, float, float], size_hw: tuple[int, int]) -
     return left, top, right, bottom
 
 
-def _first_point(raw: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+def _first_point(raw: Mapping[str, Any], size_hw: tuple[int, int], where: str) -> tuple[float, float] | None:
     """SA-1B's ``point_coords`` (the prompt an annotation came from), if there is one."""
     if "point_coords" not in raw:
         return None
@@ -259,4 +268,8 @@ def _first_point(raw: Mapping[str, Any], where: str) -> tuple[float, float] | No
     if not isinstance(points, list) or not points:
         raise InputError(f'{where}: "point_coords" is not a list of points; correct the annotation')
     x, y = numbers(points[0], 2, "point_coords", where)
+    height, width = size_hw
+    if not (0 <= x < width and 0 <= y < height):
+        outside = f"outside of its image, which is {width} wide and {height} high"
+        raise InputError(f'{where}: "point_coords" is {str(points[0])[:40]}, {outside}; correct the annotation')
     return x, y

@@ -106,6 +106,29 @@ class RunLengths:
         sums = np.concatenate([[0], np.cumsum(self.counts * ((np.arange(len(self.counts)) - own) & 1))])
         return sums[self.firsts[1:]] - sums[self.firsts[:-1]]
 
+    def boxes(self) -> NDArray[np.int64]:
+        """The box of each mask, xyxy int64 ``[N, 4]``: its ends lie behind the last pixels; 0 of an empty mask."""
+        height, width = self.size_hw
+        own = np.arange(len(self.counts)) - np.repeat(self.firsts[:-1], np.diff(self.firsts))
+        runs = np.flatnonzero((own & 1) & (self.counts > 0))
+        found = np.zeros((len(self), 4), np.int64)
+        if not len(runs):
+            return found
+        owners = np.searchsorted(self.firsts, runs, "right") - 1
+        # Columns and rows of each run's first and last pixel; the masks lie one after the other.
+        last = np.cumsum(self.counts)[runs] - 1
+        (left, top), (right, bottom) = np.divmod(last + 1 - self.counts[runs], height), np.divmod(last, height)
+        # One that goes on in the next column reaches from end to end.
+        top[right > left], bottom[right > left] = 0, height - 1
+        present, begins = np.unique(owners, return_index=True)
+        for side, (sides, end) in enumerate(
+            ((left, np.minimum), (top, np.minimum), (right, np.maximum), (bottom, np.maximum))
+        ):
+            found[present, side] = end.reduceat(sides, begins) + (side > 1)
+        found[present, 0] -= present * width
+        found[present, 2] -= present * width
+        return found
+
     def only(self, chosen: NDArray[np.intp]) -> "RunLengths":
         """Chosen masks, in the order given."""
         parts = [self.counts[self.firsts[k] : self.firsts[k + 1]] for k in chosen.tolist()]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from core import distributed
 from core.errors import InputError
 from data.annotation_file import listed_size
+from data.box_form import require_sides
 from data.content import ReadFromFiles
 from data.images import HEADER_CHECK_LIMIT, image_size, read_for_frame, read_image, require_size, wrong_size
 from data.instances import Instance, Rules
@@ -235,7 +236,7 @@ class Sa1b(ReadFromFiles):
         self._require_listed(index, image.size_hw, plain.size_hw, source)
         filled = np.flatnonzero(masks.areas())
         for annotation_id in plain.ids[np.setdiff1d(np.arange(len(masks)), filled)].tolist():
-            self._rules.skipped.count_empty_mask(annotation_id)
+            self._rules.skipped.count_once("empty_mask", annotation_id)
         return EncodedSample(image, plain.boxes_xyxy[filled], masks.only(filled))
 
     def _require_labels(self) -> None:
@@ -334,6 +335,12 @@ class Sa1b(ReadFromFiles):
 
 
 def _admitted(raws: list[object], size_hw: tuple[int, int], source: File, rules: Rules) -> list[Instance]:
-    """The annotations of a file that the rules admit."""
-    admitted = [rules.admit(raw, lambda *_: size_hw, source) for raw in raws]
-    return [instance for instance in admitted if instance is not None]
+    """The annotations of a file that the rules admit.
+
+    Raises:
+        InputError: as :meth:`data.instances.Rules.admit` and :func:`data.box_form.require_sides`.
+    """
+    admitted = ((rules.admit(raw, lambda *_: size_hw, source), raw) for raw in raws)
+    pairs: list[tuple[Instance, Any]] = [(instance, raw) for instance, raw in admitted if instance is not None]
+    require_sides(((one.annotation_id, raw["bbox"], one.segmentation, size_hw) for one, raw in pairs), source)
+    return [instance for instance, _ in pairs]

@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from data.box_form import LOOKED_AT, are_corners, may_be_corners
 from data.instances import ROUNDING
 from data.json_fields import LARGEST, LARGEST_WHOLE
 from data.run_lengths import RunLengths, expand_all
@@ -24,6 +25,7 @@ class PlainFile:
     Attributes:
         size_hw: the size that is listed.
         ids: int64 ``[N]``.
+        boxes: float64 ``[N, 4]``, as listed.
         boxes_xyxy: float64 ``[N, 4]``, cut to the image.
         clipped: how many boxes were cut.
         strings: the masks as compressed RLE, not checked yet.
@@ -31,6 +33,7 @@ class PlainFile:
 
     size_hw: tuple[int, int]
     ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
     boxes_xyxy: NDArray[np.float64]
     clipped: int
     strings: Sequence[bytes]
@@ -86,7 +89,8 @@ def read_plain(content: bytes) -> PlainFile | None:
         values = np.array(numbers, dtype=np.float64)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError):
         return None
-    boxes_xyxy = values[: 4 * len(raws)].reshape(-1, 4)
+    listed = values[: 4 * len(raws)].reshape(-1, 4)
+    boxes_xyxy = listed.copy()
     boxes_xyxy[:, 2:] += boxes_xyxy[:, :2]
     cut = np.clip(boxes_xyxy, 0, np.array([width, height, width, height], dtype=np.float64))
     # Written so that NaN fails too. Small annotations and empty boxes are for the rules.
@@ -94,8 +98,19 @@ def read_plain(content: bytes) -> PlainFile | None:
         return None
     if (cut[:, 2:] <= cut[:, :2]).any() or (len(ids) and max(map(abs, ids)) > LARGEST_WHOLE):
         return None
+    points_xy = values[4 * len(raws) : 6 * len(raws)].reshape(-1, 2)
+    if not ((points_xy >= 0) & (points_xy < (width, height))).all():
+        return None
     clipped = int((np.abs(cut - boxes_xyxy) > ROUNDING).any(1).sum())
-    return PlainFile(size_hw, found_ids, cut, clipped, strings)
+    return PlainFile(size_hw, found_ids, listed, cut, clipped, strings)
+
+
+def has_sides(file: PlainFile, masks: RunLengths) -> bool:
+    """Whether boxes are as :func:`data.box_form.require_sides` requires them; if not, the rules refuse the file."""
+    boxes = file.boxes[:LOOKED_AT]
+    if not may_be_corners(boxes):
+        return True
+    return 2 * int(are_corners(boxes, masks.only(np.arange(len(boxes))).boxes()).sum()) <= len(boxes)
 
 
 def plain_masks(files: Sequence[PlainFile]) -> list[RunLengths | None]:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from core.progress import counted
 from data import kept
 from data.content import SAVE_EVERY_S, Stamp, stamp_of
+from data.instances import RULES_VERSION
 from data.parallel import in_processes, in_threads
-from data.sa1b_annotations import plain_file, plain_masks
+from data.sa1b_annotations import has_sides, plain_file, plain_masks
 from data.tar_members import File, TarMember
 
 ROW = np.dtype(
@@ -21,6 +22,7 @@ ROW = np.dtype(
 )
 """Of a file: the number, what it is known by, and of a plain one (:class:`data.sa1b_annotations.PlainFile`) instances,
 listed size and cut boxes. The count of any other file is -1: the rules must look at it each time."""
+_KIND = f"sa1b labels {RULES_VERSION}"
 _TOGETHER = 32
 _PARALLEL_FROM = 512
 
@@ -114,7 +116,7 @@ def _take(
 
 
 def _kept(shard: Path) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-    arrays = kept.load("sa1b labels", shard)
+    arrays = kept.load(_KIND, shard)
     rows, ids = arrays.get("rows"), arrays.get("ids")
     if rows is None or ids is None or rows.dtype != ROW or np.maximum(rows["count"], 0).sum() != len(ids):
         return np.zeros(0, ROW), np.zeros(0, np.int64)
@@ -143,7 +145,7 @@ def _keep(
         parts = [*(ids[place] for place in known), *parts]
         order = np.argsort(merged["number"], kind="stable")
         joined = np.concatenate([np.zeros(0, np.int64), *(parts[at] for at in order.tolist())])
-        kept.save("sa1b labels", shard, {"rows": merged[order], "ids": joined})
+        kept.save(_KIND, shard, {"rows": merged[order], "ids": joined})
 
 
 Described = tuple[tuple[int, int, int, int], NDArray[np.int64]]
@@ -160,8 +162,9 @@ def _describe(files: Sequence[File]) -> list[Described]:
     plain = [plain_file(file) for file in files]
     known = [file for file in plain if file is not None]
     # So few together that memory freed is used again.
-    masks = iter([found for start in range(0, len(known), 4) for found in plain_masks(known[start : start + 4])])
+    masks = [found for start in range(0, len(known), 4) for found in plain_masks(known[start : start + 4])]
+    sound = iter([m is not None and has_sides(file, m) for file, m in zip(known, masks, strict=True)])
     return [
-        _OTHER if file is None or next(masks) is None else ((len(file.ids), *file.size_hw, file.clipped), file.ids)
+        _OTHER if file is None or not next(sound) else ((len(file.ids), *file.size_hw, file.clipped), file.ids)
         for file in plain
     ]

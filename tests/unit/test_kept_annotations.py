@@ -117,6 +117,16 @@ def test_other_rules_and_other_files_are_parsed_anew(
         assert coco(root).skipped["area_below_1"] == 0 and len(read) == 7
 
 
+def test_what_earlier_rules_found_is_found_anew(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    parse = annotation_file.read_json
+    monkeypatch.setattr(annotation_file, "read_json", lambda path, *rest: read.append(path) or parse(path, *rest))
+    with kept.keeping(tmp_path / "kept"):
+        for version, times in ((1, 1), (1, 1), (2, 2)):
+            monkeypatch.setattr("data.instances.RULES_VERSION", version)
+            assert len(coco(root)) == 6 and len(read) == times
+
+
 def test_an_image_that_is_listed_twice_is_refused_at_each_opening(root: Path, tmp_path: Path) -> None:
     path = root / "annotations/instances_val2017.json"
     content = json.loads(path.read_text())

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
-from data.annotations import to_rle
+from data.annotations import rle_boxes, to_rle
 from data.batches import coverage_of, coverage_of_runs
 from data.run_lengths import RunLengths, expand_all
 
@@ -34,6 +34,8 @@ def runs(strings: list[bytes], size_hw: tuple[int, int]) -> RunLengths:
 def test_any_masks_cover_as_if_they_were_drawn(masks: NDArray[np.bool_], side: int, stretched: bool) -> None:
     found = runs(encoded(masks), (masks.shape[1], masks.shape[2]))
     assert np.array_equal(found.masks(), masks) and found.areas().tolist() == masks.sum((1, 2)).tolist()
+    rles = [{"size": masks.shape[1:], "counts": counts} for counts in encoded(masks)]
+    assert found.boxes().tolist() == rle_boxes(rles).tolist()
     chosen = [len(masks) - 1, 0, len(masks) - 1]
     covered = coverage_of_runs(found, chosen, side, stretched)
     # The same bits, not only the same within 1e-6.
