@@ -117,14 +117,15 @@ class Source:
         Raises:
             InputError: the data set cannot be read, or has what is refused.
         """
-        training, rules = split == "train", {"missing": self.missing, "unusable": self.unusable}
+        training, missing, unusable = split == "train", self.missing, self.unusable
         if self.root is None:
             return Shapes(split, SHAPES_COUNT, seed=seed, size=SHAPES_SIZE) if training else Shapes(split, 100)
+        root = Path(self.root)
         if self.name == "coco":
-            return Coco(Path(self.root), split, **rules)
+            return Coco(root, split, missing=missing, unusable=unusable)
         if training:
-            return Sa1b(Path(self.root), split, validation_count=1, **rules)
-        return Sa1b(Path(self.root), split, **rules)
+            return Sa1b(root, split, validation_count=1, missing=missing, unusable=unusable)
+        return Sa1b(root, split, missing=missing, unusable=unusable)
 
 
 def _is_number(text: str) -> bool:
