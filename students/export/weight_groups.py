@@ -6,6 +6,7 @@ and OpenVINO reads it.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,15 +52,18 @@ def round_linear_layers(model: nn.Module, bits: int, group_size: int) -> None:
 
 
 def write_groups(path: Path, bits: int, group_size: int) -> None:
-    """Store the rounded weights of an ONNX file's matrix products as codes and scales.
+    """Store the rounded weights of an ONNX file's linear layers as codes and scales.
 
-    Those of the decoder's upscaling, convolutions in the model, stay float: they are few, and every pixel of a mask is
-    made by them. What lay beside the file for its size has room in it then: the largest SAM takes 0.7 GB in 8 bits.
+    They are matrix products there, or ``Gemm`` where what they are given has two dimensions, as tokens of the mask
+    decoder's hypernetworks and of its head of predicted IoUs have. Those of the decoder's upscaling, convolutions in
+    the model, stay float: they are few, and every pixel of a mask is made by them. What lay beside the file for its
+    size has room in it then: the largest SAM takes 0.7 GB in 8 bits.
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     model = onnx.load(path)
+    _part_biases(model.graph)
     small = {tensor.name for tensor in model.graph.initializer if tensor.dims and tensor.dims[0] < FEWEST_INPUTS}
     biases = {f"{path}.bias" for path in UPSAMPLING}
     upscaled = {name for node in model.graph.node if biases & {*node.input} for name in node.input}
@@ -82,3 +86,43 @@ def write_groups(path: Path, bits: int, group_size: int) -> None:
     for beside in path.parent.glob(f"{path.name}.*"):
         beside.unlink()
     onnx.save(quantizer.model.model, path)
+
+
+def _part_biases(graph: Any) -> None:
+    """Every linear layer that is a ``Gemm`` as a product and a sum, in place: there is no ``Gemm`` of groups."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes, transposed = [], dict[str, str]()
+    for node in graph.node:
+        if not _is_linear_layer(node, weights):
+            nodes.append(node)
+            continue
+        given, weight, *bias = node.input
+        if weight not in transposed:
+            transposed[weight] = f"{weight}_transposed"
+            # [N, K] to [K, N]
+            columns = np.ascontiguousarray(numpy_helper.to_array(weights[weight]).T)
+            graph.initializer.append(numpy_helper.from_array(columns, transposed[weight]))
+        product = f"{node.output[0]}_product" if bias else node.output[0]
+        nodes.append(helper.make_node("MatMul", [given, transposed[weight]], [product], name=f"{node.name}_product"))
+        if bias:
+            nodes.append(helper.make_node("Add", [product, *bias], node.output, name=node.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    for name in transposed.keys() - read:
+        graph.initializer.remove(weights[name])
+
+
+def _is_linear_layer(node: Any, weights: dict[str, Any]) -> bool:
+    """Whether a node is a ``Gemm`` as the exporter writes a linear layer of at least :data:`FEWEST_INPUTS`."""
+    if node.op_type != "Gemm" or node.input[1] not in weights:
+        return False
+    from onnx import helper
+
+    standard = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    found = standard | {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    wide = weights[node.input[1]].dims[1] >= FEWEST_INPUTS
+    return wide and found == standard | {"transB": 1}

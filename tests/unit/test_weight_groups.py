@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("onnx", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from core.errors import InputError
 from students.export.checking import check_onnx
 from students.export.folder import export_model
 from students.export.manifest import read_manifest
-from students.export.parts import UPSAMPLING
+from students.export.parts import UPSAMPLING, decoder_part, example_prompts, prepared
 from students.export.runtimes import RUNTIMES
 from students.export.segmenter import ExportedSam
-from students.export.weight_groups import round_linear_layers, round_weights, write_groups
+from students.export.weight_groups import FEWEST_INPUTS, round_linear_layers, round_weights, write_groups
 from teachers.weights import load_sam
 
 
@@ -80,6 +81,67 @@ def test_files_hold_what_pytorch_rounds_to(bits: int, group_size: int, tmp_path:
         # ONNX Runtime's own rounding of the float weight, and that of the rounded one, which changes nothing.
         assert torch.allclose(columns(path, 160), rounded, rtol=0, atol=1e-6)
     assert {node.op_type for node in onnx.load(path).graph.node} == {"MatMulNBits"}
+
+
+def gemm(path: Path, weight: torch.Tensor, bias: torch.Tensor | None, **attributes: float) -> None:
+    """A file of one ``Gemm``, as the exporter writes linear layers of inputs in two dimensions; weight ``[N, K]``."""
+    parts = [numpy_helper.from_array(weight.numpy(), "weight")]
+    parts += [] if bias is None else [numpy_helper.from_array(bias.numpy(), "bias")]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+        for name, size in (("x", weight.shape[1]), ("y", weight.shape[0]))
+    ]
+    node = helper.make_node("Gemm", ["x", *(p.name for p in parts)], ["y"], name="layer", **{"transB": 1} | attributes)
+    graph = helper.make_graph([node], "g", values[:1], values[1:], parts)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.mark.parametrize("bias", [torch.arange(24.0), None])
+def test_layers_of_inputs_in_two_dimensions(bias: torch.Tensor | None, tmp_path: Path) -> None:
+    weight, path = torch.randn(24, 160, generator=torch.Generator().manual_seed(0)), tmp_path / "gemm.onnx"
+    gemm(path, weight, bias)
+    write_groups(path, 4, 32)
+    check_onnx(path)
+    graph = onnx.load(path).graph
+    assert [node.op_type for node in graph.node] == ["MatMulNBits", "Add"][: 1 if bias is None else 2]
+    assert not [tensor.name for tensor in graph.initializer if [*tensor.dims] in ([24, 160], [160, 24])]
+    expected = round_weights(weight, 4, 32) + (0 if bias is None else bias[:, None])
+    torch.testing.assert_close(columns(path, 160), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs, attributes", [(31, {}), (160, {"alpha": 2.0}), (160, {"beta": 0.5})])
+def test_other_sums_of_products_stay(inputs: int, attributes: dict[str, float], tmp_path: Path) -> None:
+    path = tmp_path / "gemm.onnx"
+    gemm(path, torch.randn(24, inputs), torch.ones(24), **attributes)
+    before = columns(path, inputs)
+    write_groups(path, 4, 32)
+    assert [node.op_type for node in onnx.load(path).graph.node] == ["Gemm"]
+    assert torch.equal(columns(path, inputs), before)
+
+
+def test_all_linear_layers_of_a_decoder_are_stored_in_few_bits(pocket_onnx: Path, tmp_path: Path) -> None:
+    path, model = tmp_path / "decoder.onnx", prepared(load_sam("sam_pocket"))
+    shutil.copy(pocket_onnx / "decoder.onnx", path)
+    write_groups(path, 4, 32)
+    graph = onnx.load(path).graph
+    layers = [layer for layer in model.mask_decoder.modules() if isinstance(layer, torch.nn.Linear)]
+    in_groups = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    assert len(in_groups) == sum(layer.in_features >= FEWEST_INPUTS for layer in layers)
+    # A float weight of two dimensions is of positions, or of the two layers of the upscaling, which stay.
+    matrices = [[*tensor.dims] for tensor in graph.initializer if tensor.data_type == 1 and len(tensor.dims) == 2]
+    wide = [dims for dims in matrices if min(dims) >= FEWEST_INPUTS]
+    upscaling = [layer for layer in model.mask_decoder.output_upscaling if hasattr(layer, "kernel_size")]
+    assert sorted(wide) == sorted([layer.in_channels, 4 * layer.out_channels] for layer in upscaling)
+    inputs = example_prompts(model, 3, 4)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+    arrays = {name: part.numpy() for name, part in zip(names, inputs, strict=False)}
+    found = session.run(["low_res_masks", "iou_predictions"], {"orig_im_size": np.float32([90, 128])} | arrays)
+    round_linear_layers(model, 4, 32)
+    with torch.inference_mode():
+        expected = decoder_part(model)(*inputs)
+    for answer, logits in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(answer), logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
