@@ -150,6 +150,11 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     return tuple(path / shard for shard in sorted(set(_index(weights).values())))
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a file that holds or lists weights; False for one that cannot be entered."""
+    return os.path.lexists(_weights(folder))
+
+
 def _weights(folder: Path) -> Path:
     """The file of a folder that holds or lists its weights."""
     return next((folder / name for name in _WEIGHTS if os.path.lexists(folder / name)), folder / _WEIGHTS[0])

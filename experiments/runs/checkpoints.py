@@ -1,5 +1,6 @@
 """A model by name or by file, whatever its layout, and whether its image encoder works."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from experiments.config.schema import ModelConfig
 from experiments.runs.download import fetched, fetched_folder
 from students.catalog import RELEASED
 from students.convert.layouts import CONFIG as MOBILE_SAM
-from students.convert.layouts import from_mobile_sam, is_mobile_sam
+from students.convert.layouts import HUGGING_FACE, from_mobile_sam, is_mobile_sam
 from students.convert.slimsam_pickle import is_slimsam_pickle, read_slimsam_pickle
-from students.export.manifest import is_export
+from students.export.manifest import MANIFEST, holds_part, is_export
 from students.files import FORMAT, about_of, load_model, name_of, read_facts, read_model_metadata, stated_shape
 from students.kinds import build_model
 from students.pruned_vit import UNIFORM
@@ -29,7 +30,7 @@ from teachers.inferred_shape import infer_config, known_sam2_config
 from teachers.sam import Sam, SamConfig
 from teachers.sam2_hub_config import Sam2HubConfig
 from teachers.sam2_layouts import sam2_layout
-from teachers.weights import Stored, fill, load_sam, read_stored, sam_from_state
+from teachers.weights import Stored, fill, holds_weights, load_sam, read_stored, sam_from_state
 
 STUDENT = "student.safetensors"
 """The name of the student in a run's folder."""
@@ -122,15 +123,34 @@ def check_encoder(
         raise InputError(f"{checkpoint}: {problem}")
 
 
+def check_model_folder(path: Path, setting: str = "checkpoint") -> None:
+    """Refuse a folder that holds no model; a file, and a folder that cannot be entered, are left to who reads them.
+
+    Raises:
+        InputError: it is a run's, an exported one without its manifest, or has no weights.
+    """
+    if not path.is_dir() or not os.access(path, os.X_OK):
+        return
+    if (path / STUDENT).is_file():
+        raise InputError(f"{setting}={path}: a run's folder; give its student, {setting}={path / STUDENT}")
+    if is_export(path) or holds_weights(path):
+        return
+    if holds_part(path):
+        raise InputError(f"{path / MANIFEST}: no such file, though this looks like an exported folder; export it again")
+    raise InputError(
+        f"{path / HUGGING_FACE[0]}: no such checkpoint file, nor is there an {MANIFEST}; give a folder of Hugging "
+        "Face's SamModel or Sam2Model, an exported folder, or a file of weights"
+    )
+
+
 def _read(path: Path, decoder_heads: int | None, entry: str | None, setting: str = "checkpoint") -> LoadedModel:
     """A file or a folder, by what is in it."""
-    if path.is_dir() and (path / STUDENT).is_file():
-        raise InputError(f"{setting}={path}: a run's folder; give its student, {setting}={path / STUDENT}")
     if is_export(path):
         raise InputError(
             f"{setting}={path}: an exported folder, which evaluate, predict, everything and latency read; "
             "give what it was made of"
         )
+    check_model_folder(path, setting)
     facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}
     # A file of another version says so when it is loaded; taken for another layout it would be read wrongly.
     if str(facts.get("format")).startswith(FORMAT.rpartition("-")[0]):

@@ -13,10 +13,11 @@ from evaluation.latency import PRECISIONS
 from experiments.config.groups import EngineConfig
 from experiments.config.schema import SegmenterConfig
 from experiments.runs.build import build_device, check_precision
-from experiments.runs.checkpoints import check_encoder, chosen_model
+from experiments.runs.checkpoints import check_encoder, check_model_folder, chosen_model
 from experiments.runs.identity import file_identity, model_sha256
 from students.export.manifest import is_export
 from students.export.segmenter import ExportedSam
+from teachers.catalog import MODELS
 
 PRECISION_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "w8": "float32", "w4": "float32"}
 """What exported files compute in, as rows call it."""
@@ -94,6 +95,8 @@ def chosen_segmenter(
     if is_export(home_path(settings.checkpoint)):
         return _exported(settings, precision, setting)
     if settings.runtime is not None:
+        if settings.checkpoint not in MODELS:
+            check_model_folder(home_path(settings.checkpoint))
         raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} is no exported folder; leave it out")
     device = segmenters_device(settings)
     precision = check_precision(setting, precision, device)

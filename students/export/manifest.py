@@ -123,6 +123,13 @@ def is_export(path: Path) -> bool:
     return os.path.isfile(path / MANIFEST)
 
 
+def holds_part(path: Path) -> bool:
+    """Whether a path is a folder with a part's main file, as an exported one without its manifest still is."""
+    return any(
+        os.path.isfile(path / f"{part}{ending}") for part in ("encoder", "decoder") for ending in ENDINGS.values()
+    )
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest.
 
