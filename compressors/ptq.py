@@ -19,10 +19,9 @@ from compressors.quantize.search import Search
 from core import distributed
 from core.checkpoint import write_text
 from core.errors import InputError
-from core.plain_file import read_json
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
-from students.export.layer_times import LayerTime, measure_layer_times
+from students.export.layer_times import LayerTime, kept_layer_times
 from students.quantized.plan import keep_groups, pack, plan_of, planned_copy, simulated
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam, SamConfig
@@ -113,17 +112,8 @@ class Ptq(PtqSettings, Compressor):
         if faults := simulated(plan):
             raise InputError(f"method.budget_of=milliseconds: no runtime computes with {' or '.join(faults)}")
 
-        def measure() -> dict[str, LayerTime]:
-            kept = context.folder / "layer_times.json"
-            if kept.exists() and (found := read_json(kept, "remove it; layers are timed again"))["key"] == key:
-                return {path: LayerTime(*each) for path, each in found["milliseconds"].items()}
-            times = measure_layer_times(planned, self.runtime)
-            about = {"key": key, "runtime": self.runtime, "threads": torch.get_num_threads()}
-            about["milliseconds"] = {path: [one.int8, one.float32] for path, one in times.items()}
-            write_text(kept, json.dumps(about, indent=1) + "\n")
-            return times
-
-        times = distributed.from_main(measure)
+        kept = context.folder / "layer_times.json"
+        times = distributed.from_main(lambda: kept_layer_times(kept, key, planned, self.runtime))
         # Refused before sensitivity is measured, if it is.
         choose_float_layers(times, dict.fromkeys(plan.layers, 0.0), self.budget or 0.0, self.runtime)
         return times

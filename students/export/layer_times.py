@@ -6,6 +6,7 @@ What stands between layers (normalisations, softmax, GELU, windows) is the same 
 
 import copy
 import json
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from core.checkpoint import write_text
+from core.errors import InputError
+from core.plain_file import read_json
 from core.protocols import Prompt
 from students.export.onnx_files import QUANTISED_OPSET, exported, save_program
 from students.export.runtimes import RUNTIMES, WRITES, require
@@ -38,6 +42,48 @@ class LayerTime:
 
     int8: float
     float32: float
+
+
+def kept_layer_times(path: Path, key: str, model: Sam, runtime: str) -> dict[str, LayerTime]:
+    """The times that a file keeps, or new ones, which it then keeps; model and runtime as of
+    :func:`measure_layer_times`.
+
+    Args:
+        key: what must be equal for kept times to be gone by; of another key, layers are timed again.
+
+    Raises:
+        InputError: the file is damaged, or keeps times of other layers than the model's.
+    """
+    if path.exists() and (kept := _read_times(path, key, model)) is not None:
+        return kept
+    times = measure_layer_times(model, runtime)
+    about = {"key": key, "runtime": runtime, "threads": torch.get_num_threads()}
+    about["milliseconds"] = {layer: [one.int8, one.float32] for layer, one in times.items()}
+    write_text(path, json.dumps(about, indent=1) + "\n")
+    return times
+
+
+def _read_times(path: Path, key: str, model: Sam) -> dict[str, LayerTime] | None:
+    """What :func:`kept_layer_times` wrote; None of another key."""
+    remedy = "remove it; layers are timed again"
+    found = read_json(path, remedy)
+    if not isinstance(found, dict) or type(found.get("key")) is not str:
+        raise InputError(f"{path}: keeps no times of layers; {remedy}")
+    if found["key"] != key:
+        return None
+    kept = found.get("milliseconds")
+    if not isinstance(kept, dict):
+        raise InputError(f"{path}: milliseconds is {str(kept)[:50]!r}, no times by layer; {remedy}")
+    if differing := sorted(kept.keys() ^ _calls(model).keys()):
+        raise InputError(f"{path}: times are not of the model's layers, as for {differing[0][:100]!r}; {remedy}")
+    for layer, pair in kept.items():
+        if not isinstance(pair, list) or len(pair) != 2 or not all(_is_time(each) for each in pair):
+            raise InputError(f"{path}: {layer} takes {str(pair)[:50]}, no milliseconds of int8 and float32; {remedy}")
+    return {layer: LayerTime(*pair) for layer, pair in kept.items()}
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max  # type: ignore[operator]
 
 
 def measure_layer_times(model: Sam, runtime: str, rounds: int = 15) -> dict[str, LayerTime]:

@@ -1,5 +1,6 @@
 """Times of single layers in runtimes: which calls are measured, that both files answer, and what is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from core.errors import InputError
 from students.export import layer_times
-from students.export.layer_times import LayerTime, measure_layer_times
+from students.export.layer_times import LayerTime, kept_layer_times, measure_layer_times
 from students.quantized.layers import QuantizedLayer, QuantizedProduct
 from students.quantized.plan import planned_copy
 from students.quantized.scheme import Scheme
@@ -80,3 +81,51 @@ def test_a_runtime_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(layer_times.RUNTIME_NEEDS, "openvino", ("no_such_package",))
     with pytest.raises(InputError, match=r"method\.runtime=openvino needs no_such_package"):
         measure_layer_times(planned_copy(tiny_sam(), Scheme()), "openvino")
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of times, written without measuring."""
+    times = {path: LayerTime(1.0, 2.0) for path in layer_times._calls(planned_copy(tiny_sam(), Scheme()))}
+    monkeypatch.setattr(layer_times, "measure_layer_times", lambda model, runtime: times)
+    kept_layer_times(tmp_path / "layer_times.json", "k", planned_copy(tiny_sam(), Scheme()), "openvino")
+    return tmp_path / "layer_times.json"
+
+
+def test_times_are_kept_for_runs_of_the_same_key(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = planned_copy(tiny_sam(), Scheme())
+    others = {"image_encoder.neck.0": LayerTime(3.0, 4.0)}
+    monkeypatch.setattr(layer_times, "measure_layer_times", lambda model, runtime: others)
+    found = kept_layer_times(kept, "k", planned, "openvino")
+    assert found.keys() == layer_times._calls(planned).keys() and set(found.values()) == {LayerTime(1.0, 2.0)}
+    assert kept_layer_times(kept, "another", planned, "openvino") == others
+    assert json.loads(kept.read_text())["milliseconds"] == {"image_encoder.neck.0": [3.0, 4.0]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "cannot be read"),
+        ("[]", "keeps no times of layers"),
+        ("{}", "keeps no times of layers"),
+        ('{"key": 7}', "keeps no times of layers"),
+        ('{"key": "k"}', "milliseconds is 'None', no times by layer"),
+        ('{"key": "k", "milliseconds": [1, 2]}', r"milliseconds is '\[1, 2\]', no times by layer"),
+        ('{"key": "k", "milliseconds": {}}', "times are not of the model's layers, as for 'image_encoder"),
+    ],
+)
+def test_a_damaged_file_of_times_is_refused(kept: Path, content: str, words: str) -> None:
+    kept.write_text(content)
+    with pytest.raises(InputError, match=rf"layer_times\.json: {words}.*; remove it; layers are timed again"):
+        kept_layer_times(kept, "k", planned_copy(tiny_sam(), Scheme()), "openvino")
+
+
+@pytest.mark.parametrize(
+    "pair", [1, [1], [1, "2"], [True, 2], [0, 1], [1, -2], [float("nan"), 1], [1, float("inf")], [1, 10**400]]
+)
+def test_times_that_are_none_are_refused(kept: Path, pair: object) -> None:
+    stored = json.loads(kept.read_text())
+    stored["milliseconds"]["image_encoder.neck.0"] = pair
+    kept.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"image_encoder\.neck\.0 takes .*, no milliseconds of int8 and float32"):
+        kept_layer_times(kept, "k", planned_copy(tiny_sam(), Scheme()), "openvino")
