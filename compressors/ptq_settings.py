@@ -1,5 +1,6 @@
 """What post-training quantisation can be set to, and what is refused. Nothing here imports PyTorch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -109,6 +110,8 @@ class PtqSettings(Scheme, MethodSettings):
             if getattr(self, name) not in allowed:
                 more = ", or 32 for none" if 32 in allowed else ""
                 raise InputError(f"method.{name}={getattr(self, name)} must be 2 to 8{more}")
+        if not self.highest < math.inf:
+            raise InputError(f"method.highest={self.highest} is a share of the range; give a finite one, such as 1.2")
         if not 0 < self.lowest <= self.highest:
             raise InputError(f"method.lowest={self.lowest} must be above 0 and at most method.highest={self.highest}")
         if not 0 <= self.drop < 1:
@@ -125,11 +128,15 @@ class PtqSettings(Scheme, MethodSettings):
     def purposes(self) -> Mapping[str, tuple[str, ...]]:
         """See :class:`compressors.setting_checks.MethodSettings`."""
         learned = ("learn", "steps", "batch", "lr", "drop")
+        searched = ("candidates", "lowest", "highest", "rounds", "weights_in_search")
         gradients = self.metric == "hessian" or self.budget is not None
+        of_activations = ("activations", "linear_activations", "product_activations", "products")
+        # A grid stands behind convolutions of 8 bits alone, which layers may have where others have fewer.
+        some_in_eight = self.activation_bits < 8 and (self.budget is not None or bool(self.eight_bit_layers))
         return {
-            "a search, which method.metric=minmax does not make,": (
-                ("candidates", "rounds", "weights_in_search") if self.metric == "minmax" else ()
-            ),
+            "a search, which method.metric=minmax does not make,": searched if self.metric == "minmax" else (),
+            "method.activation_bits of 2 to 8": of_activations if self.activation_bits == 32 else (),
+            "activations of 8 bits": (() if self.activation_bits == 8 or some_in_eight else ("convolution_outputs",)),
             "method.metric=hessian": () if gradients else ("gradient",),
             "method.reconstruct=blocks or layers": () if self.reconstruct != "none" else learned,
             "method.budget": () if self.budget is not None else ("budget_of",),
@@ -138,6 +145,11 @@ class PtqSettings(Scheme, MethodSettings):
 
     def _check_grids(self) -> None:
         """Refuse grids, and mechanisms, of what stays float."""
+        for name, given in (("twin", True), ("products", "head")):
+            if getattr(self, name) == given and self.activation_bits == 32:
+                raise InputError(
+                    f"method.{name}={str(given).lower()} is for activations, which activation_bits=32 leaves in float"
+                )
         for name, uniform in (("softmax_grid", "uniform"), ("gelu_grid", "uniform"), ("channel_groups", 0)):
             if (chosen := getattr(self, name)) == uniform:
                 continue
@@ -184,8 +196,9 @@ class PtqSettings(Scheme, MethodSettings):
         if self.gradient != "fisher":
             raise InputError(f"method.budget weighs layers by method.gradient=fisher, not by {self.gradient}")
         if self.budget_of == "milliseconds":
-            if not self.budget > 0:
-                raise InputError(f"method.budget={self.budget} is of milliseconds; give more than 0, or null")
+            if not 0 < self.budget < math.inf:
+                problem = f"method.budget={self.budget} is of milliseconds"
+                raise InputError(f"{problem}; give a finite number above 0, or null")
             if (self.weight_bits, self.activation_bits) != (8, 8):
                 raise InputError(
                     "method.budget_of=milliseconds chooses between 8 bits and float, which is what runtimes compute; "

@@ -159,6 +159,7 @@ def test_the_fisher_information_is_the_losses_curvature() -> None:
         ({"budget": 0.5, "weight_bits": 6, "budget_of": "bytes"}, "codes of 6 bits take a byte each, as those of 8 do"),
         ({"budget": 0.5, "weight_bits": 4, "gradient": "perturbed"}, "not by perturbed"),
         ({"budget": 0.0, "budget_of": "milliseconds"}, "budget=0.0 is of milliseconds"),
+        ({"budget": math.inf, "budget_of": "milliseconds"}, "budget=inf is of milliseconds; give a finite number"),
         ({"budget": 5.0, "budget_of": "milliseconds", "weight_bits": 4}, "weight_bits=8 method.activation_bits=8"),
     ],
 )
