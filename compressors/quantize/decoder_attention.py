@@ -84,8 +84,9 @@ def clip_by_focus(product: QuantizedProduct, trace: LayerTrace) -> None:
     """Narrow the grids of queries and keys, in place, until attention looks most where it does in float.
 
     This is the perceptual-consistency clipping of SAQ-SAM (AAAI 2026): of every row, what is above half of its largest
-    attention; a range is judged by the overlap (IoU) of that with the float model's. Of equals the wider one stays.
-    Queries and keys take two turns; the grids that the search found are tried too.
+    attention; a range is judged by the overlap (IoU) of that with the float model's. Queries and keys take two turns.
+    A grid, at first the one that the search found, stays unless a range overlaps more; of ranges that overlap equally
+    the wider one is taken.
 
     Args:
         product: queries with keys, one grid each.

@@ -1,7 +1,8 @@
 """Grids that no runtime computes with, for comparison with papers, and any grid by its description.
 
-Each counts its codes honestly: with ``b`` bits there are ``2^b`` values, zero among them. While gradients are recorded,
-rounding passes them through where nothing was clipped.
+Each counts its codes honestly: with ``b`` bits there are ``2^b`` values at most; the twin grid of softmax has fewer,
+since both of its grids hold zero. Zero is among the values, except of a hybrid grid, which begins at the lowest value.
+While gradients are recorded, rounding passes them through where nothing was clipped.
 """
 
 from typing import Any
