@@ -2,8 +2,9 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,7 +14,7 @@ from compressors.ptq_settings import PtqSettings
 from compressors.quantize.absorbing import absorb_errors
 from compressors.quantize.calibration import Calibration, answers
 from compressors.quantize.decoder_attention import fold_signs
-from compressors.quantize.mixed_precision import choose_float_layers, choose_layers
+from compressors.quantize.mixed_precision import MixedPrecision, choose_float_layers, choose_layers
 from compressors.quantize.reconstruction import Reconstruction
 from compressors.quantize.search import Search
 from core import distributed
@@ -22,7 +23,7 @@ from core.errors import InputError
 from data.batches import ImageBatch, ImageBatches
 from data.sample import ImageData
 from students.export.layer_times import LayerTime, kept_layer_times
-from students.quantized.plan import keep_groups, pack, plan_of, planned_copy, simulated
+from students.quantized.plan import NONE_WIDER, keep_groups, pack, plan_of, planned_copy, simulated, widened
 from students.quantized.scheme import Scheme
 from teachers.sam import Sam, SamConfig
 
@@ -71,22 +72,17 @@ class Ptq(PtqSettings, Compressor):
         # Grids are found for the groups of channels that there are at first.
         scheme = replace(self.scheme(), channel_groups=self.first_channel_groups or self.channel_groups)
         about = {"images": self.images, "metric": self.metric, "order": self.order}
+        widths: dict[str, int] = {}
         if self.budget is not None:
-            # Sensitivity is measured once, with the fewest bits everywhere.
-            few = self._planned(model, scheme, calibration, images)
-            times = self._layer_times(few, context, key) if self.budget_of == "milliseconds" else None
-            state = context.folder / "sensitivity.safetensors"
-            lines = replace(calibration, sensitivity=True).run(few, images, state, key)
-            if times is None:
-                losses = {line["layer"]: line["expected_loss"] for line in lines}
-                mixed = choose_layers(model, scheme, losses, self.budget, self.budget_of)
-                scheme = replace(scheme, eight_bit_layers=(*scheme.eight_bit_layers, *mixed.chosen))
-            else:
-                losses = {line["layer"]: line["expected_loss"] for line in lines if line["kind"] != "product"}
-                mixed = choose_float_layers(times, losses, self.budget, self.runtime)
+            mixed = self._mixed(model, scheme, replace(calibration, sensitivity=True), images, context, key)
+            if self.budget_of == "milliseconds":
                 scheme = replace(scheme, float_layers=(*scheme.float_layers, *mixed.chosen))
+            else:
+                eight = (path for path, bits in mixed.bits.items() if bits == 8)
+                scheme = replace(scheme, eight_bit_layers=(*scheme.eight_bit_layers, *eight))
+                widths = {path: bits for path, bits in mixed.bits.items() if bits < 8}
             about["mixed_precision"] = mixed.to_dict()
-        student = self._planned(model, scheme, calibration, images)
+        student = self._planned(model, scheme, calibration, images, widths)
         exact = copy.deepcopy(student)
         errors = calibration.run(student, images, context.folder / "calibration.safetensors", key)
         calls = calibration.calls(exact, images) if self.mac or self.reconstruct != "none" else []
@@ -105,6 +101,33 @@ class Ptq(PtqSettings, Compressor):
         student.name = f"{model.name}-w{self.weight_bits}a{self.activation_bits}{ending}"
         return Compressed(student.eval().requires_grad_(False), stages)
 
+    def _mixed(
+        self,
+        model: Sam,
+        scheme: Scheme,
+        calibration: Calibration,
+        images: list[ImageBatch],
+        context: RunContext,
+        key: str,
+    ) -> MixedPrecision:
+        """What the budget buys, by what each layer loses with the fewest bits everywhere, and with those in between."""
+        assert self.budget is not None
+        few = self._planned(model, scheme, calibration, images)
+        times = self._layer_times(few, context, key) if self.budget_of == "milliseconds" else None
+        lines = calibration.run(few, images, context.folder / "sensitivity.safetensors", key)
+        if times is not None:
+            losses = {line["layer"]: line["expected_loss"] for line in lines if line["kind"] != "product"}
+            return choose_float_layers(times, losses, self.budget, self.runtime)
+        levels: dict[int, dict[str, float]] = {}
+        for bits in self.levels:
+            levels[bits] = {}
+            # What eight bits lose is small beside few; beside more it may not be.
+            if len(self.levels) > 1:
+                wider = self._planned(model, widened(scheme, bits), calibration, images)
+                state = context.folder / f"sensitivity_{bits}.safetensors"
+                levels[bits] = _expected(calibration.run(wider, images, state, key))
+        return choose_layers(model, scheme, _expected(lines), self.budget, self.budget_of, levels)
+
     def _layer_times(self, planned: Sam, context: RunContext, key: str) -> dict[str, LayerTime]:
         """Measured by the first process, and kept: what a run went by is what it goes on by."""
         plan = plan_of(planned)
@@ -118,9 +141,16 @@ class Ptq(PtqSettings, Compressor):
         choose_float_layers(times, dict.fromkeys(plan.layers, 0.0), self.budget or 0.0, self.runtime)
         return times
 
-    def _planned(self, model: Sam, scheme: Scheme, calibration: Calibration, images: list[ImageBatch]) -> Sam:
+    def _planned(
+        self,
+        model: Sam,
+        scheme: Scheme,
+        calibration: Calibration,
+        images: list[ImageBatch],
+        widths: Mapping[str, int] = NONE_WIDER,
+    ) -> Sam:
         """A copy with grids that are not set, its decoder's keys of one mode if these are to be."""
-        student = planned_copy(model, scheme)
+        student = planned_copy(model, scheme, widths)
         if self.big:
             of_first = calibration.calls(student, images[:1])[0]
             with torch.no_grad():
@@ -130,3 +160,8 @@ class Ptq(PtqSettings, Compressor):
     def _reconstruction(self, seed: int) -> Reconstruction:
         how = self.reconstruct, self.learn, self.steps, self.lr, self.batch, self.drop
         return Reconstruction(*how, seed, self.channel_groups)
+
+
+def _expected(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """The loss expected by each layer."""
+    return {line["layer"]: line["expected_loss"] for line in lines}

@@ -29,10 +29,12 @@ class PtqSettings(Scheme, MethodSettings):
         images: images to calibrate on.
         prompts: points, and as many boxes, an image.
         budget: the share of what eight bits everywhere cost that the model may cost: layers that lose most by fewer
-            bits get eight; see :mod:`compressors.quantize.mixed_precision`.
+            bits get more; see :mod:`compressors.quantize.mixed_precision`.
         budget_of: ``bit_operations``, or ``bytes`` of the quantised weights; or ``milliseconds`` of all layers for one
             image and one box in ``runtime``, measured on this machine, of which ``budget`` is the number: layers that
             lose most by eight bits stay float.
+        levels: the bits that a layer may get instead, in rising order up to 8. With others than 8 alone, the layers'
+            losses are measured with each: a calibration more for each.
         runtime: ``onnxruntime`` or ``openvino``.
         big: keys of two modes get one sign (PTQ4SAM); see :mod:`compressors.quantize.decoder_attention`.
         pcc: queries and keys of the mask decoder are clipped by where attention looks (SAQ-SAM).
@@ -63,6 +65,7 @@ class PtqSettings(Scheme, MethodSettings):
     prompts: int = 8
     budget: float | None = field(default=None, metadata=SINCE)
     budget_of: str = field(default="bit_operations", metadata=SINCE)
+    levels: tuple[int, ...] = field(default=(8,), metadata=SINCE)
     runtime: str = field(default="onnxruntime", metadata=SINCE)
     big: bool = field(default=False, metadata=SINCE)
     pcc: bool = field(default=False, metadata=SINCE)
@@ -139,7 +142,7 @@ class PtqSettings(Scheme, MethodSettings):
             "activations of 8 bits": (() if self.activation_bits == 8 or some_in_eight else ("convolution_outputs",)),
             "method.metric=hessian": () if gradients else ("gradient",),
             "method.reconstruct=blocks or layers": () if self.reconstruct != "none" else learned,
-            "method.budget": () if self.budget is not None else ("budget_of",),
+            "method.budget": () if self.budget is not None else ("budget_of", "levels"),
             "method.budget_of=milliseconds": () if self.budget_of == "milliseconds" else ("runtime",),
         }
 
@@ -204,13 +207,32 @@ class PtqSettings(Scheme, MethodSettings):
                     "method.budget_of=milliseconds chooses between 8 bits and float, which is what runtimes compute; "
                     "give method.weight_bits=8 method.activation_bits=8"
                 )
+            if tuple(self.levels) != (8,):
+                raise InputError(
+                    f"method.levels={list(self.levels)} is for a budget of bit-operations or bytes; by milliseconds "
+                    "layers have 8 bits or are float, which is what runtimes compute"
+                )
             return
         if not 0 < self.budget <= 1:
             raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1, or null")
         if min(self.weight_bits, self.activation_bits) >= 8:
             raise InputError("method.budget chooses layers for eight bits; give the others fewer, weight_bits=4")
+        self._check_levels()
         if self.budget_of == "bytes" and self.weight_bits > 4:
             raise InputError(
                 f"method.budget_of=bytes: codes of {self.weight_bits} bits take a byte each, as those of 8 do; give "
                 "method.weight_bits=4 or fewer, or method.budget_of=bit_operations"
+            )
+
+    def _check_levels(self) -> None:
+        few, levels = min(self.weight_bits, self.activation_bits), tuple(self.levels)
+        if not levels or levels[-1] != 8 or levels[0] <= few or list(levels) != sorted(set(levels)):
+            raise InputError(
+                f"method.levels={list(levels)}: give numbers of bits above {few}, which all layers have, in rising "
+                "order up to 8, such as method.levels=[8]"
+            )
+        if self.budget_of == "bytes" and any(4 < bits < 8 for bits in levels):
+            raise InputError(
+                f"method.levels={list(levels)}: codes of 5 to 7 bits take a byte each, as those of 8 do; give "
+                "method.levels=[8], or method.budget_of=bit_operations"
             )

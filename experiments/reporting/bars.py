@@ -1,5 +1,6 @@
 """How wide a student is beside its teacher, and how wrong its quantised layers are, as bars."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,7 +113,9 @@ def _front(mixed: Mapping[str, Any]) -> dict[str, Any]:
     points = [start, *zip((each / mixed["highest"] for each in spent), losses, strict=True)]
     # Without an upgrade the axis would have one place.
     chart = line_chart({"expected loss": [(100 * share, loss) for share, loss in points]}) if len(points) > 1 else None
-    chosen, layers, of = len(mixed["chosen"]), len(mixed["front"]), mixed.get("of", "bit_operations")
+    # A layer is on the front once for each width that it may get.
+    layers = len({one["layer"] for one in mixed["front"]})
+    chosen, of = len(mixed["chosen"]), mixed.get("of", "bit_operations")
     along = f"{of.replace('_', '-')}, % of eight bits everywhere"
     if of == "milliseconds":
         along = f"milliseconds of all layers in {mixed['runtime']}, % of those in float"
@@ -121,8 +124,10 @@ def _front(mixed: Mapping[str, Any]) -> dict[str, Any]:
             f"layers ({mixed['lowest']:.3g} with eight bits everywhere, {mixed['highest']:.3g} in float)"
         )
     else:
+        others = Counter(bits for bits in mixed.get("bits", {}).values() if bits < 8)
+        between = "".join(f", {count} have {bits}" for bits, count in sorted(others.items(), reverse=True))
         about = (
-            f"{chosen} of {layers} layers have eight bits, within {100 * mixed['budget']:.4g} % of the "
-            f"{of.replace('_', '-')} that eight bits everywhere have"
+            f"{chosen - others.total()} of {layers} layers have eight bits{between}, within "
+            f"{100 * mixed['budget']:.4g} % of the {of.replace('_', '-')} that eight bits everywhere have"
         )
     return {"about": about, "along": along, "chart": chart and {"title": "loss expected of the other layers", **chart}}

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -30,6 +30,8 @@ from teachers.sam import Sam
 
 GROUPED = ("qkv", "q_proj", "k_proj", "v_proj", "lin1", "fc1")
 """Names of the layers whose inputs may have grids of channel groups."""
+NONE_WIDER: Mapping[str, int] = {}
+"""No layer has more bits than the scheme says."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,12 @@ class Plan:
         return cls(scheme, folded, dict(raw["layers"]), dict(raw["products"]))
 
 
-def make_plan(model: Sam, scheme: Scheme) -> Plan:
-    """Plan the quantisation of image encoder and mask decoder; the prompt encoder, a few positions, stays float."""
+def make_plan(model: Sam, scheme: Scheme, widths: Mapping[str, int] = NONE_WIDER) -> Plan:
+    """Plan the quantisation of image encoder and mask decoder; the prompt encoder, a few positions, stays float.
+
+    Args:
+        widths: bits of single layers and products, by path, where these are more than the scheme's.
+    """
     frame = torch.zeros(1, 3, model.input_size, model.input_size, device=next(model.parameters()).device)
     folded = foldable(model.image_encoder, frame)
     folded = [(f"image_encoder.{conv}", f"image_encoder.{norm}") for conv, norm in folded]
@@ -86,7 +92,7 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
             continue
         if is_quantisable(module):
             biased = module.bias is not None or path in with_bias
-            bits = _bits_of(path, scheme)
+            bits = _bits_of(path, scheme, widths)
             layers[path] = _describe(module, bits, biased, path in after_gelu)
             if isinstance(module, nn.Linear):
                 parent, _, name = path.rpartition(".")
@@ -99,7 +105,7 @@ def make_plan(model: Sam, scheme: Scheme) -> Plan:
                 layers[path]["weight"] |= _linear_weight(module, scheme, parts)
         if scheme.products != "float" and scheme.activation_bits <= 8 and with_products(module):
             names = ("scores", "mixing")
-            products[path] = {n: _describe_products(module, _bits_of(f"{path}.{n}", scheme))[n] for n in names}
+            products[path] = {n: _describe_products(module, _bits_of(f"{path}.{n}", scheme, widths))[n] for n in names}
     _check_patterns(scheme, [*layers, *(f"{path}.{name}" for path in products for name in ("scores", "mixing"))])
     _check_float(scheme, quantisable, layers)
     return Plan(scheme, folded, layers, products)
@@ -151,8 +157,8 @@ def _check_layer(path: str, old: nn.Module, description: dict[str, Any]) -> None
             raise ValueError(f"{path} has {shape[-1]} inputs, the plan gives it the grid {str(grid)[:100]}")
 
 
-def planned_copy(model: Sam, scheme: Scheme) -> Sam:
-    """A copy of a float model with quantised layers, not calibrated yet.
+def planned_copy(model: Sam, scheme: Scheme, widths: Mapping[str, int] = NONE_WIDER) -> Sam:
+    """A copy of a float model with quantised layers, not calibrated yet; args as of :func:`make_plan`.
 
     Raises:
         InputError: it is quantised already.
@@ -160,7 +166,7 @@ def planned_copy(model: Sam, scheme: Scheme) -> Sam:
     """
     if plan_of(model) is not None:
         raise InputError(f"{model.name} is quantised already; begin with the float model it was made of")
-    plan, copied = make_plan(model, scheme), copy.deepcopy(model).eval()
+    plan, copied = make_plan(model, scheme, widths), copy.deepcopy(model).eval()
     apply_plan(copied, plan)
     set_quantizing(copied, False)
     size = model.input_size
@@ -238,11 +244,16 @@ def pack(model: nn.Module) -> None:
             module.pack()
 
 
-def _bits_of(path: str, scheme: Scheme) -> Scheme:
+def widened(scheme: Scheme, bits: int) -> Scheme:
+    """A scheme with so many bits where it has fewer."""
+    return replace(scheme, weight_bits=max(bits, scheme.weight_bits), activation_bits=max(bits, scheme.activation_bits))
+
+
+def _bits_of(path: str, scheme: Scheme, widths: Mapping[str, int]) -> Scheme:
     """The scheme of one layer or product."""
-    if not any(fnmatchcase(path, pattern) for pattern in scheme.eight_bit_layers):
-        return scheme
-    return replace(scheme, weight_bits=8, activation_bits=max(8, scheme.activation_bits))
+    if any(fnmatchcase(path, pattern) for pattern in scheme.eight_bit_layers):
+        return widened(scheme, 8)
+    return widened(scheme, widths.get(path, 0))
 
 
 def _check_patterns(scheme: Scheme, paths: list[str]) -> None:

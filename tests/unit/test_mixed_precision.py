@@ -1,11 +1,16 @@
-"""Layers that get eight bits under a budget: by hand, by their order, and in a model from end to end."""
+"""Layers that get more bits under a budget: by hand, by their costs in a model, and from end to end."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from compressors.distill.engine import Engine
+from compressors.method import RunContext
+from compressors.ptq import Ptq
 from compressors.ptq_settings import PtqSettings
 from compressors.quantize import mixed_precision
 from compressors.quantize.layer_errors import expected_loss
@@ -14,11 +19,12 @@ from compressors.quantize.objective import fisher_loss
 from compressors.quantize.recording import LayerTrace, TracedCall
 from core.errors import InputError
 from students.export.layer_times import LayerTime
+from students.files import load_model, save_model
 from students.quantized.bit_operations import bits_by_layer, count_bit_operations
-from students.quantized.plan import make_plan, planned_copy
+from students.quantized.plan import make_plan, plan_of, planned_copy
 from students.quantized.scheme import Scheme
 from teachers.mask_decoder import Decoded
-from tests.unit.tiny import tiny_sam
+from tests.unit.tiny import Images, tiny_sam
 
 FOUR = Scheme(weight_bits=4, activation_bits=4)
 
@@ -31,7 +37,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch, few: dict[str, int]) -> None:
 
     monkeypatch.setattr(mixed_precision, "bits_by_layer", counted)
     monkeypatch.setattr(
-        mixed_precision, "make_plan", lambda model, scheme: "eight" if scheme.eight_bit_layers else "few"
+        mixed_precision, "make_plan", lambda model, scheme: "eight" if scheme.weight_bits == 8 else "few"
     )
 
 
@@ -53,6 +59,54 @@ def test_layers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_layers(tiny_sam(), FOUR, losses, 16 / 64).chosen == ()
     with pytest.raises(InputError, match=r"method\.budget=0\.2: without .* has 0\.250 of the bit-operations"):
         choose_layers(tiny_sam(), FOUR, losses, 0.2)
+
+
+def test_layers_of_several_widths_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Bit-operations with 4, 6 and 8 bits: 16, 36 and 64 times the layer's size.
+    sizes = {"a": 1, "b": 1}
+    monkeypatch.setattr(mixed_precision, "make_plan", lambda model, scheme: scheme.weight_bits)
+    monkeypatch.setattr(
+        mixed_precision, "bits_by_layer", lambda config, bits: {path: n * bits**2 for path, n in sizes.items()}
+    )
+    losses, six = {"a": 10.0, "b": 9.0}, {"a": 1.0, "b": 2.0}
+    # 32 of 128 without an upgrade; a sixth bit costs 20 more, an eighth 48.
+    for spent, bits in (
+        (51, {}),
+        (52, {"a": 6}),
+        (72, {"a": 6, "b": 6}),
+        (80, {"a": 6, "b": 6}),
+        (128, {"a": 8, "b": 8}),
+    ):
+        found = choose_layers(tiny_sam(), FOUR, losses, spent / 128, levels={6: six, 8: {}})
+        assert found.bits == bits and set(found.chosen) == set(bits)
+    # 100 has room for eight bits of one: b then loses 2 less.
+    assert choose_layers(tiny_sam(), FOUR, losses, 100 / 128, levels={6: six, 8: {}}).bits == {"a": 6, "b": 8}
+    assert [(one.layer, one.bits, one.spent, one.expected_loss) for one in found.front] == [
+        ("a", 6, 52, 10.0),
+        ("b", 6, 72, 3.0),
+        ("b", 8, 100, 1.0),
+        ("a", 8, 128, 0.0),
+    ]
+
+
+def test_a_model_has_the_widths_that_were_chosen(tmp_path: Path) -> None:
+    method = Ptq(2, 2, metric="minmax", images=1, prompts=1, budget=0.75, levels=(4, 8), decoder="float")
+    student = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path, Engine(tmp_path))).student
+    mixed = json.loads((tmp_path / "quantisation.json").read_text())["mixed_precision"]
+    plan = plan_of(student)
+    assert plan is not None and student.name.endswith("-mixed") and {*mixed["bits"].values()} == {4, 8}
+    parts = {**plan.layers, **{f"{path}.{n}": pair[n] for path, pair in plan.products.items() for n in pair}}
+    for path, part in parts.items():
+        grids = [part[name] for name in ("weight", "input", "left", "right") if part.get(name)]
+        assert {grid["bits"] for grid in grids} == {mixed["bits"].get(path, 2)}
+    total = count_bit_operations(student.config, plan).total
+    assert mixed["lowest"] < total <= 0.75 * mixed["highest"]
+    # A layer loses less by four bits than by two, and what it loses by eight is measured too.
+    first, *_, last = mixed["front"]
+    assert first["bits"] == 4 and last["bits"] == 8 and 0 < last["expected_loss"] < 0.01 * mixed["expected_loss"]
+    save_model(tmp_path / "student.safetensors", student, {})
+    again = plan_of(load_model(tmp_path / "student.safetensors"))
+    assert again is not None and again.to_dict() == plan.to_dict()
 
 
 def test_a_budget_is_kept_and_more_buys_more() -> None:
@@ -101,6 +155,7 @@ def test_layers_that_stay_float_by_hand() -> None:
         "p": LayerTime(1, 9),
     }
     # The product p has no loss: it may not stay float. For each millisecond a gains 2, b 3, d 1; c is faster in float.
+    # Beside c there is room for 2.5 ms: a gains more than b, which is first for each millisecond.
     losses = {"a": 4.0, "b": 3.0, "c": 0.1, "d": 4.0}
     found = choose_float_layers(times, losses, 9.0, "onnxruntime")
     assert (found.lowest, found.highest, found.of, found.runtime) == (7.0, 13.5, "milliseconds", "onnxruntime")
@@ -110,9 +165,9 @@ def test_layers_that_stay_float_by_hand() -> None:
         ("a", 9.5, 4.0),
         ("d", 13.5, 0.0),
     ]
-    assert found.chosen == ("c", "b")
+    assert found.chosen == ("c", "a") and found.bits == {}
     assert choose_float_layers(times, losses, 6.5, "openvino").chosen == ("c",)
-    assert choose_float_layers(times, losses, 13.4, "openvino").chosen == ("c", "b", "a")
+    assert choose_float_layers(times, losses, 13.4, "openvino").chosen == ("c", "a", "d")
     with pytest.raises(
         InputError, match=r"budget=6\.0: the layers take 6\.5 ms at least in openvino .* 13\.5 in float"
     ):
@@ -158,6 +213,12 @@ def test_the_fisher_information_is_the_losses_curvature() -> None:
         ({"budget": 0.5}, "give the others fewer"),
         ({"budget": 0.5, "weight_bits": 6, "budget_of": "bytes"}, "codes of 6 bits take a byte each, as those of 8 do"),
         ({"budget": 0.5, "weight_bits": 4, "gradient": "perturbed"}, "not by perturbed"),
+        ({"budget": 0.5, "weight_bits": 4, "levels": (6,)}, "rising order up to 8, such as method.levels=\\[8\\]"),
+        ({"budget": 0.5, "weight_bits": 4, "levels": (4, 8)}, "numbers of bits above 4"),
+        ({"budget": 0.5, "weight_bits": 4, "levels": ()}, "numbers of bits above 4"),
+        ({"budget": 0.5, "weight_bits": 2, "levels": (6, 4, 8)}, "in rising order"),
+        ({"budget": 0.5, "weight_bits": 4, "levels": (6, 8), "budget_of": "bytes"}, "codes of 5 to 7 bits take a byte"),
+        ({"budget": 9.0, "budget_of": "milliseconds", "levels": (6, 8)}, "layers have 8 bits or are float"),
         ({"budget": 0.0, "budget_of": "milliseconds"}, "budget=0.0 is of milliseconds"),
         ({"budget": math.inf, "budget_of": "milliseconds"}, "budget=inf is of milliseconds; give a finite number"),
         ({"budget": 5.0, "budget_of": "milliseconds", "weight_bits": 4}, "weight_bits=8 method.activation_bits=8"),

@@ -302,6 +302,12 @@ def test_a_leaderboard_without_pages_links_to_none(tmp_path: Path) -> None:
     ("more", "along", "about"),
     [
         ({}, "bit-operations, % of eight bits everywhere", "1 of 2 layers have eight bits, within 40 % of the bit-op"),
+        ({"bits": {"a": 8}}, "bit-operations, % of eight bits everywhere", "1 of 2 layers have eight bits, within"),
+        (
+            {"bits": {"a": 8, "b": 6}, "chosen": ["a", "b"]},
+            "bit-operations, % of eight bits everywhere",
+            "1 of 2 layers have eight bits, 1 have 6, within 40 % of the bit-operations that eight bits",
+        ),
         ({"of": "bytes"}, "bytes, % of eight bits everywhere", "within 40 % of the bytes that eight bits everywhere"),
         (
             {"of": "milliseconds", "budget": 0.9, "runtime": "openvino"},
@@ -311,7 +317,7 @@ def test_a_leaderboard_without_pages_links_to_none(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_budget_buys_is_drawn_against_what_it_is_of(more: dict[str, Any], along: str, about: str) -> None:
-    front = [{"spent": 1.0, "expected_loss": 3.0}, {"spent": 2.0, "expected_loss": 1.0}]
+    front = [{"layer": "a", "spent": 1.0, "expected_loss": 3.0}, {"layer": "b", "spent": 2.0, "expected_loss": 1.0}]
     mixed = {"budget": 0.4, "lowest": 0.5, "highest": 2.0, "expected_loss": 4.0, "front": front, "chosen": ["a"]}
     part = quantisation_part({**QUANTISATION, "mixed_precision": {**mixed, **more}})
     assert part is not None and part["mixed"]["along"] == along
