@@ -353,6 +353,12 @@ def test_the_reference_of_quantisation_has_a_scheme_for_each_kind_of_operator() 
     assert products["mixing"]["left"] == {"kind": "twin", "bits": 8, "values": "softmax"}
 
 
+@pytest.mark.parametrize("method, precision", [("slimsam", "float32"), ("mobilesam", "float32"), ("tinysam", "auto")])
+def test_the_recipes_at_full_size_train_in_the_published_precision(method: str, precision: str) -> None:
+    # TinySAM's is not published.
+    assert settings_of(composed("run", f"experiment={method}_reference")).engine.precision == precision
+
+
 def test_hydra_leaves_no_folders() -> None:
     cfg = compose("config", "ratio=0.5", whole=True)
     assert cfg.hydra.output_subdir is None and cfg.hydra.run.dir == "." and cfg.hydra.job.chdir is False

@@ -127,6 +127,21 @@ def placed(command: Command, settings: dict[str, Any], place: Place) -> list[str
         pytest.fail(f"{command}: {error}")
 
 
+def test_commands_at_full_size_give_the_number_of_images_of_their_paper() -> None:
+    """A recipe counts in steps; how many epochs these are, and for how many of them features are aligned, data say."""
+    published = {"slimsam": "10000", "mobilesam": "100000", "tinysam": "110000"}
+    found = set()
+    for command in ALL:
+        text = shlex.join(command.words)
+        if command.program != "experiments" or not re.search(r" data=sa1b .*root=DIR", text):
+            continue
+        method = re.search(r"(?:method=|experiment=)(slimsam|mobilesam|tinysam)(?:_reference)?(?![\w])", text)
+        if method and re.search(r"teacher=sam(_vit|2_1)_|_reference", text):
+            assert f" data.count={published[method[1]]}" in text, f"{command}: give data.count={published[method[1]]}"
+            found.add(method[1])
+    assert found == set(published)
+
+
 def test_commands_are_found_as_a_reader_finds_them() -> None:
     text = """
 ```
