@@ -6,7 +6,7 @@ leaves part of its inputs and activations float while it learns. A block of the 
 directions, as the joint units of CAR-SAM do. All units are one stage of the training loop, one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -39,27 +39,51 @@ def blocks(model: nn.Module) -> list[str]:
     """Paths of the units of a planned model: each block around an attention, and what lies beside the blocks.
 
     Beside them are patch embedding and neck, and the mask decoder's last attention, upscaling, hypernetworks and head
-    of predicted IoUs.
+    of predicted IoUs. An image encoder without attention (a backbone of convolutions) has the blocks of its stages as
+    units, and what lies beside these: stem, changes of resolution, projections and neck.
     """
     found: list[str] = []
 
-    def visit(path: str, module: nn.Module) -> None:
-        inside = [name for name, part in module.named_modules() if _is_attention(part)]
-        if not any(isinstance(part, QuantizedLayer | QuantizedProduct) for part in module.modules()):
+    def visit(path: str, module: nn.Module, is_unit: Callable[[nn.Module], bool]) -> None:
+        if not _layers(module):
             return
-        if all("." not in name for name in inside) and not isinstance(module, nn.ModuleList):
+        if is_unit(module):
             found.append(path)
             return
         for name, child in module.named_children():
-            visit(f"{path}.{name}", child)
+            visit(f"{path}.{name}", child, is_unit)
 
-    for part in ("image_encoder", "mask_decoder"):
-        visit(part, model.get_submodule(part))
+    for name in ("image_encoder", "mask_decoder"):
+        part = model.get_submodule(name)
+        if any(map(_is_attention, part.modules())):
+            visit(name, part, _has_one_attention)
+        else:
+            for child, module in part.named_children():
+                visit(f"{name}.{child}", module, _has_no_blocks)
     return found
+
+
+def _layers(module: nn.Module) -> int:
+    return sum(isinstance(part, QuantizedLayer | QuantizedProduct) for part in module.modules())
 
 
 def _is_attention(module: nn.Module) -> bool:
     return hasattr(module, "qkv") or isinstance(module, CrossAttention)
+
+
+def _has_one_attention(module: nn.Module) -> bool:
+    """Whether attention is nowhere inside but in a module's own children: a block, or what has none."""
+    inside = [name for name, part in module.named_modules() if _is_attention(part)]
+    return all("." not in name for name in inside) and not isinstance(module, nn.ModuleList)
+
+
+def _has_no_blocks(module: nn.Module) -> bool:
+    """Whether no container inside holds blocks, which have several layers each: a block, or what lies beside them."""
+    if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        # Of timm's chains of stages too.
+        return False
+    containers = (part for part in module.modules() if isinstance(part, nn.Sequential | nn.ModuleList | nn.ModuleDict))
+    return not any(_layers(child) > 1 for container in containers for child in container.children())
 
 
 @dataclass(frozen=True)

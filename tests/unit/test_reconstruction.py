@@ -15,13 +15,15 @@ from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Prompt
 from data.batches import ImageBatches
+from students.kinds import build_model
 from students.quantized.layers import QuantizedLayer, QuantizedLinear, QuantizedProduct
 from students.quantized.plan import planned_copy
 from students.quantized.quantizers import UniformQuantizer
 from students.quantized.scheme import Scheme
+from students.student import Student
 from teachers.sam import Sam
 from tests.unit.stopped_learning import weights_and_steps
-from tests.unit.tiny import Images, tiny_sam
+from tests.unit.tiny import Images, TinyStudent, tiny_sam
 
 METHOD = Ptq(4, 4, metric="minmax", images=3, prompts=2, reconstruct="blocks", steps=8, batch=2, lr=0.1)
 
@@ -181,6 +183,61 @@ def test_units_hold_both_cross_attentions_and_every_layer_once() -> None:
     ]
     layers = [path for path, m in model.named_modules() if isinstance(m, QuantizedLayer | QuantizedProduct)]
     assert all(sum(layer == unit or layer.startswith(f"{unit}.") for unit in found) == 1 for layer in layers)
+
+
+RESNET = ("conv1", *(f"layer{stage}.0" for stage in (1, 2, 3, 4)))
+REPVIT = (
+    *("stem", "stages_0.blocks.0", "stages_0.blocks.1"),
+    *(
+        f"stages_{stage}.{name}"
+        for stage, depth in ((1, 2), (2, 14), (3, 2))
+        for name in ("downsample", *(f"blocks.{number}" for number in range(depth)))
+    ),
+)
+TINY_VIT = (
+    *("patch_embed", "stages.0"),
+    *(f"stages.{i}.{name}" for i in (1, 2, 3) for name in ("downsample", "blocks.0")),
+)
+
+
+@pytest.mark.parametrize(
+    "student, of_backbone",
+    [
+        (Student("timm", "resnet10t"), RESNET),
+        pytest.param(Student("timm", "repvit_m1"), REPVIT, marks=pytest.mark.slow),
+        (TinyStudent(), TINY_VIT),
+    ],
+)
+def test_units_of_a_backbone_are_its_blocks(student: Student, of_backbone: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    model = planned_copy(build_model(student.shape(tiny_sam().config)).eval(), Scheme(4, 4))
+    units = [unit for unit in blocks(model) if unit.startswith("image_encoder.")]
+    expected = [f"image_encoder.backbone.{unit}" for unit in of_backbone]
+    projections = [
+        f"image_encoder.projections.{i}" for i in range(len(getattr(model.image_encoder, "projections", ())))
+    ]
+    assert units == [*expected, *projections, "image_encoder.neck"]
+    layers = [path for path, m in model.named_modules() if isinstance(m, QuantizedLayer | QuantizedProduct)]
+    of_encoder = [path for path in layers if path.startswith("image_encoder.")]
+    assert all(sum(layer == unit or layer.startswith(f"{unit}.") for unit in units) == 1 for layer in of_encoder)
+
+
+@pytest.mark.slow
+def test_blocks_of_convolutions_learn(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = build_model(Student("timm", "resnet10t").shape(tiny_sam().config), "resnet").eval().requires_grad_(False)
+    method = replace(METHOD, steps=6, decoder="float", images=2, prompts=1)
+    image = ImageBatches(Images(), 64, 4, 0)(range(1)).images
+    found = []
+    for reconstruct in ("none", "blocks"):
+        folder = tmp_path / reconstruct
+        made = replace(method, reconstruct=reconstruct).compress(
+            teacher, Images(), RunContext(0, folder, Engine(folder))
+        )
+        with torch.inference_mode():
+            found.append(float((made.student.encode(image) - teacher.encode(image)).square().mean()))
+    # Five units of the backbone, two projections, the neck.
+    assert made.stages[0].step == 6 * 8 and found[1] < found[0]
 
 
 def test_a_reconstruction_that_was_stopped_ends_with_the_same_model(
