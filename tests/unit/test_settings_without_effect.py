@@ -72,7 +72,7 @@ OF_OTHERS: list[Callable[[OptimizerConfig], Compressor]] = [
         (Ptq(activation_bits=6, convolution_outputs="float"), "method.convolution_outputs=float: for activations of"),
         (Ptq(metric="mse", gradient="perturbed"), "method.gradient=perturbed: for method.metric=hessian"),
         (Ptq(drop=0.1, lr=0.1), "method.lr=0.1, method.drop=0.1: for method.reconstruct=blocks or layers"),
-        (Ptq(levels=(6, 8)), "method.levels=(6, 8): for method.budget"),
+        (Ptq(levels=(6, 8)), "method.levels=[6,8]: for method.budget"),
         (Ptq(budget_of="bytes"), "method.budget_of=bytes: for method.budget"),
     ],
 )
