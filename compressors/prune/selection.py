@@ -71,18 +71,12 @@ def keep_globally(
 
 
 def _normalised(pattern: Tensor, kind: str) -> Tensor:
-    """Scores of one group made comparable with those of others: ``(x - start) / scale``, without a unit."""
-    start = pattern.new_zeros(())
     if kind == "gaussian":
-        start, scale = pattern.mean(), pattern.std()
-    elif kind == "standardization":
-        start, scale = pattern.min(), pattern.max() - pattern.min()
-    else:
-        scale = {"mean": pattern.mean(), "max": pattern.max(), "sum": pattern.sum()}[kind]
-    # Scores that differ by rounding alone count as equal. The bound is relative, since scores are as small as the
-    # disturbance behind them (1e-6 at the default noise): by an absolute one that would decide what is cut.
-    numbers = torch.finfo(pattern.dtype)
-    return (pattern - start) / scale.clamp(min=max(numbers.eps * float(pattern.abs().max()), numbers.tiny))
+        return (pattern - pattern.mean()) / (pattern.std() + 1e-8)
+    if kind == "standardization":
+        return (pattern - pattern.min()) / (pattern.max() - pattern.min() + 1e-8)
+    scale = {"mean": pattern.mean(), "max": pattern.max(), "sum": pattern.sum()}[kind]
+    return pattern / (scale + 1e-8 * scale.abs().clamp(min=1e-30))
 
 
 def _with_best(pattern: Tensor, count: int) -> Tensor:
