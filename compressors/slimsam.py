@@ -120,8 +120,8 @@ class SlimSam(SlimSamSettings, Compressor):
         if self.aligned_epochs and self.aligns and aligned.steps >= self.steps:
             say(
                 f"features are aligned to the end of method.steps={self.steps}: method.aligned_epochs="
-                f"{self.aligned_epochs} epochs of {images} images last {aligned.steps:.0f} steps; for the published "
-                "loss give fewer images (data.count=10000), more steps or fewer epochs"
+                f"{self.aligned_epochs} epochs of {images} images last {float(aligned.steps):.0f} steps; for the "
+                "published loss give fewer images (data.count=10000), more steps or fewer epochs"
             )
 
     def _made(self, teacher: Sam, encoder: Any, stages: tuple[Progress, ...], data: ImageData) -> Compressed:
