@@ -12,10 +12,11 @@ from core.cost import Cost, checkpoint_bytes, measure_cost
 from core.protocols import Segmenter
 from evaluation.latency import Turns, device_name, measure_in_turns
 from experiments.runs.segmenters import ChosenSegmenter
+from students.export.runtimes import OWN_FORMAT
 from students.export.segmenter import ExportedSam
 from students.kinds import build_model
-from students.quantized.bit_operations import count_bit_operations
-from students.quantized.plan import as_float, plan_of, simulated
+from students.quantized.bit_operations import Bits
+from students.quantized.plan import as_float, plan_of
 from teachers.sam import Sam, SamConfig
 
 _counted: dict[SamConfig, Cost] = {}
@@ -34,7 +35,8 @@ def about_columns(found: ChosenSegmenter) -> dict[str, Any]:
     }
     if isinstance(found.model, ExportedSam):
         precision, group_size = found.model.manifest.precision, found.model.manifest.group_size
-        columns["variant"] = f"{found.runtime} {precision}" + (f" group_size={group_size}" if group_size else "")
+        of = "" if OWN_FORMAT[found.model.runtime] == found.model.manifest.to else f" ({found.model.manifest.to})"
+        columns["variant"] = f"{found.runtime} {precision}{of}" + (f" group_size={group_size}" if group_size else "")
     return columns
 
 
@@ -46,17 +48,15 @@ def cost_columns(model: Segmenter) -> dict[str, Any]:
     that it was made of.
     """
     if isinstance(model, ExportedSam):
-        return {**model.manifest.cost, "size_bytes": model.manifest.bytes}
+        manifest = model.manifest
+        return {**manifest.cost, **(manifest.quantised or {}), "size_bytes": manifest.bytes}
     assert isinstance(model, Sam)
     if model.config not in _counted:
         # Counting runs the model; the jobs of a sweep share their teacher's shape.
         _counted[model.config] = measure_cost(as_float(model))
     columns: dict[str, Any] = {**asdict(_counted[model.config]), "size_bytes": checkpoint_bytes(model)}
     if (plan := plan_of(model)) is not None:
-        counted = count_bit_operations(model.config, plan)
-        columns |= {"weight_bits": plan.scheme.weight_bits, "activation_bits": plan.scheme.activation_bits}
-        columns |= {"bit_operations": counted.total, "float_macs": counted.float_macs}
-        columns["simulated"] = ", ".join(simulated(plan)) or None
+        columns |= Bits.of(model.config, plan).to_dict()
     return columns
 
 

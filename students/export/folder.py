@@ -24,6 +24,7 @@ from students.export.placing import check_folder, replacing_folder
 from students.export.runtimes import READS
 from students.export.segmenter import ExportedSam
 from students.export.weight_groups import BITS, round_linear_layers, write_groups
+from students.quantized.bit_operations import Bits
 from students.quantized.plan import FEW_BITS, as_float, plan_of, simulated
 from teachers.sam import Sam
 from teachers.sam2 import Sam2Config
@@ -175,7 +176,7 @@ def export_model(
                 write_groups(temporary / file, BITS[precision], group_size)
         precisions = (precision, "fp32" if precision == "bf16" else precision)
         encoder, decoder = (part_of(temporary / file, given) for file, given in zip(files, precisions, strict=True))
-        shape = model.config.encoder
+        shape, plan = model.config.encoder, plan_of(model)
         manifest = Manifest(
             model.name,
             to,
@@ -191,6 +192,7 @@ def export_model(
             licence=licence,
             about=dict(about or {}),
             group_size=group_size if precision in BITS else None,
+            quantised=None if plan is None else Bits.of(model.config, plan).to_dict(),
             family="sam2" if isinstance(model.config, Sam2Config) else "sam",
             versions={name: metadata.version(name) for name in _LIBRARIES if _installed(name)},
         )

@@ -15,6 +15,7 @@ from core.geometry import PIXEL_MEAN, PIXEL_STD
 from core.plain_file import read_json
 from students.export.runtimes import READS
 from students.files import FAMILIES, about_of, name_of
+from students.quantized.bit_operations import Bits
 
 MANIFEST = "export.json"
 FORMAT = "sampress-export-1"
@@ -70,6 +71,8 @@ class Manifest:
         versions: of the libraries that wrote it.
         pixel_mean, pixel_std: what images are normalised by, RGB in 0..255.
         group_size: of ``w8`` and ``w4``: inputs of a linear layer that share a scale.
+        quantised: of a quantised model, the columns of :class:`students.quantized.bit_operations.Bits`; None of a float
+            one, and of folders from before it was kept.
         family: ``sam``, or ``sam2``: three maps, images stretched to the frame, a padding point beside boxes too.
     """
 
@@ -92,6 +95,7 @@ class Manifest:
     pixel_std: tuple[float, ...] = PIXEL_STD
     family: str = "sam"
     group_size: int | None = None
+    quantised: dict[str, Any] | None = None
 
     @property
     def maps(self) -> Layout:
@@ -110,8 +114,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     if manifest.family == "sam":
         # It came later, and says something only where it is another.
         del content["family"]
-    if manifest.group_size is None:
-        del content["group_size"]
+    for name in ("group_size", "quantised"):
+        if content[name] is None:
+            del content[name]
     for part in ("encoder", "decoder"):
         if not content[part]["beside"]:
             del content[part]["beside"]
@@ -180,9 +185,25 @@ def _check_columns(manifest: Manifest) -> None:
     counts |= {"encoder.bytes": manifest.encoder.bytes, "decoder.bytes": manifest.decoder.bytes}
     if manifest.group_size is not None:
         counts["group_size"] = manifest.group_size
+    if manifest.quantised is not None:
+        counts |= _quantised_counts(manifest.quantised)
     for name, count in counts.items():
         if type(count) is not int or not 0 <= count < 1 << 63:
             raise ValueError(f"{name} is {str(count)[:50]!r}, no count")
+
+
+def _quantised_counts(columns: dict[str, Any]) -> dict[str, Any]:
+    """What must be counts among the columns of a quantised model, by name.
+
+    Raises:
+        TypeError, ValueError: columns are missing or unknown, or the others hold what is of another type.
+    """
+    bits = Bits(**columns)
+    if type(bits.float_macs) is not dict or not isinstance(bits.simulated, str | None):
+        raise ValueError("quantised has a column of another type")
+    numbers = {name: getattr(bits, name) for name in ("weight_bits", "activation_bits", "bit_operations")}
+    numbers |= {f"float_macs.{layer}": count for layer, count in bits.float_macs.items()}
+    return {f"quantised.{name}": number for name, number in numbers.items()}
 
 
 def _part(raw: Mapping[str, Any]) -> Part:

@@ -264,6 +264,8 @@ READS = {
     "torch": ("pytorch",),
 }
 """Which runtimes open the files of a format; the first is the format's own."""
+OWN_FORMAT = {runtime: to for to, runtimes in READS.items() for runtime in runtimes}
+"""The format of a runtime that reads several is the last of them: OpenVINO's own, behind ONNX."""
 
 
 def _complete(inputs: Arrays, names: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,6 @@
 """What few bits save: multiplications weighed by the bits of their two factors, and what is still done in float."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from core.cost import measure_cost
 from core.protocols import Prompt
 from students.kinds import build_model
 from students.quantized.layers import QUANTISABLE, QuantizedConvolution, QuantizedLayer, QuantizedProduct
-from students.quantized.plan import Plan, apply_plan, set_quantizing
+from students.quantized.plan import Plan, apply_plan, set_quantizing, simulated
 from teachers.sam import SamConfig
 
 FLOAT_BITS = 32
@@ -30,6 +30,32 @@ class BitOperations:
 
     total: int
     float_macs: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """What rows of results say of a quantised model; see the columns of these names (:class:`core.result.ResultRow`).
+
+    Attributes:
+        simulated: in words; None where integers can do all of it.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    bit_operations: int
+    float_macs: dict[str, int]
+    simulated: str | None
+
+    @classmethod
+    def of(cls, config: SamConfig, plan: Plan) -> "Bits":
+        """Of a model of this shape, quantised by this plan."""
+        counted, scheme = count_bit_operations(config, plan), plan.scheme
+        bits = scheme.weight_bits, scheme.activation_bits
+        return cls(*bits, counted.total, counted.float_macs, ", ".join(simulated(plan)) or None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
 
 
 def count_bit_operations(config: SamConfig, plan: Plan) -> BitOperations:

@@ -189,7 +189,8 @@ def test_the_command_scores_the_files(
             assert abs(row[column] - rows["pytorch"][column]) < 1e-3
         for column in ("parameters", "macs_full", "encoder_macs_modules", "teacher", "method"):
             assert row[column] == rows["pytorch"][column]
-        assert row["variant"] == f"{name} fp32" and row["precision"] == "float32" and row["encoder_latency_ms"] > 0
+        of = {"onnxruntime": "", "openvino": " (onnx)"}[name]
+        assert row["variant"] == f"{name} fp32{of}" and row["precision"] == "float32" and row["encoder_latency_ms"] > 0
         assert row["size_bytes"] == manifest.bytes == sum(f.stat().st_size for f in folder.glob("*coder*"))
 
 

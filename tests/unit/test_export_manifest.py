@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 
 from core.errors import InputError
 from core.protocols import Prompt
+from experiments.model_columns import about_columns, cost_columns
+from experiments.runs.segmenters import ChosenSegmenter
 from students.export.folder import part_of
-from students.export.manifest import MANIFEST, read_manifest
+from students.export.manifest import MANIFEST, read_manifest, write_manifest
 from students.export.segmenter import ExportedSam
 from students.self_check import encoder_problem
 
@@ -57,6 +60,68 @@ def test_what_export_writes_is_read(pocket_onnx: Path) -> None:
     manifest = read_manifest(pocket_onnx)
     assert manifest.name == "sam_pocket" and manifest.about == {"method": "teacher", "teacher": "sam_pocket"}
     assert all(count > 0 for count in manifest.cost.values()) and len(manifest.cost) == 6
+
+
+QUANTISED = {
+    "weight_bits": 4,
+    "activation_bits": 8,
+    "bit_operations": 1 << 40,
+    "float_macs": {"products": 7},
+    "simulated": "fewer than 8 bits",
+}
+
+
+def test_bits_of_a_quantised_model_are_columns_of_its_rows(pocket_onnx: Path, tmp_path: Path) -> None:
+    model = ExportedSam(changed(pocket_onnx, tmp_path / "changed", quantised=QUANTISED))
+    assert {name: cost_columns(model)[name] for name in QUANTISED} == QUANTISED
+    write_manifest(tmp_path, model.manifest)
+    assert json.loads((tmp_path / MANIFEST).read_text())["quantised"] == QUANTISED
+    # Of a float model, or from before they were kept, they are unknown.
+    assert "quantised" not in json.loads((pocket_onnx / MANIFEST).read_text())
+    assert not QUANTISED.keys() & cost_columns(ExportedSam(pocket_onnx)).keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"weight_bits": "4"}, "quantised.weight_bits is '4', no count"),
+        ({"bit_operations": -1}, "quantised.bit_operations is '-1', no count"),
+        ({"bit_operations": 1 << 63}, "no count"),
+        ({"float_macs": {"products": 1.5}}, "quantised.float_macs.products is '1.5', no count"),
+        ({"float_macs": [7]}, "a column of another type"),
+        ({"simulated": 7}, "a column of another type"),
+        ({"miou": 1.0}, "unexpected keyword argument 'miou'"),
+    ],
+)
+def test_bits_that_no_model_has_are_refused(
+    pocket_onnx: Path, tmp_path: Path, values: dict[str, Any], words: str
+) -> None:
+    folder = changed(pocket_onnx, tmp_path / "changed", quantised=QUANTISED | values)
+    with pytest.raises(InputError, match=rf"export\.json: does not describe .*{words}.*; export it again"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("quantised", [[], 7, {}, {"weight_bits": 8}])
+def test_columns_that_are_not_all_there_are_refused(pocket_onnx: Path, tmp_path: Path, quantised: Any) -> None:
+    with pytest.raises(InputError, match=r"export\.json: does not describe .*; export it again"):
+        read_manifest(changed(pocket_onnx, tmp_path / "changed", quantised=quantised))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "to", "variant"),
+    [
+        ("onnxruntime", "onnx", "onnxruntime int8"),
+        ("openvino", "onnx", "openvino int8 (onnx)"),
+        ("openvino_bf16", "onnx", "openvino_bf16 int8 (onnx)"),
+        ("openvino_bf16", "openvino", "openvino_bf16 int8"),
+        ("pytorch", "torch", "pytorch int8"),
+    ],
+)
+def test_a_row_says_which_file_a_runtime_read(pocket_onnx: Path, runtime: str, to: str, variant: str) -> None:
+    model = ExportedSam(pocket_onnx)
+    model.runtime, model.manifest = runtime, replace(model.manifest, to=to, precision="int8")
+    found = ChosenSegmenter(model, torch.device("cpu"), "float32", "", {}, "")
+    assert about_columns(found)["variant"] == variant
 
 
 def test_weights_beside_a_file_are_those_that_were_exported(pocket_onnx: Path, tmp_path: Path) -> None:

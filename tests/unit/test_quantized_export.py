@@ -14,6 +14,7 @@ from compressors.ptq import Ptq
 from core.errors import InputError
 from core.protocols import Prompt
 from data.shapes import Shapes
+from experiments.model_columns import cost_columns
 from students.export.folder import export_model
 from students.export.onnx_files import QUANTISED_OPSET, write_encoder
 from students.export.parts import prepared
@@ -38,7 +39,12 @@ def test_grids_of_fewer_bits_answer_as_the_quantised_model_too(tmp_path: Path) -
     )
     model = method.compress(tiny_sam(), Images(), RunContext(0, tmp_path / "run", Engine(tmp_path / "run"))).student
     export_model(model, tmp_path / "int8", "onnx", "int8")
-    assert_alike(ExportedSam(tmp_path / "int8"), model)
+    exported = ExportedSam(tmp_path / "int8")
+    assert_alike(exported, model)
+    # Its rows say the bits of the codes, which the precision of the file does not.
+    columns = cost_columns(exported)
+    assert (columns["weight_bits"], columns["activation_bits"], columns["simulated"]) == (6, 6, "fewer than 8 bits")
+    assert columns == {**cost_columns(model), "size_bytes": exported.manifest.bytes}
 
 
 def assert_alike(exported: ExportedSam, model: Sam) -> None:
