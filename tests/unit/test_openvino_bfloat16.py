@@ -106,4 +106,4 @@ def test_rows_say_what_was_computed_in(pocket_onnx: Path, capfd: pytest.CaptureF
     words = ["evaluation.images=2", "evaluation.latency_runs=1", "format=json"]
     assert main(["evaluate", f"checkpoint={pocket_onnx}", "runtime=openvino_bf16", *words]) == 0
     row = json.loads(capfd.readouterr().out)["rows"][0]
-    assert (row["variant"], row["precision"]) == ("openvino_bf16 fp32", "bfloat16")
+    assert (row["variant"], row["precision"]) == ("openvino_bf16 fp32 (onnx)", "bfloat16")
