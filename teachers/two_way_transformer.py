@@ -4,6 +4,7 @@ Until the image has attended to a prompt's tokens it is the same for all its pro
 than prompts (``M`` images, ``N = M * prompts an image``, those of one image together), and are projected once each.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,19 @@ def for_each_prompt(x: Tensor, count: int) -> Tensor:
     if x.shape[0] == count:
         return x
     return x[:, None].expand(-1, count // x.shape[0], *x.shape[1:]).flatten(0, 1)
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over ``[N, heads, tokens, d]`` each by matrix products, all logits in memory.
+
+    Of the decoder's two sequences one is an image and one a few tokens. Forward and backward, in bfloat16 on a CPU,
+    this takes less than half of the time of PyTorch's fused kernel, which works through blocks of queries and keys.
+    """
+    q = q * q.shape[-1] ** -0.5
+    if k.shape[-2] < q.shape[-2]:
+        # Few keys: the softmax runs over rows, all queries side by side.
+        return (v.transpose(-1, -2) @ (k @ q.transpose(-1, -2)).softmax(-2).to(v.dtype)).transpose(-1, -2)
+    return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
 
 
 class CrossAttention(nn.Module):
@@ -50,6 +64,8 @@ class CrossAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention over ``[N, heads, tokens, d]`` each."""
+        if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+            return attend_by_products(q, k, v)
         return F.scaled_dot_product_attention(q, k, v)
 
 
