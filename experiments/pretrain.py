@@ -118,7 +118,8 @@ def pretrain_on_scenes(
     model.to(device)
     batches = SceneBatches.load(sources, data, recipe, model.input_size, 4 * model.config.encoder.grid, device)
     engine = Engine(folder, device=device, precision=precision, workers=1, save_every_s=120)
-    return _train(engine, recipe, model, key, batches, lambda batch: scene_loss(model, batch), scored, max(250, recipe.steps // 14))
+    every = max(250, recipe.steps // 14)
+    return _train(engine, recipe, model, key, batches, lambda batch: scene_loss(model, batch), scored, every)
 
 
 def _begin(folder: Path, key: list[Any]) -> None:

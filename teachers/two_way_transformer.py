@@ -20,8 +20,8 @@ def for_each_prompt(x: Tensor, count: int) -> Tensor:
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention over ``[N, heads, tokens, d]`` each by matrix products, all logits in memory.
 
-    Of the decoder's two sequences one is an image and one a few tokens. Forward and backward, in bfloat16 on a CPU,
-    this takes less than half of the time of PyTorch's fused kernel, which works through blocks of queries and keys.
+    Of the decoder's two sequences one is an image and one a few tokens. PyTorch's fused kernel works through blocks of
+    both, and its gradient in bfloat16 on a CPU is the slowest part of training a decoder.
     """
     q = q * q.shape[-1] ** -0.5
     if k.shape[-2] < q.shape[-2]:
