@@ -1,7 +1,10 @@
 """How long each layer of a quantised model takes in a runtime, in int8 and in float32: two small files a layer.
 
 A layer's int8 file has the grids of its inputs, and of its output where it has one, as the file of the whole model has.
-What stands between layers (normalisations, softmax, GELU, windows) is the same in both and is not measured.
+Its first dimension is open where that of the model is: ONNX Runtime makes a product and a sum of known shapes one
+``Gemm``, which it does not compute in int8, so that a file of fixed shapes would be timed in float. OpenVINO compiles an
+image encoder for one image (:func:`students.export.runtimes.open_openvino`), so that its shapes are fixed there. What
+stands between layers (normalisations, softmax, GELU, windows) is the same in both and is not measured.
 """
 
 import copy
@@ -34,6 +37,9 @@ from teachers.sam import Sam
 Shapes = tuple[tuple[int, ...], ...]
 RUNTIME_NEEDS = {"onnxruntime": WRITES["onnx"], "openvino": WRITES["openvino"]}
 """The packages that measuring in a runtime imports."""
+FILES = 2
+"""Of kept times: how the files that were timed are made. Times of the first kind were of fixed shapes, many of them not
+of int8 but of float, and are not gone by."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ def kept_layer_times(path: Path, key: str, model: Sam, runtime: str) -> dict[str
     :func:`measure_layer_times`.
 
     Args:
-        key: what must be equal for kept times to be gone by; of another key, layers are timed again.
+        key: what must be equal for kept times to be gone by; of another key, or of other :data:`FILES`, layers are
+            timed again.
 
     Raises:
         InputError: the file is damaged, or keeps times of other layers than the model's.
@@ -57,19 +64,19 @@ def kept_layer_times(path: Path, key: str, model: Sam, runtime: str) -> dict[str
     if path.exists() and (kept := _read_times(path, key, model)) is not None:
         return kept
     times = measure_layer_times(model, runtime)
-    about = {"key": key, "runtime": runtime, "threads": torch.get_num_threads()}
+    about = {"key": key, "files": FILES, "runtime": runtime, "threads": torch.get_num_threads()}
     about["milliseconds"] = {layer: [one.int8, one.float32] for layer, one in times.items()}
     write_text(path, json.dumps(about, indent=1) + "\n")
     return times
 
 
 def _read_times(path: Path, key: str, model: Sam) -> dict[str, LayerTime] | None:
-    """What :func:`kept_layer_times` wrote; None of another key."""
+    """What :func:`kept_layer_times` wrote; None of another key, or of files that are made otherwise."""
     remedy = "remove it; layers are timed again"
     found = read_json(path, remedy)
     if not isinstance(found, dict) or type(found.get("key")) is not str:
         raise InputError(f"{path}: keeps no times of layers; {remedy}")
-    if found["key"] != key:
+    if found["key"] != key or found.get("files") != FILES:
         return None
     kept = found.get("milliseconds")
     if not isinstance(kept, dict):
@@ -112,11 +119,12 @@ def measure_layer_times(model: Sam, runtime: str, rounds: int = 15) -> dict[str,
                 # As the decoder's file computes it: [N, C, h, w] as tokens.
                 layer, shapes = as_linear(layer), [((n, h * w, c),) for ((n, c, h, w),) in shapes]
             assert isinstance(layer, QuantizedLayer | QuantizedProduct)
+            is_open = runtime == "onnxruntime" or not path.startswith("image_encoder.")
             each = []
             for shape in shapes:
-                kind = json.dumps([layer.description(), shape])
+                kind = json.dumps([layer.description(), shape, is_open])
                 if kind not in kinds:
-                    kinds[kind] = _measured(layer, shape, runtime, rounds, Path(folder))
+                    kinds[kind] = _measured(layer, shape, runtime, rounds, is_open, Path(folder))
                 each.append(kinds[kind])
             found[path] = LayerTime(sum(one.int8 for one in each), sum(one.float32 for one in each))
     return found
@@ -151,7 +159,7 @@ def _calls(model: Sam) -> dict[str, list[Shapes]]:
 
 
 def _measured(
-    layer: QuantizedLayer | QuantizedProduct, shapes: Shapes, runtime: str, rounds: int, folder: Path
+    layer: QuantizedLayer | QuantizedProduct, shapes: Shapes, runtime: str, rounds: int, is_open: bool, folder: Path
 ) -> LayerTime:
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.randn(shape, generator=generator) for shape in shapes)
@@ -160,8 +168,7 @@ def _measured(
     runs = []
     for precision in ("int8", "fp32"):
         path = folder / f"{precision}.onnx"
-        part = _in_int8(layer) if precision == "int8" else _in_float(layer)
-        save_program(path, exported(part, inputs, names, ["output"], None, QUANTISED_OPSET), {})
+        _write_layer(path, _in_int8(layer) if precision == "int8" else _in_float(layer), inputs, names, is_open)
         runs.append(RUNTIMES[runtime](path, ["output"], precision))
     taken: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
@@ -171,6 +178,21 @@ def _measured(
             if number:
                 times.append(1000 * (time.perf_counter() - began))
     return LayerTime(median(taken[0]), median(taken[1]))
+
+
+def _write_layer(path: Path, part: nn.Module, inputs: tuple[Tensor, ...], names: list[str], is_open: bool) -> None:
+    """A layer as a file.
+
+    Args:
+        is_open: whether the file takes any first dimension, one for all inputs whose is equal.
+    """
+    shapes: Any = None
+    if is_open:
+        first = {len(x): torch.export.Dim(f"first_{len(x)}") for x in inputs}
+        shapes = tuple({0: first[len(x)]} for x in inputs)
+        # A dimension of one would be taken for a constant.
+        inputs = tuple(torch.cat((x, x)) for x in inputs)
+    save_program(path, exported(part, inputs, names, ["output"], shapes, QUANTISED_OPSET), {})
 
 
 def _in_float(layer: QuantizedLayer | QuantizedProduct) -> nn.Module:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError, first_line
 from students.export.checking import check_onnx, check_openvino, checked_program
-from students.export.parts import PROMPT_INPUTS, UPSCALED, UPSCALING
+from students.export.parts import ENCODER_INPUT, PROMPT_INPUTS, UPSCALED, UPSCALING
 
 WRITES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -141,7 +141,8 @@ def open_openvino(path: Path, outputs: Sequence[str], precision: str) -> Run:
         for parameter in model.get_parameters():
             if not parameter.output(0).get_target_inputs():
                 model.remove_parameter(parameter)
-        of_images = len(model.inputs) == 1 and model.input(0).partial_shape[0].is_dynamic
+        first = model.input(0)
+        of_images = ENCODER_INPUT in first.get_names() and first.partial_shape[0].is_dynamic
         apart = _angles_apart(model) if hint == "bf16" else None
         angles = compiled(apart, "f32") if apart is not None else None
 

@@ -65,6 +65,34 @@ def test_both_files_of_a_layer_run_and_equal_layers_are_measured_once(
     assert int8.shape == exact.shape and 0 < np.abs(int8 - exact).max() < 0.1 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("kind", ["linear", "product"])
+def test_onnx_runtime_computes_an_int8_layer_in_integers(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the extra export")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export")
+    files: list[Path] = []
+    settings = onnxruntime.SessionOptions
+
+    def kept() -> Any:
+        options = settings()
+        files.append(tmp_path / f"optimised_{len(files)}.onnx")
+        options.optimized_model_filepath = str(files[-1])
+        return options
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", kept)
+    planned = planned_copy(tiny_sam(), Scheme(decoder="float"))
+    path = {"linear": "image_encoder.blocks.0.mlp.lin2", "product": "image_encoder.blocks.0.attn.mixing"}[kind]
+    calls = {path: layer_times._calls(planned)[path]}
+    monkeypatch.setattr(layer_times, "_calls", lambda model: calls)
+    measure_layer_times(planned, "onnxruntime", rounds=1)
+    int8, float32 = ({node.op_type for node in onnx.load(file).graph.node} for file in files)
+    # The product is of codes; in float32 it is the one that the encoder's own file has.
+    assert not int8 & {"Gemm", "MatMul", "FusedMatMul", "DequantizeLinear"} and "QuantizeLinear" in int8
+    assert any("Integer" in name or name.startswith("QLinear") for name in int8)
+    assert "MatMul" in float32 and "Gemm" not in float32
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_every_kind_of_layer_is_measured(runtime: str) -> None:
@@ -102,6 +130,17 @@ def test_times_are_kept_for_runs_of_the_same_key(kept: Path, monkeypatch: pytest
     assert json.loads(kept.read_text())["milliseconds"] == {"image_encoder.neck.0": [3.0, 4.0]}
 
 
+def test_times_of_files_that_are_made_otherwise_are_not_gone_by(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = json.loads(kept.read_text())
+    # As it was kept before files had an open dimension.
+    del stored["files"]
+    kept.write_text(json.dumps(stored))
+    others = {"image_encoder.neck.0": LayerTime(3.0, 4.0)}
+    monkeypatch.setattr(layer_times, "measure_layer_times", lambda model, runtime: others)
+    assert kept_layer_times(kept, "k", planned_copy(tiny_sam(), Scheme()), "openvino") == others
+    assert json.loads(kept.read_text())["files"] == layer_times.FILES
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -109,9 +148,9 @@ def test_times_are_kept_for_runs_of_the_same_key(kept: Path, monkeypatch: pytest
         ("[]", "keeps no times of layers"),
         ("{}", "keeps no times of layers"),
         ('{"key": 7}', "keeps no times of layers"),
-        ('{"key": "k"}', "milliseconds is 'None', no times by layer"),
-        ('{"key": "k", "milliseconds": [1, 2]}', r"milliseconds is '\[1, 2\]', no times by layer"),
-        ('{"key": "k", "milliseconds": {}}', "times are not of the model's layers, as for 'image_encoder"),
+        ('{"key": "k", "files": 2}', "milliseconds is 'None', no times by layer"),
+        ('{"key": "k", "files": 2, "milliseconds": [1, 2]}', r"milliseconds is '\[1, 2\]', no times by layer"),
+        ('{"key": "k", "files": 2, "milliseconds": {}}', "times are not of the model's layers, as for 'image_encoder"),
     ],
 )
 def test_a_damaged_file_of_times_is_refused(kept: Path, content: str, words: str) -> None:
