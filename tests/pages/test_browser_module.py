@@ -13,8 +13,8 @@ from data.images import to_frame
 from students.export.segmenter import ExportedSam
 from tests.pages.example_site import Site
 
-RESIZED = [(90, 200), (128, 128), (37, 11), (401, 300), (1, 5), (64, 128)]
-"""Heights and widths: larger and smaller than the frame, and its own."""
+RESIZED = [(90, 200), (128, 128), (37, 11), (401, 300), (1, 5), (64, 128), (401, 150), (160, 72), (130, 128)]
+"""Heights and widths: larger and smaller than the frame, its own, and tall ones, whose columns Pillow resizes first."""
 
 
 COMPARING = """async ([height, width, manifest]) => {

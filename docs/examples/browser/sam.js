@@ -167,10 +167,18 @@ export function toFrame(image, manifest) {
 /**
  * Resize an array [height, width, channels] bilinearly, rows and columns one after the other.
  *
+ * Bytes are rounded in between, so that the order is Pillow 13.0's: columns first where the image loses more than twice as
+ * many rows as columns.
+ *
  * @param {boolean} antialias true is Pillow's filter, by which SAM's images are resized (a canvas has another): a pixel
  *   is the mean of all that it covers. False is PyTorch's `interpolate`, of which logits are resized.
  */
 export function resize(array, [height, width], [newHeight, newWidth], channels, antialias) {
+  const columnsFirst = antialias && height > newHeight && height - newHeight > 2 * (width - newWidth);
+  if (columnsFirst) {
+    const columns = resizeAxis(array, [1, height, width * channels], newHeight, antialias);
+    return resizeAxis(columns, [newHeight, width, channels], newWidth, antialias);
+  }
   const rows = resizeAxis(array, [height, width, channels], newWidth, antialias);
   return resizeAxis(rows, [1, height, newWidth * channels], newHeight, antialias);
 }
