@@ -94,6 +94,36 @@ def test_prompts_are_laid_out_as_in_python(site: Site, family: str) -> None:
         torch.testing.assert_close(found, expected)
 
 
+REFUSED = [
+    ({}, "no prompt; give box: [x0, y0, x1, y1]"),
+    ({"box": [1, 2, 3]}, "box=[1,2,3] must be four numbers"),
+    ({"box": [1, 2, 3, "4"]}, 'box=[1,2,3,"4"] must be four numbers'),
+    ({"box": [1, None, 3, 4]}, "box=[1,null,3,4] must be four numbers"),
+    ({"box": [9, 2, 9, 4]}, "box=[9,2,9,4] has no area"),
+    ({"box": [-1, 2, 9, 4]}, "box=[-1,2,9,4] reaches outside the image, which is 50x30 (width x height)"),
+    ({"box": [1, 2, 9, 30.5]}, "box=[1,2,9,30.5] reaches outside"),
+    ({"points": [[1, 2]]}, "points: [1,2] must be three numbers"),
+    ({"points": 7}, "points=7 must be a list"),
+    ({"points": [[1, 2, 1], [50, 2, 1]]}, "points: [50,2,1] lies outside the image, which is 50x30"),
+    (
+        {"box": EDGES, "points": [[1, 2, 2]]},
+        "points: [1,2,2] has the label 2; give 1 (inside the object) or 0 (outside)",
+    ),
+]
+
+
+def test_prompts_that_python_refuses_are_refused(site: Site) -> None:
+    with site.opened() as page:
+        said = page.evaluate(
+            "async (prompts) => { const { Sam } = await import('./sam.js'), sam = new Sam({}, { frame: 64, grid: 4 });"
+            " Object.assign(sam, { maps: {}, size: [30, 50] });"
+            " return Promise.all(prompts.map((prompt) => sam.predict(prompt).catch((error) => error.message))) }",
+            [prompt for prompt, _ in REFUSED],
+        )
+    for message, (_, words) in zip(said, REFUSED, strict=True):
+        assert message.startswith(words) and "give " in message, message
+
+
 def test_an_unstable_single_mask_of_sam_2_gives_way(site: Site) -> None:
     with site.opened() as page:
         best = page.evaluate(

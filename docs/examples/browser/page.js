@@ -167,7 +167,8 @@ element("stage").addEventListener("pointerup", (event) => {
     drawPrompt();
   }
   pressed = null;
-  ask();
+  // A drag along a line is no box.
+  if (prompt.box || prompt.points.length) ask();
 });
 element("stage").addEventListener("pointercancel", () => {
   if (pressed?.isBox) prompt.box = pressed.earlier;

@@ -69,9 +69,11 @@ export class Sam {
    * @param {{box?: number[], points?: number[][]}} prompt a box [x0, y0, x1, y1], points [x, y, label] with label 1
    *   for foreground and 0 for background, or both
    * @returns {Promise<Answer>}
+   * @throws {Error} there is no prompt, it is no numbers, or it leaves the image; the message has its value
    */
   async predict({ box = null, points = [] }) {
     if (!this.maps) throw new Error("no image is encoded; call setImage first");
+    checkPrompt(box, points, this.size);
     const { frame, grid, family } = this.manifest;
     const [height, width] = resizedSize(this.size, this.manifest);
     const given = [...points];
@@ -140,6 +142,38 @@ export class Answer {
   }
 }
 
+/** Refuse the prompts that `python -m experiments predict` refuses. */
+function checkPrompt(box, points, [height, width]) {
+  const areNumbers = (given, count) => Array.isArray(given) && given.length === count && given.every(Number.isFinite);
+  const outside = `outside the image, which is ${width}x${height} (width x height)`;
+  if (!Array.isArray(points)) {
+    throw new Error(`points=${JSON.stringify(points)} must be a list; give [[x, y, label], ...]`);
+  }
+  if (box === null && !points.length) {
+    throw new Error("no prompt; give box: [x0, y0, x1, y1], points: [[x, y, label], ...], or both");
+  }
+  if (box !== null) {
+    const shown = `box=${JSON.stringify(box)}`;
+    if (!areNumbers(box, 4)) throw new Error(`${shown} must be four numbers; give [x0, y0, x1, y1]`);
+    const [x0, y0, x1, y1] = box;
+    if (x0 >= x1 || y0 >= y1) throw new Error(`${shown} has no area; give [x0, y0, x1, y1] with x0 < x1 and y0 < y1`);
+    if (x0 < 0 || y0 < 0 || x1 > width || y1 > height) {
+      throw new Error(`${shown} reaches ${outside}; give [x0, y0, x1, y1] in its pixels`);
+    }
+  }
+  for (const point of points) {
+    const shown = `points: ${JSON.stringify(point)}`;
+    if (!areNumbers(point, 3)) throw new Error(`${shown} must be three numbers; give [x, y, label]`);
+    const [x, y, label] = point;
+    if (x < 0 || x >= width || y < 0 || y >= height) {
+      throw new Error(`${shown} lies ${outside}; give x and y in its pixels`);
+    }
+    if (label !== 0 && label !== 1) {
+      throw new Error(`${shown} has the label ${label}; give 1 (inside the object) or 0 (outside)`);
+    }
+  }
+}
+
 /** Height and width of an image in the frame: its longer side is the frame's, or, of SAM 2, both are. */
 export function resizedSize([height, width], { frame, family }) {
   if (family === "sam2") return [frame, frame];
@@ -167,8 +201,8 @@ export function toFrame(image, manifest) {
 /**
  * Resize an array [height, width, channels] bilinearly, rows and columns one after the other.
  *
- * Bytes are rounded in between, so that the order is Pillow 13.0's: columns first where the image loses more than twice as
- * many rows as columns.
+ * Bytes are rounded in between, so that the order is Pillow 13.0's: columns first where the image loses more than twice
+ * as many rows as columns.
  *
  * @param {boolean} antialias true is Pillow's filter, by which SAM's images are resized (a canvas has another): a pixel
  *   is the mean of all that it covers. False is PyTorch's `interpolate`, of which logits are resized.
