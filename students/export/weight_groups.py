@@ -4,7 +4,9 @@ What is computed stays float32, and so does everything but the weights of linear
 and OpenVINO reads it.
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,9 @@ def write_groups(path: Path, bits: int, group_size: int) -> None:
     size has room in it then: the largest SAM takes 0.7 GB in 8 bits.
     """
     import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with _root_logger_kept():
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     model = onnx.load(path)
     _part_biases(model.graph)
@@ -86,6 +90,18 @@ def write_groups(path: Path, bits: int, group_size: int) -> None:
     for beside in path.parent.glob(f"{path.name}.*"):
         beside.unlink()
     onnx.save(quantizer.model.model, path)
+
+
+@contextlib.contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Put the root logger back as it was: ONNX Runtime's quantiser sets one up for the whole program when imported."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _part_biases(graph: Any) -> None:

@@ -5,7 +5,9 @@ import pytest
 pytest.importorskip("onnx", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
+import logging
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +83,17 @@ def test_files_hold_what_pytorch_rounds_to(bits: int, group_size: int, tmp_path:
         # ONNX Runtime's own rounding of the float weight, and that of the rounded one, which changes nothing.
         assert torch.allclose(columns(path, 160), rounded, rtol=0, atol=1e-6)
     assert {node.op_type for node in onnx.load(path).graph.node} == {"MatMulNBits"}
+
+
+def test_the_root_logger_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    # Imported anew, as in a program that has not written such a file yet.
+    monkeypatch.delitem(sys.modules, "onnxruntime.quantization.matmul_nbits_quantizer", raising=False)
+    product(tmp_path / "product.onnx", torch.ones(2, 32))
+    write_groups(tmp_path / "product.onnx", 4, 32)
+    assert (root.handlers, root.level) == ([], logging.WARNING)
 
 
 def gemm(path: Path, weight: torch.Tensor, bias: torch.Tensor | None, **attributes: float) -> None:
