@@ -216,7 +216,10 @@ class PtqSettings(Scheme, MethodSettings):
         if not 0 < self.budget <= 1:
             raise InputError(f"method.budget={self.budget} is a share; give one above 0 and at most 1, or null")
         if min(self.weight_bits, self.activation_bits) >= 8:
-            raise InputError("method.budget chooses layers for eight bits; give the others fewer, weight_bits=4")
+            raise InputError(
+                "method.budget chooses layers for eight bits; give the others fewer, as method.weight_bits=4 "
+                "method.activation_bits=4"
+            )
         self._check_levels()
         if self.budget_of == "bytes" and self.weight_bits > 4:
             raise InputError(

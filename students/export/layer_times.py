@@ -2,9 +2,9 @@
 
 A layer's int8 file has the grids of its inputs, and of its output where it has one, as the file of the whole model has.
 Its first dimension is open where that of the model is: ONNX Runtime makes a product and a sum of known shapes one
-``Gemm``, which it does not compute in int8, so that a file of fixed shapes would be timed in float. OpenVINO compiles an
-image encoder for one image (:func:`students.export.runtimes.open_openvino`), so that its shapes are fixed there. What
-stands between layers (normalisations, softmax, GELU, windows) is the same in both and is not measured.
+``Gemm``, which it does not compute in int8, so that a file of fixed shapes would be timed in float. OpenVINO compiles
+an image encoder for one image (:func:`students.export.runtimes.open_openvino`), so that its shapes are fixed there.
+What stands between layers (normalisations, softmax, GELU, windows) is the same in both and is not measured.
 """
 
 import copy

@@ -210,7 +210,7 @@ def test_the_fisher_information_is_the_losses_curvature() -> None:
     [
         ({"budget": 0.0, "weight_bits": 4}, "budget=0.0 is a share"),
         ({"budget": 1.5, "weight_bits": 4}, "budget=1.5 is a share"),
-        ({"budget": 0.5}, "give the others fewer"),
+        ({"budget": 0.5}, r"give the others fewer, as method\.weight_bits=4 method\.activation_bits=4$"),
         ({"budget": 0.5, "weight_bits": 6, "budget_of": "bytes"}, "codes of 6 bits take a byte each, as those of 8 do"),
         ({"budget": 0.5, "weight_bits": 4, "gradient": "perturbed"}, "not by perturbed"),
         ({"budget": 0.5, "weight_bits": 4, "levels": (6,)}, "rising order up to 8, such as method.levels=\\[8\\]"),
