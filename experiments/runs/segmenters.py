@@ -48,6 +48,9 @@ class ChosenSegmenter:
         """The precision of its rows."""
         if isinstance(self.model, ExportedSam):
             stated = PRECISION_NAMES[self.model.manifest.precision]
+            if stated == "int8" and self.runtime == "pytorch":
+                # The codes of its programs become float32 before they are multiplied.
+                return "float32"
             return "bfloat16" if stated == "float32" and self.runtime == "openvino_bf16" else stated
         return self.precision
 

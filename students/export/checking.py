@@ -59,6 +59,28 @@ def check_openvino(path: Path) -> None:
         raise InputError(f"{path.with_suffix('.bin')}: no such file, though {path.name} needs it; export it again")
 
 
+def written_precision(path: Path) -> str | None:
+    """The fact ``precision`` that an ONNX file or OpenVINO's description keeps; None where there is none.
+
+    What cannot be read has none either: opening it says what is wrong.
+    """
+    check_regular(path)
+    if path.suffix == ".xml":
+        # A value is printed, so that it is a plain word.
+        found = re.search(rb'<sampress>.*?<precision value="(\w{1,20})" />', path.read_bytes(), re.DOTALL)
+        return found[1].decode() if found else None
+    if path.suffix != ".onnx":
+        return None
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        kept = onnx.load(path, load_external_data=False).metadata_props
+    except (DecodeError, OSError, ValueError):
+        return None
+    return next((one_line(fact.value) for fact in kept if fact.key == "precision"), None)
+
+
 def _check(path: Path, graph: Any) -> None:
     for tensor in getattr(graph, "initializer", ()):
         _check_tensor(path, tensor)

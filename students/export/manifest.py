@@ -159,9 +159,24 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("a value is out of range")
         about_of({"about": manifest.about}, path, _REMEDY)
         _check_columns(manifest)
+        if type(manifest.any_batch) is not bool:
+            raise ValueError(f"any_batch is {str(manifest.any_batch)[:50]!r}, neither true nor false")
+        # Images are normalised by these whatever a manifest says.
+        for key, value, known in (
+            ("pixel_mean", manifest.pixel_mean, PIXEL_MEAN),
+            ("pixel_std", manifest.pixel_std, PIXEL_STD),
+        ):
+            if list(value) != list(known):
+                raise ValueError(f"{key} is {str(value)[:50]}, images are normalised by {list(known)}")
+        parts = manifest.precision, "fp32" if manifest.precision == "bf16" else manifest.precision
         for part in (manifest.encoder, manifest.decoder):
             if not part.file.endswith(ENDINGS[manifest.to]) or part.precision not in PRECISIONS:
                 raise ValueError(f"{part.file!r} is no file of to={manifest.to}")
+        if (manifest.encoder.precision, manifest.decoder.precision) != parts:
+            raise ValueError(
+                f"precision is {manifest.precision}, and its parts are {manifest.encoder.precision} and "
+                f"{manifest.decoder.precision}, not {' and '.join(parts)}"
+            )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise

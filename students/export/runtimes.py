@@ -259,6 +259,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "pytorch": (),
 }
 """What a runtime imports."""
+FORMAT_NEEDS: dict[str, tuple[str, ...]] = {"onnx": ("onnx",), "openvino": (), "torch": ()}
+"""What looking at a format's files before they run imports, whatever runs them."""
 READS = {
     "onnx": ("onnxruntime", "openvino", "openvino_bf16"),
     "openvino": ("openvino", "openvino_bf16"),

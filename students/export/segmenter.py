@@ -14,9 +14,10 @@ from core.feature_maps import FeatureMaps, Features, maps_of
 from core.geometry import Stretched, boxes_to_frame, points_to_frame
 from core.memory import is_out_of_memory
 from core.protocols import Masks, Prompt
+from students.export.checking import written_precision
 from students.export.manifest import MANIFEST, read_manifest
 from students.export.parts import DECODER_OUTPUTS, ENCODER_INPUT, PROMPT_INPUTS, map_names
-from students.export.runtimes import NEEDS, READS, RUNTIMES, Arrays, Run, require
+from students.export.runtimes import FORMAT_NEEDS, NEEDS, READS, RUNTIMES, Arrays, Run, require
 from teachers.sam2 import stable_or_best
 
 
@@ -39,7 +40,7 @@ class ExportedSam:
             raise InputError(
                 f"runtime={runtime}: files exported to={self.manifest.to} run in {', '.join(known)}; choose of these"
             )
-        require(NEEDS[self.runtime], f"runtime={self.runtime}")
+        require((*FORMAT_NEEDS[self.manifest.to], *NEEDS[self.runtime]), f"runtime={self.runtime}")
         self._is_sam2 = self.manifest.family == "sam2"
         frame = self.manifest.frame
         self.name, self.input_size = self.manifest.name, Stretched(frame) if self._is_sam2 else frame
@@ -49,6 +50,13 @@ class ExportedSam:
         for name, stated in (encoder.hashes | decoder.hashes).items():
             if file_sha256(folder / name) != stated:
                 raise InputError(f"{folder / name}: is not the file that was exported (sha256); export it again")
+        for part in (encoder, decoder):
+            written = written_precision(folder / part.file)
+            if written not in (None, self.manifest.precision):
+                raise InputError(
+                    f"{folder / part.file}: was written with precision={written}, though {MANIFEST} beside it says "
+                    f"{self.manifest.precision}; export it again"
+                )
         self._folder, self._maps = folder, map_names(self.manifest.maps)
         self._encode = start(folder / encoder.file, self._maps, encoder.precision)
         self._decode = start(folder / decoder.file, DECODER_OUTPUTS, decoder.precision)

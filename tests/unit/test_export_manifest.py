@@ -1,6 +1,7 @@
 """What a folder's manifest says is compared with what its files compute, and refused in one line."""
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ from core.errors import InputError
 from core.protocols import Prompt
 from experiments.model_columns import about_columns, cost_columns
 from experiments.runs.segmenters import ChosenSegmenter
+from students.export.checking import written_precision
 from students.export.folder import part_of
 from students.export.manifest import MANIFEST, read_manifest, write_manifest
 from students.export.segmenter import ExportedSam
@@ -108,20 +110,73 @@ def test_columns_that_are_not_all_there_are_refused(pocket_onnx: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("runtime", "to", "variant"),
+    ("runtime", "to", "variant", "precision"),
     [
-        ("onnxruntime", "onnx", "onnxruntime int8"),
-        ("openvino", "onnx", "openvino int8 (onnx)"),
-        ("openvino_bf16", "onnx", "openvino_bf16 int8 (onnx)"),
-        ("openvino_bf16", "openvino", "openvino_bf16 int8"),
-        ("pytorch", "torch", "pytorch int8"),
+        ("onnxruntime", "onnx", "onnxruntime int8", "int8"),
+        ("openvino", "onnx", "openvino int8 (onnx)", "int8"),
+        ("openvino_bf16", "onnx", "openvino_bf16 int8 (onnx)", "int8"),
+        ("openvino_bf16", "openvino", "openvino_bf16 int8", "int8"),
+        # Its programs multiply what they have made float32 of.
+        ("pytorch", "torch", "pytorch int8", "float32"),
     ],
 )
-def test_a_row_says_which_file_a_runtime_read(pocket_onnx: Path, runtime: str, to: str, variant: str) -> None:
+def test_a_row_says_which_file_a_runtime_read(
+    pocket_onnx: Path, runtime: str, to: str, variant: str, precision: str
+) -> None:
     model = ExportedSam(pocket_onnx)
     model.runtime, model.manifest = runtime, replace(model.manifest, to=to, precision="int8")
     found = ChosenSegmenter(model, torch.device("cpu"), "float32", "", {}, "")
-    assert about_columns(found)["variant"] == variant
+    columns = about_columns(found)
+    assert (columns["variant"], columns["precision"]) == (variant, precision)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"pixel_mean": [0, 0, 0]},
+            r"pixel_mean is \[0, 0, 0\], images are normalised by \[123\.675, 116\.28, 103\.53\]",
+        ),
+        ({"pixel_std": [1.0]}, r"pixel_std is \[1\.0\], images are normalised by"),
+        ({"any_batch": "false"}, "any_batch is 'false', neither true nor false"),
+        ({"precision": "w8"}, "precision is w8, and its parts are fp32 and fp32, not w8 and w8"),
+    ],
+)
+def test_what_no_export_writes_is_refused(
+    pocket_onnx: Path, tmp_path: Path, values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=rf"export\.json: does not describe .*{words}.*; export it again"):
+        read_manifest(changed(pocket_onnx, tmp_path / "changed", **values))
+
+
+def test_a_precision_that_the_file_was_not_written_in_is_refused(pocket_onnx: Path, tmp_path: Path) -> None:
+    parts = json.loads((pocket_onnx / MANIFEST).read_text())
+    stated = {part: parts[part] | {"precision": "int8"} for part in ("encoder", "decoder")}
+    folder = changed(pocket_onnx, tmp_path / "changed", precision="int8", **stated)
+    with pytest.raises(
+        InputError, match=r"encoder\.onnx: was written with precision=fp32, .* says int8; export it again"
+    ):
+        ExportedSam(folder)
+
+
+def test_openvinos_description_says_its_precision_too(tmp_path: Path) -> None:
+    facts = b'<net><rt_info><sampress><model value="m" />\n<precision value="bf16" /></sampress></rt_info></net>'
+    (tmp_path / "encoder.xml").write_bytes(facts)
+    assert written_precision(tmp_path / "encoder.xml") == "bf16"
+    # Of an exporter without these facts nothing is known.
+    (tmp_path / "encoder.xml").write_bytes(b'<net><precision value="bf16" /></net>')
+    assert written_precision(tmp_path / "encoder.xml") is None
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_without_onnx_its_files_do_not_run_in_any_runtime(
+    pocket_onnx: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else name)
+    with pytest.raises(
+        InputError, match=rf"^runtime={runtime} needs onnx; install with: pip install 'sampress\[export\]'$"
+    ):
+        ExportedSam(pocket_onnx, runtime)
 
 
 def test_weights_beside_a_file_are_those_that_were_exported(pocket_onnx: Path, tmp_path: Path) -> None:
