@@ -30,6 +30,8 @@ from experiments.result_file import read_result, write_result
 from experiments.runs.build import build_device, check_precision
 from experiments.runs.segmenters import chosen_segmenter, segmenters_engine
 from students.encoder_shapes import SIZES
+from students.export.manifest import is_export
+from students.export.runtimes import RUNTIMES
 from students.kinds import build_model
 from students.pruned_vit import pruned_shape
 from students.student import Student
@@ -58,11 +60,13 @@ def latency(settings: LatencyConfig, cfg: DictConfig) -> list[ResultRow]:
     if settings.out is not None:
         check_out(settings.out, home_path(settings.out))
     names = _names(settings.checkpoint)
+    runtimes = _runtimes(names, settings)
+    names = [name for name, _ in runtimes]
     # One device for all, as ratios of times on two would say nothing of the models.
     settings = replace(settings, engine=segmenters_engine(settings.engine, names))
     device = build_device(settings.engine)
     precision = check_precision("precision", settings.precision, device)
-    models = [_named(name, settings) for name in names]
+    models = [_named(name, settings, runtime) for name, runtime in runtimes]
     if settings.results:
         models += _committed(models, device)
     if len(models) < 2:
@@ -97,8 +101,27 @@ def _names(checkpoints: str) -> list[str]:
     return [name for part in checkpoints.split(",") if (name := part.strip())]
 
 
-def _named(name: str, settings: LatencyConfig) -> _Model:
-    found = chosen_segmenter(SegmenterConfig(checkpoint=name, engine=settings.engine), settings.precision, "precision")
+def _runtimes(names: Sequence[str], settings: LatencyConfig) -> list[tuple[str, str | None]]:
+    """Each name with its runtime: what stands behind its ``@``, or that of all exported folders.
+
+    Raises:
+        InputError: a runtime is given, and no folder that could take it.
+    """
+    found = list[tuple[str, str | None]]()
+    for name in names:
+        folder, at, own = name.rpartition("@")
+        if at and not os.path.exists(home_path(name)) and (own in RUNTIMES or is_export(home_path(folder))):
+            found.append((folder, own))
+        else:
+            found.append((name, settings.runtime if is_export(home_path(name)) else None))
+    if settings.runtime is not None and not any(is_export(home_path(name)) for name, _ in found):
+        raise InputError(f"runtime={settings.runtime}: {settings.checkpoint} has no exported folder; leave it out")
+    return found
+
+
+def _named(name: str, settings: LatencyConfig, runtime: str | None) -> _Model:
+    chosen = SegmenterConfig(checkpoint=name, runtime=runtime, engine=settings.engine)
+    found = chosen_segmenter(chosen, settings.precision, "precision")
     return found.model, about_columns(found) | cost_columns(found.model)
 
 
@@ -159,8 +182,10 @@ def _print(rows: Sequence[ResultRow], settings: LatencyConfig) -> None:
         table.add_row(*map(Text, cells))
     console = terminal()
     console.print(table)
+    # Exported files have their own.
+    precisions = " and ".join(dict.fromkeys(str(row.precision) for row in rows))
     console.print(
-        f"medians of {settings.rounds} rounds, batch {settings.batch}, {rows[0].device}, {rows[0].precision}, "
+        f"medians of {settings.rounds} rounds, batch {settings.batch}, {rows[0].device}, {precisions}, "
         f"{rows[0].threads} threads; every model had its turn in each round",
         style="dim",
         soft_wrap=True,

@@ -134,6 +134,8 @@ class LatencyConfig(CommandConfig):
         batch: images that are encoded together, and boxes on one image that are decoded together.
         rounds: timed rounds; in each, every model has its turn.
         precision: what PyTorch computes in: ``float32``, ``bfloat16`` or ``float16``.
+        runtime: of all exported folders: ``onnxruntime``, ``openvino`` or ``openvino_bf16``; null: each format's own. A
+            folder followed by ``@`` and a name has one of its own.
         out: a JSON file of rows; null: nothing is written.
     """
 
@@ -142,6 +144,7 @@ class LatencyConfig(CommandConfig):
     batch: int = 1
     rounds: int = 50
     precision: str = "float32"
+    runtime: str | None = None
     out: str | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
 

@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.provenance import ROOT
 from core.result import ResultRow
 from experiments.cli.command_line import main
-from experiments.commands.latency import _committed, _names, latency
+from experiments.commands.latency import _committed, _names, _print, _runtimes, latency
 from experiments.config.groups import EngineConfig
 from experiments.config.schema import LatencyConfig
 from experiments.reporting.models import models_frame
@@ -70,7 +70,7 @@ def test_exported_files_take_all_models_to_the_cpu(
         devices.append(device.type)
         raise _Timed
 
-    def named(name: str, settings: LatencyConfig) -> tuple[None, dict[str, Any]]:
+    def named(name: str, settings: LatencyConfig, runtime: str | None) -> tuple[None, dict[str, Any]]:
         devices.append(on_a_gpu(settings.engine).type)
         return None, {}
 
@@ -100,6 +100,31 @@ def test_messages_name_the_precision_as_the_command_has_it(
     monkeypatch.setattr("experiments.runs.checkpoints.encoder_problem", lambda *given: f"give {given[-1]}=float32")
     assert main(["latency", "checkpoint=sam_pocket,sam_pocket", "precision=bfloat16"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: sam_pocket: give precision=float32"
+
+
+def test_an_exported_folder_is_timed_in_the_runtime_that_is_chosen(
+    pocket_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="the extra export is not installed")
+    names = f"sam_pocket,{pocket_onnx},{pocket_onnx}@openvino"
+    assert main(["latency", f"checkpoint={names}", "rounds=1", "format=json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["variant"] for row in rows] == [None, "onnxruntime fp32", "openvino fp32 (onnx)"]
+    settings = LatencyConfig(checkpoint=names, runtime="openvino")
+    # Of models that are no exported folder it says nothing; a folder's own name comes first.
+    folder = str(pocket_onnx)
+    found = _runtimes(["sam_pocket", folder, f"{folder}@onnxruntime"], settings)
+    assert found == [("sam_pocket", None), (folder, "openvino"), (folder, "onnxruntime")]
+
+
+def test_the_last_line_names_every_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    ratios = {f"{part}_latency_{end}": 1.0 for part in ("encoder", "decoder") for end in ("ratio", "ms")}
+    given = {"device": "cpu", "threads": 1, **ratios}
+    _print(
+        [row("teacher", precision="float32", **given), row("ptq", precision="int8", **given)],
+        LatencyConfig(checkpoint="a,b"),
+    )
+    assert "batch 1, cpu, float32 and int8, 1 threads" in capsys.readouterr().out
 
 
 def row(method: str, **changes: object) -> ResultRow:
