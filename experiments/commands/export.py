@@ -17,7 +17,7 @@ from students.export.folder import TARGETS, check_request, export_model
 from students.export.manifest import PRECISIONS
 from students.export.placing import check_folder
 from students.export.runtimes import WRITES, require
-from students.export.weight_groups import GROUP_SIZES
+from students.export.weight_groups import BITS, GROUP_SIZES
 from teachers.catalog import MODELS
 
 
@@ -30,6 +30,16 @@ def export(settings: ExportConfig, cfg: DictConfig) -> list[ResultRow]:
         raise InputError(f"precision={precision} is unknown; {nearest(precision, PRECISIONS)}")
     if settings.group_size not in GROUP_SIZES:
         raise InputError(f"group_size={settings.group_size} is not one of {', '.join(map(str, GROUP_SIZES))}")
+    if settings.group_size != ExportConfig.group_size and precision not in BITS:
+        raise InputError(
+            f"group_size={settings.group_size} is of precision=w8 and w4, whose weights are in groups; leave it out "
+            f"with precision={precision}"
+        )
+    if not settings.upscale and to == "torch":
+        raise InputError(
+            "upscale=false is of to=onnx and to=openvino; decoders of to=torch never give masks of the image's size: "
+            "leave it out"
+        )
     require(WRITES[to], f"to={to}")
     check_folder(out)
     check_out(settings.out, out)

@@ -151,6 +151,8 @@ def _read(path: Path, decoder_heads: int | None, entry: str | None, setting: str
             "give what it was made of"
         )
     check_model_folder(path, setting)
+    if is_export(path.parent) and (path.name == MANIFEST or path.stem in ("encoder", "decoder")):
+        raise InputError(f"{setting}={path}: a file of an exported folder; give {setting}={path.parent}")
     facts = read_facts(path) if not path.is_dir() and is_safetensors(path) else {}
     # A file of another version says so when it is loaded; taken for another layout it would be read wrongly.
     if str(facts.get("format")).startswith(FORMAT.rpartition("-")[0]):
