@@ -90,7 +90,7 @@ def pretrain_on_scenes(
         start: weights to begin with; None begins as ``sam_pocket`` does, resized (:mod:`teachers.resample`), or with
             its decoder.
         validation: a data set; of the images that it holds out (of SA-1B's layout: its last 50) the first 40 are scored
-            now and then. They choose nothing.
+            as :func:`scored_every` says. They choose nothing.
 
     Raises:
         InputError: a source or a start that cannot be read; the folder holds another training; an image that is scored
@@ -118,8 +118,13 @@ def pretrain_on_scenes(
     model.to(device)
     batches = SceneBatches.load(sources, data, recipe, model.input_size, 4 * model.config.encoder.grid, device)
     engine = Engine(folder, device=device, precision=precision, workers=1, save_every_s=120)
-    every = max(250, recipe.steps // 14)
+    every = scored_every(recipe.steps)
     return _train(engine, recipe, model, key, batches, lambda batch: scene_loss(model, batch), scored, every)
+
+
+def scored_every(steps: int) -> int:
+    """After how many steps a training on scenes scores: 250 or more, and at most fourteen times with its end."""
+    return max(250, -(-steps // 14))
 
 
 def _begin(folder: Path, key: list[Any]) -> None:
@@ -305,8 +310,8 @@ def main() -> None:
     add(
         "--validation",
         metavar="NAME=DIR",
-        help="a data set; of its held-out images (in SA-1B's layout: the folder's last 50) 40 are scored now and then; "
-        "what is scored is written",
+        help="a data set; of its held-out images (in SA-1B's layout: the folder's last 50) 40 are scored every 250 steps "
+        "or more, at most fourteen times; what is scored is written",
     )
     images, annotations = "images that are missing or damaged", "annotations that cannot be used"
     for name, what in (("--missing", images), ("--unusable", annotations)):

@@ -289,6 +289,13 @@ def test_a_training_is_not_lost_to_other_settings_or_images(tmp_path: Path, monk
     assert (tmp_path / "out" / "tiny.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize("steps", [1, 250, 3500, 3501, 4000, 5000, 8000, 100_001])
+def test_a_training_scores_at_most_fourteen_times(steps: int) -> None:
+    every = module.scored_every(steps)
+    # As the engine does: at multiples, and at the end.
+    assert every >= 250 and len({*range(every, steps + 1, every), steps}) <= 14
+
+
 def test_what_is_scored_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MODELS", {"tiny": NamedModel(CONFIG)})
     root, _ = write_data_set(Shapes("train", 4, size=48), tmp_path / "data")
