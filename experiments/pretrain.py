@@ -10,13 +10,13 @@ With ``--data``, scenes are composed of annotated images (:mod:`data.scenes`) of
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from compressors.distill.engine import Engine, Stage
 from compressors.distill.optimizer import OptimizerConfig
@@ -26,6 +26,7 @@ from core.checkpoint import file_sha256, write_safetensors
 from core.closed_pipes import outlive_closed_pipes
 from core.errors import InputError
 from core.geometry import Stretched
+from core.plain_file import home_path, reraise_access
 from core.seeding import seed_for
 from core.storage import NotWritten, check_place
 from core.threads import take_threads
@@ -36,6 +37,7 @@ from evaluation.latency import PRECISIONS
 from evaluation.metrics import mean_iou
 from evaluation.protocols import PROTOCOLS
 from evaluation.scorer import Scorer
+from experiments.pretrain_options import above_zero, at_least_one, below_one, normalised_shares, usable_device
 from experiments.pretrain_scenes import SHAPES_COUNT, SceneBatches, SceneTraining, Source, scene_loss
 from experiments.pretrain_shapes import ShapesBatches, ShapesTraining, prompted_loss
 from experiments.runs.data_content import data_content
@@ -45,7 +47,7 @@ from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
 from teachers.resample import share_decoder, start_from
 from teachers.sam import Sam
-from teachers.weights import load_sam, read_state, sam_from_state, weight_files
+from teachers.weights import holds_weights, load_sam, read_state, sam_from_state, weight_files
 
 STAGE = "pretrain"
 GIVEN = ("steps", "images", "batch", "rate", "seed")
@@ -53,7 +55,7 @@ GIVEN = ("steps", "images", "batch", "rate", "seed")
 GIVEN_SCENES = ("ellipses", "boxes", "ema")
 SKIPPING = {"data.missing=skip": "--missing skip", "data.unusable=skip": "--unusable skip"}
 """Settings that data sets name in their messages, and what they are on this command line."""
-N = TypeVar("N", int, float)
+_STARTS = "give a weights file or a folder of SamModel"
 
 POCKET_BLOCKS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 7: 5}
 """Which block of ``sam_pocket`` each of ``sam_photo``'s begins as; blocks 5 and 6 begin as the identity."""
@@ -96,7 +98,7 @@ def pretrain_on_scenes(
         InputError: a source or a start that cannot be read; the folder holds another training; an image that is scored
             is trained on.
     """
-    begun = None if start is None else (read_state(start), _sha256(start))
+    begun = None if start is None else _begun(start)
     data = [source.open("train", recipe.seed) for source in sources]
     scored = None if validation is None else (validation.open("validation"), 40)
     if scored is not None:
@@ -110,7 +112,7 @@ def pretrain_on_scenes(
         # Nothing of a frame that images fill is padding.
         recipe = replace(recipe, scenes=replace(recipe.scenes, narrowest=1.0))
     if begun is not None:
-        model.load_state_dict(sam_from_state(model.config, begun[0], str(start)).state_dict())
+        model.load_state_dict(sam_from_state(model.config, begun[0], f"--start {start}").state_dict())
     elif model_name == "sam_photo":
         start_from(model, load_sam("sam_pocket"), POCKET_BLOCKS)
     # Ellipses are drawn on images, not seen in them.
@@ -149,10 +151,23 @@ def _begin(folder: Path, key: list[Any]) -> None:
     keep_threads(folder, chosen=False)
 
 
-def _sha256(start: Path) -> str | list[str]:
-    """Of the file of weights that can be read; of a folder's shards each."""
-    hashes = [file_sha256(file) for file in weight_files(start)]
-    return hashes[0] if len(hashes) == 1 else hashes
+def _begun(start: Path) -> tuple[dict[str, Tensor], str | list[str]]:
+    """Weights to begin with, and the SHA-256 of their file; of a folder's shards each.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
+    try:
+        with reraise_access(start):
+            if not start.exists():
+                raise InputError(f"{start}: no such file; {_STARTS}")
+            if start.is_dir() and not holds_weights(start):
+                raise InputError(f"{start}: is a folder without weights; {_STARTS}")
+        state = read_state(start)
+        hashes = [file_sha256(file) for file in weight_files(start)]
+    except InputError as error:
+        raise InputError(f"--start {error}") from None
+    return state, hashes[0] if len(hashes) == 1 else hashes
 
 
 def _check_out(folder: Path) -> None:
@@ -179,49 +194,6 @@ def _require_held_out(data: Sequence[ImageData], scored: ImageData, count: int) 
 def _files(images: ImageData, count: int) -> set[object]:
     files = [images.image_file(index) for index in range(min(count, len(images)))]
     return {file.resolve() if isinstance(file, Path) else file for file in files if file is not None}
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    shares = tuple(_number(part, float, "number; give shares such as 0.5,0.3,0.2") for part in text.split(","))
-    # Written so that NaN fails too.
-    if not (all(share >= 0 for share in shares) and 0 < sum(shares) < math.inf):
-        raise argparse.ArgumentTypeError(f"{text}: shares must be at least 0 and not all 0, such as 0.5,0.3,0.2")
-    return tuple(share / sum(shares) for share in shares)
-
-
-def _at_least_one(text: str) -> int:
-    if (number := _number(text, int, "whole number; give one of at least 1")) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
-
-
-def _rate(text: str) -> float:
-    if not 0 < (rate := _number(text, float, "number; give one above 0")) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return rate
-
-
-def _decay(text: str) -> float:
-    if not 0 <= (decay := _number(text, float, "number; give one from 0 to below 1")) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 0 and below 1")
-    return decay
-
-
-def _number(text: str, kind: Callable[[str], N], needed: str) -> N:
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no {needed}") from None
-
-
-def _device(text: str) -> torch.device:
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text} is unknown; choose cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{text}: this machine has no CUDA device that PyTorch can use; give cpu")
-    return device
 
 
 def _initial(model_name: str, seed: int) -> Sam:
@@ -299,7 +271,7 @@ def main() -> None:
     add = parser.add_argument
     choices = sorted(MODELS)
     add("--model", choices=choices, default="sam_pocket", help="which shape to train (default sam_pocket)")
-    add("--out", type=Path, default=Path("runs/pretrain"), help="folder for state, log and weights")
+    add("--out", type=home_path, default=Path("runs/pretrain"), help="folder for state, log and weights")
     add(
         "--data",
         action="append",
@@ -310,23 +282,23 @@ def main() -> None:
     add(
         "--validation",
         metavar="NAME=DIR",
-        help="a data set; of its held-out images (in SA-1B's layout: the folder's last 50) 40 are scored every 250 steps "
-        "or more, at most fourteen times; what is scored is written",
+        help="a data set; of its held-out images (in SA-1B's layout: the folder's last 50) 40 are scored every 250 "
+        "steps or more, at most fourteen times; what is scored is written",
     )
     images, annotations = "images that are missing or damaged", "annotations that cannot be used"
     for name, what in (("--missing", images), ("--unusable", annotations)):
         add(name, choices=ON_MISSING, help=f"{what}: refuse (default), or skip, which counts them (scenes only)")
-    add("--start", type=Path, help="weights to begin with, a file or a folder of SamModel (scenes only)")
-    add("--steps", type=_at_least_one, help="optimizer steps")
+    add("--start", type=home_path, help="weights to begin with, a file or a folder of SamModel (scenes only)")
+    add("--steps", type=at_least_one, help="optimizer steps")
     add(
         "--images",
-        type=_at_least_one,
+        type=at_least_one,
         help=f"most distinct training images; of shapes in a mixture at most {SHAPES_COUNT}",
     )
-    add("--batch", type=_at_least_one, help="images a step")
+    add("--batch", type=at_least_one, help="images a step")
     add(
         "--mosaics",
-        type=_shares,
+        type=normalised_shares,
         metavar="SHARE,...",
         help="how often a scene is one image, 2 images across, 3, ... (default 0.5,0.3,0.2)",
     )
@@ -336,12 +308,12 @@ def main() -> None:
         default=None,
         help="the decoder alone learns where a box is: random boxes, and as their masks the ellipses in them",
     )
-    add("--boxes", type=_at_least_one, help="box prompts of a scene (default 10)")
-    add("--ema", type=_decay, help="decay of the kept moving average of the weights (scenes only; default 0.995)")
-    add("--rate", type=_rate, help="highest learning rate")
+    add("--boxes", type=at_least_one, help="box prompts of a scene (default 10)")
+    add("--ema", type=below_one, help="decay of the kept moving average of the weights (scenes only; default 0.995)")
+    add("--rate", type=above_zero, help="highest learning rate")
     add("--seed", type=int, help="of weights, images and prompts")
-    add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=_at_least_one, help="threads of the CPU")
+    add("--device", type=usable_device, default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=at_least_one, help="threads of the CPU")
     add("--precision", choices=tuple(PRECISIONS), help="default: bfloat16 for shapes, float32 for scenes on a CPU")
     options = parser.parse_args()
     device: torch.device = options.device

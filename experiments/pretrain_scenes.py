@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from compressors.distill.losses import dice_loss, focal_loss, mask_iou
 from core.errors import InputError
 from core.geometry import PIXEL_MEAN, PIXEL_STD
+from core.plain_file import home_path
 from core.progress import say
 from core.protocols import Prompt
 from core.seeding import seed_for
@@ -120,7 +120,8 @@ class Source:
         training, missing, unusable = split == "train", self.missing, self.unusable
         if self.root is None:
             return Shapes(split, SHAPES_COUNT, seed=seed, size=SHAPES_SIZE) if training else Shapes(split, 100)
-        root = Path(self.root)
+        # A shell leaves ~ as it is behind the = of NAME=DIR.
+        root = home_path(self.root)
         if self.name == "coco":
             return Coco(root, split, missing=missing, unusable=unusable)
         if training:

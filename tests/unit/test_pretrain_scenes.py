@@ -116,8 +116,26 @@ def test_a_start_that_cannot_be_read_ends_in_a_line(
     (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
     for name in ("nowhere.safetensors", "folder", "damaged.safetensors"):
         words = ["--data", "shapes", "--start", str(tmp_path / name), "--out", str(tmp_path / "out")]
-        assert ended_with(words, monkeypatch, capsys).startswith(f"{tmp_path / name}")
+        found = ended_with(words, monkeypatch, capsys)
+        assert found.startswith(f"--start {tmp_path / name}: ")
+        if name != "damaged.safetensors":
+            assert found.endswith("; give a weights file or a folder of SamModel\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_home_folder_may_be_typed_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_data_set(Shapes("train", 4, size=48), tmp_path / "data")
+    for words in (["--data", "sa1b=~/data/sa1b"], ["--data", "shapes", "--validation", "sa1b=~/data/sa1b"]):
+        found = ended_with([*words, "--start", "~/none.pt", "--out", "~/out"], monkeypatch, capsys)
+        assert found.startswith(f"--start {tmp_path}/none.pt: no such file")
+    assert len(Source.parse("sa1b=~/data/sa1b").open("train")) == 3
+    assert len(Source.parse_validation("sa1b=~/data/sa1b").open("validation")) == 2
+    (tmp_path / "file").touch()
+    found = ended_with(["--data", "shapes", "--out", "~/file"], monkeypatch, capsys)
+    assert found.startswith(f"--out {tmp_path}/file: cannot be written")
 
 
 @pytest.mark.parametrize("more", [(), ("--data", "shapes")])
