@@ -293,7 +293,8 @@ def main() -> None:
     add(
         "--images",
         type=at_least_one,
-        help=f"most distinct training images; of shapes in a mixture at most {SHAPES_COUNT}",
+        help="most distinct training images (without --data: of full difficulty, and of clear ones again); "
+        f"of shapes in a mixture at most {SHAPES_COUNT}",
     )
     add("--batch", type=at_least_one, help="images a step")
     add(

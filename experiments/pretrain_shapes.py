@@ -26,7 +26,7 @@ class ShapesTraining:
 
     Attributes:
         images: distinct training images at full difficulty.
-        easy_images: distinct clear images, used in the first ``easy_share`` of the steps.
+        easy_images: distinct clear images, used in the first ``easy_share`` of the steps; at most as many as ``images``.
         batch: images a step; each is flipped, turned and recoloured at random.
         masks: instances an image.
         box_share: share of the steps with boxes; the others have one to three points.
@@ -45,6 +45,10 @@ class ShapesTraining:
     warmup: int = 150
     weight_decay: float = 0.05
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Generating 2,000 of 512 pixels takes minutes, whoever asks for few images.
+        object.__setattr__(self, "easy_images", min(self.easy_images, self.images))
 
 
 @dataclass(frozen=True)

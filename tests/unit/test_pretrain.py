@@ -78,6 +78,14 @@ def test_a_batch_is_a_function_of_the_step() -> None:
     assert len({step.images.numpy().tobytes() for step in in_order}) == 8
 
 
+def test_there_are_no_more_clear_images_than_others() -> None:
+    assert (ShapesTraining().images, ShapesTraining().easy_images) == (10000, 2000)
+    few = ShapesTraining(images=1, batch=1)
+    assert few.easy_images == 1 and replace(few, seed=3).easy_images == 1
+    batches = ShapesBatches.load(few, FRAME, FRAME // 2)
+    assert (len(batches.easy), len(batches.hard)) == (1, 1)
+
+
 def test_processes_share_a_batch() -> None:
     """Images, and with each its own prompts and targets."""
     recipe = replace(RECIPE, batch=4)
