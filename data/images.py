@@ -7,7 +7,9 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from core.errors import InputError
 from core.geometry import normalise, resized_size
 from data.sample import ScaledImage
 from data.tar_members import File
+
+T = TypeVar("T", bound=np.generic)
 
 
 class _Ignored:
@@ -126,10 +130,10 @@ def turned_by_pillow(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else 1
 
 
-def turned_back(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """An image ``[H, W, 3]`` that was turned upright by its orientation, as it is stored."""
+def turned_back(image: NDArray[T], orientation: int) -> NDArray[T]:
+    """An image ``[H, W, C]`` or ``[H, W]`` that was turned upright by its orientation, as it is stored."""
     if orientation in (5, 7):
-        image = image.transpose(1, 0, 2)
+        image = image.swapaxes(0, 1)
     quarter_turns = {3: 2, 6: 1, 7: 2, 8: 3}.get(orientation, 0)
     flipped = {2: image[:, ::-1], 4: image[::-1]}.get(orientation, image)
     return np.ascontiguousarray(np.rot90(flipped, quarter_turns))
@@ -187,6 +191,37 @@ def read_for_frame(path: File | str, frame: int | None) -> ScaledImage:
             image = turned_back(image, orientation)
             size_hw = (image.shape[0], image.shape[1])
         return ScaledImage(image, size_hw)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image whose pixels are as its file has them.
+
+    Attributes:
+        mode: Pillow's name of what they are, such as ``L``, ``P``, ``I;16`` or ``RGB``.
+        pixels: ``[H, W]`` or ``[H, W, C]``, of the mode's own dtype; of a palette the indices.
+        palette: the colours uint8 ``[N, 3]`` of a file with a palette (mode ``P``); None of others.
+    """
+
+    mode: str
+    pixels: NDArray[Any]
+    palette: NDArray[np.uint8] | None
+
+
+def read_stored(path: File) -> StoredImage:
+    """Read an image whose pixels are numbers rather than light, such as labels: nothing is converted or scaled.
+
+    Raises:
+        InputError: as :func:`read_image`, except for what modes there are.
+    """
+    with _opened(path) as opened:
+        orientation = turned_by_pillow(opened)
+        opened.load()
+        if (flaw := flaw_of(path.read_bytes())) is not None:
+            raise InputError(f"{path}: truncated or damaged image ({flaw}); fetch the file again")
+        colours = opened.getpalette("RGB") if opened.mode == "P" else None
+        palette = None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
+        return StoredImage(opened.mode, turned_back(np.array(opened), orientation), palette)
 
 
 def image_size(path: File | str) -> tuple[int, int]:

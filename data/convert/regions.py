@@ -8,6 +8,7 @@ Pixels are those of the converted image.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,33 @@ def connected(labels: NDArray[Any], without: int | None = None) -> Iterator[NDAr
             region = np.zeros(labels.shape, dtype=np.bool_)
             region[window] = numbered[window] == number
             yield region
+
+
+def label_regions(
+    path: Path, labels: NDArray[Any], size_hw: tuple[int, int], without: int | None = None
+) -> Iterator[NDArray[np.bool_]]:
+    """:func:`connected` regions of a label map that is brought to another size.
+
+    Raises:
+        InputError: as there; the message names ``path``.
+    """
+    try:
+        yield from connected(resized_labels(labels, size_hw), without)
+    except InputError as problem:
+        raise InputError(f"{path}: {problem}; fetch the file again") from None
+
+
+def require_size_of_image(path: Path, image: Path, labels_hw: tuple[int, int], image_hw: tuple[int, int]) -> None:
+    """Refuse labels of another size than their image.
+
+    Raises:
+        InputError: the sizes ``(h, w)`` differ; the message has both, and both files.
+    """
+    if labels_hw != image_hw:
+        raise InputError(
+            f"{path}: these labels are {labels_hw[1]}x{labels_hw[0]} (width x height), but their image {image} is "
+            f"{image_hw[1]}x{image_hw[0]}; fetch both from the same release, or resize the image to its labels"
+        )
 
 
 def chosen(masks: Iterator[NDArray[np.bool_]], smallest: int, largest: float) -> list[dict[str, Any]]:

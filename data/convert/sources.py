@@ -1,6 +1,5 @@
 """The layouts that are converted: where images and annotations lie, and what masks the annotations tell."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,14 +12,12 @@ from pycocotools import mask as mask_api
 from core.errors import InputError
 from core.plain_file import reraise_access
 from data.annotations import check_segmentation, decode_rle
+from data.convert import camvid
 from data.convert.mat_file import read_variable
-from data.convert.regions import connected, resized_labels
+from data.convert.regions import label_regions, require_size_of_image
 from data.image_files import files_below, is_image, require_plain
-from data.images import read_image, require_size
 
 Size = tuple[int, int]
-CAMVID_UNLABELLED = 11
-"""The index of no class where CamVid's labels are indices (SegNet's copy); where they are colours it is black."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,8 @@ class Source:
         layout: where its files lie.
         annotations_of: the path that an image's annotations have, relative as the image's own, given all files by
             their stems; None where an image is none of the data set's (a label map, a sample).
-        masks: the masks in a file of annotations at the size given last, made for an image of the size before it.
+        masks: the masks in a file of annotations, given that, its image, the size that was annotated and the size of
+            the masks.
         smallest, largest: bounds of a mask: pixels, and share of the image.
         upright: whether annotations are of the image as viewers show it, turned as its EXIF data say, and not of its
             stored pixels.
@@ -50,7 +48,7 @@ class Source:
     title: str
     layout: str
     annotations_of: Callable[[PurePosixPath, Mapping[str, list[str]]], str | None]
-    masks: Callable[[Path, Size, Size], Iterator[NDArray[np.bool_]]]
+    masks: Callable[[Path, Path, Size, Size], Iterator[NDArray[np.bool_]]]
     smallest: int = 60
     largest: float = 1.0
     upright: bool = False
@@ -98,14 +96,23 @@ def _beside(images: str, annotations: str, suffix: str) -> Callable[[PurePosixPa
     return of
 
 
-def _checked(labels: object, path: Path, stored: Size) -> NDArray[Any]:
-    if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "iu":
-        raise InputError(f"{path}: the labels are no table of whole numbers; fetch the file again")
-    require_size(path, (labels.shape[0], labels.shape[1]), stored, Path("its image"))
+def _checked(labels: object, path: Path, image: Path, stored: Size) -> NDArray[Any]:
+    """Labels as whole numbers ``[H, W]``; MATLAB's own class of numbers is double."""
+    if not isinstance(labels, np.ndarray) or labels.ndim != 2:
+        found = f"{labels.ndim} dimensions" if isinstance(labels, np.ndarray) else "a cell, a struct or text"
+        raise InputError(f"{path}: the labels are no table of whole numbers, but {found}; fetch the file again")
+    if labels.dtype.kind not in "iu":
+        # Written so that NaN fails too.
+        wrong = labels[~((labels == np.rint(labels)) & (np.abs(labels) < 2**53))]
+        if wrong.size:
+            found = f"{wrong.flat[0]:g} is one of them"
+            raise InputError(f"{path}: the labels are no table of whole numbers: {found}; fetch the file again")
+        labels = labels.astype(np.int64)
+    require_size_of_image(path, image, (labels.shape[0], labels.shape[1]), stored)
     return labels
 
 
-def _bsds500(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
+def _bsds500(path: Path, image: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
     """The regions of every annotator, one after the other."""
     annotators = read_variable(path, "groundTruth")
     if not isinstance(annotators, list):
@@ -115,45 +122,17 @@ def _bsds500(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]
             labels = structs[0]["Segmentation"]
         except (KeyError, IndexError, TypeError):
             raise InputError(f'{path}: an annotator has no "Segmentation"; fetch the file again') from None
-        yield from connected(resized_labels(_checked(labels, path, stored), size))
+        yield from label_regions(path, _checked(labels, path, image, stored), size)
 
 
-def _clothing_co_parsing(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
+def _clothing_co_parsing(path: Path, image: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
     """The connected garments, then the connected parts of whatever is no background: the whole person."""
-    labels = resized_labels(_checked(read_variable(path, "groundtruth"), path, stored), size)
-    yield from connected(labels, without=0)
-    yield from connected((labels != 0).astype(np.uint8), without=0)
+    labels = _checked(read_variable(path, "groundtruth"), path, image, stored)
+    yield from label_regions(path, labels, size, without=0)
+    yield from label_regions(path, (labels != 0).astype(np.uint8), size, without=0)
 
 
-def _camvid_labels(path: PurePosixPath, by_stem: Mapping[str, list[str]]) -> str | None:
-    """The label map of a frame: ``<frame>_L`` or ``<frame>`` in a folder with "label" or "annot" in its name."""
-    if _is_label(path):
-        return None
-    among = [*by_stem.get(path.stem, ()), *by_stem.get(f"{path.stem}_L", ())]
-    labels = [name for name in among if is_image(name) and _is_label(PurePosixPath(name))]
-    if len(labels) > 1:
-        raise InputError(f"{path}: both {labels[0]} and {labels[1]} are its labels; remove one of them")
-    return labels[0] if labels else f"{path.stem}_L.png"
-
-
-def _is_label(path: PurePosixPath) -> bool:
-    return path.stem.endswith("_L") or re.search("label|annot", path.parent.name, re.IGNORECASE) is not None
-
-
-def _camvid(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
-    colours = read_image(path).astype(np.int64)
-    require_size(path, (colours.shape[0], colours.shape[1]), stored, Path("its image"))
-    grey, void = (colours == colours[..., :1]).all(), 255
-    # Classes by number: releases that have no class of their own for it give the void the highest one.
-    indices = grey and colours[colours < void].max(initial=0) <= 2 * CAMVID_UNLABELLED
-    numbers = np.where(colours[..., 0] == void, CAMVID_UNLABELLED, colours[..., 0])
-    labels = numbers if indices else colours @ np.array([1 << 16, 1 << 8, 1])
-    if len(np.unique(labels)) > 256:
-        raise InputError(f"{path}: has more colours than classes, so it is no label map; fetch the PNG again")
-    yield from connected(resized_labels(labels, size), without=CAMVID_UNLABELLED if indices else 0)
-
-
-def _yolo_segments(path: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
+def _yolo_segments(path: Path, image: Path, stored: Size, size: Size) -> Iterator[NDArray[np.bool_]]:
     """One mask a line ``class x y x y ...``, coordinates in [0, 1]."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -196,8 +175,8 @@ SOURCES = {
     "camvid": Source(
         "CamVid",
         "<folder>/<frame>.png and <labels or annotations>/<frame>_L.png or <frame>.png",
-        _camvid_labels,
-        _camvid,
+        camvid.label_map_of,
+        camvid.regions,
         smallest=100,
     ),
     "yolo_segments": Source(

@@ -203,7 +203,7 @@ def _converted(
     size = resized_size(stored, longest) if 0 < longest < max(stored) else stored
     smallest = source.smallest if conversion.smallest is None else conversion.smallest
     largest = source.largest if conversion.largest is None else conversion.largest
-    rles = chosen(source.masks(annotations, stored, size), smallest, largest)
+    rles = chosen(source.masks(annotations, pair.image, stored, size), smallest, largest)
     if not rles:
         return b"", [], size
     image = read_image(pair.image) if image is None else image

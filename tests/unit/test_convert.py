@@ -111,33 +111,21 @@ def test_a_source_becomes_masks_that_sa1b_reads(
         assert mask[y, x]
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int32, np.uint16, bool])
+def test_whole_numbers_of_any_class_are_labels(kind: type, tmp_path: Path) -> None:
+    """MATLAB's own class is double."""
+    clothing(tmp_path / "source")
+    worn = labels(shirt_1=(2, 10, 8, 18)).astype(kind)
+    mat(tmp_path / "source" / "annotations" / "pixel-level" / "0001.mat", groundtruth=worn)
+    convert(Conversion("clothing_co_parsing", smallest=9), tmp_path / "source", tmp_path / "out")
+    assert Sa1b(tmp_path / "out", "all").sample(0).masks.sum((1, 2)).tolist() == [48]
+
+
 def test_pixels_stand_where_they_stood(tmp_path: Path) -> None:
     clothing(tmp_path / "source")
     convert(Conversion("clothing_co_parsing", smallest=9), tmp_path / "source", tmp_path / "out")
     shirt = Sa1b(tmp_path / "out", "all").sample(0).masks[0]
     assert np.array_equal(shirt, labels(shirt_1=(2, 10, 8, 18)).astype(bool))
-
-
-def test_labels_of_camvid_may_be_indices_in_a_folder_of_annotations(tmp_path: Path) -> None:
-    photo(tmp_path / "source" / "val" / "b.png")
-    indices = labels(sky_3=(0, 0, 10, 30), none_11=(10, 0, 20, 15))
-    (tmp_path / "source" / "valannot").mkdir()
-    Image.fromarray(indices).save(tmp_path / "source" / "valannot" / "b.png")
-    # Of class 0, class 3 and 11, which is none.
-    counts = convert(Conversion("camvid"), tmp_path / "source", tmp_path / "out")
-    assert (counts["images"], counts["masks"]) == (1, 2)
-
-
-def test_camvids_void_may_be_the_highest_number(tmp_path: Path) -> None:
-    photo(tmp_path / "source" / "val" / "b.png")
-    (tmp_path / "source" / "valannot").mkdir()
-    # Class 0 beside class 3, and a strip of no class.
-    indices = labels(sign_3=(0, 0, 10, 30))
-    indices[18:] = 255
-    Image.fromarray(indices).save(tmp_path / "source" / "valannot" / "b.png")
-    convert(Conversion("camvid"), tmp_path / "source", tmp_path / "out")
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json"))
-    assert sorted(annotation["area"] for annotation in record["annotations"]) == [8 * 30, 10 * 30]
 
 
 def test_outlines_of_yolo_are_of_the_upright_image(tmp_path: Path) -> None:
@@ -333,8 +321,14 @@ def _truncated(path: Path) -> None:
         (lambda path: mat(path, other=np.zeros(3)), 'has no variable "groundTruth"'),
         (lambda path: mat(path, groundTruth=np.zeros((3, 3))), "is no cell of annotators"),
         (lambda path: mat(path, groundTruth=np.array([[np.ones(3)]], object)), 'an annotator has no "Segmentation"'),
-        (lambda path: mat(path, groundTruth=ground_truth(np.zeros((5, 5)))), r"image is 5x5.*lists 30x20"),
-        (lambda path: mat(path, groundTruth=np.array([[{"Segmentation": np.zeros((20, 30))}]])), "no table of whole"),
+        (
+            lambda path: mat(path, groundTruth=ground_truth(np.zeros((5, 5)))),
+            r"labels are 5x5 .*train/100\.jpg is 30x20; ",
+        ),
+        (
+            lambda path: mat(path, groundTruth=np.array([[{"Segmentation": np.full((20, 30), 2.5)}]])),
+            "no table of whole numbers: 2.5 is one of them",
+        ),
     ],
 )
 def test_annotations_that_cannot_be_read_are_refused(
