@@ -25,7 +25,8 @@ settings:
   smallest=PIXELS  masks with fewer pixels are left out (default 60, of CamVid 100)
   largest=SHARE    masks that cover more of the image are left out (default 1, of BSDS500 0.8)
   first=NUMBER     number of the first image, so that several sources can share a folder (default 0)
-  damaged=skip     leave out and count images and annotations that are damaged (default: refuse)
+  damaged=skip     leave out and count images and annotations that are damaged, and images of one name and two
+                   suffixes, such as a.jpg and a.png (default: refuse)
   overwrite=true   begin anew: what was made of this source from that number on goes first
 
 Connected regions of one label become masks; a mask whose IoU with an earlier one is 0.8 or more is left out.

@@ -1,7 +1,7 @@
 """The layouts that are converted: where images and annotations lie, and what masks the annotations tell."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,11 +22,19 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its annotations (None: there are none), with the image's path below the source."""
+    """An image and its annotations.
+
+    Attributes:
+        name: the image's path below the source.
+        annotations: None where there are none.
+        rival: another image, below the source, whose annotations would be the same file, if there is one: two suffixes
+            of one name, which may be of two photographs.
+    """
 
     name: str
     image: Path
     annotations: Path | None
+    rival: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,17 +78,26 @@ class Source:
         by_stem: dict[str, list[str]] = {}
         for name in sorted(files):
             by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
-        found = []
+        found: list[Pair] = []
+        owners: dict[str, list[str]] = {}
         for name in sorted(filter(is_image, files)):
             path = PurePosixPath(name)
             if part is not None and part not in path.parent.parts:
                 continue
             if (annotations := self.annotations_of(path, by_stem)) is not None:
                 found.append(Pair(name, root / name, root / annotations if annotations in files else None))
+                owners.setdefault(annotations, []).append(name)
+        # Each beside the next one, and the last beside the first.
+        rivals = {
+            name: other
+            for each in owners.values()
+            if len(each) > 1
+            for name, other in zip(each, [*each[1:], each[0]], strict=True)
+        }
         if not any(pair.annotations for pair in found):
             below = f" below a folder {part}" if part is not None else ""
             raise InputError(f"{root}: no image of {self.title} with annotations{below}; its layout is {self.layout}")
-        return found
+        return [replace(pair, rival=rivals.get(pair.name)) if pair.annotations else pair for pair in found]
 
 
 def _beside(images: str, annotations: str, suffix: str) -> Callable[[PurePosixPath, object], str | None]:

@@ -102,7 +102,8 @@ def convert(
     Args:
         root: folder of the source.
         out: folder to write into, made if need be.
-        skip: images that are damaged, or whose annotations are, are left out and counted instead of refused.
+        skip: images that are damaged, whose annotations are, or who share one file of annotations, are left out and
+            counted instead of refused.
         overwrite: what an earlier conversion of this source wrote from the number ``first`` on goes before.
         advance: called after each image with how many there are.
 
@@ -134,6 +135,11 @@ def convert(
             counts["without_annotations"] += 1
         else:
             try:
+                if pair.rival is not None:
+                    raise InputError(
+                        f"{pair.image}: {pair.annotations} would be of this image and of {root / pair.rival}; move one "
+                        "of the two images out of the source, or give damaged=skip, which leaves out both"
+                    )
                 converted = _converted(conversion, pair, pair.annotations)
             except InputError:
                 if not skip:

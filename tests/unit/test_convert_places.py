@@ -1,4 +1,4 @@
-"""Where a conversion writes, and how it numbers images: nothing that this project itself would refuse."""
+"""Which images a conversion takes, where it writes them, and how it numbers them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from core.errors import InputError
 from data.convert.__main__ import main
 from data.convert.writing import LARGEST_NUMBER, Conversion, convert
 from data.sa1b import Sa1b
-from tests.unit.test_convert import bsds500
+from tests.unit.test_convert import bsds500, photo
 
 
 def test_numbers_go_as_far_as_ids_fit_into_64_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,3 +40,18 @@ def test_nothing_is_written_into_the_source(below: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lies in the source"):
         convert(Conversion("bsds500", smallest=9), root, tmp_path / "link" / below)
     assert sorted(root.rglob("*")) == before
+
+
+def test_images_that_share_a_file_of_annotations_are_refused_or_left_out(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    bsds500(root, 3)
+    photo(root / "images" / "train" / "101.png")
+    message = r"/101\.jpg: .*train/101\.mat would be of this image and of .*/train/101\.png; move one of the two"
+    with pytest.raises(InputError, match=message):
+        convert(Conversion("bsds500", smallest=9), root, tmp_path / "out")
+    counts = convert(Conversion("bsds500", smallest=9), root, tmp_path / "skipped", skip=True)
+    assert (counts["images"], counts["damaged"]) == (2, 2)
+    # What has no annotations shares none.
+    (root / "groundTruth" / "train" / "101.mat").unlink()
+    counts = convert(Conversion("bsds500", smallest=9), root, tmp_path / "without")
+    assert (counts["images"], counts["without_annotations"]) == (2, 2)
