@@ -20,7 +20,8 @@ settings:
   out=DIR          folder to write into (needed), not in SOURCE; a stopped conversion goes on with the same command
                    (without overwrite=true)
   part=NAME        only images below a folder of this name, such as train
-  every=N          every n-th image of each folder (default 1)
+  every=N          the first image of each folder and every n-th from there (default 1)
+  without_every=N  all images of each folder but these: every=N takes what it leaves out (at least 2)
   longest=PIXELS   the longer side at most; larger images are scaled down (default 448, 0 keeps all sizes)
   smallest=PIXELS  masks with fewer pixels are left out (default 60, of CamVid 100)
   largest=SHARE    masks that cover more of the image are left out (default 1, of BSDS500 0.8)
@@ -33,7 +34,7 @@ Connected regions of one label become masks; a mask whose IoU with an earlier on
 
 examples:
   python -m data.convert bsds500 BSR/BSDS500/data out=photographs part=train first=10000
-  python -m data.convert clothing_co_parsing CCP out=photographs first=30000
+  python -m data.convert clothing_co_parsing CCP out=photographs without_every=10 first=30000
   python -m data.convert camvid CamVid out=photographs part=train every=4 first=40000
   python -m data.convert yolo_segments coco128-seg out=photographs first=50000
 """
@@ -50,6 +51,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "out": home_path,
     "part": str,
     "every": int,
+    "without_every": int,
     "longest": int,
     "smallest": int,
     "largest": float,

@@ -35,7 +35,9 @@ class Conversion:
     Attributes:
         source: one of :data:`data.convert.sources.SOURCES`.
         part: only images below a folder of this name, such as ``train``.
-        every: the n-th image of each folder only.
+        every: the first image of each folder and every n-th from there only.
+        without_every: these images of each folder are left out, counted as ``every`` counts them: what one conversion
+            takes by ``every`` and another leaves out by the same number is disjoint, and together it is everything.
         longest: most pixels of the longer side; larger images are scaled down. 0 keeps all sizes.
         smallest: least pixels of a mask; None for the source's own.
         largest: largest share of the image that a mask may cover; None for the source's own.
@@ -49,6 +51,7 @@ class Conversion:
     source: str
     part: str | None = None
     every: int = 1
+    without_every: int | None = None
     longest: int = 448
     smallest: int | None = None
     largest: float | None = None
@@ -57,10 +60,14 @@ class Conversion:
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise InputError(f'no converter is called "{self.source}"; choose one of {", ".join(SOURCES)}')
-        bounds = {"every": 1, "longest": 0, "first": 0, "smallest": 1}
+        bounds = {"every": 1, "without_every": 2, "longest": 0, "first": 0, "smallest": 1}
         for name, least in bounds.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}={value} must be at least {least}")
+        if self.without_every is not None and self.every % self.without_every == 0:
+            raise InputError(
+                f"every={self.every} without_every={self.without_every}: leaves out all that it takes; give one of them"
+            )
         if self.largest is not None and not 0 < self.largest <= 1:
             raise InputError(f"largest={self.largest} must be above 0 and at most 1")
         self.check_numbers(1)
@@ -82,10 +89,19 @@ class Conversion:
         taken = []
         for pair in SOURCES[self.source].pairs(root, self.part):
             folder = pair.name.rpartition("/")[0]
-            if counted[folder] % self.every == 0:
+            place = counted[folder]
+            if place % self.every == 0 and (self.without_every is None or place % self.without_every):
                 taken.append(pair)
             counted[folder] += 1
         return taken
+
+    def noted(self) -> dict[str, Any]:
+        """The settings by name, as every JSON has them."""
+        settings = asdict(self)
+        if self.without_every is None:
+            # Files that were written before there was this setting are of the same conversion.
+            del settings["without_every"]
+        return settings
 
 
 def convert(
@@ -124,7 +140,7 @@ def convert(
     if overwrite:
         _remove_earlier(conversion, out)
     for number, pair in enumerate(pairs, start=conversion.first):
-        made = {**asdict(conversion), "file": pair.name}
+        made = {**conversion.noted(), "file": pair.name}
         if pair.annotations is not None:
             made |= {"image_sha256": _sha256(pair.image), "annotations_sha256": _sha256(pair.annotations)}
         target = out / f"sa_{number:06d}.json"

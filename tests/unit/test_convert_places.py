@@ -1,5 +1,7 @@
 """Which images a conversion takes, where it writes them, and how it numbers them."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,38 @@ def test_images_that_share_a_file_of_annotations_are_refused_or_left_out(tmp_pat
     (root / "groundTruth" / "train" / "101.mat").unlink()
     counts = convert(Conversion("bsds500", smallest=9), root, tmp_path / "without")
     assert (counts["images"], counts["without_annotations"]) == (2, 2)
+
+
+def test_what_every_takes_without_every_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "source"
+    bsds500(root, 8)
+    for part in ("val", "test"):
+        for folder in ("images", "groundTruth"):
+            shutil.copytree(root / folder / "train", root / folder / part)
+    (root / "images" / "val" / "100.jpg").unlink()
+    for number in (2, 3, 5, 20):
+        all_of = {pair.name for pair in Conversion("bsds500").pairs(root)}
+        taken = {pair.name for pair in Conversion("bsds500", every=number).pairs(root)}
+        others = {pair.name for pair in Conversion("bsds500", without_every=number).pairs(root)}
+        assert taken | others == all_of and not taken & others and len(taken) == 2 * -(-8 // number) + -(-7 // number)
+    both = [pair.name for pair in Conversion("bsds500", part="train", every=2, without_every=3).pairs(root)]
+    assert both == [f"images/train/10{k}.jpg" for k in (2, 4)]
+    words = ["bsds500", str(root), f"out={tmp_path / 'out'}", "part=train", "smallest=9"]
+    assert main([*words, "without_every=3"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: 5 images")
+    assert main(words) == 2
+    assert "sa_000000.json: was made by another conversion" in capsys.readouterr().err
+    for more, message in (
+        ("without_every=1", "without_every=1 must be at least 2"),
+        ("every=4 without_every=2", "every=4 without_every=2: leaves out all that it takes; give one of them"),
+    ):
+        assert main([*words, *more.split()]) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_conversions_that_leave_out_none_are_noted_as_before_there_was_the_setting(tmp_path: Path) -> None:
+    bsds500(tmp_path / "source")
+    convert(Conversion("bsds500", smallest=9), tmp_path / "source", tmp_path / "out")
+    (noted,) = (json.loads(path.read_text())["conversion"] for path in (tmp_path / "out").glob("*.json"))
+    settings = ("source", "part", "every", "longest", "smallest", "largest", "first")
+    assert list(noted) == [*settings, "file", "image_sha256", "annotations_sha256"]
