@@ -54,10 +54,13 @@ class ResultRow:
         miou_point: with one point.
         macs_full, macs_modules: by the two counters of :mod:`core.cost`.
         device: name of the processor or accelerator that everything was measured on.
-        images_seen, train_seconds: of training, over all stages; ``train_images_per_s`` is their ratio.
+        images_seen: in training, over all stages and, in a chain (``method`` is ``mobilesam+tinysam``), over the runs
+            that it began with.
+        train_seconds: of the run's own training, over its stages; an earlier run of its chain has a row of its own.
+            Likewise ``train_images_per_s``, of the images that the run itself saw in them, and ``device_hours``.
         train_peak_memory_bytes: most memory a training process needed: tensors of the CUDA allocator, or on a CPU all
             of the process's resident pages.
-        device_hours: training time of all devices together.
+        device_hours: the run's own training time of all devices together.
         instances, images: what ``miou`` rests on; with detections, the images that were requested.
         miou_low, miou_high: 95 % interval of ``miou``, a bootstrap over images; None of a single image. Earlier rows
             of ``box_point@1`` have the normal one over instances, which is narrower (``results/README.md``).

@@ -239,7 +239,10 @@ def _rivals(found: Budgets, a: Model, b: Model, budget: int, column: str) -> str
 
 
 def draw(found: Budgets, path: Path) -> None:
-    """The figure: both prompts, against images seen and against hours of the CPU, with 95 % intervals."""
+    """The figure: both prompts, against images seen and against hours of the CPU, with 95 % intervals.
+
+    Rows of a chain have the seconds of its last run alone, so that chains stand on the side of images only.
+    """
     # Here, because matplotlib makes folders in the user's home as soon as it is imported.
     import matplotlib
     from matplotlib.figure import Figure
@@ -260,7 +263,8 @@ def draw(found: Budgets, path: Path) -> None:
                 below = [level.difference - level.low for *_, level in known]
                 above = [level.high - level.difference for *_, level in known]
                 hours = [sum(each.train_seconds or 0.0 for each in rows) / len(rows) / 3600 for _, rows, _ in known]
-                for ax, places in zip(axes[row], ([seen for seen, *_ in known], hours), strict=True):
+                sides = [(axes[row][0], [seen for seen, *_ in known]), (axes[row][1], hours)]
+                for ax, places in sides[:1] if "+" in model[0] else sides:
                     ax.errorbar(
                         places, heights, [below, above], marker=marker, markersize=4.5, capsize=2.5, label=label(model)
                     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from scipy.stats import t
 
 from core.result import ResultRow
@@ -143,6 +144,22 @@ def test_the_figure_has_every_model_and_the_papers_budgets(budgets: Budgets, tmp
         assert f"<!-- {text} -->" in drawn
     draw(budgets, path)
     assert path.read_bytes() == first
+
+
+def test_chains_have_no_place_among_hours(budgets: Budgets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their seconds are of the last run alone, and their images of all."""
+    chain = {("mobilesam+tinysam", None): {1600: [run("mobilesam+tinysam", 1600, s, 0.6) for s in (0, 1)]}}
+    drawn: list[tuple[str, float]] = []
+
+    def errorbar(ax: Axes, places: list[float], *_: object, label: str, **__: object) -> None:
+        drawn.extend((label, place) for place in places)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    draw(replace(budgets, runs={**budgets.runs, **chain}), tmp_path / "budget.svg")
+    of_chain = [place for name, place in drawn if name == "mobilesam, then tinysam"]
+    assert of_chain == [1600, 1600], "by images, once a prompt"
+    # 3.6 seconds an image.
+    assert [place for name, place in drawn if name == "tinysam"] == 2 * [1600, 20000, 1.6, 20.0]
 
 
 def test_committed_rows_are_students_of_one_teacher_at_their_budgets() -> None:
