@@ -26,7 +26,7 @@ class ShapesTraining:
 
     Attributes:
         images: distinct training images at full difficulty.
-        easy_images: distinct clear images, used in the first ``easy_share`` of the steps; at most as many as ``images``.
+        easy_images: distinct clear images, used in the first ``easy_share`` of the steps; never more than ``images``.
         batch: images a step; each is flipped, turned and recoloured at random.
         masks: instances an image.
         box_share: share of the steps with boxes; the others have one to three points.

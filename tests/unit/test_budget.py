@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from scipy.stats import t
 
+from core.provenance import ROOT
 from core.result import ResultRow
 from evaluation.paired_seeds import ImageScores
 from experiments.budget import PUBLISHED, Budgets, budget_table, draw, findings, label
@@ -144,6 +145,21 @@ def test_the_figure_has_every_model_and_the_papers_budgets(budgets: Budgets, tmp
         assert f"<!-- {text} -->" in drawn
     draw(budgets, path)
     assert path.read_bytes() == first
+
+
+def test_the_page_has_the_time_of_an_image_in_committed_rows() -> None:
+    page = (ROOT / "docs" / "budget.md").read_text(encoding="utf-8")
+    found = Budgets.committed().runs
+    for model in (("slimsam", 0.5), ("slimsam", 0.77), ("scratch", 0.5), ("mobilesam", None)):
+        cells = []
+        for seen in (1600, 5600, 20000):
+            each = [1000 * (row.train_seconds or 0) / seen for row in found[model][seen]]
+            cells.append(" to ".join(dict.fromkeys(f"{time:.0f}" for time in (min(each), max(each)))))
+        assert f"| {label(model)} | {' | '.join(cells)} |" in page
+    devices = {
+        seen: {str(row.device)[:3] for of in found.values() for row in of.get(seen, ())} for seen in (1600, 20000)
+    }
+    assert devices == {1600: {"AMD"}, 20000: {"Int"}}
 
 
 def test_chains_have_no_place_among_hours(budgets: Budgets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
