@@ -62,13 +62,19 @@ class PredictedMask:
 def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
     """Write ``<stem>_mask.png`` (or one a candidate) and ``<stem>_overlay.png``, and say what is in them.
 
+    Masks that the command made of an image of this name with the other ``multimask`` go: the overlay is not theirs.
+
     Raises:
         InputError: there is no image or no such model, nothing can be written, or a file of one of these names is none
             that this command made of an image of this name.
     """
     path, out = home_path(settings.image), home_path(settings.out)
-    indices = [str(index) for index in range(_CANDIDATES)] if settings.multimask else [""]
-    files, overlay = [out / f"{path.stem}_mask{index}.png" for index in indices], out / f"{path.stem}_overlay.png"
+    candidates, one = (
+        [out / f"{path.stem}_mask{index}.png" for index in range(_CANDIDATES)],
+        [out / f"{path.stem}_mask.png"],
+    )
+    files, earlier = (candidates, one) if settings.multimask else (one, candidates)
+    overlay = out / f"{path.stem}_overlay.png"
     # Escaped: names of files need not be text.
     shows = f"{_MADE}{path.name!a}"
     check_out(settings.out, overlay)
@@ -93,6 +99,9 @@ def predict(settings: PredictConfig, cfg: DictConfig) -> list[PredictedMask]:
             with replacing(file) as temporary:
                 Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG", pnginfo=text)
         draw_prediction(overlay, image, masks, iou_pred, prompt, **{SHOWS: shows})
+        for file in earlier:
+            if file.is_file() and not file.is_symlink() and drawing_of(file) == shows:
+                file.unlink()
     rows = [
         PredictedMask(
             image=str(path),

@@ -191,7 +191,7 @@ class PredictConfig(SegmenterConfig):
         points: ``[[x, y], ...]`` in pixels of the image.
         labels: one a point: 1 foreground, 0 background; null: all foreground.
         multimask: three candidates instead of one mask.
-        out: the folder for the masks and the overlay.
+        out: the folder for the masks and the overlay; earlier ones of an image of this name are replaced or removed.
     """
 
     image: str = MISSING

@@ -95,6 +95,22 @@ def test_points_with_candidates_as_json(call: Call, file: Path, sample: ImageSam
     assert status == 0 and (tmp_path / "new" / "folder" / "scene_mask.png").is_file()
 
 
+def test_masks_of_an_earlier_prompt_do_not_stay(call: Call, file: Path, sample: ImageSample, tmp_path: Path) -> None:
+    words, out = ["checkpoint=sam_pocket", f"image={file}", f"box={largest(sample)[1]}"], Path.cwd()
+    assert call(*words, "multimask=true")[0] == 0
+    # Of somebody else, and of another image: none of this prompt's.
+    Image.new("L", (4, 4)).save(out / "other_mask0.png")
+    Image.new("L", (4, 4)).save(out / "scene_mask1.png")
+    (out / "scene_mask2.png").rename(tmp_path / "kept.png")
+    (out / "scene_mask2.png").symlink_to(tmp_path / "kept.png")
+    assert call(*words)[0] == 0
+    found = {path.name for path in out.glob("*_*.png")}
+    assert found == {"scene_mask.png", "scene_overlay.png", "other_mask0.png", "scene_mask1.png", "scene_mask2.png"}
+    (out / "scene_mask1.png").unlink()
+    assert call(*words, "multimask=true")[0] == 0
+    assert not (out / "scene_mask.png").exists() and len(list(out.glob("scene_mask?.png"))) == 3
+
+
 def test_one_point_without_label_is_inside(call: Call, file: Path, sample: ImageSample) -> None:
     x, y = central_point(largest(sample)[0])
     for name, words in {"default": (), "reported": ("labels=[1]",), "outside": ("labels=[0]",)}.items():
