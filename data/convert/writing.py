@@ -118,7 +118,7 @@ def convert(
     Args:
         root: folder of the source.
         out: folder to write into, made if need be.
-        skip: images that are damaged, whose annotations are, or who share one file of annotations, are left out and
+        skip: images that are damaged, whose annotations are, or that share one file of annotations, are left out and
             counted instead of refused.
         overwrite: what an earlier conversion of this source wrote from the number ``first`` on goes before.
         advance: called after each image with how many there are.

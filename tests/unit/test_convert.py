@@ -376,5 +376,5 @@ def test_help_names_every_source_and_setting(capsys: pytest.CaptureFixture[str])
         main(["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    for word in (*SOURCES, "out=", "without overwrite=true", "part=", "every=", "damaged=skip"):
+    for word in (*SOURCES, "out=", "without overwrite=true", "part=", "every=", "without_every=", "damaged=skip"):
         assert word in text
