@@ -74,7 +74,9 @@ class Ptq(PtqSettings, Compressor):
         about = {"images": self.images, "metric": self.metric, "order": self.order}
         widths: dict[str, int] = {}
         if self.budget is not None:
-            mixed = self._mixed(model, scheme, replace(calibration, sensitivity=True), images, context, key)
+            # In sequential order a layer's error would hold those of the layers before it, which its bits cannot mend.
+            sensitivity = replace(calibration, sensitivity=True, order="parallel")
+            mixed = self._mixed(model, scheme, sensitivity, images, context, key)
             if self.budget_of == "milliseconds":
                 scheme = replace(scheme, float_layers=(*scheme.float_layers, *mixed.chosen))
             else:

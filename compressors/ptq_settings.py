@@ -23,7 +23,7 @@ class PtqSettings(Scheme, MethodSettings):
             is zero, unless ``force_gradient`` is set.
         force_gradient: whether the published gradient is taken all the same.
         order: whether layers are calibrated on what the float model gives them (``parallel``) or on what the quantised
-            layers before them do (``sequential``).
+            layers before them do (``sequential``). What a budget is spent by is always measured in the first way.
         bias_correction: biases take up what quantising the weight adds to each channel in the mean.
         candidates, lowest, highest, rounds, weights_in_search: see :class:`compressors.quantize.search.Search`.
         images: images to calibrate on.
