@@ -241,6 +241,8 @@ class _Work:
         found: list[tuple[str, tuple[Any, ...], tuple[Tensor, ...]]] = []
         of_encoder, kept = path.startswith("image_encoder"), self._embeddings.setdefault(id(model), [])
         unit, given = model.get_submodule(path), list[tuple[Any, ...]]()
+        # On large maps a product of attention is called once a head.
+        once = of_encoder and not isinstance(unit, QuantizedProduct)
 
         # Copies: residual sums and activations of many backbones change tensors in place.
         def before(_: Any, args: tuple[Any, ...]) -> None:
@@ -250,7 +252,7 @@ class _Work:
 
             def after(_: Any, args: tuple[Any, ...], output: Any, name: str = name) -> None:
                 found.append((name, given.pop(), tuple(tensor.clone() for tensor in _tensors(output))))
-                if of_encoder:
+                if once:
                     raise _Seen
 
             hooks = unit.register_forward_pre_hook(before), unit.register_forward_hook(after)
@@ -305,7 +307,7 @@ class _Work:
 
 
 class _Seen(Exception):
-    """Raised once a unit of the encoder has answered, which it does once an image: what follows is not needed."""
+    """Raised once a unit of the encoder has answered that does so once an image: what follows is not needed."""
 
 
 def _tensors(output: Any) -> tuple[Tensor, ...]:

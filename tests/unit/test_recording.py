@@ -10,6 +10,7 @@ from compressors.quantize.reconstruction import Reconstruction, _tensors, _Work
 from compressors.quantize.recording import Recorder, recordable
 from compressors.quantize.search import computed
 from core.protocols import Prompt
+from students.quantized import attention
 from students.quantized.layers import QuantizedProduct
 from students.quantized.plan import planned_copy
 from students.quantized.scheme import Scheme
@@ -76,3 +77,19 @@ def test_what_reconstruction_sees_is_what_units_compute(units: str, student: Stu
                 found = _tensors(exact.get_submodule(path)(*given))
             for one, other in zip(found, outputs, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=path)
+
+
+@pytest.mark.parametrize("product", ["scores", "mixing"])
+def test_reconstruction_sees_every_head_of_a_large_map(product: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SMALL_MAP", 0)
+    exact = planned_copy(tiny_sam(), Scheme())
+    prompt = Prompt.foreground(torch.tensor([[[20.0, 30.0]]]))
+    image, path = torch.randn(1, 3, exact.input_size, exact.input_size), f"image_encoder.blocks.1.attn.{product}"
+    work = _Work(Reconstruction("layers", "both", 1, 1e-2, 1, 0.5, 0), exact, exact, [("one", image, (prompt, prompt))])
+    recorder = Recorder({path: recordable(exact)[path]}, 0)
+    with torch.no_grad(), recorder.on(0):
+        exact.encode(image)
+    seen = work._observed(exact, path)
+    assert len(seen) == len(recorder.traces[path].records) == 2
+    for _, (left, right), (output,) in seen:
+        torch.testing.assert_close(left @ right, output)
