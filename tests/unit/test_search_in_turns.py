@@ -24,7 +24,7 @@ def best_range(grid: UniformQuantizer, x: Tensor, answer: Callable[[], Tensor], 
 
 
 def by_hand(x: Tensor, weight: Tensor, how: Search) -> list[float]:
-    """The steps of input, weight and output of a linear layer of 3 bits, with a weight on its grid (PTQ4ViT, alg. 1)."""
+    """The steps of input, weight and output of a linear layer of 3 bits, with a weight on its grid (PTQ4ViT)."""
     given, rows, behind = (UniformQuantizer(3, symmetric=True) for _ in range(3))
     expected = linear(x, weight)
     given.set_range(x.amin(), x.amax())
