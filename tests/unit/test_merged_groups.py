@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.ptq import Ptq
 from compressors.quantize.learned import LearnedGroups
+from compressors.quantize.reconstruction import Reconstruction
 from core.errors import InputError
 from students.files import load_model, save_model
 from students.quantized.plan import plan_of
 from students.quantized.simulated_grids import ChannelGroupQuantizer
+from teachers.sam import Sam
 from tests.unit.stopped_learning import weights_and_steps
 from tests.unit.tiny import Images, tiny_sam
 
@@ -92,11 +95,19 @@ def test_all_channels_of_a_group_learn_its_step() -> None:
     assert learned.step.grad is not None and torch.allclose(learned.step.grad[first[::2]], expected)
 
 
-def test_the_model_its_plan_and_its_file_have_the_last_groups(tmp_path: Path) -> None:
+def test_the_model_its_plan_and_its_file_have_the_last_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, first = Reconstruction.run, set[int]()
+
+    def noting(self: Reconstruction, model: Sam, *others: Any) -> Any:
+        first.update(len(part.scale) for part in model.modules() if isinstance(part, ChannelGroupQuantizer))
+        return run(self, model, *others)
+
+    monkeypatch.setattr(Reconstruction, "run", noting)
     context = RunContext(0, tmp_path, Engine(tmp_path))
     student = METHOD.compress(tiny_sam(), Images(), context).student
     grids = [module for module in student.modules() if isinstance(module, ChannelGroupQuantizer)]
     assert grids and {len(grid.scale) for grid in grids} == {2}
+    assert first == {8}, "when learning begins"
     plan = plan_of(student)
     assert plan is not None and plan.scheme.channel_groups == 2
     assert {layer["input"].get("groups", 2) for layer in plan.layers.values()} == {2}

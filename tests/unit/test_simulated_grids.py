@@ -62,6 +62,10 @@ def test_logarithmic_codes_are_powers_and_the_last_one_is_zero() -> None:
     quantizer.scale.fill_(0.8)
     x = torch.tensor([0.8, 0.8 * 2**-0.5, 0.8 * 2**-0.76, 0.8 * 2**-3, 0.8 * 2**-3.3])
     assert quantizer(x).tolist() == pytest.approx([0.8, 0.8 * 2**-0.5, 0.8 * 2**-1, 0.8 * 2**-3, 0])
+    quantizer.granularity.fill_(4)
+    quantizer.scale.fill_(1.0)
+    x = torch.tensor([1.0, 0.92, 0.91, 2**-0.7, 2**-1.6, 2**-1.65])
+    assert quantizer(x).tolist() == pytest.approx([1, 1, 2**-0.25, 2**-0.75, 2**-1.5, 0])
 
 
 def test_hybrid_codes_of_small_and_of_large_values() -> None:
@@ -133,23 +137,30 @@ def test_channels_of_like_ranges_share_a_grid() -> None:
     assert torch.equal(one(x), whole(x))
 
 
+def test_channels_of_equal_width_and_other_centres_are_other_groups() -> None:
+    lowest, highest = torch.tensor([-1.0, -9.0, -1.5, -8.0]), torch.tensor([9.0, 1.0, 8.0, 2.0])
+    group = grouped(lowest, highest, 2)
+    assert group[0] == group[2] != group[1] == group[3]
+
+
 def test_as_many_groups_as_channels_give_each_its_own_grid() -> None:
     lowest, highest = -torch.arange(1.0, 7.0), 2 * torch.arange(1.0, 7.0)
     assert sorted(grouped(lowest, highest, 6).tolist()) == list(range(6))
     assert grouped(torch.zeros(4), torch.ones(4), 3).unique().numel() == 1
 
 
-def test_the_search_takes_the_form_that_answers_best() -> None:
-    """Attention that is a power of the square root of two is met exactly with granularity 2, and with it alone."""
+@pytest.mark.parametrize("granularity", [2, 4])
+def test_the_search_takes_the_form_that_answers_best(granularity: int) -> None:
+    """Attention of powers of the second or fourth root of two is met exactly with this granularity, and no smaller."""
     torch.manual_seed(0)
-    attention = 2 ** (-torch.randint(0, 7, (2, 2, 8, 8)) / 2)
+    attention = 2 ** (-torch.randint(0, 7, (2, 2, 8, 8)) / granularity)
     product = QuantizedProduct(LogarithmicQuantizer(4), UniformQuantizer(8, False))
     product.quantizing = False
     recorder = Recorder({"product": product}, 0)
     with recorder.on(0):
         product(attention, torch.randn(2, 2, 8, 4))
     search(product, recorder.traces["product"], Search("mse", 20, 0.5, 1.2, 1))
-    assert isinstance(product.left, LogarithmicQuantizer) and int(product.left.granularity) == 2
+    assert isinstance(product.left, LogarithmicQuantizer) and int(product.left.granularity) == granularity
     assert torch.allclose(product.left(attention), attention)
 
 
