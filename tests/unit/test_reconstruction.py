@@ -9,7 +9,7 @@ import torch
 from compressors.distill.engine import Engine
 from compressors.method import Compressed, RunContext
 from compressors.ptq import Ptq
-from compressors.quantize.learned import LearnedGrid, LearnedRounding, Learners
+from compressors.quantize.learned import LearnedGrid, LearnedRounding, Learners, _OnGrid
 from compressors.quantize.reconstruction import blocks
 from core.checkpoint import weights_sha256
 from core.errors import InputError
@@ -62,6 +62,11 @@ def test_a_weight_lies_where_its_share_says() -> None:
     assert torch.equal(grid(learned.settled()), learned.settled()), "packing rounds nothing"
 
 
+def test_a_share_above_half_rounds_up() -> None:
+    learned = LearnedRounding(UniformQuantizer(4, symmetric=True), torch.tensor([0.45, 0.55, -0.45, -0.55]))
+    assert learned.settled().tolist() == [0.0, 1.0, 0.0, -1.0]
+
+
 def test_decided_roundings_cost_nothing_and_undecided_ones_most() -> None:
     grid = UniformQuantizer(4, symmetric=True)
     learned = LearnedRounding(grid, torch.tensor([0.5, 0.75]))
@@ -111,13 +116,25 @@ def test_values_at_the_ends_of_the_grid_learn_too(shape: tuple[int, ...]) -> Non
     torch.testing.assert_close(learned.step.grad, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_dropped_values_pass_the_gradient_and_move_no_grid() -> None:
+    x = torch.tensor([0.3, 1.4, 7.0, -3.0], requires_grad=True)
+    scale, zero = (torch.tensor(1.0, requires_grad=True) for _ in range(2))
+    found = _OnGrid.apply(x, scale, zero, torch.tensor([1.0, 0.0, 0.0, 1.0]), 0, 3)
+    assert found.tolist() == pytest.approx([0.0, 1.4, 7.0, -1.0])
+    (torch.tensor([1.0, 2.0, 3.0, 4.0]) * found).sum().backward()
+    # Of what is kept, the first value is inside of the grid and the last is clipped to its lowest.
+    assert x.grad is not None and x.grad.tolist() == [1.0, 2.0, 3.0, 0.0]
+    assert scale.grad is not None and float(scale.grad) == pytest.approx(1 * (0 - 0.3) + 4 * -1)
+    assert zero.grad is not None and float(zero.grad) == pytest.approx(4 * -1)
+
+
 def test_values_are_dropped_while_a_unit_learns_and_never_after() -> None:
     layer = QuantizedLinear((4, 4), None, UniformQuantizer(4, True), UniformQuantizer(2, False))
     layer.take(torch.eye(4), None)
     learners, x = Learners(layer), torch.full((1000, 4), 0.3)
-    with learners.in_place(0.5, torch.Generator().manual_seed(0)):
+    with learners.in_place(0.2, torch.Generator().manual_seed(0)):
         assert isinstance(layer.input_quantizer, LearnedGrid)
-        assert float((layer(x) != 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+        assert float((layer(x) != 0).float().mean()) == pytest.approx(0.2, abs=0.03)
     assert type(layer.input_quantizer) is UniformQuantizer and not layer(x).any()
     with pytest.raises(KeyboardInterrupt), learners.in_place(0.5, torch.Generator()):
         raise KeyboardInterrupt
