@@ -1,12 +1,13 @@
 """The search for grids: what it minimises, on layers small enough to check, and gradients that are not noise."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from compressors.quantize.calibration import Calibration
+from compressors.quantize.calibration import Calibration, answers
 from compressors.quantize.objective import best_of, distance, divergence, fisher_loss
 from compressors.quantize.recording import Recorder, recordable
 from compressors.quantize.search import Search, begin, computed, correct_bias, search
@@ -176,11 +177,11 @@ def test_biases_take_up_the_mean_error_of_quantised_weights_by_hand() -> None:
     with torch.no_grad():
         module.weight.copy_(torch.tensor([[1.2, 0.0], [0.0, 0.6]]))
         module.bias.copy_(torch.tensor([0.5, -1.0]))
-    layer = layer_of(module, by_channel=False)
-    layer.weight_quantizer.scale.fill_(1.0)
-    x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-    recorder = seen_by(layer, x.clone())
+    # Both grids have a step of 1.
+    layer = layer_of(module, by_channel=False, given=UNIFORM)
+    recorder = seen_by(layer, torch.tensor([[1.3, 2.4], [2.8, -0.3]]))
     correct_bias(layer, recorder.traces["layer"])
+    x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     # Weights become 1 and 1: errors of -0.2 x (1, 3) and 0.4 x (2, 0), in the mean -0.4 and 0.4.
     assert layer.bias is not None
     torch.testing.assert_close(layer.bias.data, torch.tensor([0.9, -1.4]))
@@ -202,6 +203,31 @@ def test_corrected_biases_leave_no_mean_error_of_the_weight(name: str) -> None:
     error = computed(layer, record.inputs[0], layer.weight_quantizer(layer.weight)) - before
     dims = (0, 1) if error.ndim == 3 else (0, 2, 3) if error.ndim == 4 else (0,)
     torch.testing.assert_close(error.mean(dims), torch.zeros_like(layer.bias), atol=1e-5, rtol=0)
+
+
+def test_calibration_corrects_each_bias_once_by_the_grids_that_it_found(tmp_path: Path) -> None:
+    scheme = Scheme(4, 4, float_layers=("mask_decoder", "image_encoder.blocks.2"))
+    model, exact = (planned_copy(tiny_sam(), scheme) for _ in range(2))
+    images = [ImageBatches(Images(), 64, 4, 0)(range(1))]
+    calibration = Calibration(Search("minmax"), prompts=1, bias_correction=True)
+    calibration.run(model, images, tmp_path / "state", "key")
+    recorder, count = Recorder(recordable(exact), calibration.seed), 0
+    with torch.no_grad(), recorder.on(0):
+        answers(exact, calibration.calls(exact, images)[0])
+    for path, float_layer in recordable(exact).items():
+        layer: Any = model.get_submodule(path)
+        if not isinstance(float_layer, QuantizedLayer) or float_layer.bias is None:
+            continue
+        errors = []
+        for record in recorder.traces[path].records.values():
+            x = layer.input_quantizer(record.inputs[0])
+            error = computed(layer, x, layer.weight_quantizer(layer.weight)) - computed(layer, x, layer.weight)
+            errors.append(error.movedim(1 if error.ndim == 4 else -1, 0).flatten(1))
+        shift = torch.cat(errors, 1).mean(1)
+        assert float(shift.abs().max()) > 1e-3, path
+        torch.testing.assert_close(layer.bias, float_layer.bias - shift)
+        count += 1
+    assert count == 9
 
 
 def test_the_hessian_metric_spends_its_grid_where_the_gradient_is() -> None:

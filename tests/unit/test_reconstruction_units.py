@@ -1,4 +1,4 @@
-"""Units learn in turn: each on what the settled ones before it give, with drawn drops and a rounding that is decided."""
+"""Units learn in turn, each on what the settled ones before it give: drawn drops, roundings that are decided."""
 
 from pathlib import Path
 from typing import Any, ClassVar
