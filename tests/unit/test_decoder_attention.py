@@ -10,14 +10,19 @@ import torch
 from compressors.distill.engine import Engine
 from compressors.method import RunContext
 from compressors.ptq import Ptq
+from compressors.quantize.calibration import Calibration
 from compressors.quantize.decoder_attention import clip_by_focus, focus, fold_signs, is_bimodal
 from compressors.quantize.recording import LayerTrace, TracedCall
+from compressors.quantize.search import Search
 from core.checkpoint import weights_sha256
 from core.errors import InputError
 from core.protocols import Prompt
+from data.batches import ImageBatches
 from data.shapes import Shapes
 from students.quantized.layers import QuantizedProduct
+from students.quantized.plan import planned_copy
 from students.quantized.quantizers import UniformQuantizer
+from students.quantized.scheme import Scheme
 from teachers.catalog import MODELS
 from teachers.initial_weights import initialise_sam
 from teachers.sam import Sam
@@ -55,6 +60,9 @@ def test_two_modes_are_two_peaks_far_apart() -> None:
     assert not is_bimodal(torch.cat([values - 8, values, values + 8])), "three"
     assert not is_bimodal(torch.cat([values, values[:2] + 30])), "outliers are no mode"
     assert not is_bimodal(torch.ones(50))
+    # Sixteen of the 128 points are between these peaks.
+    near = torch.cat([0.3 * values - 1, 0.3 * values + 1])
+    assert is_bimodal(near) and not is_bimodal(torch.cat([near, torch.tensor([-8.0, 8.0])]))
 
 
 def test_modes_are_found_whatever_the_numbers_of_tokens_and_channels() -> None:
@@ -117,8 +125,24 @@ def test_folding_signs_is_exact_and_leaves_keys_one_sign() -> None:
     assert not is_the_same()
 
 
+def test_a_key_has_the_sign_of_its_mean() -> None:
+    model = planted()
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(1, 200, 16, generator=generator)
+    given[..., 0], given[0, 0, 0] = 0.0, 1.0
+    projections = [model.get_submodule(path).k_proj for path in TO_IMAGE]
+    for projection in projections:
+        # The first key, and no other, has the opposite signs.
+        projection.weight[:, 0] = -2 * projection.bias
+    assert fold_signs(model, lambda: [projection(given) for projection in projections]) == TO_IMAGE
+    assert all((projection.bias == 8).all() for projection in projections)
+
+
 def test_keys_of_one_mode_and_other_attentions_stay() -> None:
     model = tiny_sam()
+    for name in ("self_attn", "cross_attn_image_to_token"):
+        projection = model.get_submodule(f"mask_decoder.transformer.layers.0.{name}").k_proj
+        projection.bias.copy_(8.0 * (-1) ** torch.arange(len(projection.bias)))
     before = weights_sha256(model)
     assert fold_signs(model, lambda: answer(model)) == [] and weights_sha256(model) == before
 
@@ -151,6 +175,39 @@ def test_an_outlier_is_clipped_where_attention_looks_elsewhere_and_kept_where_it
     # One that decides its row stays: a narrower grid looks no better.
     few = torch.tensor([[[[15.0, 0.0], [0.0, 15.0]]]])
     assert float(clipped(few, few).left.scale) == pytest.approx(1.0)
+
+
+def test_a_second_turn_clips_queries_once_keys_are_clipped() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (torch.randn(1, 1, 64, 8, generator=generator) for _ in range(2))
+    # Outliers in two channels that no softmax depends on. With keys of which all others are zero, attention looks
+    # everywhere, whatever the queries; with theirs clipped, the queries' outlier matters.
+    keys[0, 0, 0, 0], queries[..., 0] = 1000.0, 0.0
+    queries[0, 0, 0, 1], keys[..., 1] = 20.0, 1.0
+    product = clipped(queries, keys.transpose(-1, -2))
+    assert float(product.right.scale) * 15 < 10 and float(product.left.scale) * 15 < 10
+
+
+def test_of_ranges_that_overlap_equally_the_wider_one_stays_as_it_was() -> None:
+    # Whatever is cut of the large queries: each looks at the key of its sign. Cutting the few negative ones is worse.
+    queries = torch.cat([torch.tensor([-4.0, -3.9, -3.8]), torch.linspace(3, 10, 61)]).reshape(1, 1, 64, 1)
+    product = clipped(queries, torch.tensor([[[[5.0, -5.0]]]]))
+    assert float(product.left.scale) == pytest.approx(14 / 15) and int(product.left.zero_point) == 4
+
+
+def test_only_queries_and_keys_of_the_decoder_are_clipped(tmp_path: Path) -> None:
+    teacher, grids = planted(), []
+    for block in teacher.image_encoder.blocks:
+        # Clipping would serve here too: queries have an outlier in a channel in which all keys are alike.
+        block.attn.qkv.weight[:48].mul_(8)
+        block.attn.qkv.bias[0], block.attn.qkv.weight[24] = 100.0, 0.0
+    for pcc in (False, True):
+        model = planned_copy(teacher, Scheme(4, 4))
+        images = [ImageBatches(Images(), 64, 4, 0)(range(1))]
+        Calibration(Search("minmax"), prompts=1, pcc=pcc).run(model, images, tmp_path / str(pcc), "key")
+        grids.append({name: buffer for name, buffer in model.named_buffers() if name.endswith(".scale")})
+    differing = {name for name, scale in grids[0].items() if not torch.equal(scale, grids[1][name])}
+    assert differing and all(name.startswith("mask_decoder.") and ".scores." in name for name in differing)
 
 
 def test_settings_reach_the_model_and_keep_outliers_from_spoiling_it(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The search for grids: what it minimises, on layers small enough to check, and gradients that are not noise."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,17 @@ class TestGradients:
         predicted = 0.5 * (squares * step.square()).sum()
         actual = divergence(Decoded(logits + step, iou, torch.zeros(0)), Decoded(logits, iou, torch.zeros(0)))
         assert float(predicted) == pytest.approx(float(actual), rel=0.1)
+
+    def test_the_divergence_of_one_pixel_by_hand(self) -> None:
+        def decoded(mask: float, iou: float) -> Decoded:
+            return Decoded(torch.tensor([[[[mask]]]]).logit(), torch.tensor([[iou]]), torch.zeros(0))
+
+        # KL(0.9 || 0.5) and KL(0.5 || 0.9).
+        of_most = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+        of_half = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+        assert float(divergence(decoded(0.5, 0.3), decoded(0.9, 0.3))) == pytest.approx(of_most, rel=1e-4)
+        assert float(divergence(decoded(0.3, 0.9), decoded(0.3, 0.5))) == pytest.approx(of_half, rel=1e-4)
+        assert float(divergence(decoded(0.5, 0.9), decoded(0.9, 0.5))) == pytest.approx(of_most + of_half, rel=1e-4)
 
     def test_the_divergence_is_zero_only_between_equals(self) -> None:
         one = Decoded(torch.randn(2, 4, 5, 5), torch.rand(2, 4), torch.zeros(0))
