@@ -21,7 +21,7 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention over ``[N, heads, tokens, d]`` each by matrix products, all logits in memory.
 
     Of the decoder's two sequences one is an image and one a few tokens. PyTorch's fused kernel works through blocks of
-    both, and its gradient in bfloat16 on a CPU is the slowest part of training a decoder.
+    both; with its gradient, in bfloat16 on a CPU, it takes longer than these products (``benchmarks/README.md``).
     """
     q = q * q.shape[-1] ** -0.5
     if k.shape[-2] < q.shape[-2]:
